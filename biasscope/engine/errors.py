@@ -1,0 +1,31 @@
+"""Errors that the user can mend, one class an exit code (documented in the README, never renumbered)."""
+
+
+class BiasScopeError(Exception):
+    """What is wrong, what was found, what to do, in one to three lines. Anything else is a bug and keeps its traceback."""
+
+    exit_code = 1
+
+
+class UsageError(BiasScopeError):
+    """An option whose value cannot be meant: an unknown dataset, a layer outside the model."""
+
+    exit_code = 2
+
+
+class PartialError(BiasScopeError):
+    """The run finished and its tables stand, but parts of it are missing."""
+
+    exit_code = 3
+
+
+class DataError(BiasScopeError):
+    """Input that cannot be measured: missing, malformed, mislabelled or refused files."""
+
+    exit_code = 4
+
+
+class NetworkError(BiasScopeError):
+    """The network, or credentials for it, are needed."""
+
+    exit_code = 5

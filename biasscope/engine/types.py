@@ -1,0 +1,124 @@
+"""The engine's nouns and the schemas of its tables. No torch, no reading or writing of files."""
+
+from collections import Counter
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+import polars as pl
+
+Track = Callable[[list[Any], str], Iterable[Any]]
+"""How progress leaves the engine: called with the units of work and a label, it yields the units."""
+
+
+def silent(units: list[Any], label: str) -> Iterable[Any]:
+    """The units, with no progress shown: the default of every engine function."""
+    return units
+
+
+@dataclass(frozen=True)
+class Example:
+    """One prompt and the continuations whose log-probabilities are compared. Text only; tokens belong to a tokenizer."""
+
+    id: str
+    """Unique within its dataset."""
+    dataset: str
+    bias_type: str
+    group: str
+    """The cluster for intervals: StereoSet target term, WinoGender occupation."""
+    prompt: str
+    """The text before the readout, less one space where the continuation begins with one. May be empty."""
+    stereo: str
+    """The stereotype's filler, or the male pronoun (for every occupation), with its leading space where it has one."""
+    anti: str
+    """The anti-stereotype's filler, or the female pronoun."""
+    unrelated: str | None = None
+    suffix: str = ""
+    """The text after the filler. Never scored by `target`; a token that crosses into it drops the example."""
+    sentences: tuple[str, str, str] | None = None
+    """The dataset's own whole sentences (stereotype, anti-stereotype, unrelated): what `sentence` scores."""
+    twins: tuple[str, ...] = ()
+    """Candidate counterfactual prompts, in order of preference."""
+    flaw: str | None = None
+    """Why `target` is not defined for this example (two BLANKs); `sentence` still is."""
+    meta: Mapping[str, str | float] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Dataset:
+    """Examples of one name, in data order, with what identifies them and what was left out."""
+
+    name: str
+    examples: tuple[Example, ...]
+    digest: str
+    """sha256 of the canonical JSON of the content, the same for every container it came in."""
+    found: int
+    """Examples read; found = len(examples) + Σ dropped + those that --limit did not draw."""
+    dropped: Counter[str] = field(default_factory=Counter)
+    """Reason → number of examples refused while reading (only with --skip-invalid)."""
+    notes: tuple[str, ...] = ()
+    """Warnings for the reader of the results: repaired labels, licence, and the like."""
+    record: Mapping[str, Any] = field(default_factory=dict)
+    """Source, revision and licence, as the run's record shows them."""
+
+    def share_of_men(self) -> dict[str, float] | None:
+        """Per cent of men in each occupation (100 − BLS per cent of women), or None where the dataset has no statistic."""
+        shares = {e.group: 100.0 - float(e.meta["bls_pct_female"]) for e in self.examples if "bls_pct_female" in e.meta}
+        return shares or None
+
+
+Component = Literal["z", "attn_out", "mlp_out", "resid_pre", "resid_post"]
+HOOKS: dict[str, str] = {
+    "z": "attn.hook_z",
+    "attn_out": "hook_attn_out",
+    "mlp_out": "hook_mlp_out",
+    "resid_pre": "hook_resid_pre",
+    "resid_post": "hook_resid_post",
+}
+
+
+@dataclass(frozen=True, order=True)
+class Site:
+    """A place in the model: a component of a layer, and a head where the component is `z`."""
+
+    layer: int
+    component: str
+    head: int | None = None
+
+    @property
+    def hook(self) -> str:
+        """TransformerLens's name of the hook point, such as `blocks.5.attn.hook_z`."""
+        return f"blocks.{self.layer}.{HOOKS[self.component]}"
+
+    def __str__(self) -> str:
+        if self.head is not None:
+            return f"L{self.layer}H{self.head}"
+        return f"L{self.layer}.{'mlp' if self.component == 'mlp_out' else self.component}"
+
+
+_SITE = {"component": pl.String, "layer": pl.Int32, "head": pl.Int32, "position": pl.String}
+
+SCORES = pl.Schema({"example_id": pl.String, "group": pl.String, "dataset": pl.String, "metric": pl.String, "value": pl.Float64})
+"""One row per example and metric of the clean model."""
+
+TRIPLES = pl.Schema(
+    {"split": pl.String, "example_id": pl.String, "group": pl.String, "bias_type": pl.String}
+    | {"stereo": pl.Float64, "anti": pl.Float64, "unrelated": pl.Float64}
+)
+"""One row per StereoSet example: the scores of its three sentences, larger = likelier."""
+
+EFFECTS = pl.Schema(
+    {"example_id": pl.String, "group": pl.String, "dataset": pl.String, "source": pl.String, "metric": pl.String}
+    | _SITE
+    | {"baseline": pl.Float64, "value": pl.Float64, "effect": pl.Float64}
+)
+"""One row per example, site and metric; effect = value − baseline, always."""
+
+SUMMARY = pl.Schema(
+    {"model": pl.String, "dataset": pl.String, "subset": pl.String, "method": pl.String, "source": pl.String}
+    | {"metric": pl.String, "statistic": pl.String, "unit": pl.String}
+    | _SITE
+    | {"n": pl.Int64, "clusters": pl.Int64, "estimate": pl.Float64, "ci_low": pl.Float64, "ci_high": pl.Float64}
+    | {"p": pl.Float64, "p_family": pl.Float64, "q": pl.Float64}
+)
+"""One row per aggregate; sorted by the ranking statistic first, then |estimate| descending, null last."""

@@ -1,0 +1,94 @@
+"""The slow exact twin of every fast path: one example at a time, full forward, full logits, TransformerLens's own hooks."""
+
+import torch
+from torch import Tensor
+
+from biasscope.engine.models import LM
+from biasscope.engine.types import Example, Site
+
+
+def span(lm: LM, prompt: str, filler: str) -> tuple[list[int], int]:
+    """Ids of prompt + filler and the index of the filler's first token."""
+    ids, first = lm.tokenizer(prompt + filler).input_ids, len(lm.tokenizer(prompt).input_ids)
+    return (ids, first) if first else ([lm.start, *ids], 1)
+
+
+def logp(lm: LM, ids: list[int], first: int, hooks=()) -> Tensor:
+    """Σ log p of ids[first:], each read at the position before it."""
+    logits = lm.bridge.run_with_hooks(torch.tensor([ids], device=lm.device), fwd_hooks=list(hooks))[0].float().log_softmax(-1)
+    return torch.stack([logits[t - 1, ids[t]] for t in range(first, len(ids))]).sum()
+
+
+def replaced(site: Site, first: Tensor, rest: Tensor):
+    """A hook that puts `first` at position 0 and `rest` at all others."""
+
+    def hook(act: Tensor, hook) -> Tensor:
+        act = act.clone()
+        part = act if site.head is None else act[:, :, site.head]
+        part[:, 0], part[:, 1:] = first, rest
+        return act
+
+    return (site.hook, hook)
+
+
+def sources(name: str, lm: LM, examples: list[Example], sites: list[Site]) -> dict[Site, tuple[Tensor, Tensor]]:
+    """Per site, what a source puts at depth 0 and at all other depths: zero, or the mean over each example's own prefixes."""
+    if name == "zero":
+        return {site: (torch.tensor(0.0), torch.tensor(0.0)) for site in sites}
+    seen: dict[Site, dict[tuple, Tensor]] = {site: {} for site in sites}
+    for number, e in enumerate(examples):
+        for filler in (f for f in (e.stereo, e.anti, e.unrelated) if f is not None):
+            ids = span(lm, e.prompt, filler)[0][:-1]
+            with torch.no_grad():
+                acts = lm.bridge.run_with_cache(torch.tensor([ids]), names_filter=[s.hook for s in sites])[1]
+            for site in sites:
+                act = acts[site.hook][0] if site.head is None else acts[site.hook][0, :, site.head]
+                seen[site] |= {(number, *ids[: t + 1]): act[t] for t in range(len(ids))}
+
+    def mean(site: Site, first: bool) -> Tensor:
+        return torch.stack([act for path, act in seen[site].items() if (len(path) == 2) == first]).mean(0)
+
+    return {site: (mean(site, True), mean(site, False)) for site in sites}
+
+
+def scores(lm: LM, example: Example, hooks=()) -> dict[str, float]:
+    """target and competence of one example."""
+    fillers = [f for f in (example.stereo, example.anti, example.unrelated) if f is not None]
+    with torch.no_grad():
+        each = [logp(lm, *span(lm, example.prompt, f), hooks) for f in fillers]
+    competence = torch.logaddexp(*each) if len(each) == 2 else (each[0] + each[1]) / 2 - each[2]
+    return {"target": float(each[0] - each[1]), "competence": float(competence)}
+
+
+def kl(lm: LM, example: Example, hooks) -> float:
+    """KL(clean ‖ edited) of the next token after the prompt."""
+    ids, first = span(lm, example.prompt, example.stereo)
+    with torch.no_grad():
+        clean, edited = (
+            lm.bridge.run_with_hooks(torch.tensor([ids[:first]]), fwd_hooks=list(h))[0, -1].log_softmax(-1).double() for h in ((), hooks)
+        )
+    return float((clean.exp() * (clean - edited)).sum())
+
+
+def attribution(lm: LM, example: Example, site: Site, first: Tensor, rest: Tensor) -> float:
+    """Σ (source − clean) · ∂target/∂activation of one example: one forward and one backward pass a continuation."""
+    total = 0.0
+    for filler, sign in ((example.stereo, 1), (example.anti, -1)):
+        kept: list[Tensor] = []
+
+        def keep(act: Tensor, hook, kept=kept) -> Tensor:
+            kept.append(act if act.requires_grad else act.detach().requires_grad_())
+            kept[-1].retain_grad()
+            return kept[-1]
+
+        hooks = [("blocks.0.hook_resid_pre", keep)] if site.hook == "blocks.0.hook_resid_pre" else [("blocks.0.hook_resid_pre", keep), (site.hook, keep)]
+        with torch.enable_grad():
+            logp(lm, *span(lm, example.prompt, filler), hooks).backward()
+        clean, grad = kept[-1].detach(), kept[-1].grad
+        source = rest.expand_as(clean[:, :, site.head] if site.head is not None else clean).clone()
+        source[:, 0] = first
+        if site.head is not None:
+            clean, grad = clean[:, :, site.head], grad[:, :, site.head]
+        product = (source - clean) * grad
+        total += sign * float((product[:, 1:] if site.component.startswith("resid") else product).sum())
+    return total

@@ -1,0 +1,91 @@
+"""The exact sweep equals running the model once per example and site."""
+
+import polars as pl
+import pytest
+import slow
+import torch
+from conftest import EXACT
+
+from biasscope.engine import forward, tokens
+from biasscope.engine import interventions as iv
+from biasscope.engine.errors import UsageError
+from biasscope.engine.types import EFFECTS, SCORES, TRIPLES, Site
+
+
+def only(effects: pl.DataFrame, metric: str, site: Site, example: str) -> dict:
+    where = (pl.col("metric") == metric) & (pl.col("layer") == site.layer) & (pl.col("component") == site.component)
+    return effects.filter(where & pl.col("head").eq_missing(site.head) & (pl.col("example_id") == example)).row(0, named=True)
+
+
+@pytest.mark.parametrize("family", [*EXACT, "mpt"])
+@pytest.mark.parametrize("name", ["zero", "mean"])
+def test_the_sweep_equals_one_example_and_one_site_at_a_time(family, name, tiny, examples):
+    lm = tiny(family)
+    forest = tokens.forest(lm, examples)
+    sites = [Site(0, "z", 1), Site(2, "z", 3), Site(2, "mlp_out")]
+    effects = iv.sweep(lm, forest, sites, iv.source(name, lm, forest, sites), batch=64)
+    for site, new in slow.sources(name, lm, examples, sites).items():
+        hooks = [slow.replaced(site, *new)]
+        for e in examples:
+            after, before = slow.scores(lm, e, hooks), slow.scores(lm, e)
+            for metric in ("target", "competence"):
+                row = only(effects, metric, site, e.id)
+                assert row["value"] == pytest.approx(after[metric], abs=5e-4)
+                assert row["effect"] == pytest.approx(after[metric] - before[metric], abs=5e-4)
+            assert only(effects, "kl", site, e.id)["effect"] == pytest.approx(slow.kl(lm, e, hooks), abs=5e-4)
+
+
+def test_zero_ablating_a_head_equals_zeroing_its_rows_of_w_o(tiny, examples):
+    lm = tiny("gpt2")
+    forest = tokens.forest(lm, examples)
+    swept = iv.sweep(lm, forest, [Site(1, "z", 2)], iv.zero(lm)).filter(pl.col("metric") == "target").sort("example_id")
+    weight = lm.bridge.original_model.state_dict()
+    (name,) = [k for k in weight if "h.1.attn" in k and "c_proj" in k and k.endswith("weight")]
+    rows, kept = slice(2 * 12, 3 * 12), weight[name].clone()
+    with torch.no_grad():
+        weight[name][rows] = 0
+        by_hand = iv.baseline(lm, forest)[0].filter(pl.col("metric") == "target").sort("example_id")
+        weight[name].copy_(kept)
+    assert swept["value"].to_list() == pytest.approx(by_hand["value"].to_list(), abs=1e-4)
+    assert swept["effect"].abs().max() > 0.01
+
+
+def test_replacing_a_run_with_itself_changes_nothing(tiny, examples):
+    lm = tiny("gpt-neo")
+    forest = tokens.forest(lm, examples)
+    itself = iv.Source("itself", lambda block, site: forward.capture(lm, block, [iv.whole(site)])[0][iv.whole(site)][:, :, site.head])
+    effects = iv.sweep(lm, forest, [Site(3, "z", 0)], itself)
+    assert effects["effect"].abs().max() < 1e-5
+
+
+def test_the_batch_size_does_not_change_the_effects(tiny, examples):
+    lm = tiny("llama")
+    forest = tokens.forest(lm, examples)
+    sites = iv.sites(lm, ["z", "mlp_out"], [1])
+    one, many = (iv.sweep(lm, forest, sites, iv.zero(lm), batch=b) for b in (1, 10_000))
+    assert (one["effect"] - many["effect"]).abs().max() < 1e-5
+
+
+def test_effects_keep_their_schema_and_one_row_per_example_site_and_metric(tiny, examples):
+    lm = tiny("qwen2")
+    effects = iv.sweep(lm, tokens.forest(lm, examples), iv.sites(lm, ["z", "mlp_out"]), iv.zero(lm))
+    assert effects.schema == EFFECTS
+    assert len(effects) == len(examples) * (4 * 4 + 4) * 3 == len(effects.unique(["example_id", "component", "layer", "head", "metric"]))
+
+
+def test_sites_outside_the_model_are_refused_with_the_range(tiny):
+    with pytest.raises(UsageError, match="layers 0-3"):
+        iv.sites(tiny("gpt2"), ["z"], [4])
+
+
+def test_baseline_scores_every_metric_and_the_published_sentence_score(tiny, examples):
+    lm = tiny("gpt2")
+    scores, triples = iv.baseline(lm, tokens.forest(lm, examples, sentences=True))
+    assert (scores.schema, triples.schema) == (SCORES, TRIPLES)
+    assert scores["metric"].value_counts(sort=True).rows() == [("target", 7), ("competence", 7), ("sentence", 1)]
+    rich = examples[4]
+    for column, text in zip(("stereo", "anti", "unrelated"), rich.sentences, strict=True):
+        ids = lm.tokenizer(text).input_ids
+        first = slow.logp(lm, [lm.start, ids[0]], 1)  # the published code: the first token after the start token,
+        per_token = (first + slow.logp(lm, ids, 1)) / len(ids)  # the others after the sentence so far, without it
+        assert triples[column].item() == pytest.approx(float(per_token.exp()), rel=1e-4)
