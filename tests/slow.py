@@ -81,7 +81,11 @@ def attribution(lm: LM, example: Example, site: Site, first: Tensor, rest: Tenso
             kept[-1].retain_grad()
             return kept[-1]
 
-        hooks = [("blocks.0.hook_resid_pre", keep)] if site.hook == "blocks.0.hook_resid_pre" else [("blocks.0.hook_resid_pre", keep), (site.hook, keep)]
+        hooks = (
+            [("blocks.0.hook_resid_pre", keep)]
+            if site.hook == "blocks.0.hook_resid_pre"
+            else [("blocks.0.hook_resid_pre", keep), (site.hook, keep)]
+        )
         with torch.enable_grad():
             logp(lm, *span(lm, example.prompt, filler), hooks).backward()
         clean, grad = kept[-1].detach(), kept[-1].grad
@@ -92,3 +96,36 @@ def attribution(lm: LM, example: Example, site: Site, first: Tensor, rest: Tenso
         product = (source - clean) * grad
         total += sign * float((product[:, 1:] if site.component.startswith("resid") else product).sum())
     return total
+
+
+def scores_at_once(lm: LM, example: Example, hooks=()) -> float:
+    """target of one prompt whose two continuations are single tokens: one full forward, all logits."""
+    ids = lm.tokenizer(example.prompt).input_ids
+    he, she = (lm.tokenizer(example.prompt + filler).input_ids[-1] for filler in (example.stereo, example.anti))
+    with torch.no_grad():
+        last = lm.bridge.run_with_hooks(torch.tensor([ids]), fwd_hooks=list(hooks))[0, -1].log_softmax(-1)
+    return float(last[he] - last[she])
+
+
+def all_attributions(lm: LM, example: Example, points: list[Site]) -> Tensor:
+    """Zero-source attribution [point head] of one prompt: hook, retain gradient, one forward and one backward pass."""
+    kept: dict[str, Tensor] = {}
+
+    def start(act: Tensor, hook) -> Tensor:
+        return act.detach().requires_grad_()
+
+    def keep(name: str):
+        def hook(act: Tensor, hook) -> Tensor:
+            act.retain_grad()
+            kept[name] = act
+            return act
+
+        return (name, hook)
+
+    ids = lm.tokenizer(example.prompt).input_ids
+    he, she = (lm.tokenizer(example.prompt + filler).input_ids[-1] for filler in (example.stereo, example.anti))
+    hooks = [("blocks.0.hook_resid_pre", start), *(keep(p.hook) for p in points)]
+    with torch.enable_grad():
+        last = lm.bridge.run_with_hooks(torch.tensor([ids]), fwd_hooks=hooks)[0, -1]
+        (last[he] - last[she]).backward()
+    return torch.stack([-(kept[p.hook] * kept[p.hook].grad).detach().sum((0, 1, 3)) for p in points])

@@ -22,7 +22,9 @@ from biasscope.engine.types import Site, Track, silent
 COMPONENTS = ("z", "attn_out", "mlp_out", "resid_pre", "resid_post")
 
 
-def estimate(lm: LM, forest: Forest, wanted: Sequence[Site], source: Source, *, metric: str = "target", track: Track = silent) -> pl.DataFrame:
+def estimate(
+    lm: LM, forest: Forest, wanted: Sequence[Site], source: Source, *, metric: str = "target", track: Track = silent
+) -> pl.DataFrame:
     """EFFECTS estimated for every site, per example, signed; `value` = baseline + estimated effect.
 
     `wanted` may hold heads and whole hook points; a whole `z` is the sum of its heads. The forest must be built with

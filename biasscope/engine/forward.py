@@ -162,11 +162,11 @@ def check_packing(lm: LM) -> LM:
     """
     ids = [(37 * i + 11) % lm.vocab for i in range(9)]
     paths = [ids[:5], [*ids[:4], *ids[5:7]], [ids[8], *ids[1:4]]]
-    groups = [[Scored(tuple([*path, 0]), len(path), 0)] for path in paths]
+    groups = [[Scored((*path, 0), len(path), 0)] for path in paths]
     site = Site(lm.n_layers // 2, "z", lm.n_heads - 1)
     try:
         plain = torch.cat([_ablated(lm, pack([group], [0], "all", False), site, resume=False) for group in groups])
-    except Exception as error:  # noqa: BLE001  whatever a family raises, the model cannot be measured
+    except Exception as error:
         raise DataError(f"model {lm.name} cannot be measured: a pass with one head ablated fails ({error})") from error
     # half precision moves logits by its own rounding: compare with their size there
     tolerance = 1e-3 if lm.dtype == "float32" else 0.02 * float(plain.abs().max())

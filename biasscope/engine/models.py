@@ -68,7 +68,7 @@ def boot(weights: Weights, *, device: str = "auto", dtype: str = "float32") -> L
     try:
         tokenizer = AutoTokenizer.from_pretrained(weights.folder, **local)
         model = AutoModelForCausalLM.from_pretrained(weights.folder, dtype=getattr(torch, dtype), use_safetensors=True, **local)
-    except (ValueError, OSError, KeyError, ImportError) as error:
+    except Exception as error:
         raise DataError(f"cannot load model {weights.name}: {first_line(error)}") from error
     if len(tokenizer) < 2:
         raise DataError(f"the tokenizer in {weights.folder} is empty; save it again with `tokenizer.save_pretrained`")
@@ -77,7 +77,7 @@ def boot(weights: Weights, *, device: str = "auto", dtype: str = "float32") -> L
     model = model.to(device).eval().requires_grad_(False)
     try:
         bridge = TransformerBridge.boot_transformers(str(weights.folder), hf_model=model, tokenizer=copy.deepcopy(tokenizer), device=device)
-    except Exception as error:  # noqa: BLE001  TransformerLens raises a different type for each unsupported family
+    except Exception as error:
         raise DataError(f"TransformerLens cannot boot {weights.name} ({model.config.model_type}): {first_line(error)}") from error
     return _described(weights, bridge.eval(), tokenizer, model, device, dtype)
 

@@ -80,7 +80,7 @@ def encode(lm: LM, text: str) -> tuple[int, ...]:
 
 def continuation(lm: LM, prompt: str, filler: str, suffix: str, slot: int) -> Scored | str:
     """The filler after the prompt, tokenised jointly, or the reason why its tokens cannot be told apart from the rest."""
-    if "" == prompt and lm.start is None:
+    if prompt == "" and lm.start is None:
         return "no start token for an empty prefix"
     before, text = encode(lm, prompt), encode(lm, prompt + filler)
     if text[: len(before)] != before or len(text) == len(before):
@@ -149,9 +149,7 @@ def forest(lm: LM, examples: Sequence[Example], *, share: Literal["all", "exampl
     return Forest(tuple(blocks), tuple(e for e, _ in kept), dropped)
 
 
-def _chunks(
-    kept: list[tuple[Example, list[Scored]]], order: list[int], limit: int, share: str, packed: bool
-) -> Iterator[list[int]]:
+def _chunks(kept: list[tuple[Example, list[Scored]]], order: list[int], limit: int, share: str, packed: bool) -> Iterator[list[int]]:
     """Examples that fit one row of `limit` nodes together, in the order of their text so that neighbours share."""
     chunk: list[int] = []
     seen: set[tuple[object, ...]] = set()
