@@ -1,0 +1,78 @@
+"""The datasets: every module in this folder is a source with SOURCE, NAMES and read(). Nothing is registered anywhere else."""
+
+import difflib
+import importlib
+import pkgutil
+import random
+from collections import defaultdict
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+from types import ModuleType
+
+from biasscope.engine.errors import DataError, UsageError
+from biasscope.engine.types import Dataset, Example
+
+# The original study's three, in its order.
+FIRST_CHOICE = ("stereoset_race", "stereoset_gender", "winogender")
+
+
+def modules() -> dict[str, ModuleType]:
+    """Source name → module, for every file in this folder."""
+    return {m.name: importlib.import_module(f"{__name__}.{m.name}") for m in pkgutil.iter_modules(__path__)}
+
+
+def names() -> list[str]:
+    """All dataset names, from the source files in this folder."""
+    return [name for module in modules().values() for name in module.NAMES]
+
+
+def default(data_dir: Path) -> list[str]:
+    """The original study's datasets as far as they are downloaded, else `occupations`, which ships with the package."""
+    found = [name for name in FIRST_CHOICE if _module(name).present(data_dir)]
+    return found or ["occupations"]
+
+
+def load(name: str, data_dir: Path, *, limit: int | None = None, seed: int = 0, skip_invalid: bool = False) -> Dataset:
+    """The dataset of that name, or of a FILE.json of the original study.
+
+    `limit` draws a seeded sample spread evenly over groups, kept in data order. UsageError: unknown name, limit below 1.
+    DataError: not downloaded, malformed, not the published content, or empty.
+    """
+    if limit is not None and limit < 1:
+        raise UsageError(f"limit must be at least 1, found {limit}")
+    if name in names():
+        dataset = _module(name).read(name, data_dir, skip_invalid=skip_invalid)
+    elif name.endswith(".json"):
+        dataset = modules()["study"].read(name, data_dir, skip_invalid=skip_invalid)
+    else:
+        raise UsageError(unknown("dataset", name, names()))
+    if not dataset.examples:
+        raise DataError(f"dataset '{dataset.name}' has no example left: {dataset.found} found, {dataset.dropped.total()} refused")
+    return dataset if limit is None else replace(dataset, examples=sample(dataset.examples, limit, seed))
+
+
+def unknown(noun: str, name: str, known: Sequence[str]) -> str:
+    """The message for a name that does not exist, with the nearest one that does."""
+    near = difflib.get_close_matches(name, known, n=1, cutoff=0.6)
+    hint = f" (did you mean '{near[0]}'?)" if near else ""
+    return f"unknown {noun} '{name}'{hint}; choose from: {', '.join(known)}"
+
+
+def sample(examples: Sequence[Example], limit: int, seed: int) -> tuple[Example, ...]:
+    """A seeded sample of `limit` examples, spread evenly over groups, in data order. A smaller limit draws a subset."""
+    rng = random.Random(seed)  # noqa: S311 - a sample, not a secret
+    groups: dict[str, list[int]] = defaultdict(list)
+    for index, example in enumerate(examples):
+        groups[example.group].append(index)
+    queues = list(groups.values())
+    rng.shuffle(queues)
+    for queue in queues:
+        rng.shuffle(queue)
+    # Round robin: everybody's first, then everybody's second, and so on.
+    turns = [queue[turn] for turn in range(max(map(len, queues), default=0)) for queue in queues if turn < len(queue)]
+    return tuple(examples[index] for index in sorted(turns[:limit]))
+
+
+def _module(name: str) -> ModuleType:
+    return next(module for module in modules().values() if name in module.NAMES)

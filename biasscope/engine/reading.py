@@ -1,0 +1,98 @@
+"""Strict reading of foreign text: UTF-8, JSON and TSV, every fault with its file and line."""
+
+import json
+import re
+from collections import Counter
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from biasscope.engine.errors import DataError
+
+# Half of a surrogate pair, written as an escape: legal JSON, but no text that can be stored or tokenised.
+SURROGATE = re.compile(r"\\u[dD][89a-fA-F]")
+
+
+class Problem(NamedTuple):
+    """Why one record cannot be used."""
+
+    reason: str
+    """The same for all records with this fault: what --skip-invalid counts by."""
+    where: str
+    """Which record it is, and what was found in it."""
+
+
+class Row(NamedTuple):
+    """One line of a TSV file."""
+
+    where: str
+    """FILE:LINE, for messages."""
+    fields: tuple[str, ...]
+
+
+def read_text(path: Path) -> str:
+    """The file's text without a byte order mark; CRLF and CR become LF."""
+    try:
+        raw = path.read_bytes()
+    except OSError as error:
+        raise DataError(f"cannot read {path}: {error.strerror or error}") from error
+    try:
+        text = raw.decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        line = raw.count(b"\n", 0, error.start) + 1
+        raise DataError(f"{path}:{line}: not UTF-8 (byte 0x{raw[error.start]:02x}); save the file as UTF-8") from error
+    return text.replace("\r\n", "\n").replace("\r", "\n")
+
+
+def read_json(path: Path) -> Any:
+    """The file's JSON value. NaN and Infinity pass as floats: the caller says what they would mean."""
+    text = read_text(path)
+    try:
+        value = json.loads(text)
+        if SURROGATE.search(text):
+            json.dumps(value, ensure_ascii=False).encode()
+    except json.JSONDecodeError as error:
+        raise DataError(f"{path}:{error.lineno}: malformed JSON: {error.msg} (column {error.colno})") from error
+    except UnicodeEncodeError as error:
+        raise DataError(f"{path}: holds half of a surrogate pair (\\ud8xx), which is no text") from error
+    except (ValueError, RecursionError) as error:
+        raise DataError(f"{path}: JSON that cannot be read: {error}") from error
+    return value
+
+
+def read_list(path: Path) -> list[Any]:
+    """The file's JSON list; anything else is refused."""
+    value = read_json(path)
+    if not isinstance(value, list):
+        raise DataError(f"{path}: a JSON list is expected, found {kind(value)}")
+    return value
+
+
+def read_tsv(path: Path, header: Sequence[str]) -> list[Row]:
+    """The rows below the header, which must be the one given; empty lines are skipped."""
+    # Not splitlines(): it would also cut at form feeds and Unicode separators inside a field.
+    lines = read_text(path).split("\n")
+    if tuple(lines[0].split("\t")) != tuple(header):
+        raise DataError(f"{path}:1: the header must be {' | '.join(header)} (tab-separated), found {lines[0][:80]!r}")
+    rows = [Row(f"{path}:{number}", tuple(line.split("\t"))) for number, line in enumerate(lines[1:], 2) if line]
+    for row in rows:
+        if len(row.fields) != len(header):
+            raise DataError(f"{row.where}: {len(header)} tab-separated columns are expected, found {len(row.fields)}")
+    return rows
+
+
+def kind(value: Any) -> str:
+    """The JSON name of a value's type, for messages."""
+    names: dict[type, str] = {dict: "an object", list: "a list", str: "a text", bool: "a boolean", type(None): "null"}
+    return names.get(type(value), "a number")
+
+
+def refuse(problems: Sequence[Problem], where: Path, found: int, *, skip: bool) -> Counter[str]:
+    """Reason → number of records left out. Without `skip`, DataError that lists up to five of them."""
+    if problems and not skip:
+        shown = "\n".join(f"  {p.where}: {p.reason}" for p in problems[:5])
+        more = f"\n  and {len(problems) - 5} more" if len(problems) > 5 else ""
+        raise DataError(
+            f"{where}: {len(problems)} of {found} records cannot be used; mend them, or leave them out with --skip-invalid\n{shown}{more}"
+        )
+    return Counter(p.reason for p in problems)
