@@ -1,0 +1,226 @@
+"""Aggregates by hand, the shape and order of SUMMARY, and what must be null."""
+
+import time
+
+import numpy as np
+import polars as pl
+import pytest
+
+from biasscope.engine import stats
+from biasscope.engine.errors import DataError
+from biasscope.engine.types import EFFECTS, SUMMARY, TRIPLES, Site
+
+
+def table(values, *, groups=None, metric="target", component="z", heads=True):
+    """EFFECTS of `site example` values: site i is head i (or layer i), example j is in groups[j]."""
+    values = np.asarray(values, float)
+    m, n = values.shape
+    groups = [f"g{j:02d}" for j in range(n)] if groups is None else groups
+    columns = {
+        "example_id": np.tile([f"e{j:04d}" for j in range(n)], m),
+        "group": np.tile(groups, m),
+        "layer": np.repeat(np.zeros(m, int) if heads else np.arange(m), n),
+        "head": pl.Series(np.repeat(np.arange(m), n) if heads else [None] * (m * n), dtype=pl.Int32),
+        "effect": values.ravel(),
+    }
+    same = {"dataset": "d", "source": "mean", "metric": metric, "component": component, "position": "all", "baseline": 0.0, "value": 0.0}
+    return pl.DataFrame(columns).with_columns(pl.lit(v).alias(k) for k, v in same.items()).select(EFFECTS.names()).cast(EFFECTS)
+
+
+def summary(effects, share=None, seed=0):
+    return stats.summarise(effects, model="m", method="exact", share_of_men=share, seed=seed)
+
+
+def rows(frame, **wanted):
+    return frame.filter(*(pl.col(name) == value for name, value in wanted.items()))
+
+
+def shares(n):
+    return {f"g{j:02d}": float(j * j % 97) for j in range(n)}
+
+
+def test_shift_weights_examples_and_slope_weights_occupations_by_hand():
+    # Occupations a (20 % men; effects 0 and 1: mean ½) and b (80 %; effect 2). Standardised share: −1 and 1.
+    # shift = (0 + 1 + 2) / 3 = 1; slope = (2 − ½) / 2 = 0.75; rms = √(5/3).
+    frame = summary(table([[0, 1, 2]], groups=["a", "a", "b"]), {"a": 20.0, "b": 80.0})
+    assert frame["statistic"].to_list() == ["slope", "mean", "rms"]
+    assert frame["estimate"].to_list() == pytest.approx([0.75, 1, np.sqrt(5 / 3)])
+    assert frame["unit"].to_list() == ["nats/SD", "nats", "nats"]
+    assert frame["n"].to_list() == [3] * 3
+    assert frame["clusters"].to_list() == [2] * 3
+
+
+def test_slope_equals_polyfit_on_standardised_shares():
+    values, share = np.random.default_rng(0).normal(size=(3, 20)), shares(20)
+    x = np.array([share[f"g{j:02d}"] for j in range(20)])
+    found = rows(summary(table(values), share), statistic="slope").sort("head")["estimate"]
+    np.testing.assert_allclose(found, np.polyfit((x - x.mean()) / x.std(), values.T, 1)[0])
+
+
+def test_summary_has_the_schema_and_never_a_nan_or_infinity():
+    values = np.random.default_rng(0).normal(size=(6, 20))
+    values[1], values[2], values[3], values[4, :17], values[5, 3] = 0, 0.7, np.nan, np.nan, np.inf
+    frame = summary(pl.concat([table(values, metric=metric) for metric in ("target", "competence", "kl")]), shares(20))
+    assert frame.schema == SUMMARY
+    for name in ("estimate", "ci_low", "ci_high", "p", "p_family", "q"):
+        assert frame[name].is_finite().fill_null(True).all()
+
+
+@pytest.mark.parametrize("value", [0.0, 0.7, np.nan, np.inf])
+@pytest.mark.parametrize("statistic", ["slope", "mean"])
+def test_a_sample_without_spread_has_no_p_and_no_interval(value, statistic):
+    values = np.random.default_rng(0).normal(0, 1e-3, (4, 20))
+    values[2] = value
+    frame = rows(summary(table(values), shares(20)), statistic=statistic)
+    row = rows(frame, head=2).row(0, named=True)
+    assert [row[name] for name in ("ci_low", "ci_high", "p", "p_family", "q")] == [None] * 5
+    assert (row["estimate"] is None) == (not np.isfinite(value))
+    assert frame["p"].null_count() == 1
+
+
+@pytest.mark.parametrize("value", [0.0, np.nan])
+def test_a_dead_site_ranks_last(value):
+    values = np.random.default_rng(0).normal(0, 1e-3, (4, 20))
+    values[2] = value
+    assert stats.ranking(summary(table(values), shares(20)))["head"][3] == 2
+
+
+def test_below_six_clusters_estimates_stand_alone():
+    frame = summary(table(np.random.default_rng(0).normal(size=(3, 5))), shares(5))
+    assert frame["estimate"].null_count() == 0
+    assert all(frame[name].null_count() == frame.height for name in ("ci_low", "ci_high", "p", "p_family", "q"))
+    assert stats.few_clusters_note(3) == "only 3 terms: no statement about other terms"
+
+
+def test_examples_of_one_cluster_are_no_evidence_of_their_own():
+    once, often = np.random.default_rng(0).normal(0.3, 1, (2, 12)), 50
+    groups = [f"g{j:02d}" for j in range(12)]
+    one, many = summary(table(once)), summary(table(np.tile(once, often), groups=groups * often))
+    assert many["p"].to_list() == one["p"].to_list()
+    np.testing.assert_allclose(rows(many, statistic="mean")["ci_low"], rows(one, statistic="mean")["ci_low"])
+
+
+def test_a_site_that_lacks_examples_is_measured_on_those_it_has():
+    values = np.random.default_rng(0).normal(size=(3, 60))
+    groups = [f"g{j % 20:02d}" for j in range(60)]
+    values[1, [0, 4, 20, 40]] = np.nan
+    frame, alone = summary(table(values, groups=groups)), summary(table(values[1:2], groups=groups))
+    row, same = (rows(part, statistic="mean", head=head).row(0, named=True) for part, head in ((frame, 1), (alone, 0)))
+    assert (row["n"], row["clusters"]) == (56, 19)
+    assert row["estimate"] == pytest.approx(np.nanmean(values[1]))
+    assert (row["ci_low"], row["ci_high"], row["p"]) == pytest.approx((same["ci_low"], same["ci_high"], same["p"]))
+
+
+def test_slope_ranks_and_the_other_rows_follow_in_the_same_order_of_sites():
+    values = np.random.default_rng(0).normal(size=(4, 20))
+    values[2] = np.nan
+    effects = pl.concat([table(values * 9, metric="competence"), table(values), table(values**2, metric="kl")])
+    frame = summary(effects, shares(20))
+    kinds = frame.select("metric", "statistic").unique(maintain_order=True).rows()
+    assert kinds == [("target", s) for s in ("slope", "mean", "rms")] + [("competence", s) for s in ("mean", "rms")] + [("kl", "mean")]
+    order = frame["head"].to_list()
+    assert order == order[:4] * 6
+    sizes = frame["estimate"].head(3).abs().to_list()
+    assert sizes == sorted(sizes, reverse=True)
+    assert frame["estimate"][3] is None
+
+
+def test_without_labour_statistics_the_mean_ranks():
+    frame = summary(table(np.random.default_rng(0).normal(size=(4, 20))), None)
+    assert set(stats.ranking(frame)["statistic"]) == {"mean"}
+    assert "slope" not in set(frame["statistic"])
+    assert stats.headline(frame)["estimate"] == max(stats.ranking(frame)["estimate"], key=abs)
+
+
+def test_kl_and_rms_have_intervals_but_no_p():
+    frame = summary(table(np.random.default_rng(0).uniform(0, 1, (3, 20)), metric="kl"))
+    rms = rows(summary(table(np.random.default_rng(0).normal(size=(3, 20)))), statistic="rms")
+    for part in (frame, rms):
+        assert part["p"].null_count() == part["q"].null_count() == 3
+        assert (part["ci_low"] < part["estimate"]).all()
+        assert (part["estimate"] < part["ci_high"]).all()
+
+
+def test_heads_hook_points_and_mlps_are_families_of_their_own():
+    values = np.random.default_rng(0).normal(0.3, 1, (30, 12))
+    heads, alone = table(values), table(values[:1], heads=False)
+    mixed = summary(pl.concat([heads, alone, table(values[:1], component="mlp_out", heads=False)]))
+    expected = rows(summary(heads), statistic="mean").sort("head")["p_family"].to_list()
+    found = rows(mixed, statistic="mean")
+    assert found.filter(pl.col("head").is_not_null()).sort("head")["p_family"].to_list() == expected
+    single = found.filter(pl.col("head").is_null())
+    assert single["p_family"].to_list() == single["p"].to_list()
+
+
+def test_order_of_rows_in_does_not_change_a_digit_out():
+    effects = table(np.random.default_rng(0).normal(size=(5, 60)), groups=[f"g{j % 20:02d}" for j in range(60)])
+    assert summary(effects, shares(20)).equals(summary(effects.sample(fraction=1, shuffle=True, seed=1), shares(20)))
+
+
+def test_top_takes_heads_of_z_but_never_the_whole_hook_point():
+    values = np.random.default_rng(0).normal(size=(3, 20))
+    frame = summary(pl.concat([table(values), table(100 * values, heads=False), table(10 * values, component="mlp_out", heads=False)]))
+    strongest = np.argsort(-np.abs(values.mean(1)))
+    assert stats.top(frame, 3) == [Site(int(i), "mlp_out") for i in strongest]
+    assert stats.top(frame, 2, ["z"]) == [Site(0, "z", int(i)) for i in strongest[:2]]
+
+
+def test_nothing_to_summarise_is_an_error():
+    for frame, act in ((EFFECTS.to_frame(), summary), (TRIPLES.to_frame(), lambda f: stats.stereoset(f, model="m", dataset="d"))):
+        with pytest.raises(DataError, match="0 rows"):
+            act(frame)
+
+
+def triples(*table_rows, split="intrasentence"):
+    """TRIPLES of (group, bias type, stereo, anti, unrelated)."""
+    return pl.DataFrame([(split, f"{split}{i}", *row) for i, row in enumerate(table_rows)], schema=TRIPLES, orient="row")
+
+
+THREE = [("a", "race", 3.0, 2.0, 1.0), ("a", "race", 2.0, 2.0, 2.0), ("b", "race", 3.0, 2.5, 2.0)]
+
+
+def test_lms_ss_icat_by_hand_with_ties_as_published():
+    # a: row 1 prefers the stereotype and both related sentences; row 2 is all ties: anti, and not related. LMS 50, SS 50.
+    # b: LMS 100, SS 100. Over terms: LMS 75, SS 75, ICAT = 75 · min(75, 25) / 50 = 37.5.
+    # Pooled over 3 examples: LMS (100 + 0 + 100) / 3 = 66.7, SS 66.7, ICAT = 66.7 · 33.3 / 50 = 44.4.
+    frame = rows(stats.stereoset(triples(*THREE), model="m", dataset="d"), subset="all")
+    assert frame["statistic"].to_list() == ["lms", "ss", "icat", "lms_pooled", "ss_pooled", "icat_pooled"]
+    assert frame["estimate"].to_list() == pytest.approx([75, 75, 37.5, 200 / 3, 200 / 3, 400 / 9])
+    assert (frame["n"].to_list(), frame["clusters"].to_list()) == ([3] * 6, [2] * 6)
+
+
+def test_one_related_sentence_of_two_is_half_of_lms():
+    frame = stats.stereoset(triples(("a", "race", 3.0, 1.0, 2.0)), model="m", dataset="d")
+    assert rows(frame, statistic="lms")["estimate"].to_list() == [50.0]
+
+
+def test_overall_is_the_mean_over_all_terms_not_of_the_types_and_splits_merge_by_term():
+    # gender: one term, SS 0. race: terms a 50, b 100. Overall (0 + 50 + 100) / 3 = 50; the mean of the types would be 37.5.
+    # The other split adds one anti example to b: b = 50 over both splits, overall (0 + 50 + 50) / 3.
+    one, other = triples(*THREE, ("c", "gender", 1.0, 2.0, 0.0)), triples(("b", "race", 1.0, 2.0, 0.0), split="intersentence")
+    found = {name: stats.stereoset(frame, model="m", dataset="d") for name, frame in (("one", one), ("both", pl.concat([one, other])))}
+    ss = {name: dict(rows(frame, statistic="ss").select("subset", "estimate").rows()) for name, frame in found.items()}
+    assert ss["one"]["all"] == pytest.approx(50)
+    assert ss["one"]["bias type: race"] == pytest.approx(75)
+    assert ss["both"]["all"] == pytest.approx(100 / 3)
+    assert ss["both"]["intrasentence"] == pytest.approx(50)
+    assert ss["both"]["intersentence, bias type: race"] == 0
+
+
+def test_stereoset_intervals_hold_the_estimate_and_end_at_100_per_cent():
+    values = np.random.default_rng(0).normal([0.3, 0, -1], 1, (400, 3))
+    frame = stats.stereoset(triples(*((f"t{i % 20}", "race", *row) for i, row in enumerate(values))), model="m", dataset="d")
+    whole = rows(frame, subset="all")
+    assert ((whole["ci_low"] < whole["estimate"]) & (whole["estimate"] < whole["ci_high"])).all()
+    high = triples(*((f"t{i}", "race", 1.0, 0.0, 0.5 if i < 4 else -1.0) for i in range(8)))
+    assert rows(stats.stereoset(high, model="m", dataset="d"), statistic="lms")["ci_high"].to_list() == [100.0]
+
+
+def test_720_sites_of_1000_examples_take_seconds():
+    values = np.random.default_rng(0).normal(size=(720, 1000))
+    groups = [f"g{j % 60:02d}" for j in range(1000)]
+    effects = pl.concat([table(values, groups=groups, metric=metric) for metric in ("target", "competence", "kl")])
+    start = time.monotonic()
+    frame = summary(effects, shares(60))
+    assert frame.height == 720 * 6
+    assert time.monotonic() - start < 20
