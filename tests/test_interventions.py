@@ -89,3 +89,11 @@ def test_baseline_scores_every_metric_and_the_published_sentence_score(tiny, exa
         first = slow.logp(lm, [lm.start, ids[0]], 1)  # the published code: the first token after the start token,
         per_token = (first + slow.logp(lm, ids, 1)) / len(ids)  # the others after the sentence so far, without it
         assert triples[column].item() == pytest.approx(float(per_token.exp()), rel=1e-4)
+
+
+def test_a_nan_of_the_model_stays_in_the_table_to_be_counted(tiny, examples):
+    lm = tiny("gpt2")
+    forest = tokens.forest(lm, examples)
+    broken = iv.Source("broken", lambda block, site: torch.tensor(float("nan")))
+    effects = iv.sweep(lm, forest, [Site(1, "z", 0)], broken, metrics=["target"])
+    assert (len(effects), effects["effect"].is_nan().sum()) == (len(examples), len(examples))

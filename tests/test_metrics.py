@@ -34,3 +34,8 @@ def test_competence_is_sense_over_nonsense_or_the_mass_of_the_pronouns():
 
 def test_kl_of_the_clean_run_is_zero():
     assert by_hand("kl") == [0.0, 0.0]
+
+
+def test_a_metric_is_defined_where_its_slots_were_scored():
+    assert METRICS["sentence"].defined(READ).tolist() == [True, False]
+    assert METRICS["target"].defined(READ).tolist() == [True, True]

@@ -8,7 +8,7 @@ from conftest import example
 from biasscope.engine import tokens
 from biasscope.engine.errors import DataError
 from biasscope.engine.models import start_of_text
-from biasscope.engine.tokens import SLOTS, Scored
+from biasscope.engine.packing import SLOTS, Scored
 
 
 def only(lm, e, sentences=False):
@@ -162,3 +162,11 @@ def test_nodes_attend_to_their_ancestors_only(tiny, examples):
     block = tokens.forest(tiny("llama"), examples).blocks[0]
     assert (block.mask[0].sum(-1) == block.depth[0] + 1).all()
     assert not block.mask[0].triu(1).any()
+
+
+def test_what_is_dropped_and_what_is_partly_missing_are_counted_apart(tiny):
+    whole = tuple(f"The nurse is {w}" for w in ("kind", "late", "zzz"))
+    flawed = example(0, "", "", "", flaw="two BLANKs", sentences=whole)
+    for sentences, dropped, partly in ((False, 1, 0), (True, 0, 1)):
+        forest = tokens.forest(tiny("gpt2"), [flawed, example(1, "The nurse said")], sentences=sentences)
+        assert (forest.dropped["target: two BLANKs"], forest.partly["target: two BLANKs"]) == (dropped, partly)

@@ -7,16 +7,18 @@ between examples: at a node that several use, a backward pass gives only the sum
 
 from collections.abc import Sequence
 
+import numpy as np
 import polars as pl
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
 from biasscope.engine import forward
-from biasscope.engine.interventions import Source, effects, whole
+from biasscope.engine.interventions import Source, defined, effects, whole
 from biasscope.engine.metrics import METRICS
 from biasscope.engine.models import LM
-from biasscope.engine.tokens import Block, Forest
+from biasscope.engine.packing import Block
+from biasscope.engine.tokens import Forest
 from biasscope.engine.types import Site, Track, silent
 
 COMPONENTS = ("z", "attn_out", "mlp_out", "resid_pre", "resid_post")
@@ -34,15 +36,14 @@ def estimate(
     points = sorted({whole(s) for s in wanted})
     for block in track(list(forest.blocks), f"attribution ({source.name})"):
         before, parts = _gradients(lm, block, points, source, metric)
-        change = [parts[whole(s)][:, s.head] if s.head is not None else parts[whole(s)].reshape(len(before), -1).sum(1) for s in wanted]
-        after = before + torch.stack(change)
-        tables.append(effects(forest, block, source.name, wanted, {metric: before.numpy()}, {metric: after.numpy()}))
+        clean = torch.from_numpy(before.data)
+        change = [parts[whole(s)][:, s.head] if s.head is not None else parts[whole(s)].reshape(len(clean), -1).sum(1) for s in wanted]
+        after = clean + torch.stack(change)
+        tables.append(effects(forest, block, source.name, wanted, {metric: before}, {metric: after.numpy()}))
     return pl.concat(tables)
 
 
-def _gradients(
-    lm: LM, block: Block, points: Sequence[Site], source: Source, metric: str
-) -> tuple[Float[Tensor, " example"], dict[Site, Tensor]]:
+def _gradients(lm: LM, block: Block, points: Sequence[Site], source: Source, metric: str) -> tuple[np.ma.MaskedArray, dict[Site, Tensor]]:
     """The clean metric, and per hook point the estimates [example] or, for `z`, [example head]."""
     acts: dict[Site, Tensor] = {}
 
@@ -57,11 +58,12 @@ def _gradients(
     first = Site(0, "resid_pre")
     with torch.enable_grad():
         logits = forward.run(lm, block, {site.hook: keep(site) for site in (first, *(p for p in points if p != first))})
-        values = METRICS[metric].fn(forward.read(block, logits))[0]
-        grads = torch.autograd.grad(values.nan_to_num().sum(), [acts[p] for p in points])
+        readouts = forward.read(block, logits)
+        has = METRICS[metric].defined(readouts)
+        grads = torch.autograd.grad(METRICS[metric].fn(readouts)[0, has].sum(), [acts[p] for p in points])
     with torch.no_grad():
         parts = {p: _per_example(block, p, (source.at(block, p) - acts[p]) * g) for p, g in zip(points, grads, strict=True)}
-    return values.detach().cpu(), parts
+    return defined(metric, readouts), parts
 
 
 def _per_example(block: Block, point: Site, product: Float[Tensor, "row node ..."]) -> Float[Tensor, "example ..."]:

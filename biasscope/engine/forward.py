@@ -15,7 +15,7 @@ from torch import Tensor
 
 from biasscope.engine.errors import DataError
 from biasscope.engine.models import LM
-from biasscope.engine.tokens import SLOTS, Block, Scored, pack
+from biasscope.engine.packing import SLOTS, Block, Scored, pack
 from biasscope.engine.types import Site
 
 Hook = Callable[[Tensor], Tensor | None]
@@ -65,8 +65,12 @@ def clean(lm: LM, block: Block) -> Clean:
 def capture(lm: LM, block: Block, sites: Sequence[Site]) -> tuple[dict[Site, Tensor], Float[Tensor, "1 place d_vocab"]]:
     """The activations [row node …] of whole hook points in a clean pass, and its logits."""
     seen: dict[Site, Tensor] = {}
+
+    def keep(site: Site) -> Hook:
+        return lambda act: seen.update({site: act})
+
     with torch.no_grad():
-        return seen, run(lm, block, {site.hook: lambda act, site=site: seen.update({site: act}) for site in sites})
+        return seen, run(lm, block, {site.hook: keep(site) for site in sites})
 
 
 def edited(lm: LM, block: Block, start: Clean, edits: Sequence[Edit]) -> Readouts:
@@ -77,16 +81,20 @@ def edited(lm: LM, block: Block, start: Clean, edits: Sequence[Edit]) -> Readout
         for site, new in edit.items():
             by_hook.setdefault(site.hook, []).append((copy, site, new))
 
-    def overwrite(act: Tensor, changes: list[tuple[int, Site, Tensor]]) -> Tensor:
-        act = act.clone()
-        copies = act.view(len(edits), -1, *act.shape[1:])
-        for copy, site, new in changes:
-            (copies[copy] if site.head is None else copies[copy, :, :, site.head])[:] = new
-        return act
+    def overwrite(changes: list[tuple[int, Site, Tensor]]) -> Hook:
+        def hook(act: Tensor) -> Tensor:
+            act = act.clone()
+            copies = act.view(len(edits), -1, *act.shape[1:])
+            for copy, site, new in changes:
+                (copies[copy] if site.head is None else copies[copy, :, :, site.head])[:] = new
+            return act
 
-    hooks: dict[str, Hook] = {name: lambda act, c=changes: overwrite(act, c) for name, changes in by_hook.items()}
+        return hook
+
     with torch.no_grad():
-        logits = run(lm, block, hooks, copies=len(edits), layer=layer, start=start)
+        logits = run(
+            lm, block, {name: overwrite(changes) for name, changes in by_hook.items()}, copies=len(edits), layer=layer, start=start
+        )
         return replace(read(block, logits), kl=_kl(block, start.logp, logits))
 
 
@@ -94,7 +102,7 @@ def run(
     lm: LM, block: Block, hooks: Mapping[str, Hook], *, copies: int = 1, layer: int = 0, start: Clean | None = None
 ) -> Float[Tensor, "copy place d_vocab"]:
     """The logits at the block's places, in float32; with `start`, resumed from its residual stream entering `layer`."""
-    fwd = [(name, lambda act, hook, f=f: f(act)) for name, f in hooks.items()]
+    fwd = [(name, _as_hook(f)) for name, f in hooks.items()]
     where: dict[str, Any] = {}
     if block.mask is not None:
         low = torch.finfo(getattr(torch, lm.dtype)).min
@@ -115,6 +123,11 @@ def run(
     column = at if lm.keeps_logits else block.places[:, 1]
     whole = len(block.ids) == 1 and logits.shape[2] == len(column) and bool((column == torch.arange(len(column))).all())
     return (logits[:, 0] if whole else logits[:, block.places[:, 0], column]).float()
+
+
+def _as_hook(function: Hook) -> Callable[..., Tensor | None]:
+    """In TransformerLens's form, which also passes the hook point (whose name is no key: it is the module's own)."""
+    return lambda act, hook: function(act)
 
 
 @contextmanager

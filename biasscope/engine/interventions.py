@@ -13,7 +13,8 @@ from biasscope.engine import forward
 from biasscope.engine.errors import UsageError
 from biasscope.engine.metrics import METRICS, sentence_logp
 from biasscope.engine.models import LM
-from biasscope.engine.tokens import Block, Forest
+from biasscope.engine.packing import Block
+from biasscope.engine.tokens import Forest
 from biasscope.engine.types import EFFECTS, SCORES, TRIPLES, Site, Track, silent
 
 ABLATION_METRICS = ("target", "competence", "kl")
@@ -121,7 +122,7 @@ def _unit(
 ) -> pl.DataFrame:
     """EFFECTS of one layer's sites on one block, as many copies a pass as the batch size allows."""
     copies = max(1, size // block.ids.numel())
-    before = {m: METRICS[m].fn(start.readouts).cpu().numpy()[0] for m in metrics}
+    before = {m: defined(m, start.readouts) for m in metrics}
     after: dict[str, list[np.ndarray]] = {m: [] for m in metrics}
     for first in range(0, len(layer_sites), copies):
         readouts = forward.edited(lm, block, start, [{s: source.at(block, s)} for s in layer_sites[first : first + copies]])
@@ -130,26 +131,32 @@ def _unit(
     return effects(forest, block, source.name, layer_sites, before, {m: np.concatenate(a) for m, a in after.items()})
 
 
+def defined(metric: str, readouts: forward.Readouts) -> np.ma.MaskedArray:
+    """The clean metric [example], masked where an example does not have it."""
+    values = METRICS[metric].fn(readouts)[0].detach().cpu().numpy()
+    return np.ma.MaskedArray(values, mask=~METRICS[metric].defined(readouts).cpu().numpy())
+
+
 def effects(
     forest: Forest,
     block: Block,
     source: str,
     wanted: Sequence[Site],
-    before: Mapping[str, np.ndarray],
+    before: Mapping[str, np.ma.MaskedArray],
     after: Mapping[str, np.ndarray],
 ) -> pl.DataFrame:
     """EFFECTS of sites on a block: per metric, `before` [example] and `after` [site example].
 
-    Rows in the order site, metric, example, whatever the batch; an example that lacks a metric has no row.
+    Rows in the order site, metric, example, whatever the batch; an example that does not have a metric has no row.
     """
     examples, metrics = [forest.examples[i] for i in block.examples], list(before)
-    rows, e, m = len(wanted) * len(metrics), len(examples), len(metrics)
+    e, m = len(examples), len(metrics)
 
     def of_site(values: list[Any], kind: Any) -> pl.Series:
         return pl.Series(values, dtype=kind)[np.repeat(np.arange(len(wanted)), m * e)]
 
     def of_example(values: list[str]) -> pl.Series:
-        return pl.Series(values, dtype=pl.String)[np.tile(np.arange(e), rows)]
+        return pl.Series(values, dtype=pl.String)[np.tile(np.arange(e), len(wanted) * m)]
 
     table = pl.DataFrame(
         {
@@ -160,12 +167,13 @@ def effects(
             "component": of_site([s.component for s in wanted], pl.String),
             "layer": of_site([s.layer for s in wanted], pl.Int32),
             "head": of_site([s.head for s in wanted], pl.Int32),
-            "baseline": np.tile(np.concatenate([before[k] for k in metrics]), len(wanted)),
+            "baseline": np.tile(np.concatenate([before[k].data for k in metrics]), len(wanted)),
             "value": np.stack([after[k] for k in metrics], axis=1).reshape(-1),
         }
     )
     same = {"source": pl.lit(source), "position": pl.lit("all"), "effect": pl.col("value") - pl.col("baseline")}
-    return table.with_columns(**same).select(EFFECTS.names()).filter(pl.col("baseline").is_not_nan())
+    has = np.tile(np.concatenate([~np.ma.getmaskarray(before[k]) for k in metrics]), len(wanted))
+    return table.with_columns(**same).select(EFFECTS.names()).filter(pl.Series(has))
 
 
 def baseline(lm: LM, forest: Forest, *, track: Track = silent) -> tuple[pl.DataFrame, pl.DataFrame]:
@@ -177,11 +185,12 @@ def baseline(lm: LM, forest: Forest, *, track: Track = silent) -> tuple[pl.DataF
         examples = [forest.examples[i] for i in block.examples]
         who = {"example_id": [e.id for e in examples], "group": [e.group for e in examples], "dataset": [e.dataset for e in examples]}
         for m in BASELINE_METRICS:
-            values = METRICS[m].fn(readouts)[0].cpu().numpy()
-            scores.append(pl.DataFrame({**who, "metric": [m] * len(examples), "value": values}))
+            values = defined(m, readouts)
+            table = pl.DataFrame({**who, "metric": [m] * len(examples), "value": values.data})
+            scores.append(table.filter(pl.Series(~np.ma.getmaskarray(values))))
         each = sentence_logp(readouts)[0].exp().cpu().numpy()
         kind = {"split": ["intrasentence"] * len(examples), "bias_type": [e.bias_type for e in examples]}
         columns = {"stereo": each[:, 0], "anti": each[:, 1], "unrelated": each[:, 2]}
-        triples.append(pl.DataFrame({**kind, "example_id": who["example_id"], "group": who["group"], **columns}))
-    table = pl.concat(scores).filter(pl.col("value").is_not_nan()).select(SCORES.names())
-    return table, pl.concat(triples).filter(pl.col("stereo").is_not_nan()).select(TRIPLES.names())
+        table = pl.DataFrame({**kind, "example_id": who["example_id"], "group": who["group"], **columns})
+        triples.append(table.filter(pl.Series(METRICS["sentence"].defined(readouts).cpu().numpy())))
+    return pl.concat(scores).select(SCORES.names()), pl.concat(triples).select(TRIPLES.names())

@@ -4,11 +4,11 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Bool, Float
 from torch import Tensor
 
 from biasscope.engine.forward import Readouts
-from biasscope.engine.tokens import SLOTS
+from biasscope.engine.packing import SLOTS
 
 STEREO, ANTI, UNRELATED = (SLOTS.index(s) for s in ("stereo", "anti", "unrelated"))
 SENTENCES = slice(3, 6)
@@ -25,6 +25,12 @@ class Metric:
     zero: str
     """What 0 means."""
     fn: Callable[[Readouts], PerExample]
+    needs: tuple[int, ...] = (STEREO, ANTI)
+    """The slots without which an example does not have this metric."""
+
+    def defined(self, readouts: Readouts) -> Bool[Tensor, " example"]:
+        """Which examples have the metric: a NaN of any other is the model's, and is not hidden."""
+        return (readouts.count[:, list(self.needs)] > 0).all(1)
 
 
 def target(readouts: Readouts) -> PerExample:
@@ -64,7 +70,7 @@ METRICS = {
     m.name: m
     for m in (
         Metric("target", "nats", "both equally likely", target),
-        Metric("sentence", "nats", "both equally likely", sentence),
+        Metric("sentence", "nats", "both equally likely", sentence, (3, 4)),
         Metric("competence", "nats", "sense and nonsense equally likely (pronouns: all probability mass on them)", competence),
         Metric("kl", "nats", "unchanged", kl),
     )

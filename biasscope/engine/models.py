@@ -74,7 +74,7 @@ def boot(weights: Weights, *, device: str = "auto", dtype: str = "float32") -> L
         raise DataError(f"the tokenizer in {weights.folder} is empty; save it again with `tokenizer.save_pretrained`")
     if tokenizer.pad_token is None:
         tokenizer.pad_token = tokenizer.eos_token
-    model = model.to(device).eval().requires_grad_(False)
+    model.eval().requires_grad_(False).to(device)
     try:
         bridge = TransformerBridge.boot_transformers(str(weights.folder), hf_model=model, tokenizer=copy.deepcopy(tokenizer), device=device)
     except Exception as error:

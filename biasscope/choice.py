@@ -1,0 +1,56 @@
+"""Which sites `--heads`, `--layers` and `--top` mean."""
+
+import re
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from biasscope.engine.errors import UsageError
+from biasscope.engine.types import Site
+
+if TYPE_CHECKING:
+    from biasscope.engine.models import LM
+
+
+@dataclass(frozen=True)
+class Choice:
+    """What was written after --heads and --layers; None: everything."""
+
+    heads: tuple[tuple[int, int], ...] | None
+    layers: tuple[int, ...] | None
+
+    @classmethod
+    def parse(cls, heads: str | None, layers: str | None) -> "Choice":
+        """The choice as written; UsageError where it cannot be read. Whether the model has such sites is seen later."""
+        return cls(None if heads is None else parse_heads(heads), None if layers is None else parse_layers(layers))
+
+    def sites(self, lm: "LM") -> list[Site]:
+        """The sites of that model; UsageError, with the valid range, outside it."""
+        if self.heads is not None:
+            for layer, head in self.heads:
+                if layer >= lm.n_layers or head >= lm.n_heads:
+                    ranges = f"layers 0-{lm.n_layers - 1}, heads 0-{lm.n_heads - 1}"
+                    raise UsageError(f"head {layer}.{head} is not in {lm.name}; it has {ranges}")
+            return [Site(layer, "z", head) for layer, head in self.heads]
+        from biasscope.engine import interventions
+
+        return interventions.sites(lm, ("z", "mlp_out"), self.layers)
+
+
+def parse_heads(text: str) -> tuple[tuple[int, int], ...]:
+    """Layer and head of each of "5.3,10.12"."""
+    found = [re.fullmatch(r"(\d+)\.(\d+)", part.strip(), re.ASCII) for part in text.split(",")]
+    if not all(found):
+        raise UsageError(f"--heads '{text}' cannot be read; write LAYER.HEAD, separated by commas, such as 5.3,10.12")
+    return tuple(sorted({(int(match[1]), int(match[2])) for match in found if match}))
+
+
+def parse_layers(text: str) -> tuple[int, ...]:
+    """The layers of "3,5,7-9"."""
+    layers: set[int] = set()
+    for part in text.split(","):
+        match = re.fullmatch(r"(\d{1,5})(?:-(\d{1,5}))?", part.strip(), re.ASCII)
+        first, last = (int(match[1]), int(match[2] or match[1])) if match else (1, 0)
+        if first > last:
+            raise UsageError(f"--layers '{text}' cannot be read; write numbers and ranges, separated by commas, such as 3,5,7-9")
+        layers.update(range(first, last + 1))
+    return tuple(sorted(layers))

@@ -1,0 +1,98 @@
+"""The `biasscope` command: finds its subcommands as files in `commands/`, and turns errors into exit codes."""
+
+import ast
+import importlib
+import os
+import pkgutil
+import signal
+import sys
+import traceback
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+from typer.core import TyperCommand, TyperGroup
+
+from biasscope import __version__, commands, console, options
+from biasscope.engine.errors import BiasScopeError
+
+
+def summary_line(name: str) -> str:
+    """The first line of a command's docstring, read without importing it."""
+    tree = ast.parse((Path(commands.__path__[0]) / f"{name}.py").read_text(encoding="utf-8"))
+    function = next(node for node in tree.body if isinstance(node, ast.FunctionDef) and node.name == name)
+    return (ast.get_docstring(function) or "").split("\n")[0]
+
+
+def load(name: str) -> Any:
+    """The command of that name, its module imported."""
+    module = importlib.import_module(f"biasscope.commands.{name}")
+    app = typer.Typer(add_completion=False)
+    app.command(name, epilog="\n\n".join(["Examples:", *module.EXAMPLES]))(options.flatten(getattr(module, name)))
+    return typer.main.get_command(app)
+
+
+class Folder(TyperGroup):
+    """A command group that is a folder: each file is a subcommand, imported only when it is called or asked for help."""
+
+    def __init__(self, **settings: Any) -> None:
+        found = sorted(module.name for module in pkgutil.iter_modules(commands.__path__))
+        super().__init__(**{**settings, "commands": {name: TyperCommand(name, help=summary_line(name)) for name in found}})
+
+    def resolve_command(self, ctx: Any, args: list[str]) -> Any:
+        """The real command in place of the stub that the list of commands shows."""
+        name, stub, rest = super().resolve_command(ctx, args)
+        return name, load(name) if name and stub else stub, rest
+
+    def invoke(self, ctx: Any) -> Any:
+        """The command's result, or the exit code that its error has."""
+        try:
+            return super().invoke(ctx)
+        except BiasScopeError as error:
+            if ctx.meta.get("biasscope.debug"):
+                traceback.print_exception(error)
+            console.error(str(error))
+            raise typer.Exit(error.exit_code) from error
+        except KeyboardInterrupt:
+            console.error("stopped by Ctrl-C; finished runs stand, the same command starts the others again", "stopped")
+            raise typer.Exit(130) from None
+        except BrokenPipeError:
+            # the reader has what it wanted (`| head -1`); nothing more may be flushed into the closed pipe at exit
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+            raise typer.Exit(0) from None
+
+
+def terminated(_signal: int, _frame: Any) -> None:
+    """Nothing: leaves through every `finally` with the exit code of SIGTERM."""
+    os.write(2, b"stopped: terminated by SIGTERM; finished runs stand\n")  # a handler must not enter buffered streams
+    raise SystemExit(143)
+
+
+app = typer.Typer(
+    cls=Folder, no_args_is_help=True, pretty_exceptions_enable=False, context_settings={"help_option_names": ["--help", "-h"]}
+)
+
+
+def show_version(value: bool) -> None:
+    """Nothing: prints the version and ends."""
+    if value:
+        typer.echo(f"biasscope {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def biasscope(
+    version: Annotated[bool, typer.Option("--version", help="Show the version", callback=show_version, is_eager=True)] = False,
+    debug: options.Debug = False,
+) -> None:
+    """Where inside a causal language model social bias sits, how certain that is, and what it costs to remove.
+
+    Exit codes: 0 ok, 1 failed, 2 usage, 3 finished with parts missing, 4 bad input, 5 needs the network, 130 Ctrl-C, 143 SIGTERM.
+    """
+
+
+def main() -> None:
+    """Nothing: runs the command line and exits."""
+    console.hush_environment()
+    signal.signal(signal.SIGTERM, terminated)
+    app(prog_name="biasscope")

@@ -1,0 +1,77 @@
+"""`biasscope baseline`."""
+
+from pathlib import Path
+from typing import Annotated
+
+from biasscope import options
+
+EXAMPLES = (
+    "biasscope baseline",
+    "biasscope baseline --model gpt2 --dataset stereoset --dataset winogender",
+    "biasscope baseline --predictions predictions.json --dataset stereoset",
+)
+
+
+def baseline(
+    o: options.Measure,
+    predictions: Annotated[
+        Path | None,
+        options.option(
+            "--predictions", "Score these per-sentence scores instead of a model", panel=options.DATA, exists=True, dir_okay=False
+        ),
+    ] = None,
+) -> None:
+    """Score the clean model: StereoSet's LMS, SS and ICAT, target and sentence gaps, WinoGender's shift and slope."""
+    if predictions is not None:
+        return _score_predictions(o, predictions)
+
+    import polars as pl
+
+    from biasscope import session
+    from biasscope.engine import interventions, stats
+
+    run = session.start("baseline", o)
+    for dataset in run.datasets:
+        forest = run.forest(dataset, sentences=True)
+        with run.phase("passes"):
+            scores, triples = interventions.baseline(run.lm, forest, track=run.screen.track)
+        tables = {"scores": scores} | ({"triples": triples} if triples.height else {})
+        with run.phase("statistics"):
+            summary = stats.baseline(scores, forest.examples, model=run.slug, share_of_men=dataset.share_of_men(), seed=o.seed)
+            if triples.height:
+                published = stats.stereoset(triples, model=run.slug, dataset=dataset.name, seed=o.seed)
+                summary = pl.concat([published, summary])
+        run.save(dataset, forest, {}, **tables, summary=summary)
+    return run.finish()
+
+
+def _score_predictions(o: options.Measure, file: Path) -> None:
+    """Nothing: the published scores of somebody else's predictions; no model is loaded."""
+    from biasscope.console import Screen
+    from biasscope.engine import digests, predictions, runs, stats
+    from biasscope.engine.datasets.stereoset import SOURCE
+    from biasscope.engine.errors import UsageError
+    from biasscope.session import Session
+
+    if o.limit is not None:
+        raise UsageError("--limit does not go with --predictions: published scores are over a whole split")
+    runs.check_writable(o.output_dir)
+    own = {"predictions": str(file)}
+    run = Session(command="baseline", options=o, own=own, screen=Screen(o.quiet, o.verbose), slug=runs.safe_name(file.stem))
+    for name in dict.fromkeys(o.dataset or ["stereoset"]):
+        with run.phase("statistics"):
+            triples = predictions.load(file, name, o.data_dir)
+            summary = stats.stereoset(triples, model=run.slug, dataset=name, seed=o.seed)
+        part = runs.DatasetPart(
+            name=name,
+            digest=digests.digest(sorted(triples["example_id"])),
+            source=dict(SOURCE.record()),
+            found=triples.height,
+            used=triples.height,
+            not_drawn=0,
+            dropped={},
+            partly={},
+            groups=triples["group"].n_unique(),
+        )
+        run.keep(part, {"predictions": digests.of_file(file), "dataset": name}, {"triples": triples, "summary": summary})
+    run.finish()

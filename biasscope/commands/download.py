@@ -1,0 +1,49 @@
+"""`biasscope download`."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from biasscope import options
+
+EXAMPLES = (
+    "biasscope download stereoset winogender",
+    "biasscope download stereoset --from ~/Downloads   (a folder with the official dev.json)",
+    "BIASSCOPE_HUB_URL=https://mirror.example biasscope download stereoset",
+)
+
+
+def download(
+    sources: Annotated[list[str], typer.Argument(help="stereoset, winogender")],
+    data_dir: options.DataDir = Path("data"),
+    local: Annotated[Path | None, options.option("--from", "Take local copies from this folder", exists=True, file_okay=False)] = None,
+    fresh: Annotated[bool, options.option("--fresh", "Download again what is there")] = False,
+    offline: options.Offline = False,
+    hub_url: Annotated[str | None, options.option("--hub-url", "Mirror of the Hugging Face hub")] = None,
+    raw_url: Annotated[str | None, options.option("--raw-url", "Mirror of raw.githubusercontent.com")] = None,
+    quiet: options.Quiet = False,
+    verbose: options.Verbose = False,
+    debug: options.Debug = False,
+) -> None:
+    """Fetch datasets at a pinned revision, check them, and record where they come from."""
+    import json
+    import sys
+
+    from biasscope.console import Screen
+    from biasscope.engine import download as engine
+
+    screen = Screen(quiet, verbose)
+    records = []
+    for source in dict.fromkeys(sources):
+        with screen.hushed():
+            record = engine.download(
+                source, data_dir, local=local, fresh=fresh, offline=offline, hub_url=hub_url, raw_url=raw_url, track=screen.track
+            )
+        for damage in record["damaged"]:
+            screen.warn(f"mended: {damage}")
+        screen.note(f"{source}: in {data_dir / source}" + (", nothing downloaded" if record["reused"] else ""))
+        records.append(record)
+    if not sys.stdout.isatty():
+        sys.stdout.write(json.dumps(records, allow_nan=False, indent=2) + "\n")
+        sys.stdout.flush()

@@ -1,0 +1,114 @@
+"""The only place that talks to a person: progress, notes and errors on stderr, data on stdout."""
+
+import contextlib
+import io
+import logging
+import os
+import sys
+import time
+import warnings
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from typing import Any
+
+EVERY = 5.0
+"""Seconds between two lines of progress where there is no terminal."""
+
+
+def safe_text(text: str) -> str:
+    """The text without what could steer a terminal: control characters, ESC, bidi marks, zero-width characters.
+
+    White space of any kind becomes one space each. Nothing of ours is ever parsed as rich markup, so none needs escaping.
+    """
+    return "".join(" " if c.isspace() else c for c in text if c.isprintable() or c.isspace())
+
+
+def _stderr(text: str) -> None:
+    for line in text.split("\n"):
+        sys.stderr.write(safe_text(line) + "\n")
+    sys.stderr.flush()
+
+
+def error(text: str, label: str = "error") -> None:
+    """Nothing: writes what went wrong to stderr, in plain lines."""
+    _stderr(f"{label}: {text}")
+
+
+def hush_environment() -> None:
+    """Nothing: switches off the telemetry and the progress bars of the libraries, before any of them is imported."""
+    for name in ("HF_HUB_DISABLE_TELEMETRY", "DO_NOT_TRACK", "HF_HUB_DISABLE_PROGRESS_BARS", "TQDM_DISABLE"):
+        os.environ[name] = "1"
+    os.environ["WANDB_MODE"] = "disabled"
+    os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+    os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
+
+
+@dataclass(frozen=True)
+class Screen:
+    """What a person sees beside the data."""
+
+    quiet: bool = False
+    verbose: bool = False
+
+    def note(self, text: str) -> None:
+        """Nothing: a line on stderr, unless quiet."""
+        if not self.quiet:
+            _stderr(text)
+
+    def warn(self, text: str) -> None:
+        """Nothing: a warning on stderr."""
+        _stderr(f"warning: {text}")
+
+    def track(self, units: list[Any], label: str) -> Iterable[Any]:
+        """The units, with progress shown: a bar on a terminal, else a plain line every few seconds."""
+        if self.quiet or not units:
+            return units
+        return _bar(units, label) if sys.stderr.isatty() else _lines(units, label)
+
+    @contextlib.contextmanager
+    def hushed(self) -> Iterator[None]:
+        """A stretch in which libraries cannot write to stdout, nor warn on stderr unless verbose."""
+        level = logging.WARNING if self.verbose else logging.ERROR
+        logging.getLogger().setLevel(level)
+        for name in ("transformer_lens", "transformers", "huggingface_hub", "datasets", "pooch"):
+            logging.getLogger(name).setLevel(level)
+        with warnings.catch_warnings(), contextlib.redirect_stdout(sys.stderr if self.verbose else io.StringIO()):
+            if not self.verbose:
+                warnings.simplefilter("ignore")
+            yield
+
+
+def _lines(units: list[Any], label: str) -> Iterator[Any]:
+    start = last = time.monotonic()
+    for done, unit in enumerate(units, 1):
+        yield unit
+        now = time.monotonic()
+        if now - last >= EVERY and done < len(units):
+            last, rate = now, done / (now - start)
+            _stderr(f"{label}: {done}/{len(units)}, {rate:.3g}/s, {clock((len(units) - done) / rate)} left")
+
+
+def _bar(units: list[Any], label: str) -> Iterator[Any]:
+    from rich.console import Console
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, ProgressColumn, Task, TextColumn, TimeRemainingColumn
+    from rich.text import Text
+
+    class Rate(ProgressColumn):
+        """Units a second."""
+
+        def render(self, task: Task) -> Text:
+            """The rate as text."""
+            return Text(f"{task.speed:.3g}/s" if task.speed else "")
+
+    columns = (TextColumn("{task.description}", markup=False), BarColumn(), MofNCompleteColumn(), Rate(), TimeRemainingColumn())
+    with Progress(*columns, console=Console(stderr=True), transient=True) as progress:
+        yield from progress.track(units, description=safe_text(label))
+
+
+def clock(seconds: float) -> str:
+    """A duration for people: 42 s, 3:05 min, 1:02:03 h."""
+    whole = round(seconds)
+    if whole < 60:
+        return f"{whole} s"
+    minutes, rest = divmod(whole, 60)
+    return f"{minutes}:{rest:02} min" if minutes < 60 else f"{minutes // 60}:{minutes % 60:02}:{rest:02} h"

@@ -1,0 +1,166 @@
+"""Token sequences merged into prefix trees and packed into rows, so that what two of them share is computed once.
+
+A row holds whole examples. Where the model cannot attend by an ancestor mask, or an example alone is longer than a row, each
+sequence is a row.
+"""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+import torch
+from jaxtyping import Bool, Int
+from torch import Tensor
+
+SLOTS = ("stereo", "anti", "unrelated", "stereo_sentence", "anti_sentence", "unrelated_sentence")
+ROW = 512
+"""Nodes a row may hold: attention costs row², and longer rows share no more."""
+
+
+@dataclass(frozen=True)
+class Scored:
+    """Token ids and which of them are scored, for one slot."""
+
+    ids: tuple[int, ...]
+    first: int
+    """Index of the first scored token; each token t is predicted at t − 1. At least 1."""
+    slot: int
+    """Index into SLOTS."""
+
+
+@dataclass(frozen=True)
+class Block:
+    """Rows that run in one pass, holding whole examples. Rows are padded at the right."""
+
+    ids: Int[Tensor, "row node"]
+    depth: Int[Tensor, "row node"]
+    """Position ids: how many nodes stand before it on its path."""
+    mask: Bool[Tensor, "row node node"] | None
+    """mask[r, i, j]: node i attends to node j, its ancestor or itself; None: plain causal rows."""
+    weights: Int[Tensor, "row node"]
+    """How many examples use the node; an example that meets the same prefix in several rows counts in the first."""
+    owner: Int[Tensor, "row node"]
+    """An example (index within the block) that uses the node, the only one where nothing is shared; −1: padding."""
+    examples: tuple[int, ...]
+    """Indices into Forest.examples."""
+    places: Int[Tensor, "place 2"]
+    """Row and node of every distinct node that predicts something: the only ones unembedded."""
+    predict: Int[Tensor, "prediction 3"]
+    """Per scored token: the place that predicts it, its id, example-in-block × len(SLOTS) + slot."""
+    readout: Int[Tensor, " example"]
+    """The place of each example's last prefix node."""
+
+
+def rows(groups: Sequence[list[Scored]], limit: int, share: str, packed: bool) -> list[Block]:
+    """The blocks of all examples' sequences, in the order of their text so that neighbours share; no row passes `limit` nodes."""
+    order = sorted(range(len(groups)), key=lambda i: groups[i][0].ids)
+    blocks = []
+    for chunk in _chunks(groups, order, limit, share, packed):
+        fits = len(chunk) > 1 or len(set(_paths(groups[chunk[0]]))) <= limit
+        blocks.append(pack([groups[i] for i in chunk], chunk, share, packed and fits))
+    return blocks
+
+
+def _paths(group: list[Scored]) -> Iterator[tuple[int, ...]]:
+    """Every prefix that has a node: the last token of a sequence is only predicted."""
+    return (s.ids[:d] for s in group for d in range(1, len(s.ids)))
+
+
+def _chunks(groups: Sequence[list[Scored]], order: list[int], limit: int, share: str, packed: bool) -> Iterator[list[int]]:
+    """Examples that fit one row of `limit` nodes together."""
+    chunk: list[int] = []
+    seen: set[tuple[int, ...]] = set()
+    size = 0
+    for i in order:
+        # −1 − i cannot be a token: where nothing is shared it keeps an example's paths apart
+        own = {((-1 - i, *path) if share == "example" else path) for path in _paths(groups[i])}
+        alone = len(own) if packed else sum(len(s.ids) - 1 for s in groups[i])
+        cost = len(own - seen) if packed else alone
+        if chunk and size + cost > limit:
+            yield chunk
+            chunk, seen, size, cost = [], set(), 0, alone
+        chunk.append(i)
+        seen |= own
+        size += cost
+    yield chunk
+
+
+@dataclass
+class _Tree:
+    """A growing row: nodes in the order they were met, so that a parent stands before its children."""
+
+    node: dict[tuple[object, int, int], int]
+    ids: list[int]
+    depth: list[int]
+    parent: list[int]
+    owner: list[int]
+    weight: list[int]
+
+    def path(self, ids: tuple[int, ...], example: int, key: object, counted: set[tuple[int, tuple[int, ...]]]) -> list[int]:
+        """The nodes of a sequence, made where they are not there yet; prefixes new to `counted` add to their weight."""
+        at, nodes = -1, []
+        for depth, token in enumerate(ids):
+            if (key, at, token) not in self.node:
+                self.node[key, at, token] = len(self.ids)
+                for column, value in zip(self.columns(), (token, depth, at, example, 0), strict=True):
+                    column.append(value)
+            at = self.node[key, at, token]
+            nodes.append(at)
+            if (example, ids[: depth + 1]) not in counted:
+                counted.add((example, ids[: depth + 1]))
+                self.weight[at] += 1
+        return nodes
+
+    def columns(self) -> tuple[list[int], ...]:
+        """What is known of every node."""
+        return self.ids, self.depth, self.parent, self.owner, self.weight
+
+
+def pack(groups: list[list[Scored]], chunk: Sequence[int], share: str, packed: bool) -> Block:
+    """The block of some examples' sequences: one packed row, or a row a sequence where packing is not possible."""
+    trees: list[_Tree] = []
+    rows: dict[object, int] = {}
+    counted: set[tuple[int, tuple[int, ...]]] = set()
+    spots: list[tuple[int, int, int, int]] = []
+    readout: list[tuple[int, int]] = []
+    for local, group in enumerate(groups):
+        key = local if share == "example" else -1
+        for number, scored in enumerate(group):
+            where = 0 if packed else rows.setdefault((key, scored.ids[:-1]), len(rows))
+            if where == len(trees):
+                trees.append(_Tree({}, [], [], [], [], []))
+            nodes = trees[where].path(scored.ids[:-1], local, key, counted)
+            spots += [(where, nodes[t - 1], scored.ids[t], local * len(SLOTS) + scored.slot) for t in range(scored.first, len(scored.ids))]
+            if number == 0:
+                readout.append((where, nodes[scored.first - 1]))
+    return _tensors(trees, spots, readout, tuple(chunk), packed)
+
+
+def _tensors(
+    trees: list[_Tree], spots: list[tuple[int, int, int, int]], readout: list[tuple[int, int]], chunk: tuple[int, ...], packed: bool
+) -> Block:
+    width = max(len(t.ids) for t in trees)
+
+    def padded(values: list[list[int]], fill: int) -> Int[Tensor, "row node"]:
+        return torch.tensor([v + [fill] * (width - len(v)) for v in values])
+
+    place = {spot: i for i, spot in enumerate(sorted({s[:2] for s in spots} | set(readout)))}
+    return Block(
+        ids=padded([t.ids for t in trees], trees[0].ids[0]),
+        depth=padded([t.depth for t in trees], 0),
+        mask=_ancestors(trees[0].parent) if packed else None,
+        weights=padded([t.weight for t in trees], 0),
+        owner=padded([t.owner for t in trees], -1),
+        examples=chunk,
+        places=torch.tensor(list(place)),
+        predict=torch.tensor([(place[row, node], target, key) for row, node, target, key in spots]),
+        readout=torch.tensor([place[r] for r in readout]),
+    )
+
+
+def _ancestors(parent: list[int]) -> Bool[Tensor, "1 node node"]:
+    """Which nodes each node attends to: itself and every node above it. Parents stand before their children."""
+    mask = torch.eye(len(parent), dtype=torch.bool)
+    for node, above in enumerate(parent):
+        if above >= 0:
+            mask[node] |= mask[above]
+    return mask[None]

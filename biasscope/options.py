@@ -1,0 +1,158 @@
+"""The options of the commands: one name, one meaning everywhere, each also as environment variable BIASSCOPE_<NAME>."""
+
+import inspect
+import shlex
+from collections.abc import Callable
+from dataclasses import asdict, dataclass, fields
+from enum import StrEnum
+from pathlib import Path
+from typing import Annotated, Any, get_type_hints
+
+import platformdirs
+import typer
+
+MODEL, DATA, OUTPUT = "Model and compute", "Data", "Output"
+
+
+class Format(StrEnum):
+    """What stdout holds."""
+
+    TABLE = "table"
+    JSON = "json"
+    JSONL = "jsonl"
+    CSV = "csv"
+    MARKDOWN = "markdown"
+
+
+class Dtype(StrEnum):
+    """The numbers a model computes with."""
+
+    FLOAT32 = "float32"
+    BFLOAT16 = "bfloat16"
+    FLOAT16 = "float16"
+
+
+class Source(StrEnum):
+    """What replaces the activation of a site."""
+
+    MEAN = "mean"
+    ZERO = "zero"
+
+
+def option(flag: str, help: str, *more: str, panel: str | None = None, **limits: Any) -> Any:  # noqa: A002  typer's own word
+    """A typer option that also reads BIASSCOPE_<FLAG>; `more` are further spellings, `limits` typer's min, max, metavar."""
+    name = flag.removeprefix("--").replace("-", "_").upper()
+    return typer.Option(flag, *more, help=help, envvar=f"BIASSCOPE_{name}", show_envvar=False, rich_help_panel=panel, **limits)
+
+
+def batch_size(value: str) -> str:
+    """The value as given, "auto" or a whole number from 1 up; anything else is a usage error."""
+    if value != "auto" and not (value.isdecimal() and int(value) > 0):
+        raise typer.BadParameter(f"'{value}' is neither 'auto' nor a whole number from 1 up")
+    return value
+
+
+def remember_debug(context: typer.Context, value: bool) -> bool:
+    """The value, kept where `cli` finds it when an error passes."""
+    if value:
+        context.meta["biasscope.debug"] = True
+    return value
+
+
+Model = Annotated[str, option("--model", "Short name, hub id, local folder or .gguf file", "-m", panel=MODEL)]
+Device = Annotated[str, option("--device", "auto, cpu, cuda, …", panel=MODEL)]
+DtypeOption = Annotated[Dtype, option("--dtype", "Numbers the model computes with", panel=MODEL)]
+BatchSize = Annotated[
+    str, option("--batch-size", "Tokens of all copies in a pass; auto: by model size", panel=MODEL, callback=batch_size, metavar="auto|N")
+]
+Revision = Annotated[str | None, option("--revision", "Branch, tag or commit of a hub model", panel=MODEL)]
+CacheDir = Annotated[Path, option("--cache-dir", "Where converted models are kept", panel=MODEL, file_okay=False)]
+Offline = Annotated[bool, option("--offline", "Use no network at all", panel=MODEL)]
+Datasets = Annotated[
+    list[str] | None,
+    option(
+        "--dataset", "Name or FILE.json, repeatable (default: the original study's three if downloaded, else occupations)", "-d", panel=DATA
+    ),
+]
+Limit = Annotated[int | None, option("--limit", "A seeded sample of N examples, spread evenly over groups", panel=DATA, min=1)]
+Seed = Annotated[int, option("--seed", "Seed of every random choice", panel=DATA, min=0)]
+DataDir = Annotated[Path, option("--data-dir", "Where `biasscope download` puts data", panel=DATA, file_okay=False)]
+SkipInvalid = Annotated[bool, option("--skip-invalid", "Leave out and count examples that cannot be read, instead of refusing", panel=DATA)]
+OutputDir = Annotated[Path, option("--output-dir", "Where runs are written", "-o", panel=OUTPUT)]
+FormatOption = Annotated[
+    Format | None, option("--format", "What to write to stdout (default: table on a terminal, else json)", panel=OUTPUT)
+]
+Json = Annotated[bool, option("--json", "Short for --format json", panel=OUTPUT)]
+Rows = Annotated[bool, option("--rows", "Per-example rows too (json), or instead of the summary (jsonl)", panel=OUTPUT)]
+Quiet = Annotated[bool, option("--quiet", "No progress, no notes", "-q", panel=OUTPUT)]
+Verbose = Annotated[bool, option("--verbose", "Also what the libraries have to say", "-v", panel=OUTPUT)]
+Debug = Annotated[bool, option("--debug", "Show the traceback of every error", panel=OUTPUT, callback=remember_debug)]
+
+
+@dataclass(frozen=True)
+class Measure:
+    """The options that every measuring command takes."""
+
+    model: Model = "smollm2-135m"
+    dataset: Datasets = None
+    limit: Limit = None
+    seed: Seed = 0
+    device: Device = "auto"
+    dtype: DtypeOption = Dtype.FLOAT32
+    batch_size: BatchSize = "auto"
+    revision: Revision = None
+    data_dir: DataDir = Path("data")
+    skip_invalid: SkipInvalid = False
+    cache_dir: CacheDir = Path(platformdirs.user_cache_dir("biasscope", appauthor=False))
+    offline: Offline = False
+    output_dir: OutputDir = Path("results")
+    format: FormatOption = None
+    json: Json = False
+    rows: Rows = False
+    quiet: Quiet = False
+    verbose: Verbose = False
+    debug: Debug = False
+
+    def units(self) -> int | None:
+        """The batch size as a number, None for "auto"."""
+        return None if self.batch_size == "auto" else int(self.batch_size)
+
+    def resolved(self) -> dict[str, Any]:
+        """The options as the record shows them; how the result was printed is no part of it."""
+        shown = ("format", "json", "rows", "quiet", "verbose", "debug")
+        return {k: str(v) if isinstance(v, Path) else v for k, v in asdict(self).items() if k not in shown}
+
+
+def reproduced(command: str, measure: Measure, dataset: list[str], own: dict[str, Any]) -> str:
+    """The command line that gives a run again: model, datasets and whatever differs from the defaults."""
+    shared = {f.name: getattr(measure, f.name) for f in fields(Measure) if getattr(measure, f.name) != f.default}
+    shared = {name: value for name, value in shared.items() if name in measure.resolved()}
+    words = ["biasscope", command]
+    model = {} if "predictions" in own else {"model": measure.model}  # no model ran
+    for name, value in (model | shared | {"dataset": dataset} | own).items():
+        for single in value if isinstance(value, list) else [value]:
+            flag = f"--{name.replace('_', '-')}"
+            words += [] if single is None or single is False else [flag] if single is True else [flag, str(single)]
+    return shlex.join(words)
+
+
+def flatten(command: Callable[..., None]) -> Callable[..., None]:
+    """`command` with its `Measure` argument spread into single options, so that typer sees (and documents) each of them."""
+    hints = get_type_hints(command, include_extras=True)
+    bundle = next((name for name, hint in hints.items() if hint is Measure), None)
+    if bundle is None:
+        return command
+    own = [p for name, p in inspect.signature(command).parameters.items() if name != bundle]
+    types = get_type_hints(Measure, include_extras=True)
+    shared = [
+        inspect.Parameter(f.name, inspect.Parameter.KEYWORD_ONLY, default=f.default, annotation=types[f.name]) for f in fields(Measure)
+    ]
+
+    def spread(**values: Any) -> None:
+        measure = Measure(**{f.name: values.pop(f.name) for f in fields(Measure)})
+        command(**{bundle: measure}, **values)
+
+    spread.__name__, spread.__doc__ = command.__name__, command.__doc__
+    own = [p.replace(kind=inspect.Parameter.KEYWORD_ONLY, annotation=hints[p.name]) for p in own]
+    spread.__signature__ = inspect.Signature([*own, *shared])  # type: ignore[attr-defined]
+    return spread

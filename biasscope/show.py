@@ -1,0 +1,114 @@
+"""A result as it leaves the command: tables for people, data for programs, each on the stream where it belongs."""
+
+import json
+import math
+import sys
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import Any, TextIO
+
+import polars as pl
+
+from biasscope import tables
+from biasscope.console import safe_text
+from biasscope.engine.runs import RunRecord
+from biasscope.options import Format, Measure
+
+FLUSH = 1000
+"""Rows written to stdout at a time."""
+
+
+@dataclass(frozen=True)
+class Result:
+    """What a measuring command found."""
+
+    record: RunRecord
+    summaries: list[pl.DataFrame]
+    """SUMMARY per dataset, in the order of the record's datasets."""
+    rows: list[pl.DataFrame]
+    """Per-example tables; empty unless asked for."""
+
+
+def result(found: Result, options: Measure) -> None:
+    """Nothing: writes the asked format to stdout, and the table to stderr where data went to a pipe and a person watches."""
+    asked = Format.JSON if options.json else options.format
+    chosen = asked or (Format.TABLE if sys.stdout.isatty() else Format.JSON)
+    if chosen is Format.TABLE:
+        show_tables(found, sys.stdout)
+    else:
+        if asked is None and sys.stderr.isatty() and not options.quiet:
+            show_tables(found, sys.stderr)
+        write_data(found, chosen, options.rows)
+    sys.stdout.flush()
+
+
+def write_data(found: Result, chosen: Format, with_rows: bool) -> None:
+    """Nothing: writes the result to stdout in a format for programs."""
+    summary = pl.concat(found.summaries)
+    if chosen is Format.JSON:
+        document = {
+            "schema_version": found.record.schema_version,
+            "run": found.record.model_dump(mode="json"),
+            "summary": list(records([summary])),
+            "warnings": found.record.warnings,
+        }
+        if with_rows:
+            document["rows"] = list(records(found.rows))
+        sys.stdout.write(json.dumps(document, allow_nan=False, indent=2) + "\n")
+    elif chosen is Format.JSONL:
+        for record in records(found.rows if with_rows else [summary]):
+            sys.stdout.write(json.dumps(record, allow_nan=False) + "\n")
+    elif chosen is Format.CSV:
+        sys.stdout.write(summary.with_columns(pl.col(pl.String).map_elements(safe_text, pl.String)).write_csv())
+    else:
+        sys.stdout.write(markdown(summary))
+
+
+def records(frames: Iterable[pl.DataFrame]) -> Iterable[dict[str, Any]]:
+    """The rows as dictionaries fit for strict JSON: numbers unrounded, null for what is not finite."""
+    for frame in frames:
+        for part in frame.iter_slices(FLUSH):
+            for row in part.iter_rows(named=True):
+                yield {k: None if isinstance(v, float) and not math.isfinite(v) else v for k, v in row.items()}
+
+
+def markdown(summary: pl.DataFrame) -> str:
+    """The summary as a Markdown table, columns that are empty throughout left out."""
+    shown = summary.select(c for c in summary.columns if summary[c].null_count() < summary.height)
+    lines = [shown.columns, ["---"] * shown.width, *(["" if v is None else str(v) for v in row.values()] for row in records([shown]))]
+    return "".join(f"| {' | '.join(escaped(cell) for cell in line)} |\n" for line in lines)
+
+
+def escaped(cell: str) -> str:
+    """The text of a Markdown cell with nothing in it that Markdown or HTML would act on."""
+    text = safe_text(cell).replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;")
+    return "".join(f"\\{c}" if c in "\\|`*[]" else c for c in text)
+
+
+def show_tables(found: Result, stream: TextIO) -> None:
+    """Nothing: writes one table a dataset."""
+    for part, summary in zip(found.record.datasets, found.summaries, strict=True):
+        make = tables.clean_model if found.record.command == "baseline" else tables.effects
+        draw(make(summary, part.name, f"{part.path}/summary.parquet"), stream)
+
+
+def draw(table: tables.Table, stream: TextIO) -> None:
+    """Nothing: draws one table, in as many columns as the stream has (80 where it is no terminal)."""
+    from rich import box
+    from rich.console import Console
+    from rich.table import Table
+    from rich.text import Text
+
+    drawn = Table(
+        title=Text(safe_text(table.title)), title_justify="left", box=box.SIMPLE_HEAD, padding=(0, 1), pad_edge=False, collapse_padding=True
+    )
+    for index, column in enumerate(table.columns):
+        drawn.add_column(Text(column), justify="left" if index == 0 else "right", no_wrap=True)
+    for section in table.sections:
+        for cells in section:
+            drawn.add_row(*(Text(safe_text(cell)) for cell in cells))
+        drawn.add_section()
+    console = Console(file=stream, width=None if stream.isatty() else 80, highlight=False, soft_wrap=False)
+    console.print(drawn)
+    for note in table.notes:
+        console.print(Text(safe_text(note)), soft_wrap=True)

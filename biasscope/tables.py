@@ -1,0 +1,156 @@
+"""SUMMARY as tables that people read at 80 columns: which rows and columns, and how numbers are rounded. Text only."""
+
+import math
+from dataclasses import dataclass
+from typing import Any
+
+import polars as pl
+
+from biasscope.engine import stats
+from biasscope.engine.resampling import MIN_CLUSTERS
+from biasscope.engine.types import Site
+
+NONE = "–"
+LEGEND = "* p_family < 0.05: significant among all sites of its kind"
+SHOWN = {"heads": 15, "MLPs": 5, "hook points": 5}
+"""Rows shown of each kind of site; the rest is in the file."""
+SMALL = 1e-4
+"""Below this a number is written with an exponent."""
+
+
+@dataclass(frozen=True)
+class Table:
+    """What a table shows; sections are divided by a rule."""
+
+    title: str
+    columns: list[str]
+    sections: list[list[list[str]]]
+    notes: list[str]
+
+
+def number(value: float | None) -> str:
+    """Three significant digits, and a dash for what does not exist."""
+    if value is None or not math.isfinite(value):
+        return NONE
+    if value == 0 or abs(value) >= SMALL:
+        digits = 3 if value == 0 else max(0, 2 - math.floor(math.log10(abs(value))))
+        return f"{value:.{min(digits, 4)}f}".replace("-", "−")
+    return f"{value:.0e}".replace("-", "−")
+
+
+def interval(row: dict[str, Any]) -> str:
+    """Estimate and 95 % interval in one cell, with a star where the family-wise test passes."""
+    star = "*" if row["p_family"] is not None and row["p_family"] < 0.05 else " "
+    if row["ci_low"] is None or row["ci_high"] is None:
+        return f"{number(row['estimate'])}{star} [{NONE}]"
+    widest = max(abs(row["ci_low"]), abs(row["ci_high"]))
+    places = 3 if widest < 1 else 2 if widest < 10 else 1
+    low, high = (f"{row[end]:.{places}f}".replace("-", "−") for end in ("ci_low", "ci_high"))
+    return f"{number(row['estimate'])}{star} [{low}, {high}]"
+
+
+def clean_model(summary: pl.DataFrame, dataset: str, file: str) -> Table:
+    """What the clean model prefers: one row a statistic and selection of examples."""
+    sections: dict[str, list[list[str]]] = {}
+    units: dict[str, list[str]] = {}
+    hidden = 0
+    groups = _most(summary.filter(pl.col("subset") == "all"), "clusters")
+    for row in summary.iter_rows(named=True):
+        if _detail(row, groups):
+            hidden += 1
+            continue
+        name = _named(row)
+        cells = [name, row["subset"], interval(row), number(row["p"]), str(row["n"]), str(row["clusters"])]
+        sections.setdefault(row["metric"], []).append(cells)
+        units.setdefault(row["unit"], []).append(name)
+    notes = ["; ".join(f"{', '.join(dict.fromkeys(names))}: {unit}" for unit, names in units.items() if unit != "r")]
+    notes += [f"… {hidden} more rows in {file}"] if hidden else []
+    columns = ["score", "over", "estimate [95 % interval]", "p", "n", "groups"]
+    return Table(f"{dataset}: {summary['model'][0]}, clean", columns, list(sections.values()), [*notes, *_reading(summary, dataset)])
+
+
+def _detail(row: dict[str, Any], groups: int) -> bool:
+    """Whether a row of the baseline stands in the file only: single occupations, single terms, pooled scores of a part."""
+    single = row["subset"].startswith("occupation: ") or (row["subset"].startswith("term: ") and groups >= MIN_CLUSTERS)
+    return single or (row["statistic"].endswith("_pooled") and row["subset"] != "all")
+
+
+def _named(row: dict[str, Any]) -> str:
+    """A short name of a row's metric and statistic."""
+    statistic = row["statistic"]
+    if row["metric"] == "stereoset":
+        return statistic.upper().replace("_POOLED", " pooled")
+    if "_" in statistic:
+        kind, source = statistic.split("_")
+        return f"{'r' if kind == 'pearson' else 'ρ'} {'BLS' if source == 'bls' else source.title()}"
+    return row["metric"] if statistic == "mean" else f"{row['metric']} {statistic}"
+
+
+def effects(summary: pl.DataFrame, dataset: str, file: str) -> Table:
+    """The effects of replacing sites, largest first: heads, MLPs and hook points."""
+    ranked = stats.ranking(summary)
+    slopes = ranked["statistic"][0] == "slope"
+    values = {name: _by_site(rows) for name, rows in _beside(summary, slopes) if rows.height}
+    sections, more = [], []
+    for kind, limit in SHOWN.items():
+        rows = [row for row in ranked.iter_rows(named=True) if _kind(row) == kind]
+        shown = [row for row in rows if not _again(row)][:limit]
+        sections += [[_cells(row, values) for row in shown]] if shown else []
+        more += [f"{len(rows) - len(shown)} more {kind}"] if len(rows) > len(shown) else []
+    first = ranked.row(0, named=True)
+    title = f"{dataset}: {first['method']}, source {first['source']}, {_most(ranked, 'n')} examples"
+    columns = ["site", f"{'slope' if slopes else 'effect'} [95 % interval]", "p_family", *values]
+    notes = [LEGEND, *([f"… {', '.join(more)} in {file}"] if more else []), *_reading(summary, dataset)]
+    return Table(title, columns, sections, notes)
+
+
+def _beside(summary: pl.DataFrame, slopes: bool) -> list[tuple[str, pl.DataFrame]]:
+    """Header and rows of the columns beside the ranked one."""
+    shift = [("shift", "target", "mean")] if slopes else []
+    wanted = [*shift, ("rms", "target", "rms"), ("compet.", "competence", "mean"), ("kl", "kl", "mean")]
+    return [(name, summary.filter(pl.col("metric") == metric, pl.col("statistic") == statistic)) for name, metric, statistic in wanted]
+
+
+def _most(rows: pl.DataFrame, column: str) -> int:
+    """The largest number in a column of counts."""
+    return max(rows[column].drop_nulls().to_list(), default=0)
+
+
+def _site(row: dict[str, Any]) -> Site:
+    return Site(row["layer"], row["component"], row["head"])
+
+
+def _by_site(rows: pl.DataFrame) -> dict[Site, float | None]:
+    return {_site(row): row["estimate"] for row in rows.iter_rows(named=True)}
+
+
+def _kind(row: dict[str, Any]) -> str:
+    if row["head"] is not None:
+        return "heads"
+    return "MLPs" if row["component"] == "mlp_out" else "hook points"
+
+
+def _again(row: dict[str, Any]) -> bool:
+    """Whether a site is another one under a second name: a layer's incoming residual stream is what the layer before it left."""
+    return row["component"] == "resid_pre" and row["layer"] > 0
+
+
+def _cells(row: dict[str, Any], values: dict[str, dict[Site, float | None]]) -> list[str]:
+    site = _site(row)
+    return [str(site), interval(row), number(row["p_family"]), *(number(column.get(site)) for column in values.values())]
+
+
+def _reading(summary: pl.DataFrame, dataset: str) -> list[str]:
+    """How to read what the table shows, a line each."""
+    sites = summary["component"].is_not_null().any()
+    lines = []
+    if (summary["statistic"] == "slope").any():
+        lines.append("slope: of target on the occupation's share of men, nats per SD: the stereotype")
+        lines += ["shift: mean change of target, nats, in all occupations alike: base rate of “he”"] if sites else []
+    elif sites:
+        lines.append("effect: mean change of target, nats; positive: towards the stereotype (or the male pronoun)")
+    if sites:
+        lines += ["rms: of target, nats"] + (["compet.: change of competence, nats; kl: nats"] if (summary["metric"] == "kl").any() else [])
+    groups = _most(summary.filter(pl.col("subset") == "all"), "clusters")
+    note = stats.few_clusters_note(groups, "term" if dataset.startswith("stereoset") else "group")
+    return [*lines, note] if note else lines
