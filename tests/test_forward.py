@@ -17,8 +17,7 @@ def test_a_forest_reads_what_one_at_a_time_runs_read(family, tiny, examples):
     assert lm.packed == (family in EXACT)
     for block in (forest := tokens.forest(lm, examples)).blocks:
         logp = forward.read(block, forward.run(lm, block, {})).logp[0]
-        for local, i in enumerate(block.examples):
-            e = forest.examples[i]
+        for e, local in zip(*forest.members(block), strict=True):
             for slot, filler in enumerate(f for f in (e.stereo, e.anti, e.unrelated) if f is not None):
                 assert float(logp[local, slot]) == pytest.approx(float(slow.logp(lm, *slow.span(lm, e.prompt, filler))), abs=2e-4)
 

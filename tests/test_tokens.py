@@ -40,7 +40,7 @@ def test_each_token_is_predicted_by_the_node_before_it(tiny, examples):
         for place, _, key in block.predict.tolist():
             row, node = block.places[place].tolist()
             path = [int(i) for i, seen in zip(block.ids[row], block.mask[row, node], strict=True) if seen]
-            e, slot = block.examples[key // len(SLOTS)], key % len(SLOTS)
+            e, slot = block.examples[key // len(SLOTS)][0], key % len(SLOTS)
             assert any(
                 tuple(path) == s.ids[: len(path)] and s.first <= len(path) < len(s.ids)
                 for s in only(lm, examples[e], True)[0]
@@ -143,11 +143,20 @@ def test_nothing_kept_is_an_error_with_the_reasons(tiny):
 
 def test_shared_prefixes_are_one_node_and_unshared_ones_are_not(tiny):
     lm = tiny("gpt2")
-    twice = [example(0, "The nurse said that"), example(1, "The nurse said that")]
-    shared, apart = (tokens.forest(lm, twice, share=s) for s in ("all", "example"))
+    two = [example(0, "The nurse said that"), example(1, "The nurse said that", " that", " was")]
+    shared, apart = (tokens.forest(lm, two, share=s) for s in ("all", "example"))
     assert apart.nodes == 2 * shared.nodes == 2 * len(lm.tokenizer("The nurse said that").input_ids)
     assert shared.blocks[0].weights.unique().tolist() == [2]
     assert sorted(apart.blocks[0].owner.flatten().unique().tolist()) == [0, 1]
+
+
+def test_equal_examples_are_computed_once_and_counted_each(tiny):
+    lm = tiny("gpt2")
+    twice = [example(0, "The nurse said that"), example(1, "The nurse said that")]
+    forest = tokens.forest(lm, twice, share="example")
+    assert forest.nodes == len(lm.tokenizer("The nurse said that").input_ids)
+    assert forest.blocks[0].weights.unique().tolist() == [2]
+    assert forest.members(forest.blocks[0]) == (twice, [0, 0])
 
 
 def test_no_row_is_longer_than_the_attention_window_and_no_example_is_split(tiny, examples):
@@ -155,7 +164,7 @@ def test_no_row_is_longer_than_the_attention_window_and_no_example_is_split(tiny
     forest = tokens.forest(lm, examples * 1, sentences=True)
     assert lm.window == 32
     assert max(b.ids.shape[1] for b in forest.blocks) <= 32
-    assert sorted(i for b in forest.blocks for i in b.examples) == list(range(len(examples)))
+    assert sorted(i for b in forest.blocks for same in b.examples for i in same) == list(range(len(examples)))
 
 
 def test_nodes_attend_to_their_ancestors_only(tiny, examples):

@@ -49,15 +49,14 @@ def _gradients(lm: LM, block: Block, points: Sequence[Site], source: Source, met
 
     def keep(site: Site) -> forward.Hook:
         def hook(act: Tensor) -> Tensor:
-            # the first residual starts the graph: weights need no gradient
+            # the first points that are met start the graph: neither weights nor what stands before them needs a gradient
             acts[site] = act if act.requires_grad else act.detach().requires_grad_()
             return acts[site]
 
         return hook
 
-    first = Site(0, "resid_pre")
     with torch.enable_grad():
-        logits = forward.run(lm, block, {site.hook: keep(site) for site in (first, *(p for p in points if p != first))})
+        logits = forward.run(lm, block, {site.hook: keep(site) for site in points})
         readouts = forward.read(block, logits)
         has = METRICS[metric].defined(readouts)
         grads = torch.autograd.grad(METRICS[metric].fn(readouts)[0, has].sum(), [acts[p] for p in points])

@@ -95,7 +95,7 @@ def edited(lm: LM, block: Block, start: Clean, edits: Sequence[Edit]) -> Readout
         logits = run(
             lm, block, {name: overwrite(changes) for name, changes in by_hook.items()}, copies=len(edits), layer=layer, start=start
         )
-        return replace(read(block, logits), kl=_kl(block, start.logp, logits))
+        return read(block, logits, start.logp)
 
 
 def run(
@@ -147,24 +147,26 @@ def _skipped(lm: LM, layer: int, tuples: bool) -> Iterator[None]:
             del block.__dict__["forward"]
 
 
-def read(block: Block, logits: Float[Tensor, "copy place d_vocab"]) -> Readouts:
-    """The sums of log p of every continuation; differentiable."""
+def read(block: Block, logits: Float[Tensor, "copy place d_vocab"], before: Tensor | None = None) -> Readouts:
+    """The sums of log p of every continuation, differentiable; with the clean log-distributions `before`, the divergence from them."""
     place, target, key = block.predict.to(logits.device).unbind(1)
     size = len(block.examples) * len(SLOTS)
-    logp = logits[:, place, target] - logits.logsumexp(-1)[:, place]
+    norm = logits.logsumexp(-1)
+    logp = logits[:, place, target] - norm[:, place]
     count = torch.bincount(key, minlength=size)
     total = torch.zeros(len(logits), size, dtype=torch.float64, device=logits.device).index_add(1, key, logp.double())
     total = total.masked_fill(count == 0, torch.nan)
-    return Readouts(total.view(len(logits), -1, len(SLOTS)), count.view(-1, len(SLOTS)))
+    kl = None if before is None else _kl(block, before, logits, norm)
+    return Readouts(total.view(len(logits), -1, len(SLOTS)), count.view(-1, len(SLOTS)), kl)
 
 
-def _kl(block: Block, before: Tensor, logits: Float[Tensor, "copy place d_vocab"]) -> Float[Tensor, "copy example"]:
+def _kl(block: Block, before: Tensor, logits: Float[Tensor, "copy place d_vocab"], norm: Tensor) -> Float[Tensor, "copy example"]:
     """KL(clean ‖ edited) as Σ p (eᵈ − 1 − d) with d = log q − log p: every term is non-negative, so nothing cancels."""
     places, example = block.readout.to(logits.device).unique(return_inverse=True)
     p, rows = before.exp(), []
-    for copy in logits:  # one at a time: the difference is as large as the logits
-        d = copy[places].log_softmax(-1) - before
-        rows.append(((d.expm1() - d) * p).sum(-1))
+    for copy, n in zip(logits, norm, strict=True):  # one at a time: the difference is as large as the logits
+        d = copy[places].sub_(before).sub_(n[places, None])
+        rows.append((d.expm1().sub_(d) * p).sum(-1))
     return torch.stack(rows)[:, example].double()
 
 
@@ -178,7 +180,7 @@ def check_packing(lm: LM) -> LM:
     groups = [[Scored((*path, 0), len(path), 0)] for path in paths]
     site = Site(lm.n_layers // 2, "z", lm.n_heads - 1)
     try:
-        plain = torch.cat([_ablated(lm, pack([group], [0], "all", False), site, resume=False) for group in groups])
+        plain = torch.cat([_ablated(lm, pack([group], [(0,)], "all", False), site, resume=False) for group in groups])
     except Exception as error:
         raise DataError(f"model {lm.name} cannot be measured: a pass with one head ablated fails ({error})") from error
     # half precision moves logits by its own rounding: compare with their size there
@@ -186,7 +188,7 @@ def check_packing(lm: LM) -> LM:
     found: list[str] = []
     for packed in (True, False):
         try:
-            difference = float((_ablated(lm, pack(groups, [0, 1, 2], "all", packed), site, resume=True) - plain).abs().max())
+            difference = float((_ablated(lm, pack(groups, [(0,), (1,), (2,)], "all", packed), site, resume=True) - plain).abs().max())
         except Exception as error:  # noqa: BLE001  a family that refuses the mask falls back, and is refused by name if that fails
             found.append(str(error).splitlines()[0][:120] if str(error) else type(error).__name__)
             continue

@@ -12,8 +12,9 @@ from jaxtyping import Bool, Int
 from torch import Tensor
 
 SLOTS = ("stereo", "anti", "unrelated", "stereo_sentence", "anti_sentence", "unrelated_sentence")
-ROW = 512
-"""Nodes a row may hold: attention costs row², and longer rows share no more."""
+ROWS = {"all": 128, "example": 384}
+"""Nodes a row may hold, by what is shared. Attention costs row² and activations leave the processor's cache, so sweeps, which run
+many copies of a row, take short ones (longer ones share hardly more); gradients run one copy and fill their matmuls with longer ones."""
 
 
 @dataclass(frozen=True)
@@ -40,8 +41,8 @@ class Block:
     """How many examples use the node; an example that meets the same prefix in several rows counts in the first."""
     owner: Int[Tensor, "row node"]
     """An example (index within the block) that uses the node, the only one where nothing is shared; −1: padding."""
-    examples: tuple[int, ...]
-    """Indices into Forest.examples."""
+    examples: tuple[tuple[int, ...], ...]
+    """Examples with equal sequences are one here; for each, the indices into Forest.examples."""
     places: Int[Tensor, "place 2"]
     """Row and node of every distinct node that predicts something: the only ones unembedded."""
     predict: Int[Tensor, "prediction 3"]
@@ -52,28 +53,32 @@ class Block:
 
 def rows(groups: Sequence[list[Scored]], limit: int, share: str, packed: bool) -> list[Block]:
     """The blocks of all examples' sequences, in the order of their text so that neighbours share; no row passes `limit` nodes."""
-    order = sorted(range(len(groups)), key=lambda i: groups[i][0].ids)
+    equal: dict[tuple[Scored, ...], list[int]] = {}
+    for i, group in enumerate(groups):
+        equal.setdefault(tuple(group), []).append(i)
+    distinct = sorted(equal.items(), key=lambda item: (item[0][0].ids, item[1]))
     blocks = []
-    for chunk in _chunks(groups, order, limit, share, packed):
-        fits = len(chunk) > 1 or len(set(_paths(groups[chunk[0]]))) <= limit
-        blocks.append(pack([groups[i] for i in chunk], chunk, share, packed and fits))
+    for chunk in _chunks([group for group, _ in distinct], limit, share, packed):
+        members = [distinct[i] for i in chunk]
+        fits = len(chunk) > 1 or len(set(_paths(members[0][0]))) <= limit
+        blocks.append(pack([group for group, _ in members], [tuple(same) for _, same in members], share, packed and fits))
     return blocks
 
 
-def _paths(group: list[Scored]) -> Iterator[tuple[int, ...]]:
+def _paths(group: Sequence[Scored]) -> Iterator[tuple[int, ...]]:
     """Every prefix that has a node: the last token of a sequence is only predicted."""
     return (s.ids[:d] for s in group for d in range(1, len(s.ids)))
 
 
-def _chunks(groups: Sequence[list[Scored]], order: list[int], limit: int, share: str, packed: bool) -> Iterator[list[int]]:
-    """Examples that fit one row of `limit` nodes together."""
+def _chunks(groups: Sequence[Sequence[Scored]], limit: int, share: str, packed: bool) -> Iterator[list[int]]:
+    """Neighbours that fit one row of `limit` nodes together."""
     chunk: list[int] = []
     seen: set[tuple[int, ...]] = set()
     size = 0
-    for i in order:
+    for i, group in enumerate(groups):
         # −1 − i cannot be a token: where nothing is shared it keeps an example's paths apart
-        own = {((-1 - i, *path) if share == "example" else path) for path in _paths(groups[i])}
-        alone = len(own) if packed else sum(len(s.ids) - 1 for s in groups[i])
+        own = {((-1 - i, *path) if share == "example" else path) for path in _paths(group)}
+        alone = len(own) if packed else sum(len(s.ids) - 1 for s in group)
         cost = len(own - seen) if packed else alone
         if chunk and size + cost > limit:
             yield chunk
@@ -95,8 +100,8 @@ class _Tree:
     owner: list[int]
     weight: list[int]
 
-    def path(self, ids: tuple[int, ...], example: int, key: object, counted: set[tuple[int, tuple[int, ...]]]) -> list[int]:
-        """The nodes of a sequence, made where they are not there yet; prefixes new to `counted` add to their weight."""
+    def path(self, ids: tuple[int, ...], example: int, use: int, key: object, counted: set[tuple[int, tuple[int, ...]]]) -> list[int]:
+        """The nodes of a sequence, made where they are not there yet; prefixes new to `counted` add `use` to their weight."""
         at, nodes = -1, []
         for depth, token in enumerate(ids):
             if (key, at, token) not in self.node:
@@ -107,7 +112,7 @@ class _Tree:
             nodes.append(at)
             if (example, ids[: depth + 1]) not in counted:
                 counted.add((example, ids[: depth + 1]))
-                self.weight[at] += 1
+                self.weight[at] += use
         return nodes
 
     def columns(self) -> tuple[list[int], ...]:
@@ -115,7 +120,7 @@ class _Tree:
         return self.ids, self.depth, self.parent, self.owner, self.weight
 
 
-def pack(groups: list[list[Scored]], chunk: Sequence[int], share: str, packed: bool) -> Block:
+def pack(groups: Sequence[Sequence[Scored]], examples: Sequence[tuple[int, ...]], share: str, packed: bool) -> Block:
     """The block of some examples' sequences: one packed row, or a row a sequence where packing is not possible."""
     trees: list[_Tree] = []
     rows: dict[object, int] = {}
@@ -128,15 +133,19 @@ def pack(groups: list[list[Scored]], chunk: Sequence[int], share: str, packed: b
             where = 0 if packed else rows.setdefault((key, scored.ids[:-1]), len(rows))
             if where == len(trees):
                 trees.append(_Tree({}, [], [], [], [], []))
-            nodes = trees[where].path(scored.ids[:-1], local, key, counted)
+            nodes = trees[where].path(scored.ids[:-1], local, len(examples[local]), key, counted)
             spots += [(where, nodes[t - 1], scored.ids[t], local * len(SLOTS) + scored.slot) for t in range(scored.first, len(scored.ids))]
             if number == 0:
                 readout.append((where, nodes[scored.first - 1]))
-    return _tensors(trees, spots, readout, tuple(chunk), packed)
+    return _tensors(trees, spots, readout, tuple(examples), packed)
 
 
 def _tensors(
-    trees: list[_Tree], spots: list[tuple[int, int, int, int]], readout: list[tuple[int, int]], chunk: tuple[int, ...], packed: bool
+    trees: list[_Tree],
+    spots: list[tuple[int, int, int, int]],
+    readout: list[tuple[int, int]],
+    examples: tuple[tuple[int, ...], ...],
+    packed: bool,
 ) -> Block:
     width = max(len(t.ids) for t in trees)
 
@@ -150,7 +159,7 @@ def _tensors(
         mask=_ancestors(trees[0].parent) if packed else None,
         weights=padded([t.weight for t in trees], 0),
         owner=padded([t.owner for t in trees], -1),
-        examples=chunk,
+        examples=examples,
         places=torch.tensor(list(place)),
         predict=torch.tensor([(place[row, node], target, key) for row, node, target, key in spots]),
         readout=torch.tensor([place[r] for r in readout]),

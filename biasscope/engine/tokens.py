@@ -7,7 +7,7 @@ from typing import Literal
 
 from biasscope.engine.errors import DataError
 from biasscope.engine.models import LM
-from biasscope.engine.packing import ROW, Block, Scored, rows
+from biasscope.engine.packing import ROWS, Block, Scored, rows
 from biasscope.engine.types import Example
 
 
@@ -21,6 +21,11 @@ class Forest:
     """Reason → number of examples that enter nothing."""
     partly: Counter[str]
     """Reason → number of kept examples that lack `target` or `sentence`."""
+
+    def members(self, block: Block) -> tuple[list[Example], list[int]]:
+        """The examples of a block, and for each its index within the block, which equal ones share."""
+        pairs = [(self.examples[i], local) for local, same in enumerate(block.examples) for i in same]
+        return [e for e, _ in pairs], [local for _, local in pairs]
 
     @property
     def nodes(self) -> int:
@@ -99,5 +104,5 @@ def forest(lm: LM, examples: Sequence[Example], *, share: Literal["all", "exampl
     if not kept:
         reasons_found = "; ".join(f"{n} × {reason}" for reason, n in dropped.items())
         raise DataError(f"no example kept: {len(examples)} of {len(examples)} dropped ({reasons_found}); try another --model")
-    blocks = rows([found for _, found in kept], min(ROW, lm.window), share, lm.packed)
+    blocks = rows([found for _, found in kept], min(ROWS[share], lm.window), share, lm.packed)
     return Forest(tuple(blocks), tuple(e for e, _ in kept), dropped, partly)
