@@ -1,6 +1,7 @@
 """What every measuring command shares: opening (so that it fails early), saving a run per dataset, showing the result."""
 
 import contextlib
+import dataclasses
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass, field
@@ -160,6 +161,10 @@ def start(command: str, options: Measure, own: dict[str, Any] | None = None) -> 
         from biasscope.engine import forward
 
         lm = forward.check_packing(lm)
+    from biasscope.engine import interventions
+
+    # decided once and recorded: another batch size gives other last bits
+    options = dataclasses.replace(options, batch_size=str(interventions.batch_size(lm, options.units())))
     running = Running(
         command=command,
         options=options,

@@ -107,7 +107,7 @@ def effects(summary: pl.DataFrame, dataset: str, file: str) -> Table:
 def _beside(summary: pl.DataFrame, slopes: bool) -> list[tuple[str, pl.DataFrame]]:
     """Header and rows of the columns beside the ranked one."""
     shift = [("shift", "target", "mean")] if slopes else []
-    wanted = [*shift, ("rms", "target", "rms"), ("compet.", "competence", "mean"), ("kl", "kl", "mean")]
+    wanted = [*shift, ("rms", "target", "rms"), ("compet.", "competence", "rms"), ("kl", "kl", "mean")]
     return [(name, summary.filter(pl.col("metric") == metric, pl.col("statistic") == statistic)) for name, metric, statistic in wanted]
 
 
@@ -150,7 +150,8 @@ def _reading(summary: pl.DataFrame, dataset: str) -> list[str]:
     elif sites:
         lines.append("effect: mean change of target, nats; positive: towards the stereotype (or the male pronoun)")
     if sites:
-        lines += ["rms: of target, nats"] + (["compet.: change of competence, nats; kl: nats"] if (summary["metric"] == "kl").any() else [])
+        costs = ["compet.: rms of the change of competence, nats; kl: nats"] if (summary["metric"] == "kl").any() else []
+        lines += ["rms: of target, nats", *costs]
     groups = _most(summary.filter(pl.col("subset") == "all"), "clusters")
     note = stats.few_clusters_note(groups, "term" if dataset.startswith("stereoset") else "group")
     return [*lines, note] if note else lines

@@ -50,7 +50,11 @@ class _Handler(BaseHTTPRequestHandler):
             self.server.broken_heads -= 1
             behaviour = "error"
         if body is None or behaviour == "error":
-            self.send_error(404 if body is None else 500)
+            self.send_response(404 if body is None else 500)
+            if body is None and self.path.startswith("/api/"):
+                self.send_header("X-Error-Code", "RepoNotFound")
+            self.send_header("Content-Length", "0")
+            self.end_headers()
             return
         self.send_response(200)
         self.send_header("Content-Length", str(len(body)))
