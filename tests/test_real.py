@@ -81,7 +81,8 @@ def test_the_full_baseline_on_all_of_stereoset_and_winogender(smollm2, data_dir,
     row = {(r["dataset"], r["subset"], r["metric"], r["statistic"]): r for r in result["summary"]}
     shift = row["winogender", "all", "target", "mean"]
     slope = row["winogender", "all", "target", "slope"]
-    assert (shift["estimate"], slope["estimate"]) == (pytest.approx(-0.249, abs=0.002), pytest.approx(0.605, abs=0.01))
+    # transformers alone, one prompt at a time, gives a mean gap of -0.25168 nats
+    assert (shift["estimate"], slope["estimate"]) == (pytest.approx(-0.25168, abs=5e-4), pytest.approx(0.6073, abs=5e-4))
     assert row["winogender", "all", "target", "pearson_bls"]["estimate"] == pytest.approx(0.58, abs=0.01)
     assert slope["ci_low"] < slope["estimate"] < slope["ci_high"]
     assert 80 < row["stereoset", "all", "stereoset", "lms"]["estimate"] < 100
