@@ -64,8 +64,9 @@ def clean_model(summary: pl.DataFrame, dataset: str, file: str) -> Table:
         sections.setdefault(row["metric"], []).append(cells)
         units.setdefault(row["unit"], []).append(name)
     notes = ["; ".join(f"{', '.join(dict.fromkeys(names))}: {unit}" for unit, names in units.items() if unit != "r")]
+    notes += ["k: groups (occupations, terms), the unit of intervals and p"]
     notes += [f"… {hidden} more rows in {file}"] if hidden else []
-    columns = ["score", "over", "estimate [95 % interval]", "p", "n", "groups"]
+    columns = ["score", "over", "estimate [95 % interval]", "p", "n", "k"]
     return Table(f"{dataset}: {summary['model'][0]}, clean", columns, list(sections.values()), [*notes, *_reading(summary, dataset)])
 
 

@@ -47,9 +47,8 @@ def ablate(
                 guessed = attribution.estimate(run.lm, estimates, every, replacement, track=run.screen.track)
                 ranked = stats.summarise(guessed, model=run.slug, method=by.value, share_of_men=dataset.share_of_men(), seed=o.seed)
             sites = sorted([site for site in stats.top(ranked, ranked.height) if site in every][:top])
-            run.warn(
-                f"{dataset.name}: p_family and q are over the {len(sites)} sites that attribution chose from {len(every)} on the same examples"
-            )
+            chose = f"the {len(sites)} of {len(every)} sites that attribution chose on the same examples"
+            run.warn(f"{dataset.name}: p_family and q are over {chose}")
         forest = run.forest(dataset)
         with run.phase("passes"):
             replacement = interventions.source(source.value, run.lm, forest, sites, track=run.screen.track)
