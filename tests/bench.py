@@ -2,7 +2,8 @@
 
 A: one example and one head at a time, full logits (the original study's way); 60 seeded passes, scaled up.
 B: batches of 64 sorted by length through TransformerLens hooks, full forward, one head a pass; one head of each layer, scaled up.
-C: biasscope, in full. All heads of layers 5, 15 and 25 of SmolLM2, zeroed, on WinoGender's 240 prompts.
+C: biasscope, in full. A, B and attribution's loop multiply as torch does by itself, C as biasscope lets it (engine/kernels.py);
+`C_plain_s` is C as torch does by itself. All heads of layers 5, 15 and 25 of SmolLM2, zeroed, on WinoGender's 240 prompts.
 """
 
 import argparse
@@ -26,6 +27,11 @@ from biasscope.engine import interventions as iv
 from biasscope.engine.types import Example, Site
 
 LAYERS, PASSES, GRADIENTS, SEED = (5, 15, 25), 60, 24, 0
+
+
+def plain() -> Any:
+    """A stretch in which matrices are multiplied as torch does by itself."""
+    return torch.backends.mkldnn.flags(enabled=False)
 
 
 def timed(work: Callable[[], Any]) -> tuple[float, Any]:
@@ -85,7 +91,8 @@ def gradients(lm: models.LM, examples: list[Example], forest: tokens.Forest) -> 
     """Attribution of every head against the one-example loop, zero source: seconds scaled to all examples, and the difference."""
     sites = [Site(layer, "z") for layer in range(lm.n_layers)]
     drawn = random.Random(SEED).sample(examples, GRADIENTS)
-    loop, by_hand = timed(lambda: {e.id: slow.all_attributions(lm, e, sites) for e in drawn})
+    with plain():
+        loop, by_hand = timed(lambda: {e.id: slow.all_attributions(lm, e, sites) for e in drawn})
     heads = [Site(s.layer, "z", h) for s in sites for h in range(lm.n_heads)]
     fast, effects = timed(lambda: attribution.estimate(lm, forest, heads, iv.zero(lm)))
     found = {(r["example_id"], r["layer"], r["head"]): r["effect"] for r in effects.iter_rows(named=True)}
@@ -121,8 +128,10 @@ def main() -> None:
     sites = iv.sites(lm, ["z"], LAYERS)
     forest = tokens.forest(lm, examples)
     rate = matmul_rate()
-    a, by_hand = one_at_a_time(lm, examples, sites)
-    b = padded_batches(lm, examples, sites)
+    with plain():
+        a, by_hand = one_at_a_time(lm, examples, sites)
+        b = padded_batches(lm, examples, sites)
+        c_plain, _ = timed(lambda: iv.sweep(lm, forest, sites, iv.zero(lm)))
     c, effects = timed(lambda: iv.sweep(lm, forest, sites, iv.zero(lm)))
     target = effects.filter(pl.col("metric") == "target")
     found = {(r["example_id"], Site(r["layer"], "z", r["head"])): r["effect"] for r in target.iter_rows(named=True)}
@@ -135,6 +144,7 @@ def main() -> None:
             "A_passes": PASSES,
             "B_s_scaled": b,
             "C_s": c,
+            "C_plain_s": c_plain,
             "A/C": a / c,
             "B/C": b / c,
             "largest_difference": max(abs(found[key] - value) for key, value in by_hand.items()),

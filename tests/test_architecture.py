@@ -11,7 +11,7 @@ import biasscope
 ROOT = Path(biasscope.__file__).parent
 ORDER = (
     *("errors", "types", "sources", "reading", "digests", "triples", "containers", "datasets", "fetching", "download", "predictions"),
-    *("weights", "models", "packing", "tokens", "forward", "metrics", "interventions", "attribution"),
+    *("weights", "kernels", "models", "packing", "tokens", "forward", "metrics", "interventions", "attribution"),
     *("resampling", "estimates", "subsets", "stats", "runs", "exports"),
 )
 """Every engine module, each importing only what stands before it."""

@@ -151,21 +151,21 @@ def read(block: Block, logits: Float[Tensor, "copy place d_vocab"], before: Tens
     """The sums of log p of every continuation, differentiable; with the clean log-distributions `before`, the divergence from them."""
     place, target, key = block.predict.to(logits.device).unbind(1)
     size = len(block.examples) * len(SLOTS)
-    norm = logits.logsumexp(-1)
-    logp = logits[:, place, target] - norm[:, place]
+    every = logits.log_softmax(-1)
+    logp = every[:, place, target]
     count = torch.bincount(key, minlength=size)
     total = torch.zeros(len(logits), size, dtype=torch.float64, device=logits.device).index_add(1, key, logp.double())
     total = total.masked_fill(count == 0, torch.nan)
-    kl = None if before is None else _kl(block, before, logits, norm)
+    kl = None if before is None else _kl(block, before, every)
     return Readouts(total.view(len(logits), -1, len(SLOTS)), count.view(-1, len(SLOTS)), kl)
 
 
-def _kl(block: Block, before: Tensor, logits: Float[Tensor, "copy place d_vocab"], norm: Tensor) -> Float[Tensor, "copy example"]:
+def _kl(block: Block, before: Tensor, after: Float[Tensor, "copy place d_vocab"]) -> Float[Tensor, "copy example"]:
     """KL(clean ‖ edited) as Σ p (eᵈ − 1 − d) with d = log q − log p: every term is non-negative, so nothing cancels."""
-    places, example = block.readout.to(logits.device).unique(return_inverse=True)
+    places, example = block.readout.to(after.device).unique(return_inverse=True)
     p, rows = before.exp(), []
-    for copy, n in zip(logits, norm, strict=True):  # one at a time: the difference is as large as the logits
-        d = copy[places].sub_(before).sub_(n[places, None])
+    for copy in after:  # one at a time: the difference is as large as the logits
+        d = copy[places].sub_(before)
         rows.append((d.expm1().sub_(d) * p).sum(-1))
     return torch.stack(rows)[:, example].double()
 

@@ -79,7 +79,12 @@ def boot(weights: Weights, *, device: str = "auto", dtype: str = "float32") -> L
         bridge = TransformerBridge.boot_transformers(str(weights.folder), hf_model=model, tokenizer=copy.deepcopy(tokenizer), device=device)
     except Exception as error:
         raise DataError(f"TransformerLens cannot boot {weights.name} ({model.config.model_type}): {first_line(error)}") from error
-    return _described(weights, bridge.eval(), tokenizer, model, device, dtype)
+    bridge.eval().requires_grad_(False)  # it splits fused weights into new ones of its own
+    if device == "cpu":
+        from biasscope.engine import kernels
+
+        kernels.install(bridge)
+    return _described(weights, bridge, tokenizer, model, device, dtype)
 
 
 def _device(device: str) -> str:

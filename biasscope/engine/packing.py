@@ -12,7 +12,7 @@ from jaxtyping import Bool, Int
 from torch import Tensor
 
 SLOTS = ("stereo", "anti", "unrelated", "stereo_sentence", "anti_sentence", "unrelated_sentence")
-ROWS = {"all": 128, "example": 384}
+ROWS = {"all": 128, "example": 256}
 """Nodes a row may hold, by what is shared. Attention costs row² and activations leave the processor's cache, so sweeps, which run
 many copies of a row, take short ones (longer ones share hardly more); gradients run one copy and fill their matmuls with longer ones."""
 
