@@ -1,6 +1,7 @@
 """The options of the commands: one name, one meaning everywhere, each also as environment variable BIASSCOPE_<NAME>."""
 
 import inspect
+import re
 import shlex
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, fields
@@ -52,6 +53,23 @@ def batch_size(value: str) -> str:
     return value
 
 
+def memory(value: str | None) -> int | None:
+    """The bytes that "8GiB", "500 MB" or a plain number mean; anything else is a usage error."""
+    if value is None:
+        return None
+    found = re.fullmatch(r"(\d+(?:\.\d+)?)\s*(?:([KMGT])(i?)B?|B)?", value.strip(), re.ASCII | re.IGNORECASE)
+    if not found or float(found[1]) <= 0:
+        raise typer.BadParameter(f"'{value}' is no size; write it as 8GiB, 500MB or a number of bytes")
+    power = " KMGT".index((found[2] or " ").upper())
+    return int(float(found[1]) * (1024 if found[3] else 1000) ** power)
+
+
+def checked_memory(value: str | None) -> str | None:
+    """The value as given, a size; anything else is a usage error."""
+    memory(value)
+    return value
+
+
 def remember_debug(context: typer.Context, value: bool) -> bool:
     """The value, kept where `cli` finds it when an error passes."""
     if value:
@@ -65,8 +83,15 @@ DtypeOption = Annotated[Dtype, option("--dtype", "Numbers the model computes wit
 BatchSize = Annotated[
     str, option("--batch-size", "Tokens of all copies in a pass; auto: by model size", panel=MODEL, callback=batch_size, metavar="auto|N")
 ]
+MaxMemory = Annotated[
+    str | None,
+    option("--max-memory", "Keep the process below this (8GiB)", panel=MODEL, callback=checked_memory, metavar="SIZE"),
+]
 Revision = Annotated[str | None, option("--revision", "Branch, tag or commit of a hub model", panel=MODEL)]
-CacheDir = Annotated[Path, option("--cache-dir", "Where converted models are kept", panel=MODEL, file_okay=False)]
+CacheDir = Annotated[Path, option("--cache-dir", "Where measured parts and converted models are kept", panel=MODEL, file_okay=False)]
+NoCache = Annotated[bool, option("--no-cache", "Measure everything anew and keep no parts", panel=MODEL)]
+Fresh = Annotated[bool, option("--fresh", "Forget what this run has measured and start over", panel=MODEL)]
+Wait = Annotated[bool, option("--wait", "Wait where another process works on the same run", panel=MODEL)]
 Offline = Annotated[bool, option("--offline", "Use no network at all", panel=MODEL)]
 Datasets = Annotated[
     list[str] | None,
@@ -103,7 +128,11 @@ class Measure:
     revision: Revision = None
     data_dir: DataDir = Path("data")
     skip_invalid: SkipInvalid = False
+    max_memory: MaxMemory = None
     cache_dir: CacheDir = Path(platformdirs.user_cache_dir("biasscope", appauthor=False))
+    no_cache: NoCache = False
+    fresh: Fresh = False
+    wait: Wait = False
     offline: Offline = False
     output_dir: OutputDir = Path("results")
     format: FormatOption = None
@@ -113,13 +142,9 @@ class Measure:
     verbose: Verbose = False
     debug: Debug = False
 
-    def units(self) -> int | None:
-        """The batch size as a number, None for "auto"."""
-        return None if self.batch_size == "auto" else int(self.batch_size)
-
     def resolved(self) -> dict[str, Any]:
         """The options as the record shows them; how the result was printed is no part of it."""
-        shown = ("format", "json", "rows", "quiet", "verbose", "debug")
+        shown = ("format", "json", "rows", "quiet", "verbose", "debug", "no_cache", "fresh", "wait")
         return {k: str(v) if isinstance(v, Path) else v for k, v in asdict(self).items() if k not in shown}
 
 

@@ -1,25 +1,20 @@
 """What every measuring command shares: opening (so that it fails early), saving a run per dataset, showing the result."""
 
 import contextlib
-import dataclasses
 import time
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, Literal
+from pathlib import Path
+from typing import Any
 
 import polars as pl
 
 from biasscope import show
 from biasscope.console import Screen, clock
-from biasscope.engine import datasets, exports, models, runs, weights
+from biasscope.engine import exports, runs
 from biasscope.engine.errors import BiasScopeError, PartialError
-from biasscope.engine.types import Dataset
 from biasscope.options import Measure, reproduced
 
-if TYPE_CHECKING:
-    from biasscope.engine.tokens import Forest
-
-TOKENIZER_FILES = ("tokenizer*.json", "tokenizer.model", "vocab.*", "merges.txt", "special_tokens_map.json", "added_tokens.json")
 TOLERATED = 0.01
 """Share of values that are not finite above which a run has failed."""
 
@@ -40,9 +35,12 @@ class Session:
     warnings: list[str] = field(default_factory=list)
     parts: list[runs.DatasetPart] = field(default_factory=list)
     summaries: list[pl.DataFrame] = field(default_factory=list)
-    rows: list[pl.DataFrame] = field(default_factory=list)
+    rows: list[Path] = field(default_factory=list)
+    """Files of the per-example tables to show."""
+    batch_size: int | None = None
+    """Tokens × copies of a pass, as decided; None where nothing was decided."""
     lost: int = 0
-    """Values left out because they are not finite."""
+    """Values left out of the present run because they are not finite."""
 
     @contextlib.contextmanager
     def phase(self, name: str) -> Iterator[None]:
@@ -58,26 +56,54 @@ class Session:
             self.warnings.append(text)
             self.screen.warn(text)
 
-    def keep(self, part: runs.DatasetPart, identity: dict[str, Any], tables: dict[str, pl.DataFrame]) -> None:
-        """Nothing: writes the run's folder and the original study's files; keeps what `finish` shows."""
-        self._count_lost(part.name, tables)
-        key = runs.run_key({"command": self.command, "seed": self.options.seed, **identity})
-        path = runs.folder(self.options.output_dir, self.slug, part.name, self.command, key)
-        part = part.model_copy(update={"run_key": key, "path": str(path)})
-        runs.save(self.record([part]), tables)
-        exports.export(self.options.output_dir / runs.safe_name(self.slug), self.command, part.name, tables["summary"])
-        self.parts.append(part)
-        self.summaries.append(tables["summary"])
-        if self.options.rows:
-            self.rows += [frame for name, frame in tables.items() if name != "summary"]
+    def folder(self, dataset: str, key: str) -> Path:
+        """Where the run of that dataset and key stands."""
+        return runs.folder(self.options.output_dir, self.slug, dataset, self.command, key)
+
+    def write(self, path: Path, name: str, frames: Iterable[pl.DataFrame]) -> pl.LazyFrame:
+        """A per-example table of a run, as it now stands in its folder; values that are not finite are counted."""
+        lost = total = 0
+
+        def counted() -> Iterator[pl.DataFrame]:
+            nonlocal lost, total
+            for frame in frames:
+                if "value" in frame.columns:
+                    lost, total = lost + int(frame["value"].is_finite().not_().sum()), total + frame.height
+                yield frame
+
+        file = runs.write(path, name, counted())
+        if lost > TOLERATED * total:
+            raise BiasScopeError(f"{lost} of {total} values in {file} are not finite; try --dtype float32 or another device")
+        if lost:
+            self.warn(f"{lost} of {total} values in {name} are not finite and enter no statistic")
+        self.lost += lost
+        return pl.scan_parquet(file)
+
+    def keep(self, part: runs.DatasetPart, key: str, summary: pl.DataFrame) -> None:
+        """Nothing: closes the run whose other tables stand in its folder; keeps what `finish` shows."""
+        path = self.folder(part.name, key)
+        runs.write(path, "summary", [summary])
+        tables = {file.stem: runs.digests.of_file(file) for file in sorted(path.glob("*.parquet"))}
+        part = part.model_copy(update={"run_key": key, "path": str(path), "tables": tables, "lost": self.lost})
+        self.lost = 0
+        runs.close(self.record([part]))
+        self.adopt(part, summary)
         self.screen.note(f"{part.name}: {part.used} of {part.found} examples in {part.groups} groups, saved to {path}")
+
+    def adopt(self, part: runs.DatasetPart, summary: pl.DataFrame) -> None:
+        """Nothing: takes a run that stands in its folder into the result; rewrites the original study's files."""
+        exports.export(self.options.output_dir / runs.safe_name(self.slug), self.command, part.name, summary)
+        self.parts.append(part)
+        self.summaries.append(summary)
+        if self.options.rows:
+            self.rows += [Path(part.path) / f"{name}.parquet" for name in part.tables if name != "summary"]
 
     def finish(self) -> None:
         """Nothing: shows the result of all datasets; PartialError where some values had to be left out."""
         self.screen.note(f"finished in {clock(sum(self.timing.values()))}")
         show.result(show.Result(self.record(self.parts), self.summaries, self.rows), self.options)
-        if self.lost:
-            raise PartialError(f"finished, but {self.lost} values are not finite and were left out; --dtype float32 may help")
+        if lost := sum(part.lost for part in self.parts):
+            raise PartialError(f"finished, but {lost} values are not finite and were left out; --dtype float32 may help")
 
     def record(self, parts: list[runs.DatasetPart]) -> runs.RunRecord:
         """The record as it stands, with those datasets."""
@@ -85,106 +111,18 @@ class Session:
         return runs.RunRecord(
             command=self.command,
             model=self.model,
-            params=self.options.resolved() | {"dataset": asked} | self.own,
+            params=self.options.resolved() | {"dataset": asked, "batch_size": self.batch_size} | self.own,
             seed=self.options.seed,
             versions=runs.versions(),
             created=runs.now(),
             reproduce=reproduced(self.command, self.options, asked, self.own),
             timing={phase: round(seconds, 3) for phase, seconds in self.timing.items()},
             peak_rss_bytes=runs.peak_rss_bytes(),
-            warnings=self.warnings,
+            warnings=self.warnings_of(parts),
             datasets=parts,
         )
 
-    def _count_lost(self, dataset: str, tables: dict[str, pl.DataFrame]) -> None:
-        for frame in (tables[name] for name in ("effects", "scores") if name in tables):
-            lost = int(frame["value"].is_finite().not_().sum())
-            self.lost += lost
-            if lost > TOLERATED * frame.height:
-                raise BiasScopeError(f"{lost} of {frame.height} values of {dataset} are not finite; try --dtype float32 or another device")
-            if lost:
-                self.warn(f"{dataset}: {lost} of {frame.height} values are not finite and enter no statistic")
-
-
-@dataclass(kw_only=True)
-class Running(Session):
-    """A session with its datasets read and its model loaded."""
-
-    lm: models.LM
-    datasets: list[Dataset]
-
-    def forest(self, dataset: Dataset, *, share: Literal["all", "example"] = "all", sentences: bool = False) -> "Forest":
-        """The dataset's examples as a forest; what was dropped is said."""
-        from biasscope.engine import tokens
-
-        with self.phase("tokens"):
-            forest = tokens.forest(self.lm, dataset.examples, share=share, sentences=sentences)
-        for what, reasons in (("dropped", forest.dropped), ("incomplete", forest.partly)):
-            for reason, n in reasons.items():
-                self.warn(f"{dataset.name}: {n} of {len(dataset.examples)} examples {what}: {reason}")
-        return forest
-
-    def save(self, dataset: Dataset, forest: "Forest", identity: dict[str, Any], **tables: pl.DataFrame) -> None:
-        """Nothing: keeps the tables of one dataset under the key of everything that decides them."""
-        part = runs.DatasetPart(
-            name=dataset.name,
-            digest=dataset.digest,
-            source=dict(dataset.record),
-            found=dataset.found,
-            used=len(forest.examples),
-            not_drawn=dataset.found - dataset.dropped.total() - len(dataset.examples),
-            dropped=dict(dataset.dropped + forest.dropped),
-            partly=dict(forest.partly),
-            groups=len({e.group for e in forest.examples}),
-        )
-        model = {name: getattr(self.lm, name) for name in ("name", "revision", "digest", "dtype", "packed")}
-        device = {"device": self.lm.device.split(":")[0], "batch_size": self.options.batch_size}
-        data = {"dataset": dataset.digest, "examples": [e.id for e in dataset.examples]}
-        tokenizer = self.model.tokenizer_digest if self.model else None
-        self.keep(part, {**identity, "model": model, "tokenizer": tokenizer, **device, **data}, tables)
-
-
-def start(command: str, options: Measure, own: dict[str, Any] | None = None) -> Running:
-    """A session with its model loaded last of all, so that whatever can fail sooner has."""
-    screen = Screen(options.quiet, options.verbose)
-    runs.check_writable(options.output_dir)
-    read = {"limit": options.limit, "seed": options.seed, "skip_invalid": options.skip_invalid}
-    names = dict.fromkeys(options.dataset or datasets.default(options.data_dir))
-    loaded = [datasets.load(name, options.data_dir, **read) for name in names]  # type: ignore[arg-type]
-    begun = time.monotonic()
-    screen.note(f"loading {options.model}")
-    with screen.hushed():
-        found = weights.locate(options.model, revision=options.revision, cache_dir=options.cache_dir, offline=options.offline)
-        if found.note:
-            screen.note(f"{options.model} is {found.note}")
-        lm = models.boot(found, device=options.device, dtype=options.dtype.value)
-        from biasscope.engine import forward
-
-        lm = forward.check_packing(lm)
-    from biasscope.engine import interventions
-
-    # decided once and recorded: another batch size gives other last bits
-    options = dataclasses.replace(options, batch_size=str(interventions.batch_size(lm, options.units())))
-    running = Running(
-        command=command,
-        options=options,
-        own=own or {},
-        screen=screen,
-        slug=weights.slug(options.model),
-        model=described(lm, runs.files_digest(found.folder, TOKENIZER_FILES)),
-        timing={"model": time.monotonic() - begun},
-        lm=lm,
-        datasets=loaded,
-    )
-    for note in (note for dataset in loaded for note in dataset.notes):
-        running.warn(note)
-    if not lm.packed:
-        running.warn(f"{options.model} cannot attend by a mask of ancestors: one sequence a row, slower and just as exact")
-    return running
-
-
-def described(lm: models.LM, tokenizer_digest: str) -> runs.ModelPart:
-    """The model as the record shows it."""
-    same = {name: getattr(lm, name) for name in ("name", "revision", "digest", "dtype", "device", "note", "packed")}
-    token = None if lm.start is None else lm.tokenizer.convert_ids_to_tokens(lm.start)
-    return runs.ModelPart(**same, tokenizer_digest=tokenizer_digest, start_token=token, layers=lm.n_layers, heads=lm.n_heads)
+    def warnings_of(self, parts: list[runs.DatasetPart]) -> list[str]:
+        """The warnings, without those that are about other datasets than these."""
+        others = {d.name for d in getattr(self, "datasets", [])} - {part.name for part in parts}
+        return [text for text in self.warnings if text.split(": ")[0] not in others]

@@ -5,9 +5,11 @@ import math
 import sys
 from collections.abc import Iterable
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, TextIO
 
 import polars as pl
+import pyarrow.parquet as pq
 
 from biasscope import tables
 from biasscope.console import safe_text
@@ -25,8 +27,8 @@ class Result:
     record: RunRecord
     summaries: list[pl.DataFrame]
     """SUMMARY per dataset, in the order of the record's datasets."""
-    rows: list[pl.DataFrame]
-    """Per-example tables; empty unless asked for."""
+    rows: list[Path]
+    """Files of per-example tables; empty unless asked for."""
 
 
 def result(found: Result, options: Measure) -> None:
@@ -53,15 +55,22 @@ def write_data(found: Result, chosen: Format, with_rows: bool) -> None:
             "warnings": found.record.warnings,
         }
         if with_rows:
-            document["rows"] = list(records(found.rows))
+            document["rows"] = list(records(stored(found.rows)))
         sys.stdout.write(json.dumps(document, allow_nan=False, indent=2) + "\n")
     elif chosen is Format.JSONL:
-        for record in records(found.rows if with_rows else [summary]):
+        for record in records(stored(found.rows) if with_rows else [summary]):
             sys.stdout.write(json.dumps(record, allow_nan=False) + "\n")
     elif chosen is Format.CSV:
         sys.stdout.write(summary.with_columns(pl.col(pl.String).map_elements(safe_text, pl.String)).write_csv())
     else:
         sys.stdout.write(markdown(summary))
+
+
+def stored(files: Iterable[Path]) -> Iterable[pl.DataFrame]:
+    """The tables in the files, a slice at a time."""
+    for file in files:
+        for batch in pq.ParquetFile(file).iter_batches(FLUSH):
+            yield pl.DataFrame(pl.from_arrow(batch))
 
 
 def records(frames: Iterable[pl.DataFrame]) -> Iterable[dict[str, Any]]:

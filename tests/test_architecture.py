@@ -11,8 +11,8 @@ import biasscope
 ROOT = Path(biasscope.__file__).parent
 ORDER = (
     *("errors", "types", "sources", "reading", "digests", "triples", "containers", "datasets", "fetching", "download", "predictions"),
-    *("weights", "kernels", "models", "packing", "tokens", "forward", "metrics", "interventions", "attribution"),
-    *("resampling", "estimates", "subsets", "stats", "runs", "exports"),
+    *("weights", "kernels", "models", "packing", "tokens", "forward", "metrics", "interventions", "attribution", "scores"),
+    *("resampling", "estimates", "subsets", "stats", "store", "journal", "runs", "exports"),
 )
 """Every engine module, each importing only what stands before it."""
 SOURCES = sorted(ROOT.rglob("*.py"))

@@ -21,6 +21,13 @@ HEAVY = ("torch", "transformers", "transformer_lens", "polars", "numpy", "pyarro
 NO_NETWORK = {"HF_HUB_OFFLINE": "1", "NO_COLOR": "1"}
 
 
+@pytest.fixture(autouse=True)
+def own_cache(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Path:
+    """A cache of the test's own, so that nothing is reused from another."""
+    monkeypatch.setenv("BIASSCOPE_CACHE_DIR", str(tmp_path / "cache"))
+    return tmp_path / "cache"
+
+
 def biasscope(*arguments: object, ok: bool = True) -> tuple[int, str, str]:
     """Exit code, stdout and stderr of a call inside this process."""
     result = CliRunner().invoke(cli.app, [str(a) for a in arguments], env={"COLUMNS": "80"})
@@ -225,9 +232,10 @@ def test_ctrl_c_is_exit_130_with_a_line(monkeypatch, tmp_path):
 def test_values_that_are_not_finite_end_in_exit_3_and_are_counted(monkeypatch, tiny_gpt2, tmp_path):
     from biasscope.engine import interventions
 
-    sweep = interventions.sweep
+    score = interventions._unit
     broken = pl.when(pl.int_range(pl.len()) == 7).then(float("nan")).otherwise(pl.col("value")).alias("value")
-    monkeypatch.setattr(interventions, "sweep", lambda *a, **k: sweep(*a, **k).with_columns(broken, effect=pl.col("effect")))
+    calls = iter([broken])  # in the first unit alone
+    monkeypatch.setattr(interventions, "_unit", lambda *a, **k: score(*a, **k).with_columns(next(calls, pl.col("value"))))
     code, out, err = biasscope("ablate", "--layers", "0", "--model", tiny_gpt2, *SMALL, "-o", tmp_path, ok=False)
     assert code == 3 and "1 of 360 values" in json.loads(out)["warnings"][0] and "left out" in err
 
@@ -240,8 +248,8 @@ def test_a_mistyped_command_is_answered_with_the_nearest():
 def test_errors_never_change_their_exit_codes():
     from biasscope.engine import errors
 
-    classes = ("BiasScopeError", "UsageError", "PartialError", "DataError", "NetworkError")
-    assert [getattr(errors, name).exit_code for name in classes] == [1, 2, 3, 4, 5]
+    classes = ("BiasScopeError", "UsageError", "PartialError", "DataError", "NetworkError", "LockedError", "DamagedError")
+    assert [getattr(errors, name).exit_code for name in classes] == [1, 2, 3, 4, 5, 11, 12]
 
 
 # Help

@@ -137,10 +137,11 @@ def test_without_a_format_a_pipe_gets_json(capsys):
     assert list(json.loads(capsys.readouterr().out)) == ["schema_version", "run", "summary", "warnings"]
 
 
-def test_jsonl_streams_the_summary_or_with_rows_the_per_example_rows(capsys):
+def test_jsonl_streams_the_summary_or_with_rows_the_per_example_rows(capsys, tmp_path):
+    pl.DataFrame({"example_id": ["a"], "value": [math.inf]}).write_parquet(tmp_path / "rows.parquet")
     show.result(found(), Measure(format=Format.JSONL))
     assert len(capsys.readouterr().out.splitlines()) == 42
-    show.result(found((pl.DataFrame({"example_id": ["a"], "value": [math.inf]}),)), Measure(format=Format.JSONL, rows=True))
+    show.result(found([tmp_path / "rows.parquet"]), Measure(format=Format.JSONL, rows=True))
     assert json.loads(capsys.readouterr().out) == {"example_id": "a", "value": None}
 
 

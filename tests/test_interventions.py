@@ -8,6 +8,7 @@ from conftest import EXACT
 
 from biasscope.engine import forward, tokens
 from biasscope.engine import interventions as iv
+from biasscope.engine import scores as scores_of
 from biasscope.engine.errors import UsageError
 from biasscope.engine.types import EFFECTS, SCORES, TRIPLES, Site
 
@@ -44,7 +45,7 @@ def test_zero_ablating_a_head_equals_zeroing_its_rows_of_w_o(tiny, examples):
     rows, kept = slice(2 * 12, 3 * 12), weight[name].clone()
     with torch.no_grad():
         weight[name][rows] = 0
-        by_hand = iv.baseline(lm, forest)[0].filter(pl.col("metric") == "target").sort("example_id")
+        by_hand = scores_of.baseline(lm, forest)[0].filter(pl.col("metric") == "target").sort("example_id")
         weight[name].copy_(kept)
     assert swept["value"].to_list() == pytest.approx(by_hand["value"].to_list(), abs=1e-4)
     assert swept["effect"].abs().max() > 0.01
@@ -80,7 +81,7 @@ def test_sites_outside_the_model_are_refused_with_the_range(tiny):
 
 def test_baseline_scores_every_metric_and_the_published_sentence_score(tiny, examples):
     lm = tiny("gpt2")
-    scores, triples = iv.baseline(lm, tokens.forest(lm, examples, sentences=True))
+    scores, triples = scores_of.baseline(lm, tokens.forest(lm, examples, sentences=True))
     assert (scores.schema, triples.schema) == (SCORES, TRIPLES)
     assert scores["metric"].value_counts(sort=True).rows() == [("target", 7), ("competence", 7), ("sentence", 1)]
     rich = examples[4]

@@ -11,6 +11,7 @@ import torch
 
 from biasscope.engine import attribution, datasets, download, tokens
 from biasscope.engine import interventions as iv
+from biasscope.engine import scores as scores_of
 from biasscope.engine.types import Example, Site
 
 pytestmark = pytest.mark.real
@@ -30,7 +31,7 @@ def data_dir(shared_data, tmp_path_factory):
 )
 def test_the_four_gaps_of_smollm2(prompt, gap, smollm2):
     forest = tokens.forest(smollm2, [Example("e", "d", "gender", "g", prompt, " he", " she")])
-    scores, _ = iv.baseline(smollm2, forest)
+    scores, _ = scores_of.baseline(smollm2, forest)
     assert scores.filter(pl.col("metric") == "target")["value"].item() == pytest.approx(gap, abs=0.005)
 
 

@@ -3,14 +3,14 @@
 import errno
 import json
 import math
+import os
 from pathlib import Path
 
 import polars as pl
-import pyarrow.parquet as pq
 import pytest
 from pydantic import ValidationError
 
-from biasscope.engine import exports, runs
+from biasscope.engine import exports, runs, store
 from biasscope.engine.errors import BiasScopeError, DataError, UsageError
 from biasscope.engine.types import EFFECTS, SUMMARY
 
@@ -34,6 +34,13 @@ def record(path: Path, **changes: object) -> runs.RunRecord:
     return runs.RunRecord.model_validate(values | changes)
 
 
+def save(of: runs.RunRecord, **tables: pl.DataFrame) -> None:
+    """Nothing: writes a run, its record last."""
+    path = Path(of.datasets[0].path)
+    sums = {name: runs.digests.of_file(runs.write(path, name, [frame])) for name, frame in tables.items()}
+    runs.close(of.model_copy(update={"datasets": [of.datasets[0].model_copy(update={"tables": sums})]}))
+
+
 def rows(*values: dict[str, object]) -> pl.DataFrame:
     """SUMMARY rows."""
     base = {"subset": "all", "metric": "target", "statistic": "mean", "position": "all"}
@@ -41,7 +48,7 @@ def rows(*values: dict[str, object]) -> pl.DataFrame:
 
 
 def test_a_saved_run_reads_back_with_its_tables(tmp_path):
-    runs.save(record(tmp_path / "run"), {"effects": EFFECTS.to_frame(), "summary": rows({"estimate": 0.5})})
+    save(record(tmp_path / "run"), effects=EFFECTS.to_frame(), summary=rows({"estimate": 0.5}))
     assert json.loads((tmp_path / "run/run.json").read_text())["datasets"][0]["dropped"] == {"why": 1}
     assert pl.read_parquet(tmp_path / "run/summary.parquet")["estimate"].to_list() == [0.5]
     assert pl.read_parquet(tmp_path / "run/effects.parquet").schema == EFFECTS
@@ -49,26 +56,34 @@ def test_a_saved_run_reads_back_with_its_tables(tmp_path):
 
 def test_a_table_with_other_columns_than_declared_is_refused(tmp_path):
     with pytest.raises(TypeError, match="has columns"):
-        runs.save(record(tmp_path / "run"), {"summary": rows({"estimate": 1.0}).drop("q")})
+        save(record(tmp_path / "run"), summary=rows({"estimate": 1.0}).drop("q"))
 
 
 def test_the_record_comes_last_so_that_a_failed_table_leaves_none(tmp_path, monkeypatch):
-    runs.save(record(tmp_path / "run"), {"summary": rows({})})
-    monkeypatch.setattr(pq, "write_table", lambda *a, **k: (_ for _ in ()).throw(OSError(errno.EIO, "broken")))
+    save(record(tmp_path / "run"), summary=rows({}))
+    monkeypatch.setattr(os, "fsync", lambda *a: (_ for _ in ()).throw(OSError(errno.EIO, "broken")))
     with pytest.raises(BiasScopeError, match="cannot write"):
-        runs.save(record(tmp_path / "run"), {"summary": rows({})})
+        save(record(tmp_path / "run"), summary=rows({}))
     assert not (tmp_path / "run/run.json").exists()
 
 
 def test_a_full_disk_says_how_much_is_missing_and_leaves_nothing_torn(tmp_path, monkeypatch):
-    def full(table, temp, **_):
-        Path(temp).write_bytes(b"PAR1 torn")
+    def full(*_: object) -> None:
         raise OSError(errno.ENOSPC, "No space left on device")
 
-    monkeypatch.setattr(pq, "write_table", full)
-    with pytest.raises(BiasScopeError, match=r"disk full: need about .* MB, have .* MB at"):
-        runs.save(record(tmp_path / "run"), {"summary": rows({})})
+    monkeypatch.setattr(os, "fsync", full)
+    with pytest.raises(BiasScopeError, match=r"disk full: need about .* MB more for .*, have .* MB at"):
+        save(record(tmp_path / "run"), summary=rows({}))
     assert list((tmp_path / "run").iterdir()) == []
+
+
+def test_a_run_counts_as_finished_only_while_every_table_is_what_was_written(tmp_path):
+    save(record(tmp_path / "run"), summary=rows({"estimate": 0.5}))
+    assert runs.read(tmp_path / "run") is not None
+    table = bytearray((tmp_path / "run/summary.parquet").read_bytes())
+    table[len(table) // 2] ^= 1
+    (tmp_path / "run/summary.parquet").write_bytes(table)
+    assert runs.read(tmp_path / "run") is None
 
 
 def test_the_record_takes_no_nan_and_no_unknown_field(tmp_path):
@@ -79,15 +94,15 @@ def test_the_record_takes_no_nan_and_no_unknown_field(tmp_path):
 
 
 def test_each_part_of_the_identity_gives_another_key_and_order_none():
-    key = runs.run_key({"seed": 0, "sites": ["L0H1"]})
-    assert key == runs.run_key({"sites": ["L0H1"], "seed": 0})
-    assert len({key, runs.run_key({"seed": 1, "sites": ["L0H1"]}), runs.run_key({"seed": 0, "sites": []})}) == 3
+    key = store.run_key({"seed": 0, "sites": ["L0H1"]})
+    assert key == store.run_key({"sites": ["L0H1"], "seed": 0})
+    assert len({key, store.run_key({"seed": 1, "sites": ["L0H1"]}), store.run_key({"seed": 0, "sites": []})}) == 3
 
 
 def test_a_new_algorithm_gives_another_key(monkeypatch):
-    key = runs.run_key({})
-    monkeypatch.setattr(runs, "ALGORITHM_VERSION", runs.ALGORITHM_VERSION + 1)
-    assert runs.run_key({}) != key
+    key = store.run_key(store.identity("ablate"))
+    monkeypatch.setattr(store, "ALGORITHM_VERSION", store.ALGORITHM_VERSION + 1)
+    assert store.run_key(store.identity("ablate")) != key
 
 
 @pytest.mark.parametrize("name", ["../../etc/passwd", "/root", "..", "a\x1b[31m", "-rf", "nul\0", "", "c:\\x", "é" * 300])

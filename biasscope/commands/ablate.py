@@ -29,32 +29,28 @@ def ablate(
     by: Annotated[By, options.option("--by", "What ranks the sites of --top")] = By.ATTRIBUTION,
 ) -> None:
     """Replace every head and MLP in turn and measure what changes, exactly: target, competence, distribution."""
-    from biasscope import choice, session
-    from biasscope.engine import attribution, interventions, stats
+    from biasscope import choice, scan
+    from biasscope.engine import stats
 
     if heads is not None and layers is not None:
         raise typer.BadParameter("give --heads or --layers, not both")
     chosen = choice.Choice.parse(heads, layers)
     own = {"source": source.value, "heads": heads, "layers": layers, "top": top, "by": by.value if top else None}
-    run = session.start("ablate", o, own)
-    every = chosen.sites(run.lm)
-    for dataset in run.datasets:
-        sites = every
-        if top is not None:
-            estimates = run.forest(dataset, share="example")
-            with run.phase("attribution"):
-                replacement = interventions.source(source.value, run.lm, estimates, every, track=run.screen.track)
-                guessed = attribution.estimate(run.lm, estimates, every, replacement, track=run.screen.track)
-                ranked = stats.summarise(guessed, model=run.slug, method=by.value, share_of_men=dataset.share_of_men(), seed=o.seed)
-            sites = sorted([site for site in stats.top(ranked, ranked.height) if site in every][:top])
-            chose = f"the {len(sites)} of {len(every)} sites that attribution chose on the same examples"
-            run.warn(f"{dataset.name}: p_family and q are over {chose}")
-        forest = run.forest(dataset)
-        with run.phase("passes"):
-            replacement = interventions.source(source.value, run.lm, forest, sites, track=run.screen.track)
-            effects = interventions.sweep(run.lm, forest, sites, replacement, batch=o.units(), track=run.screen.track)
+    run = scan.start("ablate", o, own)
+    asked = {"heads": chosen.heads, "layers": chosen.layers, "top": top, "by": own["by"]}
+    for each in run.scans(source=source.value, sites=asked):
+        if not each.complete:
+            from biasscope.engine import interventions
+
+            sites = chosen.sites(run.lm)
+            if top is not None:
+                sites = each.ranked(sites, source.value, top)
+            forest = each.forest()
+            replacement = each.source(source.value, forest, sites)
+            units = interventions.units(run.lm, forest, sites, replacement, batch=each.batch)
+            each.close(forest, each.measure(units, f"ablate ({source.value})"))
+        effects, shares = each.table("effects"), each.dataset.share_of_men()
         with run.phase("statistics"):
-            summary = stats.summarise(effects, model=run.slug, method="exact", share_of_men=dataset.share_of_men(), seed=o.seed)
-        identity = {"source": source.value, "sites": [str(site) for site in sites]}
-        run.save(dataset, forest, identity, effects=effects, summary=summary)
+            summary = stats.summarise(effects, model=run.slug, method="exact", share_of_men=shares, seed=o.seed)
+        each.save(summary)
     run.finish()

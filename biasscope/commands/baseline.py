@@ -27,28 +27,30 @@ def baseline(
 
     import polars as pl
 
-    from biasscope import session
-    from biasscope.engine import interventions, stats
+    from biasscope import scan
+    from biasscope.engine import stats
 
-    run = session.start("baseline", o)
-    for dataset in run.datasets:
-        forest = run.forest(dataset, sentences=True)
-        with run.phase("passes"):
-            scores, triples = interventions.baseline(run.lm, forest, track=run.screen.track)
-        tables = {"scores": scores} | ({"triples": triples} if triples.height else {})
+    run = scan.start("baseline", o)
+    for each in run.scans():
+        if not each.complete:
+            from biasscope.engine import scores as clean
+
+            forest = each.forest(sentences=True)
+            each.close(forest, each.measure(clean.units(run.lm, forest), "baseline"))
+        scores, triples = each.table("scores").collect(), each.table("triples").collect()
+        name, shares = each.dataset.name, each.dataset.share_of_men()
         with run.phase("statistics"):
-            summary = stats.baseline(scores, forest.examples, model=run.slug, share_of_men=dataset.share_of_men(), seed=o.seed)
+            summary = stats.baseline(scores, each.scored(scores.lazy()), model=run.slug, share_of_men=shares, seed=o.seed)
             if triples.height:
-                published = stats.stereoset(triples, model=run.slug, dataset=dataset.name, seed=o.seed)
-                summary = pl.concat([published, summary])
-        run.save(dataset, forest, {}, **tables, summary=summary)
+                summary = pl.concat([stats.stereoset(triples, model=run.slug, dataset=name, seed=o.seed), summary])
+        each.save(summary)
     return run.finish()
 
 
 def _score_predictions(o: options.Measure, file: Path) -> None:
     """Nothing: the published scores of somebody else's predictions; no model is loaded."""
     from biasscope.console import Screen
-    from biasscope.engine import digests, predictions, runs, stats
+    from biasscope.engine import digests, predictions, runs, stats, store
     from biasscope.engine.datasets.stereoset import SOURCE
     from biasscope.engine.errors import UsageError
     from biasscope.session import Session
@@ -73,5 +75,8 @@ def _score_predictions(o: options.Measure, file: Path) -> None:
             partly={},
             groups=triples["group"].n_unique(),
         )
-        run.keep(part, {"predictions": digests.of_file(file), "dataset": name}, {"triples": triples, "summary": summary})
+        identity = store.identity("baseline", predictions=digests.of_file(file), dataset=name, seed=o.seed)
+        key = store.run_key(identity)
+        run.write(run.folder(name, key), "triples", [triples])
+        run.keep(part, key, summary)
     run.finish()

@@ -26,18 +26,21 @@ def patch(
     source: Annotated[options.Source, options.option("--source", "What the activations are replaced by")] = options.Source.MEAN,
 ) -> None:
     """Estimate the effect of every head, MLP and residual site by gradients, signed, per example."""
-    from biasscope import session
-    from biasscope.engine import attribution, interventions, stats
+    from biasscope import scan
+    from biasscope.engine import stats
 
-    run = session.start("patch", o, {"method": method.value, "source": source.value})
-    single = interventions.sites(run.lm, attribution.COMPONENTS)
-    sites = list(dict.fromkeys([*single, *map(interventions.whole, single)]))
-    for dataset in run.datasets:
-        forest = run.forest(dataset, share="example")
-        with run.phase("passes"):
-            replacement = interventions.source(source.value, run.lm, forest, sites, track=run.screen.track)
-            effects = attribution.estimate(run.lm, forest, sites, replacement, track=run.screen.track)
+    run = scan.start("patch", o, {"method": method.value, "source": source.value})
+    for each in run.scans(method=method.value, source=source.value):
+        if not each.complete:
+            from biasscope.engine import attribution, interventions
+
+            single = interventions.sites(run.lm, attribution.COMPONENTS)
+            sites = list(dict.fromkeys([*single, *map(interventions.whole, single)]))
+            forest = each.forest(share="example")
+            units = attribution.units(run.lm, forest, sites, each.source(source.value, forest, sites))
+            each.close(forest, each.measure(units, f"attribution ({source.value})"))
+        effects, shares = each.table("effects"), each.dataset.share_of_men()
         with run.phase("statistics"):
-            summary = stats.summarise(effects, model=run.slug, method=method.value, share_of_men=dataset.share_of_men(), seed=o.seed)
-        run.save(dataset, forest, {"method": method.value, "source": source.value}, effects=effects, summary=summary)
+            summary = stats.summarise(effects, model=run.slug, method=method.value, share_of_men=shares, seed=o.seed)
+        each.save(summary)
     run.finish()

@@ -6,6 +6,7 @@ between examples: at a node that several use, a backward pass gives only the sum
 """
 
 from collections.abc import Sequence
+from functools import partial
 
 import numpy as np
 import polars as pl
@@ -19,7 +20,7 @@ from biasscope.engine.metrics import METRICS
 from biasscope.engine.models import LM
 from biasscope.engine.packing import Block
 from biasscope.engine.tokens import Forest
-from biasscope.engine.types import Site, Track, silent
+from biasscope.engine.types import Site, Track, Unit, silent
 
 COMPONENTS = ("z", "attn_out", "mlp_out", "resid_pre", "resid_post")
 
@@ -32,15 +33,22 @@ def estimate(
     `wanted` may hold heads and whole hook points; a whole `z` is the sum of its heads. The forest must be built with
     share="example".
     """
-    tables: list[pl.DataFrame] = []
+    found = units(lm, forest, wanted, source, metric=metric)
+    return pl.concat(unit.compute()["effects"] for unit in track(found, f"attribution ({source.name})"))
+
+
+def units(lm: LM, forest: Forest, wanted: Sequence[Site], source: Source, *, metric: str = "target") -> list[Unit]:
+    """The estimates in pieces of one row block each."""
     points = sorted({whole(s) for s in wanted})
-    for block in track(list(forest.blocks), f"attribution ({source.name})"):
+
+    def compute(block: Block) -> dict[str, pl.DataFrame]:
         before, parts = _gradients(lm, block, points, source, metric)
         clean = torch.from_numpy(before.data)
         change = [parts[whole(s)][:, s.head] if s.head is not None else parts[whole(s)].reshape(len(clean), -1).sum(1) for s in wanted]
         after = clean + torch.stack(change)
-        tables.append(effects(forest, block, source.name, wanted, {metric: before}, {metric: after.numpy()}))
-    return pl.concat(tables)
+        return {"effects": effects(forest, block, source.name, wanted, {metric: before}, {metric: after.numpy()})}
+
+    return [Unit(f"B{number:05}", partial(compute, block)) for number, block in enumerate(forest.blocks)]
 
 
 def _gradients(lm: LM, block: Block, points: Sequence[Site], source: Source, metric: str) -> tuple[np.ma.MaskedArray, dict[Site, Tensor]]:

@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import os
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
@@ -38,6 +39,26 @@ def of_file(path: Path) -> str:
     """The sha256 of a file's bytes."""
     with path.open("rb") as stream:
         return hashlib.file_digest(stream, "sha256").hexdigest()
+
+
+def remembered(path: Path, memory: Path) -> str:
+    """The sha256 of a large file, hashed once and remembered in the folder `memory` under path, size, times and inode."""
+    path = path.resolve()
+    stat = path.stat()
+    seen = [str(path), stat.st_size, stat.st_mtime_ns, stat.st_ctime_ns, stat.st_ino]
+    note = memory / f"{digest(seen)[:32]}.json"
+    try:
+        known = json.loads(note.read_bytes())
+        if known["seen"] == seen and known["check"] == digest([seen, known["sha256"]]):
+            return str(known["sha256"])
+    except (OSError, ValueError, KeyError, TypeError):
+        pass
+    found = of_file(path)
+    memory.mkdir(mode=0o700, parents=True, exist_ok=True)
+    temp = note.with_name(f".{note.name}.{os.getpid()}.tmp")
+    temp.write_bytes(canonical({"seen": seen, "sha256": found, "check": digest([seen, found])}))
+    temp.replace(note)
+    return found
 
 
 def confirm(found: str, source: Source, part: str, where: Path, *, dropped: int = 0) -> tuple[str, ...]:

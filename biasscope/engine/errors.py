@@ -29,3 +29,15 @@ class NetworkError(BiasScopeError):
     """The network, or credentials for it, are needed."""
 
     exit_code = 5
+
+
+class LockedError(BiasScopeError):
+    """Another process works on the same run."""
+
+    exit_code = 11
+
+
+class DamagedError(BiasScopeError):
+    """The cache holds files that are not what was written."""
+
+    exit_code = 12

@@ -9,7 +9,8 @@ import polars as pl
 from filelock import FileLock
 
 from biasscope.engine.errors import DataError
-from biasscope.engine.runs import safe_name, write_json
+from biasscope.engine.runs import safe_name
+from biasscope.engine.store import write_json
 from biasscope.engine.types import Site
 
 NUMBERS = {("target", "mean"): "baseline", ("target", "slope"): "slope"} | {("stereoset", s): s for s in ("lms", "ss", "icat")}

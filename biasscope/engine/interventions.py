@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import lru_cache, partial
 from typing import Any
 
 import numpy as np
@@ -11,14 +12,15 @@ from torch import Tensor
 
 from biasscope.engine import forward
 from biasscope.engine.errors import UsageError
-from biasscope.engine.metrics import METRICS, sentence_logp
+from biasscope.engine.metrics import METRICS
 from biasscope.engine.models import LM
 from biasscope.engine.packing import ROWS, Block
 from biasscope.engine.tokens import Forest
-from biasscope.engine.types import EFFECTS, SCORES, TRIPLES, Site, Track, silent
+from biasscope.engine.types import EFFECTS, MEANS, Site, Track, Unit, silent
 
 ABLATION_METRICS = ("target", "competence", "kl")
-BASELINE_METRICS = ("target", "sentence", "competence")
+PROCESS = 900 * 2**20
+"""Bytes of a process with its libraries and a forest, before weights and passes."""
 
 
 @dataclass(frozen=True)
@@ -55,6 +57,11 @@ def mean(lm: LM, forest: Forest, wanted: Sequence[Site], track: Track = silent) 
 
     Depth 0 has its own mean (the first position is an attention sink, far from all others); all other nodes share one.
     """
+    return mean_of(lm, means(lm, forest, wanted, track))
+
+
+def means(lm: LM, forest: Forest, wanted: Sequence[Site], track: Track = silent) -> pl.DataFrame:
+    """MEANS of every hook point that the wanted sites are part of."""
     points = sorted({whole(s) for s in wanted})
     totals: dict[Site, Tensor] = {}
     weight = torch.zeros(2, dtype=torch.float64)
@@ -64,10 +71,25 @@ def mean(lm: LM, forest: Forest, wanted: Sequence[Site], track: Track = silent) 
         for point, act in forward.capture(lm, block, points)[0].items():
             part = torch.einsum("crn,rn...->c...", share.to(act), act)
             totals[point] = totals.get(point, 0) + part.double()
-    means = {point: (total / weight.clamp(min=1).to(total.device).view(2, *[1] * (total.dim() - 1))) for point, total in totals.items()}
+    rows = [
+        (point.component, point.layer, depth == 0, (total[depth] / weight[depth].clamp(min=1)).flatten().tolist())
+        for point, total in totals.items()
+        for depth in (0, 1)
+    ]
+    return pl.DataFrame(rows, schema=MEANS, orient="row")
+
+
+def mean_of(lm: LM, table: pl.DataFrame) -> Source:
+    """The source that puts the means of the table."""
+    found: dict[Site, list[Tensor]] = {}
+    for row in table.sort("first", descending=True).iter_rows(named=True):
+        found.setdefault(Site(row["layer"], row["component"]), []).append(torch.tensor(row["values"], dtype=torch.float64))
+    means = {site: torch.stack(both).to(device=lm.device, dtype=getattr(torch, lm.dtype)) for site, both in found.items()}
 
     def at(block: Block, site: Site) -> Tensor:
-        values = means[whole(site)].to(getattr(torch, lm.dtype))
+        values = means[whole(site)]
+        if site.component == "z":
+            values = values.view(2, lm.n_heads, -1)
         return (values if site.head is None else values[:, site.head])[(block.depth > 0).long()]
 
     return Source("mean", at)
@@ -78,14 +100,25 @@ def source(name: str, lm: LM, forest: Forest, wanted: Sequence[Site], track: Tra
     return zero(lm) if name == "zero" else mean(lm, forest, wanted, track)
 
 
-def batch_size(lm: LM, requested: int | None = None) -> int:
-    """Nodes × copies of one pass: as requested, else from the model's device and shape alone.
+def batch_size(lm: LM, requested: int | None = None, max_memory: int | None = None) -> int:
+    """Nodes × copies of one pass: as requested, else from the model's device and shape, and the memory it may take, alone.
 
-    On a CPU a pass should stay near its caches (2,048 nodes were as good as any number from 1,000 to 2,500, 4,600 took 1.5 times
-    as long); on a GPU it should fill 2 GiB of the widest tensors.
+    On a CPU a pass should stay near its caches (2,048 nodes were as good as any number from 1,000 to 4,100); on a GPU it should fill
+    2 GiB of the widest tensors. UsageError where the weights and one row alone need more than `max_memory` bytes.
     """
     widest = max(2 * lm.d_mlp + 8 * lm.d_model, 4 * lm.n_heads * ROWS["all"], lm.vocab // 4)
-    return requested or (2048 if lm.device == "cpu" else max(2048, 2**31 // (4 * widest)))
+    if requested is not None:
+        return requested
+    size = 2048 if lm.device == "cpu" else max(2048, 2**31 // (4 * widest))
+    if max_memory is None:
+        return size
+    # a node's share of a pass: what its layer holds, and its logits twice (log-distribution, divergence) were it read
+    per_node = 4 * (3 * widest + 3 * lm.vocab)
+    free = max_memory - lm.weight_bytes - PROCESS
+    if free < ROWS["all"] * per_node:
+        least = (lm.weight_bytes + PROCESS + ROWS["all"] * per_node) / 2**20
+        raise UsageError(f"--max-memory is too little for {lm.name}: it needs at least {least:.0f}MiB")
+    return min(size, free // per_node)
 
 
 def sweep(
@@ -99,19 +132,31 @@ def sweep(
     track: Track = silent,
 ) -> pl.DataFrame:
     """EFFECTS of replacing each site alone by the source, exact: one row per example, site and metric."""
+    found = units(lm, forest, wanted, source, metrics=metrics, batch=batch)
+    return pl.concat(unit.compute()["effects"] for unit in track(found, f"ablate ({source.name})"))
+
+
+def units(
+    lm: LM,
+    forest: Forest,
+    wanted: Sequence[Site],
+    source: Source,
+    *,
+    metrics: Sequence[str] = ABLATION_METRICS,
+    batch: int | None = None,
+) -> list[Unit]:
+    """The sweep in pieces of one layer and one row block each; neighbours share the block's clean pass."""
     size = batch_size(lm, batch)
     by_layer: dict[int, list[Site]] = {}
     for site in wanted:
         by_layer.setdefault(site.layer, []).append(site)
-    units = [(number, layer) for number in range(len(forest.blocks)) for layer in sorted(by_layer)]
-    tables: list[pl.DataFrame] = []
-    start: tuple[int, forward.Clean] | None = None
-    for number, layer in track(units, f"ablate ({source.name})"):
-        block = forest.blocks[number]
-        if start is None or start[0] != number:
-            start = (number, forward.clean(lm, block))
-        tables.append(_unit(lm, forest, block, start[1], by_layer[layer], source, metrics, size))
-    return pl.concat(tables)
+    start = lru_cache(maxsize=1)(lambda number: forward.clean(lm, forest.blocks[number]))
+
+    def compute(number: int, layer: int) -> dict[str, pl.DataFrame]:
+        return {"effects": _unit(lm, forest, forest.blocks[number], start(number), by_layer[layer], source, metrics, size)}
+
+    places = [(number, layer) for number in range(len(forest.blocks)) for layer in sorted(by_layer)]
+    return [Unit(f"B{number:05}-L{layer:03}", partial(compute, number, layer)) for number, layer in places]
 
 
 def _unit(
@@ -178,23 +223,3 @@ def effects(
     same = {"source": pl.lit(source), "position": pl.lit("all"), "effect": pl.col("value") - pl.col("baseline")}
     has = np.tile(np.concatenate([~np.ma.getmaskarray(before[k])[of] for k in metrics]), len(wanted))
     return table.with_columns(**same).select(EFFECTS.names()).filter(pl.Series(has))
-
-
-def baseline(lm: LM, forest: Forest, *, track: Track = silent) -> tuple[pl.DataFrame, pl.DataFrame]:
-    """SCORES of the clean model, and TRIPLES: the published per-sentence scores, 2^(mean log₂ p), where there are sentences."""
-    scores, triples = [], []
-    for block in track(list(forest.blocks), "baseline"):
-        with torch.no_grad():
-            readouts = forward.read(block, forward.run(lm, block, {}))
-        examples, of = forest.members(block)
-        who = {"example_id": [e.id for e in examples], "group": [e.group for e in examples], "dataset": [e.dataset for e in examples]}
-        for m in BASELINE_METRICS:
-            values = defined(m, readouts)
-            table = pl.DataFrame({**who, "metric": [m] * len(examples), "value": values.data[of]})
-            scores.append(table.filter(pl.Series(~np.ma.getmaskarray(values)[of])))
-        each = sentence_logp(readouts)[0].exp().cpu().numpy()[of]
-        kind = {"split": ["intrasentence"] * len(examples), "bias_type": [e.bias_type for e in examples]}
-        columns = {"stereo": each[:, 0], "anti": each[:, 1], "unrelated": each[:, 2]}
-        table = pl.DataFrame({**kind, "example_id": who["example_id"], "group": who["group"], **columns})
-        triples.append(table.filter(pl.Series(METRICS["sentence"].defined(readouts).cpu().numpy()[of])))
-    return pl.concat(scores).select(SCORES.names()), pl.concat(triples).select(TRIPLES.names())

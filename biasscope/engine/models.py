@@ -2,6 +2,7 @@
 
 import copy
 import inspect
+import sys
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -29,6 +30,7 @@ class LM:
     window: int
     """Longest row a packed pass may have: the shortest attention window and the context, whichever is less."""
     context: int
+    weight_bytes: int
     start: int | None
     """The id that stands before the first token of a whole sentence and of an empty prefix."""
     prepends: bool
@@ -87,6 +89,14 @@ def boot(weights: Weights, *, device: str = "auto", dtype: str = "float32") -> L
     return _described(weights, bridge, tokenizer, model, device, dtype)
 
 
+def device_type(device: str) -> str:
+    """ "cpu", "cuda" or another kind of device; torch is asked only where "auto" may mean a GPU."""
+    if device != "auto":
+        return device.split(":")[0]
+    gpu = sys.platform == "win32" or any(Path("/dev").glob("nvidia[0-9]*")) or Path("/dev/kfd").exists()
+    return _device("auto") if gpu else "cpu"
+
+
 def _device(device: str) -> str:
     import torch
 
@@ -116,6 +126,7 @@ def _described(weights: Weights, bridge: Any, tokenizer: Any, model: "torch.nn.M
         vocab=model.get_output_embeddings().weight.shape[0],  # type: ignore[operator]
         window=min([context, *_windows(config)]),
         context=context,
+        weight_bytes=sum(p.numel() * p.element_size() for p in model.parameters()),
         start=start,
         prepends=prepends,
         keeps_logits="logits_to_keep" in inspect.signature(model.forward).parameters,

@@ -1,31 +1,23 @@
 """A run's folder under results/: its tables first, its record last. Every file is written whole or not at all."""
 
-import errno
 import importlib.metadata
-import json
-import os
 import platform
 import re
-import shutil
 import tempfile
-from collections.abc import Callable, Mapping
+from collections.abc import Iterable
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
 import polars as pl
-import pyarrow.parquet as pq
-from pydantic import BaseModel, ConfigDict
+from pydantic import BaseModel, ConfigDict, ValidationError
 
 from biasscope import __version__
-from biasscope.engine import digests
+from biasscope.engine import digests, store
 from biasscope.engine.errors import BiasScopeError, UsageError
-from biasscope.engine.types import EFFECTS, SCORES, SUMMARY, TRIPLES
+from biasscope.engine.store import SCHEMA_VERSION
 
-SCHEMA_VERSION = 1
-ALGORITHM_VERSION = 1
-"""Raised when the same inputs would give other numbers, so that old runs are not taken for new ones."""
-SCHEMAS = {"effects": EFFECTS, "scores": SCORES, "triples": TRIPLES, "summary": SUMMARY}
+RECORD = "run.json"
 
 
 class Strict(BaseModel):
@@ -66,8 +58,16 @@ class DatasetPart(Strict):
     partly: dict[str, int]
     """Reason → number of used examples that lack `target` (two BLANKs, a token across the filler's edge) but have `sentence`."""
     groups: int
+    units: int = 0
+    """Pieces that the run consists of."""
+    reused: int = 0
+    """Of these, how many had been measured before."""
+    lost: int = 0
+    """Values left out of the statistics because they are not finite."""
     run_key: str = ""
     path: str = ""
+    tables: dict[str, str] = {}
+    """Table → sha256 of its file."""
 
 
 class RunRecord(Strict):
@@ -116,11 +116,6 @@ def peak_rss_bytes() -> int:
     return peak if platform.system() == "Darwin" else peak * 1024
 
 
-def run_key(identity: Mapping[str, Any]) -> str:
-    """sha256 of all that decides a run's numbers; equal keys mean equal tables."""
-    return digests.digest({**identity, "schema": SCHEMA_VERSION, "algorithm": ALGORITHM_VERSION})
-
-
 def files_digest(folder: Path, patterns: tuple[str, ...]) -> str:
     """sha256 over the names and contents of the files in `folder` that match."""
     found = sorted({file for pattern in patterns for file in folder.glob(pattern) if file.is_file()})
@@ -149,57 +144,30 @@ def check_writable(output_dir: Path) -> None:
         raise BiasScopeError(f"cannot write to {output_dir}: {problem.strerror}; choose another --output-dir") from problem
 
 
-def save(record: RunRecord, tables: Mapping[str, pl.DataFrame]) -> Path:
-    """The folder of a finished run. `record.datasets` holds the one dataset that the tables are of."""
+def write(path: Path, name: str, frames: Iterable[pl.DataFrame]) -> Path:
+    """The file of a run's table, written from frames that need not fit into memory together.
+
+    A folder with a record is a finished run, so the record goes before a table is replaced.
+    """
+    path.mkdir(parents=True, exist_ok=True)
+    (path / RECORD).unlink(missing_ok=True)
+    file = path / f"{name}.parquet"
+    store.write_stream(file, frames, store.SCHEMAS[name])
+    return file
+
+
+def close(record: RunRecord) -> None:
+    """Nothing: writes the record of a run whose tables stand, which makes it a finished one."""
     (part,) = record.datasets
-    target = Path(part.path)
-    target.mkdir(parents=True, exist_ok=True)
-    (target / "run.json").unlink(missing_ok=True)  # a folder with a record is a finished run: not while its tables are replaced
-    for name, frame in tables.items():
-        write_table(target / f"{name}.parquet", frame, SCHEMAS[name])
-    write_json(target / "run.json", record.model_dump(mode="json"))
-    return target
+    store.write_json(Path(part.path) / RECORD, record.model_dump(mode="json"))
 
 
-def write_table(file: Path, frame: pl.DataFrame, schema: pl.Schema) -> None:
-    """Nothing: writes the frame as zstd Parquet, after comparing its columns with the declared ones."""
-    if frame.schema != schema:
-        raise TypeError(f"{file.name} has columns {dict(frame.schema)}, declared are {dict(schema)}")
-    # not polars' own writer: its errors carry no errno, so a full disk could not be told from another fault
-    table = frame.to_arrow(compat_level=pl.CompatLevel.oldest())
-    _replace(file, lambda temp: pq.write_table(table, temp, compression="zstd"), int(frame.estimated_size()))
-
-
-def write_json(file: Path, value: Any) -> None:
-    """Nothing: writes strict JSON."""
-    text = json.dumps(value, indent=2, ensure_ascii=False, allow_nan=False) + "\n"
-    _replace(file, lambda temp: temp.write_text(text, encoding="utf-8"), len(text))
-
-
-def _replace(file: Path, write: Callable[[Path], Any], size: int) -> None:
-    temp = file.with_name(f".{file.name}.{os.getpid()}.tmp")
+def read(path: Path) -> RunRecord | None:
+    """The record of a finished run; None where there is none, or it or a table of it is not what was written."""
     try:
-        write(temp)
-        with temp.open("rb+") as handle:
-            os.fsync(handle.fileno())
-        temp.replace(file)
-    except OSError as problem:
-        if problem.errno in (errno.ENOSPC, errno.EDQUOT):
-            have = shutil.disk_usage(file.parent).free
-            message = f"disk full: need about {size / 1e6:.1f} MB, have {have / 1e6:.1f} MB at {file.parent}; make room and run again"
-            raise BiasScopeError(message) from problem
-        raise BiasScopeError(f"cannot write {file}: {problem.strerror or problem}; choose another --output-dir") from problem
-    finally:
-        temp.unlink(missing_ok=True)
-    _sync_folder(file.parent)
-
-
-def _sync_folder(path: Path) -> None:
-    """Nothing: makes a rename survive a power cut, where the system can sync folders."""
-    if os.name == "nt":
-        return
-    handle = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)
+        record = RunRecord.model_validate_json((path / RECORD).read_bytes())
+    except (OSError, ValidationError):
+        return None
+    (part,) = record.datasets
+    intact = all(store.verified(path / f"{name}.parquet", sha256) is not None for name, sha256 in part.tables.items())
+    return record if intact and part.tables else None

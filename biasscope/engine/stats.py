@@ -27,16 +27,19 @@ SITE = ["component", "layer", "head", "position"]
 Labels = Mapping[str, str | None]
 
 
-def summarise(effects: pl.DataFrame, *, model: str, method: str, share_of_men: Mapping[str, float] | None, seed: int = 0) -> pl.DataFrame:
+def summarise(
+    effects: pl.DataFrame | pl.LazyFrame, *, model: str, method: str, share_of_men: Mapping[str, float] | None, seed: int = 0
+) -> pl.DataFrame:
     """SUMMARY of EFFECTS, one row per site and statistic: slope (where groups have a share of men), mean and rms.
 
     kl has its mean alone, without p. A family (of p_family and q) is one dataset, source, metric, statistic and kind of site;
     heads and the whole hook point `z` are two kinds. Sites that lack examples are measured on those they have (n says how many).
     Slope ranks where it exists, else mean; the other rows follow with the sites in the same order.
     """
-    _refuse_empty(effects)
+    parts = effects.lazy().select("dataset", "source").unique(maintain_order=True).collect()
+    _refuse_empty(parts)
     tables = []
-    for dataset, source in effects.select("dataset", "source").unique(maintain_order=True).rows():
+    for dataset, source in parts.rows():
         labels = {"model": model, "method": method, "subset": "all", "dataset": dataset, "source": source}
         part = effects.lazy().filter(pl.col("dataset") == dataset, pl.col("source").eq_missing(source))
         tables.append(_ranked(pl.concat(_site_rows(part, labels, share_of_men, seed))))

@@ -11,6 +11,16 @@ Track = Callable[[list[Any], str], Iterable[Any]]
 """How progress leaves the engine: called with the units of work and a label, it yields the units."""
 
 
+@dataclass(frozen=True)
+class Unit:
+    """A piece of a run that is measured, stored and skipped as a whole."""
+
+    name: str
+    """Unique within its run; file names begin with it."""
+    compute: Callable[[], dict[str, pl.DataFrame]]
+    """The unit's tables, the same whatever was measured before."""
+
+
 def silent(units: list[Any], label: str) -> Iterable[Any]:
     """The units, with no progress shown: the default of every engine function."""
     return units
@@ -113,6 +123,14 @@ EFFECTS = pl.Schema(
     | {"baseline": pl.Float64, "value": pl.Float64, "effect": pl.Float64}
 )
 """One row per example, site and metric; effect = value − baseline, always."""
+
+_ACTIVATIONS: dict[str, Any] = {"example_id": pl.String, **_SITE, "values": pl.List(pl.Float32)}
+ACTIVATIONS = pl.Schema(_ACTIVATIONS)
+"""One row per example, site and named position (last, term, mean); `values` has one length, fixed in the file."""
+
+_MEANS: dict[str, Any] = {"component": pl.String, "layer": pl.Int32, "first": pl.Boolean, "values": pl.List(pl.Float64)}
+MEANS = pl.Schema(_MEANS)
+"""The dataset's mean activation at a whole hook point, flattened: at depth 0 (`first`) and over all other nodes."""
 
 SUMMARY = pl.Schema(
     {"model": pl.String, "dataset": pl.String, "subset": pl.String, "method": pl.String, "source": pl.String}

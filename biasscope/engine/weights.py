@@ -14,6 +14,7 @@ from pathlib import Path
 
 from filelock import FileLock
 
+from biasscope.engine import digests
 from biasscope.engine.errors import DataError, NetworkError, UsageError
 
 DEFAULT = "smollm2-135m"
@@ -55,10 +56,10 @@ def locate(name: str, *, revision: str | None = None, cache_dir: Path, offline: 
             raise DataError(f"no GGUF file at {name}; give the path of an existing file, a folder or a hub id")
         return _converted(name, path, cache_dir)
     if path.is_dir():
-        return Weights(name, path, None, _folder_digest(path))
+        return Weights(name, path, None, _folder_digest(path, cache_dir))
     if path.is_absolute() or name.startswith((".", "~")):
         raise DataError(f"no model folder at {name}; give an existing folder, a .gguf file or a hub id such as gpt2")
-    return _snapshot(name, revision, offline)
+    return _snapshot(name, revision, offline, cache_dir)
 
 
 def _embedded(name: str, cache_dir: Path) -> Weights:
@@ -72,7 +73,7 @@ def _embedded(name: str, cache_dir: Path) -> Weights:
 
 
 def _converted(name: str, file: Path, cache_dir: Path) -> Weights:
-    digest = _sha256(file)
+    digest = digests.remembered(file, cache_dir / "digests")
     folder = cache_dir / "models" / f"{digest[:16]}-v{CONVERSION}"
     folder.parent.mkdir(parents=True, exist_ok=True)
     with FileLock(f"{folder}.lock"):
@@ -105,7 +106,7 @@ def convert(file: Path, folder: Path) -> None:
         os.replace(whole, folder)
 
 
-def _snapshot(name: str, revision: str | None, offline: bool) -> Weights:
+def _snapshot(name: str, revision: str | None, offline: bool, cache_dir: Path) -> Weights:
     from huggingface_hub import snapshot_download
     from huggingface_hub.errors import (
         GatedRepoError,
@@ -130,7 +131,7 @@ def _snapshot(name: str, revision: str | None, offline: bool) -> Weights:
     except (LocalEntryNotFoundError, OSError) as error:
         found = "--offline was given" if offline else "the hub cannot be reached"
         raise NetworkError(f"model {hub} is not in the local cache and {found}; use --model FOLDER or go online once") from error
-    return Weights(name, folder, folder.name, _folder_digest(folder))
+    return Weights(name, folder, folder.name, _folder_digest(folder, cache_dir))
 
 
 def known_names() -> str:
@@ -138,7 +139,7 @@ def known_names() -> str:
     return ", ".join([*EMBEDDED, *(hub.removeprefix("EleutherAI/") for hub in ALIASES.values())])
 
 
-def _folder_digest(folder: Path) -> str:
+def _folder_digest(folder: Path, cache_dir: Path) -> str:
     files = sorted(folder.glob("*.safetensors"))
     if not (folder / "config.json").is_file():
         raise DataError(f"{folder} holds no config.json; a model folder is what `save_pretrained` writes")
@@ -148,13 +149,11 @@ def _folder_digest(folder: Path) -> str:
         raise DataError(f"{folder} holds {pickled}; only safetensors are read (pickled weights can run code): {advice}")
     # a hub file is a link to a blob that is named by its sha256: no need to read it
     blobs = [f.resolve().name if f.is_symlink() else "" for f in files]
-    sums = [blob if re.fullmatch(r"[0-9a-f]{64}", blob) else _sha256(f) for f, blob in zip(files, blobs, strict=True)]
+    sums = [
+        blob if re.fullmatch(r"[0-9a-f]{64}", blob) else digests.remembered(f, cache_dir / "digests")
+        for f, blob in zip(files, blobs, strict=True)
+    ]
     return sums[0] if len(sums) == 1 else hashlib.sha256("".join(sums).encode()).hexdigest()
-
-
-def _sha256(file: Path) -> str:
-    with file.open("rb") as handle:
-        return hashlib.file_digest(handle, "sha256").hexdigest()
 
 
 def first_line(error: BaseException) -> str:
