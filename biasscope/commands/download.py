@@ -42,6 +42,8 @@ def download(
             )
         for damage in record["damaged"]:
             screen.warn(f"mended: {damage}")
+        for note in record["notes"]:
+            screen.warn(f"{source}: {note}")
         screen.note(f"{source}: in {data_dir / source}" + (", nothing downloaded" if record["reused"] else ""))
         records.append(record)
     if not sys.stdout.isatty():
