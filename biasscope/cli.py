@@ -16,6 +16,8 @@ from typer.core import TyperCommand, TyperGroup
 from biasscope import __version__, commands, console, options
 from biasscope.engine.errors import BiasScopeError
 
+KEPT = "what was measured is kept, the same command goes on from there (with --no-cache it starts again)"
+
 
 def summary_line(name: str) -> str:
     """The first line of a command's docstring, read without importing it."""
@@ -54,7 +56,7 @@ class Folder(TyperGroup):
             console.error(str(error))
             raise typer.Exit(error.exit_code) from error
         except KeyboardInterrupt:
-            console.error("stopped by Ctrl-C; finished runs stand, the same command starts the others again", "stopped")
+            console.error(f"Ctrl-C; {KEPT}", "stopped")
             raise typer.Exit(130) from None
         except BrokenPipeError:
             # the reader has what it wanted (`| head -1`); nothing more may be flushed into the closed pipe at exit
@@ -64,8 +66,15 @@ class Folder(TyperGroup):
 
 def terminated(_signal: int, _frame: Any) -> None:
     """Nothing: leaves through every `finally` with the exit code of SIGTERM."""
-    os.write(2, b"stopped: terminated by SIGTERM; finished runs stand\n")  # a handler must not enter buffered streams
+    os.write(2, f"stopped: SIGTERM; {KEPT}\n".encode())  # a handler must not enter buffered streams
     raise SystemExit(143)
+
+
+def interrupted(_signal: int, _frame: Any) -> None:
+    """Nothing: says at once that Ctrl-C was heard, and leaves as soon as the present pass of the model is over."""
+    os.write(2, b"\nstopping after the present pass ...\n")
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+    raise KeyboardInterrupt
 
 
 app = typer.Typer(
@@ -87,7 +96,8 @@ def biasscope(
 ) -> None:
     """Where inside a causal language model social bias sits, how certain that is, and what it costs to remove.
 
-    Exit codes: 0 ok, 1 failed, 2 usage, 3 finished with parts missing, 4 bad input, 5 needs the network, 130 Ctrl-C, 143 SIGTERM.
+    Exit codes: 0 ok, 1 failed, 2 usage, 3 finished with parts missing, 4 bad input, 5 needs the network, 11 locked,
+    12 cache damaged, 130 Ctrl-C, 143 SIGTERM.
     """
 
 
@@ -95,4 +105,5 @@ def main() -> None:
     """Nothing: runs the command line and exits."""
     console.hush_environment()
     signal.signal(signal.SIGTERM, terminated)
+    signal.signal(signal.SIGINT, interrupted)
     app(prog_name="biasscope")

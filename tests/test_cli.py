@@ -226,7 +226,7 @@ def test_ctrl_c_is_exit_130_with_a_line(monkeypatch, tmp_path):
 
     monkeypatch.setattr(weights, "locate", interrupted)
     code, out, err = biasscope("baseline", *SMALL, "-o", tmp_path, ok=False)
-    assert (code, out) == (130, "") and "stopped by Ctrl-C" in err
+    assert (code, out) == (130, "") and "stopped: Ctrl-C" in err
 
 
 def test_values_that_are_not_finite_end_in_exit_3_and_are_counted(monkeypatch, tiny_gpt2, tmp_path):

@@ -50,7 +50,7 @@ def test_remote_code_is_refused_and_never_runs(tiny_gpt2, tmp_path):
         ("nothing.gguf", DataError, "no GGUF file at"),
         ("a/b/c", UsageError, "neither a folder, a .gguf file nor a hub id"),
         ("../../nowhere", DataError, "no model folder at"),
-        ("gpt2", NetworkError, "not in the local cache and --offline was given"),
+        ("gpt2", NetworkError, "not in the local cache and this is offline"),
     ],
 )
 def test_a_name_that_means_nothing_here_says_what_to_do(name, error, message, tmp_path, monkeypatch):

@@ -107,7 +107,7 @@ def convert(file: Path, folder: Path) -> None:
 
 
 def _snapshot(name: str, revision: str | None, offline: bool, cache_dir: Path) -> Weights:
-    from huggingface_hub import snapshot_download
+    from huggingface_hub import constants, snapshot_download
     from huggingface_hub.errors import (
         GatedRepoError,
         HFValidationError,
@@ -129,7 +129,7 @@ def _snapshot(name: str, revision: str | None, offline: bool, cache_dir: Path) -
     except RepositoryNotFoundError as error:
         raise DataError(f"no model '{hub}' on the hub (or it is private); known short names: {known_names()}") from error
     except (LocalEntryNotFoundError, OSError) as error:
-        found = "--offline was given" if offline else "the hub cannot be reached"
+        found = "this is offline (--offline or HF_HUB_OFFLINE)" if offline or constants.HF_HUB_OFFLINE else "the hub cannot be reached"
         raise NetworkError(f"model {hub} is not in the local cache and {found}; use --model FOLDER or go online once") from error
     return Weights(name, folder, folder.name, _folder_digest(folder, cache_dir))
 
