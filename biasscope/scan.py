@@ -1,84 +1,27 @@
-"""One dataset measured through the store: what is there is reused, what is not is measured and kept, then its run is saved.
+"""One dataset measured through the store: what is there is reused, what is not is measured and kept, then its run is saved."""
 
-The model is booted when the first unit has to be measured, and not at all for what has been measured before.
-"""
-
-import contextlib
-import tempfile
-import time
-from collections.abc import Iterator, Sequence
+from collections import Counter
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from functools import cached_property
-from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Literal
 
 import polars as pl
 
-from biasscope import session
-from biasscope.console import Screen
-from biasscope.engine import datasets, journal, models, runs, store, weights
+from biasscope.engine import journal, runs
 from biasscope.engine.types import Dataset, Example, Site, Unit
-from biasscope.options import Measure, memory
+from biasscope.options import memory
 
 if TYPE_CHECKING:
     from biasscope.engine.interventions import Source
     from biasscope.engine.tokens import Forest
-
-TOKENIZER_FILES = ("tokenizer*.json", "tokenizer.model", "vocab.*", "merges.txt", "special_tokens_map.json", "added_tokens.json")
-
-
-@dataclass(kw_only=True)
-class Running(session.Session):
-    """A session with its datasets read and its model located."""
-
-    found: weights.Weights
-    tokenizer_digest: str
-    device: str
-    datasets: list[Dataset]
-
-    @cached_property
-    def lm(self) -> models.LM:
-        """The model, booted and checked at the first call."""
-        from biasscope.engine import forward
-
-        self.screen.note(f"loading {self.options.model}" + (f", {self.found.note}" if self.found.note else ""))
-        with self.phase("model"):
-            lm = forward.check_packing(models.boot(self.found, device=self.options.device, dtype=self.options.dtype.value))
-        self.model = described(lm, self.tokenizer_digest)
-        if not lm.packed:
-            self.warn(f"{self.options.model} cannot attend by a mask of ancestors: one sequence a row, slower and just as exact")
-        return lm
-
-    def scans(self, **asked: Any) -> Iterator["Scan"]:
-        """The datasets that are not finished, one after the other, each locked; the finished ones are taken as they stand."""
-        with contextlib.ExitStack() as stack:
-            root = self.options.cache_dir / "runs"
-            if self.options.no_cache:
-                root = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="biasscope-")))
-            for dataset in self.datasets:
-                identity = self.identity(dataset, asked)
-                if self.options.verbose and not (root / store.run_key(identity)).is_dir() and (other := journal.nearest(root, identity)):
-                    self.screen.note(f"{dataset.name}: the nearest earlier run differs in {', '.join(other)}")
-                with journal.opened(root, identity, wait=self.options.wait, fresh=self.options.fresh) as opened:
-                    scan = Scan(self, dataset, opened, store.run_key(identity))
-                    if not scan.stands():
-                        scan.resume()
-                        yield scan
-
-    def identity(self, dataset: Dataset, asked: dict[str, Any]) -> dict[str, Any]:
-        """All that decides the numbers of one dataset."""
-        model = {"name": self.options.model, "revision": self.found.revision, "digest": self.found.digest}
-        how: dict[str, Any] = {name: getattr(self.options, name) for name in ("batch_size", "max_memory", "seed")}
-        how |= {"dtype": self.options.dtype.value, "device": self.device}
-        data = {"dataset": dataset.name, "content": dataset.digest, "examples": [e.id for e in dataset.examples]}
-        return store.identity(self.command, model=model, tokenizer=self.tokenizer_digest, **how, **data, **asked)
+    from biasscope.running import Running
 
 
 @dataclass
 class Scan:
     """One dataset's measurement."""
 
-    run: Running
+    run: "Running"
     dataset: Dataset
     journal: journal.Journal
     key: str
@@ -172,7 +115,24 @@ class Scan:
                 self.journal.put(unit.name, unit.compute())
         return [unit.name for unit in units]
 
-    def close(self, forest: "Forest", units: list[str]) -> None:
+    def encode(self, site: str, position: str) -> None:
+        """Nothing: reads the activations of every example's prompt."""
+        from biasscope.engine import activations
+
+        lm, dropped = self.run.lm, Counter[str]()
+        texts, used = [], []
+        for example in self.dataset.examples:
+            text = activations.text(lm, example.id, example.prompt, example.group)
+            if isinstance(text, str) or (position == "term" and text.term is None):
+                dropped[text if isinstance(text, str) else "its prompt does not name the term"] += 1
+            else:
+                texts.append(text)
+                used.append(example)
+        for reason, n in dropped.items():
+            self.run.warn(f"{self.dataset.name}: {n} of {len(self.dataset.examples)} examples dropped: {reason}")
+        self.close(used, self.measure(activations.units(lm, texts, site, position), "encode"), dropped)
+
+    def close(self, used: Sequence[Example], units: list[str], dropped: Counter[str], partly: Mapping[str, int] | None = None) -> None:
         """Nothing: writes down that the units are all, and what the run is of."""
         found = self.dataset
         part = runs.DatasetPart(
@@ -180,11 +140,11 @@ class Scan:
             digest=found.digest,
             source=dict(found.record),
             found=found.found,
-            used=len(forest.examples),
+            used=len(used),
             not_drawn=found.found - found.dropped.total() - len(found.examples),
-            dropped=dict(found.dropped + forest.dropped),
-            partly=dict(forest.partly),
-            groups=len({e.group for e in forest.examples}),
+            dropped=dict(found.dropped + dropped),
+            partly=dict(partly or {}),
+            groups=len({e.group for e in used}),
             units=len(units),
         )
         model = None if self.run.model is None else self.run.model.model_dump()
@@ -213,37 +173,3 @@ class Scan:
         """The examples that have scores, in data order."""
         kept = set(scores.select("example_id").unique().collect()["example_id"])
         return [example for example in self.dataset.examples if example.id in kept]
-
-
-def start(command: str, options: Measure, own: dict[str, Any] | None = None) -> Running:
-    """A running session: everything that can fail before the model is loaded has been tried."""
-    screen = Screen(options.quiet, options.verbose)
-    runs.check_writable(options.output_dir)
-    read = {"limit": options.limit, "seed": options.seed, "skip_invalid": options.skip_invalid}
-    names = dict.fromkeys(options.dataset or datasets.default(options.data_dir))
-    loaded = [datasets.load(name, options.data_dir, **read) for name in names]  # type: ignore[arg-type]
-    begun = time.monotonic()
-    with screen.hushed():
-        found = weights.locate(options.model, revision=options.revision, cache_dir=options.cache_dir, offline=options.offline)
-    running = Running(
-        command=command,
-        options=options,
-        own=own or {},
-        screen=screen,
-        slug=weights.slug(options.model),
-        timing={"model": time.monotonic() - begun},
-        found=found,
-        tokenizer_digest=runs.files_digest(found.folder, TOKENIZER_FILES),
-        device=models.device_type(options.device),
-        datasets=loaded,
-    )
-    for note in (note for dataset in loaded for note in dataset.notes):
-        running.warn(note)
-    return running
-
-
-def described(lm: models.LM, tokenizer_digest: str) -> runs.ModelPart:
-    """The model as the record shows it."""
-    same = {name: getattr(lm, name) for name in ("name", "revision", "digest", "dtype", "device", "note", "packed")}
-    token = None if lm.start is None else lm.tokenizer.convert_ids_to_tokens(lm.start)
-    return runs.ModelPart(**same, tokenizer_digest=tokenizer_digest, start_token=token, layers=lm.n_layers, heads=lm.n_heads)

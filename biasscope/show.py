@@ -97,8 +97,8 @@ def escaped(cell: str) -> str:
 def show_tables(found: Result, stream: TextIO) -> None:
     """Nothing: writes one table a dataset."""
     for part, summary in zip(found.record.datasets, found.summaries, strict=True):
-        make = tables.clean_model if found.record.command == "baseline" else tables.effects
-        draw(make(summary, part.name, f"{part.path}/summary.parquet"), stream)
+        make = {"baseline": tables.clean_model, "encode": tables.encoded}.get(found.record.command, tables.effects)
+        draw(make(summary, part.name, f"{part.path}/{'activations' if found.record.command == 'encode' else 'summary'}.parquet"), stream)
 
 
 def draw(table: tables.Table, stream: TextIO) -> None:

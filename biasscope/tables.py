@@ -87,6 +87,16 @@ def _named(row: dict[str, Any]) -> str:
     return row["metric"] if statistic == "mean" else f"{row['metric']} {statistic}"
 
 
+def encoded(_summary: pl.DataFrame, dataset: str, file: str) -> Table:
+    """What a file of activations holds: one row a component and position."""
+    names = ["component", "position", "prompts", "layers", "width"]
+    counts = {"prompts": pl.col("example_id").n_unique(), "layers": pl.col("layer").n_unique(), "width": pl.col("values").list.len().max()}
+    held = pl.scan_parquet(file).with_columns(pl.col("values").cast(pl.List(pl.Float32)))
+    found = held.group_by("component", "position").agg(**counts).sort("component").select(names).collect()
+    rows = [[str(cell) for cell in row] for row in found.iter_rows()]
+    return Table(f"activations of {dataset}", names, [rows], [f"one row per prompt and site in {file}"])
+
+
 def effects(summary: pl.DataFrame, dataset: str, file: str) -> Table:
     """The effects of replacing sites, largest first: heads, MLPs and hook points."""
     ranked = stats.ranking(summary)

@@ -11,7 +11,7 @@ import biasscope
 ROOT = Path(biasscope.__file__).parent
 ORDER = (
     *("errors", "types", "sources", "reading", "digests", "triples", "containers", "datasets", "fetching", "download", "predictions"),
-    *("weights", "kernels", "models", "packing", "tokens", "forward", "metrics", "interventions", "attribution", "scores"),
+    *("weights", "kernels", "models", "packing", "tokens", "forward", "metrics", "interventions", "attribution", "scores", "activations"),
     *("resampling", "estimates", "subsets", "stats", "store", "journal", "runs", "exports"),
 )
 """Every engine module, each importing only what stands before it."""

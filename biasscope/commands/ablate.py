@@ -29,14 +29,14 @@ def ablate(
     by: Annotated[By, options.option("--by", "What ranks the sites of --top")] = By.ATTRIBUTION,
 ) -> None:
     """Replace every head and MLP in turn and measure what changes, exactly: target, competence, distribution."""
-    from biasscope import choice, scan
+    from biasscope import choice, running
     from biasscope.engine import stats
 
     if heads is not None and layers is not None:
         raise typer.BadParameter("give --heads or --layers, not both")
     chosen = choice.Choice.parse(heads, layers)
     own = {"source": source.value, "heads": heads, "layers": layers, "top": top, "by": by.value if top else None}
-    run = scan.start("ablate", o, own)
+    run = running.start("ablate", o, own)
     asked = {"heads": chosen.heads, "layers": chosen.layers, "top": top, "by": own["by"]}
     for each in run.scans(source=source.value, sites=asked):
         if not each.complete:
@@ -48,7 +48,7 @@ def ablate(
             forest = each.forest()
             replacement = each.source(source.value, forest, sites)
             units = interventions.units(run.lm, forest, sites, replacement, batch=each.batch)
-            each.close(forest, each.measure(units, f"ablate ({source.value})"))
+            each.close(forest.examples, each.measure(units, f"ablate ({source.value})"), forest.dropped, forest.partly)
         effects, shares = each.table("effects"), each.dataset.share_of_men()
         with run.phase("statistics"):
             summary = stats.summarise(effects, model=run.slug, method="exact", share_of_men=shares, seed=o.seed)

@@ -27,16 +27,16 @@ def baseline(
 
     import polars as pl
 
-    from biasscope import scan
+    from biasscope import running
     from biasscope.engine import stats
 
-    run = scan.start("baseline", o)
+    run = running.start("baseline", o)
     for each in run.scans():
         if not each.complete:
             from biasscope.engine import scores as clean
 
             forest = each.forest(sentences=True)
-            each.close(forest, each.measure(clean.units(run.lm, forest), "baseline"))
+            each.close(forest.examples, each.measure(clean.units(run.lm, forest), "baseline"), forest.dropped, forest.partly)
         scores, triples = each.table("scores").collect(), each.table("triples").collect()
         name, shares = each.dataset.name, each.dataset.share_of_men()
         with run.phase("statistics"):

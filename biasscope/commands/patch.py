@@ -26,10 +26,10 @@ def patch(
     source: Annotated[options.Source, options.option("--source", "What the activations are replaced by")] = options.Source.MEAN,
 ) -> None:
     """Estimate the effect of every head, MLP and residual site by gradients, signed, per example."""
-    from biasscope import scan
+    from biasscope import running
     from biasscope.engine import stats
 
-    run = scan.start("patch", o, {"method": method.value, "source": source.value})
+    run = running.start("patch", o, {"method": method.value, "source": source.value})
     for each in run.scans(method=method.value, source=source.value):
         if not each.complete:
             from biasscope.engine import attribution, interventions
@@ -38,7 +38,7 @@ def patch(
             sites = list(dict.fromkeys([*single, *map(interventions.whole, single)]))
             forest = each.forest(share="example")
             units = attribution.units(run.lm, forest, sites, each.source(source.value, forest, sites))
-            each.close(forest, each.measure(units, f"attribution ({source.value})"))
+            each.close(forest.examples, each.measure(units, f"attribution ({source.value})"), forest.dropped, forest.partly)
         effects, shares = each.table("effects"), each.dataset.share_of_men()
         with run.phase("statistics"):
             summary = stats.summarise(effects, model=run.slug, method=method.value, share_of_men=shares, seed=o.seed)
