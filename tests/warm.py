@@ -1,0 +1,76 @@
+"""A process that has imported everything and forks one child per command, so that many short runs can be started and killed.
+
+Reads JSON lines: {"args", "err", "log", "pause", "fail"} starts `biasscope ARGS` and answers its pid; {"wait": pid} answers its exit code,
+negative for a signal. The child writes a line to `log` per measured unit, sleeps `pause` seconds in each, and its n-th fsync
+fails as on a full disk where `fail` is n.
+"""
+
+import errno
+import json
+import os
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import torch
+import transformer_lens.model_bridge  # noqa: F401  with transformers' GPT-2 what takes longest
+import transformers.models.gpt2.modeling_gpt2  # noqa: F401
+
+from biasscope import cli, running
+from biasscope.commands import ablate, baseline, patch
+from biasscope.engine import attribution, forward, interventions, models, scores, stats, tokens
+
+WARM = (running, ablate, baseline, patch, attribution, forward, models, scores, stats, tokens)
+
+
+def child(task: dict[str, Any]) -> None:
+    """Nothing: runs one command as a process of its own would, and never returns."""
+    null, err = os.open(os.devnull, os.O_RDWR), os.open(task["err"], os.O_WRONLY | os.O_CREAT | os.O_APPEND)
+    for stream, target in ((0, null), (1, null), (2, err)):
+        os.dup2(target, stream)
+    measure, sync, left = interventions._unit, os.fsync, task.get("fail", 0)
+
+    def logged(*args: Any) -> Any:
+        with Path(task["log"]).open("a", encoding="utf-8") as log:
+            log.write(f"{os.getpid()}\n")
+        time.sleep(task.get("pause", 0))
+        return measure(*args)
+
+    def full(handle: int) -> None:
+        nonlocal left
+        left -= 1
+        if left == 0:
+            raise OSError(errno.ENOSPC, "No space left on device")
+        sync(handle)
+
+    interventions._unit, os.fsync = logged, full
+    sys.argv = ["biasscope", *task["args"]]
+    code: Any = 1
+    try:
+        cli.main()
+        code = 0
+    except SystemExit as leaving:
+        code = leaving.code or 0
+    finally:
+        sys.stderr.flush()
+        os._exit(code)
+
+
+def main() -> None:
+    """Nothing: answers until its input ends."""
+    torch.set_num_threads(1)
+    for line in sys.stdin:
+        task = json.loads(line)
+        if "wait" in task:
+            answer = os.waitstatus_to_exitcode(os.waitpid(task["wait"], 0)[1])
+        else:
+            answer = os.fork()
+            if answer == 0:
+                child(task)
+        sys.stdout.write(f"{json.dumps(answer)}\n")
+        sys.stdout.flush()
+
+
+if __name__ == "__main__":
+    main()
