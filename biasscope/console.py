@@ -112,3 +112,14 @@ def clock(seconds: float) -> str:
         return f"{whole} s"
     minutes, rest = divmod(whole, 60)
     return f"{minutes}:{rest:02} min" if minutes < 60 else f"{minutes // 60}:{minutes % 60:02}:{rest:02} h"
+
+
+def size(count: float) -> str:
+    """A number of bytes for people: 17 MB."""
+    power = min(4, max(0, (len(str(int(count))) - 1) // 3))
+    return f"{count / 1000**power:.3g} {('B', 'kB', 'MB', 'GB', 'TB')[power]}"
+
+
+def age(days: float) -> str:
+    """A time ago for people: 3 h, 12 d."""
+    return f"{days * 1440:.0f} min" if days < 1 / 24 else f"{days * 24:.0f} h" if days < 2 else f"{days:.0f} d"

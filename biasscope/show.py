@@ -118,6 +118,33 @@ def draw(table: tables.Table, stream: TextIO) -> None:
             drawn.add_row(*(Text(safe_text(cell)) for cell in cells))
         drawn.add_section()
     console = Console(file=stream, width=None if stream.isatty() else 80, highlight=False, soft_wrap=False)
-    console.print(drawn)
+    if table.columns:
+        console.print(drawn)
     for note in table.notes:
         console.print(Text(safe_text(note)), soft_wrap=True)
+
+
+def listing(title: str, rows: list[dict[str, Any]], cells: list[list[str]], chosen: Format | None) -> None:
+    """Nothing: writes a plain list to stdout: `cells` as a table with the rows' keys as columns, or the rows as data."""
+    chosen = chosen or (Format.TABLE if sys.stdout.isatty() else Format.JSON)
+    if chosen is Format.JSON:
+        sys.stdout.write(json.dumps(rows, allow_nan=False, indent=2) + "\n")
+    elif chosen is Format.JSONL:
+        sys.stdout.write("".join(json.dumps(row, allow_nan=False) + "\n" for row in rows))
+    else:
+        columns = list(rows[0])[: len(cells[0])] if rows else []
+        if chosen is Format.TABLE:
+            draw(tables.Table(title, columns, [cells], [] if rows else ["nothing"]), sys.stdout)
+        else:
+            frame = pl.DataFrame([list(map(safe_text, row)) for row in cells], schema=dict.fromkeys(columns, pl.String), orient="row")
+            sys.stdout.write(markdown(frame) if chosen is Format.MARKDOWN else frame.write_csv())
+    sys.stdout.flush()
+
+
+def record(found: RunRecord, table: tables.Table, chosen: Format | None) -> None:
+    """Nothing: writes one run's record to stdout, whole for programs and the essentials for people."""
+    if (chosen or (Format.TABLE if sys.stdout.isatty() else Format.JSON)) is Format.TABLE:
+        draw(table, sys.stdout)
+    else:
+        sys.stdout.write(found.model_dump_json(indent=2) + "\n")
+    sys.stdout.flush()

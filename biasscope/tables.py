@@ -8,6 +8,7 @@ import polars as pl
 
 from biasscope.engine import stats
 from biasscope.engine.resampling import MIN_CLUSTERS
+from biasscope.engine.runs import RunRecord
 from biasscope.engine.types import Site
 
 NONE = "–"
@@ -95,6 +96,30 @@ def encoded(_summary: pl.DataFrame, dataset: str, file: str) -> Table:
     found = held.group_by("component", "position").agg(**counts).sort("component").select(names).collect()
     rows = [[str(cell) for cell in row] for row in found.iter_rows()]
     return Table(f"activations of {dataset}", names, [rows], [f"one row per prompt and site in {file}"])
+
+
+def record(found: RunRecord) -> Table:
+    """How a run was made: one line a fact."""
+    (part,) = found.datasets
+    left = {"not drawn": part.not_drawn, **part.dropped}
+    model = None if found.model is None else f"{found.model.name} {found.model.digest[:12]}, {found.model.dtype} on {found.model.device}"
+    facts = {
+        "command": found.command,
+        "created": found.created,
+        "model": model or NONE,
+        "dataset": f"{part.name} {part.digest[:12]}",
+        "examples": f"{part.used} of {part.found} in {part.groups} groups",
+        "left out": "; ".join(f"{n} × {reason}" for reason, n in left.items() if n) or "nothing",
+        "units": f"{part.units}, {part.reused} of them measured before",
+        "seconds": ", ".join(f"{phase} {seconds:.1f}" for phase, seconds in found.timing.items()),
+        "peak memory": f"{found.peak_rss_bytes / 2**20:.0f} MiB",
+        "versions": ", ".join(f"{name} {version}" for name, version in found.versions.items()),
+        "tables": ", ".join(f"{name} {sha256[:12]}" for name, sha256 in part.tables.items()),
+        "folder": part.path,
+    }
+    lines = [f"{name:<12} {value}" for name, value in {"run": part.run_key, **facts}.items()]
+    lines += [f"{'warning':<12} {text}" for text in found.warnings]
+    return Table("", [], [], [*lines, f"{'again':<12} {found.reproduce}"])
 
 
 def effects(summary: pl.DataFrame, dataset: str, file: str) -> Table:

@@ -12,7 +12,7 @@ ROOT = Path(biasscope.__file__).parent
 ORDER = (
     *("errors", "types", "sources", "reading", "digests", "triples", "containers", "datasets", "fetching", "download", "predictions"),
     *("weights", "kernels", "models", "packing", "tokens", "forward", "metrics", "interventions", "attribution", "scores", "activations"),
-    *("resampling", "estimates", "subsets", "stats", "store", "journal", "runs", "exports"),
+    *("resampling", "estimates", "subsets", "stats", "store", "journal", "runs", "upkeep", "exports"),
 )
 """Every engine module, each importing only what stands before it."""
 SOURCES = sorted(ROOT.rglob("*.py"))

@@ -61,6 +61,24 @@ def remembered(path: Path, memory: Path) -> str:
     return found
 
 
+def misremembered(note: Path) -> str | None:
+    """Why a remembered sum is wrong; None where it is right, or its file is gone or has changed since (it is then hashed anew)."""
+    try:
+        known = json.loads(note.read_bytes())
+        seen, sha256 = known["seen"], known["sha256"]
+        if known["check"] != digest([seen, sha256]):
+            return "the note is not what was written"
+        file = Path(seen[0])
+        stat = file.stat()
+    except FileNotFoundError:
+        return None
+    except (OSError, ValueError, KeyError, TypeError, IndexError):
+        return "the note cannot be read"
+    if seen[1:] != [stat.st_size, stat.st_mtime_ns, stat.st_ctime_ns, stat.st_ino]:
+        return None
+    return None if of_file(file) == sha256 else f"{file} is not what was hashed, though its size and times are"
+
+
 def confirm(found: str, source: Source, part: str, where: Path, *, dropped: int = 0) -> tuple[str, ...]:
     """A note where dropped records explain that the content differs from the published one; no note where it agrees.
 

@@ -103,8 +103,17 @@ class Journal:
         self._append({"fact": fact, "value": value})
         self.facts[fact] = value
 
+    def rewrite(self) -> None:
+        """Nothing: the journal without what is damaged, and without the shards that it no longer names."""
+        entries = [{"fact": name, "value": value} for name, value in self.facts.items()]
+        entries += [{"unit": unit, "tables": tables} for unit, tables in self.units.items()]
+        store.write_bytes(self.folder / JOURNAL, b"".join(map(_line, entries)))
+        kept = {self.shard(unit, table) for unit, tables in self.units.items() for table in tables}
+        for file in set(self.folder.glob("*.parquet")) - kept:
+            file.unlink()
+
     def _append(self, entry: dict[str, Any]) -> None:
-        line = digests.canonical({**entry, "check": digests.digest(entry)[:16]}) + b"\n"
+        line = _line(entry)
         file = self.folder / JOURNAL
         try:
             with file.open("ab+") as handle:
@@ -117,6 +126,11 @@ class Journal:
                 os.fsync(handle.fileno())
         except OSError as problem:
             raise store.unwritable(problem, file, len(line)) from problem
+
+
+def _line(entry: dict[str, Any]) -> bytes:
+    """An entry as its line, which can be checked."""
+    return digests.canonical({**entry, "check": digests.digest(entry)[:16]}) + b"\n"
 
 
 def _checked(line: bytes) -> dict[str, Any] | None:

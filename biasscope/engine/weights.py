@@ -103,6 +103,8 @@ def convert(file: Path, folder: Path) -> None:
         whole = Path(work) / "model"
         plain.save_pretrained(whole)
         tokenizer.save_pretrained(whole)
+        sums = {file.name: digests.of_file(file) for file in sorted(whole.iterdir())}
+        (whole / "manifest.json").write_bytes(digests.canonical(sums))  # for `cache verify`
         os.replace(whole, folder)
 
 

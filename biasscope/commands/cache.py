@@ -1,0 +1,74 @@
+"""`biasscope cache`."""
+
+from enum import StrEnum
+from typing import Annotated, Any
+
+import typer
+
+from biasscope import options
+
+EXAMPLES = (
+    "biasscope cache ls",
+    "biasscope cache verify --repair",
+    "biasscope cache prune --older-than 7 --dry-run",
+    "biasscope cache rm 34a1f100",
+)
+
+
+class Action(StrEnum):
+    """What to do with the cache."""
+
+    LS = "ls"
+    VERIFY = "verify"
+    PRUNE = "prune"
+    RM = "rm"
+
+
+def cache(
+    action: Annotated[Action, typer.Argument(help="ls, verify, prune, rm")],
+    keys: Annotated[list[str] | None, typer.Argument(help="First characters of keys (rm)")] = None,
+    repair: Annotated[bool, options.option("--repair", "verify: drop what is damaged, so that it is measured again")] = False,
+    older_than: Annotated[float, options.option("--older-than", "prune: days since the last change", min=0)] = 30,
+    everything: Annotated[bool, options.option("--all", "rm: all of it")] = False,
+    dry_run: Annotated[bool, options.option("--dry-run", "prune, rm: only say what would go")] = False,
+    cache_dir: options.CacheDir = options.Measure.cache_dir,
+    format: options.FormatOption = None,  # noqa: A002  the option's name
+    json: options.Json = False,
+    quiet: options.Quiet = False,
+    debug: options.Debug = False,
+) -> None:
+    """List, verify, prune or remove what has been measured in parts and converted."""
+    from biasscope import show
+    from biasscope.console import Screen, age, size
+    from biasscope.engine import upkeep
+    from biasscope.engine.errors import DamagedError, UsageError
+
+    screen, chosen = Screen(quiet), options.Format.JSON if json else format
+    if (action is Action.RM) != bool(keys or everything):
+        raise UsageError("`cache rm` takes the keys of what to remove, or --all; the other actions take none")
+    if action is Action.VERIFY:
+        found = upkeep.damage(cache_dir, repair=repair)
+        show.listing("damaged", [{"damaged": text} for text in found], [[text] for text in found], chosen)
+        if found and not repair:
+            raise DamagedError(f"{len(found)} parts of {cache_dir} are not what was written; `biasscope cache verify --repair` drops them")
+        return screen.note(f"{len(found)} damaged parts dropped" if found else f"everything in {cache_dir} is what was written")
+    entries = upkeep.entries(cache_dir)
+    if action is Action.PRUNE:
+        entries = upkeep.stale(entries, older_than)
+    elif keys:
+        entries = upkeep.chosen(entries, keys)
+    if action is not Action.LS and not dry_run:
+        upkeep.sweep(cache_dir)
+        for entry in entries:
+            upkeep.drop(entry)
+    rows: list[dict[str, Any]] = []
+    cells = []
+    for e in entries:
+        state = "in use" if e.locked else "finished" if e.finished else "unfinished"
+        what = e.command or e.kind
+        rows.append({"key": e.key, "what": what, "model": e.model, "dataset": e.dataset, "state": state, "size": e.bytes})
+        rows[-1] |= {"age": round(e.age_days, 4), "units": e.units, "path": str(e.path)}
+        cells.append([e.key[:8], what, e.model, e.dataset, state, size(e.bytes), age(e.age_days)])
+    show.listing(str(cache_dir), rows, cells, chosen)
+    done = {"ls": "in all", "prune": "pruned", "rm": "removed"}[action.value] + (" (not done: --dry-run)" if dry_run else "")
+    return screen.note(f"{len(entries)} entries, {size(sum(e.bytes for e in entries))} {done}")
