@@ -15,7 +15,7 @@ from biasscope.engine.errors import DataError, NetworkError, UsageError
 
 def test_a_local_folder_boots_and_its_digest_is_that_of_its_weights(tiny_gpt2, tmp_path):
     found = weights.locate(str(tiny_gpt2), cache_dir=tmp_path)
-    assert found.digest == weights._sha256(tiny_gpt2 / "model.safetensors")
+    assert found.digest == weights.digests.of_file(tiny_gpt2 / "model.safetensors")
     lm = models.boot(found, device="cpu")
     assert (lm.n_layers, lm.n_heads, lm.context, lm.window) == (4, 4, 96, 96)
     assert lm.tokenizer.pad_token == lm.tokenizer.eos_token
