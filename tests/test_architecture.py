@@ -10,9 +10,10 @@ import biasscope
 
 ROOT = Path(biasscope.__file__).parent
 ORDER = (
-    *("errors", "types", "sources", "reading", "digests", "triples", "containers", "datasets", "fetching", "download", "predictions"),
-    *("weights", "kernels", "models", "packing", "tokens", "forward", "metrics", "interventions", "attribution", "scores", "activations"),
-    *("resampling", "estimates", "subsets", "stats", "store", "journal", "runs", "upkeep", "exports"),
+    *("errors", "types", "sources", "reading", "digests", "triples", "containers", "datasets", "counterfactuals"),
+    *("fetching", "download", "predictions", "weights", "kernels", "models", "packing", "tokens", "twins", "forward", "metrics"),
+    *("interventions", "attribution", "scores", "activations", "resampling", "estimates", "subsets", "stats"),
+    *("store", "journal", "runs", "upkeep", "exports"),
 )
 """Every engine module, each importing only what stands before it."""
 SOURCES = sorted(ROOT.rglob("*.py"))

@@ -1,0 +1,63 @@
+"""Examples with the counterfactual twin that fits them: as many tokens, and the same tokens of every filler after it."""
+
+from collections import Counter, defaultdict
+from collections.abc import Sequence
+from functools import lru_cache
+
+from biasscope.engine import counterfactuals
+from biasscope.engine.counterfactuals import Twin
+from biasscope.engine.models import LM
+from biasscope.engine.packing import Scored
+from biasscope.engine.tokens import continuation, encode
+from biasscope.engine.types import Example
+
+
+def fit(lm: LM, examples: Sequence[Example], everything: Sequence[Example], seed: int) -> tuple[dict[str, Twin], dict[str, str]]:
+    """Example id → its twin, and example id → why it has none.
+
+    `everything` is the whole dataset, whose terms and occupations may be partners: a sample's twins are those of the whole.
+    """
+    known = [e for e in everything if "bls_pct_female" in e.meta]
+    facts = {e.group: (float(e.meta["bls_pct_female"]), float(e.meta["bergsma_pct_female"])) for e in known}
+    partners = counterfactuals.partners(facts, lru_cache(None)(lambda name: len(encode(lm, f" {name}"))))
+    terms: dict[str, set[str]] = defaultdict(set)
+    for e in everything:
+        terms[e.bias_type].add(e.group)
+    kept: dict[str, Twin] = {}
+    dropped: dict[str, str] = {}
+    for e in examples:
+        found: tuple[Twin, ...] | Twin | str
+        if facts:
+            found = counterfactuals.of_occupation(e, partners[e.group]) if e.group in partners else "no occupation of as many tokens"
+        else:
+            found = counterfactuals.of_sentence(e, terms[e.bias_type], seed)
+        twin = found if isinstance(found, str) else _first(lm, e, (found,) if isinstance(found, Twin) else found)
+        if isinstance(twin, str):
+            dropped[e.id] = twin
+        else:
+            kept[e.id] = twin
+    return kept, dropped
+
+
+def _first(lm: LM, example: Example, candidates: Sequence[Twin]) -> Twin | str:
+    """The first candidate that fits."""
+    clean = _fillers(lm, example, example.prompt)
+    if clean is None:
+        return "a token crosses the filler's edge"
+    size = len(encode(lm, example.prompt))
+    for twin in candidates:
+        if len(encode(lm, twin.prompt)) == size and _fillers(lm, example, twin.prompt) == clean:
+            return twin
+    return "no twin of as many tokens"
+
+
+def _fillers(lm: LM, example: Example, prompt: str) -> list[tuple[int, ...]] | None:
+    """The tokens of each filler after a prompt; None where they cannot be told apart from the rest."""
+    fillers = [f for f in (example.stereo, example.anti, example.unrelated) if f is not None]
+    spans = [continuation(lm, prompt, f, example.suffix, s) for s, f in enumerate(fillers)]
+    return [s.ids[s.first :] for s in spans if isinstance(s, Scored)] if all(isinstance(s, Scored) for s in spans) else None
+
+
+def reasons(dropped: dict[str, str]) -> Counter[str]:
+    """Why examples were dropped, counted."""
+    return Counter(dropped.values())
