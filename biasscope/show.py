@@ -124,15 +124,17 @@ def draw(table: tables.Table, stream: TextIO) -> None:
         console.print(Text(safe_text(note)), soft_wrap=True)
 
 
-def listing(title: str, rows: list[dict[str, Any]], cells: list[list[str]], chosen: Format | None) -> None:
-    """Nothing: writes a plain list to stdout: `cells` as a table with the rows' keys as columns, or the rows as data."""
+def listing(
+    title: str, rows: list[dict[str, Any]], cells: list[list[str]], chosen: Format | None, columns: list[str] | None = None
+) -> None:
+    """Nothing: writes a plain list to stdout: `cells` as a table (their columns by default the rows' first keys), or the rows as data."""
     chosen = chosen or (Format.TABLE if sys.stdout.isatty() else Format.JSON)
     if chosen is Format.JSON:
         sys.stdout.write(json.dumps(rows, allow_nan=False, indent=2) + "\n")
     elif chosen is Format.JSONL:
         sys.stdout.write("".join(json.dumps(row, allow_nan=False) + "\n" for row in rows))
     else:
-        columns = list(rows[0])[: len(cells[0])] if rows else []
+        columns = columns or (list(rows[0])[: len(cells[0])] if rows else [])
         if chosen is Format.TABLE:
             draw(tables.Table(title, columns, [cells], [] if rows else ["nothing"]), sys.stdout)
         else:

@@ -350,3 +350,26 @@ def test_sigterm_is_exit_143_and_leaves_no_finished_run(tiny_gpt2, tmp_path):
 
 def test_the_folder_of_a_run_is_where_runs_says(tmp_path):
     assert runs.folder(tmp_path, "org/model", "d", "ablate", "12345678ff") == tmp_path / "org-model/d/ablate/12345678"
+
+
+def test_pairs_shows_every_prompt_with_its_twin_or_the_reason_and_writes_the_study_s_files(tiny_gpt2, tmp_path):
+    _, out, err = biasscope("pairs", "--model", tiny_gpt2, *SMALL, "-o", tmp_path, "--acdc", tmp_path / "acdc", "--json")
+    rows = json.loads(out)
+    assert len(rows) == 24 and all((row["twin"] is None) == (not row["kept"]) == (row["reason"] is not None) for row in rows)
+    kept = [row for row in rows if row["kept"]]
+    assert f"{len(kept)} of 24 examples have a twin" in err
+    assert [pair["pair_id"] for pair in json.loads((tmp_path / "acdc/occupations_acdc_pairs.json").read_text())] == [
+        r["example_id"] for r in kept
+    ]
+
+
+def test_no_twin_at_all_is_bad_input_with_the_counts(tiny_gpt2, tmp_path):
+    code, _, err = biasscope("pairs", "--model", tiny_gpt2, "--dataset", "definitional", "-o", tmp_path, ok=False)
+    assert code == 4 and "no counterpart is defined for its term" in err
+
+
+def test_a_token_of_the_hub_stands_in_no_file_and_no_message(tiny_gpt2, tmp_path, monkeypatch):
+    monkeypatch.setenv("HF_TOKEN", "hf_canary0123456789")
+    _, out, err = biasscope("baseline", "--model", tiny_gpt2, *SMALL, "-o", tmp_path, "--json", "-v")
+    files = b"".join(file.read_bytes() for file in tmp_path.rglob("*") if file.is_file())
+    assert "canary" not in out + err and b"canary" not in files and len(files) > 1000

@@ -147,3 +147,15 @@ def test_as_many_twins_are_kept_as_the_definition_says(name, model, column, shar
     for id_, twin in kept.items():
         assert len(lm.tokenizer(twin.prompt).input_ids) == len(lm.tokenizer(by_id[id_].prompt).input_ids)
     assert Counter(dropped.values()) == twins.reasons(dropped)
+
+
+def test_the_study_s_pair_files_hold_tokens_that_say_what_their_text_says(tiny):
+    lm = tiny("gpt2")
+    example = Example("e", "w", "gender", "nurse", "The nurse said that", " he", " she", suffix=" left", meta={"bls_pct_female": 90.0})
+    (pair,) = twins.acdc(lm, [example], {"e": cf.Twin("The plumber said that", "plumber")})
+    for side, job in (("clean", "nurse"), ("corrupted", "plumber")):
+        meta, tokens = pair[side]["metadata"], list(pair[side]["tokens"])
+        assert lm.tokenizer.decode(tokens) == f"The {job} said that he left" and meta["profession"] == job
+        after = meta["logit_position"] + 1
+        assert tokens[after : after + len(meta["male_token_ids"])] == list(meta["male_token_ids"])
+        assert lm.tokenizer.decode(meta["female_token_ids"]) == " she"

@@ -102,6 +102,9 @@ def of_sentence(example: Example, terms: Iterable[str], seed: int) -> tuple[Twin
     if not prompt or not example.stereo.startswith(" "):
         return "no prefix with a space before BLANK"
     term = "Persian" if example.group == "Persian people" else example.group
+    classes = {"race": (*COUNTRIES, *PEOPLES), "religion": tuple(RELIGION), "gender": tuple(GENDER), "profession": tuple(terms)}
+    if term not in classes[example.bias_type]:
+        return "no counterpart is defined for its term"
     if not _places(prompt, term):
         return "its term stands after BLANK" if _places(example.suffix, term) else "its prefix does not name the term as a whole word"
     if any(re.match(r" [A-Z](?!\b)", prompt[end:]) and not prompt[start:end].isupper() for start, end, _ in _places(prompt, term)):

@@ -1,8 +1,9 @@
 """Examples with the counterfactual twin that fits them: as many tokens, and the same tokens of every filler after it."""
 
 from collections import Counter, defaultdict
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from functools import lru_cache
+from typing import Any
 
 from biasscope.engine import counterfactuals
 from biasscope.engine.counterfactuals import Twin
@@ -61,3 +62,26 @@ def _fillers(lm: LM, example: Example, prompt: str) -> list[tuple[int, ...]] | N
 def reasons(dropped: dict[str, str]) -> Counter[str]:
     """Why examples were dropped, counted."""
     return Counter(dropped.values())
+
+
+def acdc(lm: LM, examples: Sequence[Example], kept: Mapping[str, Twin]) -> list[dict[str, Any]]:
+    """The pairs in the original study's form: clean and corrupted differ in the term alone, read where the filler is predicted."""
+    found = [(e, kept[e.id]) for e in examples if e.id in kept]
+    return [{"pair_id": e.id, "clean": _side(lm, e, e.prompt, e.group), "corrupted": _side(lm, e, t.prompt, t.partner)} for e, t in found]
+
+
+def _side(lm: LM, example: Example, prompt: str, term: str) -> dict[str, Any]:
+    """One prompt with the stereotype's filler (the male pronoun): its tokens, and those of both fillers after the prompt."""
+    stereo, anti, *_ = _fillers(lm, example, prompt) or []
+    before = continuation(lm, prompt, example.stereo, example.suffix, 0)
+    sentence = prompt + example.stereo + example.suffix
+    about: dict[str, Any] = {"example_id": example.id}
+    if "bls_pct_female" in example.meta:
+        about |= {"profession": term, "word": example.meta.get("participant", ""), "pronoun": example.stereo.strip(), "label": "male"}
+        about |= {"male_token_ids": stereo, "female_token_ids": anti}
+    else:
+        about |= {"bias_type": example.bias_type, "target": term, "context_prefix": prompt, "context_suffix": example.suffix}
+        about |= {"stereotype_word": example.stereo.strip(), "antistereotype_word": example.anti.strip(), "label": "stereotype"}
+        about |= {"stereo_token_ids": stereo, "antistereo_token_ids": anti}
+    about["logit_position"] = before.first - 1 if isinstance(before, Scored) else None
+    return {"context": prompt, "sentence": sentence, "tokens": encode(lm, sentence), "metadata": about}
