@@ -95,6 +95,20 @@ def mean_of(lm: LM, table: pl.DataFrame) -> Source:
     return Source("mean", at)
 
 
+def corrupt(lm: LM, wanted: Sequence[Site]) -> Source:
+    """The activations of the counterfactual prompts, node for node: of `swapped()` blocks the clean ones (denoising)."""
+    points = sorted({whole(s) for s in wanted})
+    last: list[tuple[Block, dict[Site, Tensor]]] = []
+
+    def at(block: Block, site: Site) -> Tensor:
+        if not last or last[0][0] is not block:  # a sweep goes block by block: one is enough
+            last[:] = [(block, forward.capture(lm, block.swapped(), points)[0])]
+        act = last[0][1][whole(site)]
+        return act if site.head is None else act[:, :, site.head]
+
+    return Source("corrupt", at)
+
+
 def source(name: str, lm: LM, forest: Forest, wanted: Sequence[Site], track: Track = silent) -> Source:
     """The source of that name, ready for the wanted sites."""
     return zero(lm) if name == "zero" else mean(lm, forest, wanted, track)

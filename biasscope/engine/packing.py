@@ -5,7 +5,8 @@ sequence is a row.
 """
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from typing import Any
 
 import torch
 from jaxtyping import Bool, Int
@@ -26,6 +27,13 @@ class Scored:
     """Index of the first scored token; each token t is predicted at t − 1. At least 1."""
     slot: int
     """Index into SLOTS."""
+    twin: tuple[int, ...] = ()
+    """The tokens of the same sequence in the counterfactual prompt, as many; empty where there is none."""
+
+    @property
+    def steps(self) -> tuple[Any, ...]:
+        """What a path through the tree is made of: tokens, or pairs of a clean and a twin token, so that both trees are one."""
+        return tuple(zip(self.ids, self.twin, strict=True)) if self.twin else self.ids
 
 
 @dataclass(frozen=True)
@@ -49,6 +57,14 @@ class Block:
     """Per scored token: the place that predicts it, its id, example-in-block × len(SLOTS) + slot."""
     readout: Int[Tensor, " example"]
     """The place of each example's last prefix node."""
+    twin: Int[Tensor, "row node"] | None = None
+    """The counterfactual prompts' ids, node for node; None where there are none."""
+
+    def swapped(self) -> "Block":
+        """The block of the counterfactual prompts, whose twins are these. TypeError where there are none."""
+        if self.twin is None:
+            raise TypeError("this block has no counterfactual twin")
+        return replace(self, ids=self.twin, twin=self.ids)
 
 
 def rows(groups: Sequence[list[Scored]], limit: int, share: str, packed: bool) -> list[Block]:
@@ -65,15 +81,15 @@ def rows(groups: Sequence[list[Scored]], limit: int, share: str, packed: bool) -
     return blocks
 
 
-def _paths(group: Sequence[Scored]) -> Iterator[tuple[int, ...]]:
+def _paths(group: Sequence[Scored]) -> Iterator[tuple[Any, ...]]:
     """Every prefix that has a node: the last token of a sequence is only predicted."""
-    return (s.ids[:d] for s in group for d in range(1, len(s.ids)))
+    return (s.steps[:d] for s in group for d in range(1, len(s.ids)))
 
 
 def _chunks(groups: Sequence[Sequence[Scored]], limit: int, share: str, packed: bool) -> Iterator[list[int]]:
     """Neighbours that fit one row of `limit` nodes together."""
     chunk: list[int] = []
-    seen: set[tuple[int, ...]] = set()
+    seen: set[tuple[Any, ...]] = set()
     size = 0
     for i, group in enumerate(groups):
         # −1 − i cannot be a token: where nothing is shared it keeps an example's paths apart
@@ -93,51 +109,54 @@ def _chunks(groups: Sequence[Sequence[Scored]], limit: int, share: str, packed: 
 class _Tree:
     """A growing row: nodes in the order they were met, so that a parent stands before its children."""
 
-    node: dict[tuple[object, int, int], int]
+    node: dict[tuple[object, int, Any], int]
     ids: list[int]
+    twin: list[int]
     depth: list[int]
     parent: list[int]
     owner: list[int]
     weight: list[int]
 
-    def path(self, ids: tuple[int, ...], example: int, use: int, key: object, counted: set[tuple[int, tuple[int, ...]]]) -> list[int]:
+    def path(self, steps: tuple[Any, ...], example: int, use: int, key: object, counted: set[tuple[int, tuple[Any, ...]]]) -> list[int]:
         """The nodes of a sequence, made where they are not there yet; prefixes new to `counted` add `use` to their weight."""
         at, nodes = -1, []
-        for depth, token in enumerate(ids):
-            if (key, at, token) not in self.node:
-                self.node[key, at, token] = len(self.ids)
-                for column, value in zip(self.columns(), (token, depth, at, example, 0), strict=True):
+        for depth, step in enumerate(steps):
+            token, twin = step if isinstance(step, tuple) else (step, step)
+            if (key, at, step) not in self.node:
+                self.node[key, at, step] = len(self.ids)
+                for column, value in zip(self.columns(), (token, twin, depth, at, example, 0), strict=True):
                     column.append(value)
-            at = self.node[key, at, token]
+            at = self.node[key, at, step]
             nodes.append(at)
-            if (example, ids[: depth + 1]) not in counted:
-                counted.add((example, ids[: depth + 1]))
+            if (example, steps[: depth + 1]) not in counted:
+                counted.add((example, steps[: depth + 1]))
                 self.weight[at] += use
         return nodes
 
     def columns(self) -> tuple[list[int], ...]:
         """What is known of every node."""
-        return self.ids, self.depth, self.parent, self.owner, self.weight
+        return self.ids, self.twin, self.depth, self.parent, self.owner, self.weight
 
 
 def pack(groups: Sequence[Sequence[Scored]], examples: Sequence[tuple[int, ...]], share: str, packed: bool) -> Block:
     """The block of some examples' sequences: one packed row, or a row a sequence where packing is not possible."""
     trees: list[_Tree] = []
     rows: dict[object, int] = {}
-    counted: set[tuple[int, tuple[int, ...]]] = set()
+    counted: set[tuple[int, tuple[Any, ...]]] = set()
     spots: list[tuple[int, int, int, int]] = []
     readout: list[tuple[int, int]] = []
     for local, group in enumerate(groups):
         key = local if share == "example" else -1
         for number, scored in enumerate(group):
-            where = 0 if packed else rows.setdefault((key, scored.ids[:-1]), len(rows))
+            where = 0 if packed else rows.setdefault((key, scored.steps[:-1]), len(rows))
             if where == len(trees):
-                trees.append(_Tree({}, [], [], [], [], []))
-            nodes = trees[where].path(scored.ids[:-1], local, len(examples[local]), key, counted)
+                trees.append(_Tree({}, [], [], [], [], [], []))
+            nodes = trees[where].path(scored.steps[:-1], local, len(examples[local]), key, counted)
             spots += [(where, nodes[t - 1], scored.ids[t], local * len(SLOTS) + scored.slot) for t in range(scored.first, len(scored.ids))]
             if number == 0:
                 readout.append((where, nodes[scored.first - 1]))
-    return _tensors(trees, spots, readout, tuple(examples), packed)
+    paired = any(scored.twin for group in groups for scored in group)
+    return _tensors(trees, spots, readout, tuple(examples), packed, paired)
 
 
 def _tensors(
@@ -146,6 +165,7 @@ def _tensors(
     readout: list[tuple[int, int]],
     examples: tuple[tuple[int, ...], ...],
     packed: bool,
+    paired: bool,
 ) -> Block:
     width = max(len(t.ids) for t in trees)
 
@@ -163,6 +183,7 @@ def _tensors(
         places=torch.tensor(list(place)),
         predict=torch.tensor([(place[row, node], target, key) for row, node, target, key in spots]),
         readout=torch.tensor([place[r] for r in readout]),
+        twin=padded([t.twin for t in trees], trees[0].twin[0]) if paired else None,
     )
 
 

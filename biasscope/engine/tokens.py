@@ -1,8 +1,8 @@
 """Examples as forests of token prefixes. The only file that tokenises."""
 
 from collections import Counter
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 from typing import Literal
 
 from biasscope.engine.errors import DataError
@@ -65,8 +65,8 @@ def whole(lm: LM, sentence: str, slot: int) -> list[Scored] | str:
     return [Scored((lm.start, ids[0]), 1, slot), *([Scored(ids, 1, slot)] if len(ids) > 1 else [])]
 
 
-def sequences(lm: LM, example: Example, sentences: bool) -> tuple[list[Scored], list[str]]:
-    """The scored sequences of one example, fillers first, and the reasons why some are missing.
+def sequences(lm: LM, example: Example, sentences: bool, twin: str | None = None) -> tuple[list[Scored], list[str]]:
+    """The scored sequences of one example, fillers first, each with its tokens after the prompt `twin`, and why some are missing.
 
     A filler that cannot be scored takes all fillers with it: a comparison of what is left would be another measure.
     """
@@ -76,7 +76,7 @@ def sequences(lm: LM, example: Example, sentences: bool) -> tuple[list[Scored], 
         fillers = [f for f in (example.stereo, example.anti, example.unrelated) if f is not None]
         spans = [continuation(lm, example.prompt, f, example.suffix, s) for s, f in enumerate(fillers)]
         reasons += [f"target: {p}" for p in spans if isinstance(p, str)][:1]
-        found += [] if reasons else [p for p in spans if isinstance(p, Scored)]
+        found += [] if reasons else [_paired(lm, example, p, twin) for p in spans if isinstance(p, Scored)]
     if sentences and example.sentences:
         texts = [whole(lm, text, 3 + s) for s, text in enumerate(example.sentences)]
         reasons += [f"sentence: {p}" for p in texts if isinstance(p, str)][:1]
@@ -87,15 +87,34 @@ def sequences(lm: LM, example: Example, sentences: bool) -> tuple[list[Scored], 
     return found, reasons
 
 
-def forest(lm: LM, examples: Sequence[Example], *, share: Literal["all", "example"] = "all", sentences: bool = False) -> Forest:
+def _paired(lm: LM, example: Example, scored: Scored, twin: str | None) -> Scored:
+    """The sequence with its counterfactual, which is never padded to fit. ValueError where it is not as long."""
+    if twin is None:
+        return scored
+    filler = (example.stereo, example.anti, example.unrelated)[scored.slot] or ""
+    other = continuation(lm, twin, filler, example.suffix, scored.slot)
+    if isinstance(other, str) or (other.first, other.ids[other.first :]) != (scored.first, scored.ids[scored.first :]):
+        raise ValueError(f"the twin of {example.id} has other tokens than fit it: see twins.fit")
+    return replace(scored, twin=other.ids)
+
+
+def forest(
+    lm: LM,
+    examples: Sequence[Example],
+    *,
+    share: Literal["all", "example"] = "all",
+    sentences: bool = False,
+    twins: Mapping[str, str] | None = None,
+) -> Forest:
     """The examples as prefix trees, sharing nodes between all examples or only within one (gradients need that).
 
+    With `twins` (example id → counterfactual prompt) node i of a block is node i of its `swapped()`; every example must have one.
     Raises DataError where no example can be scored.
     """
     kept: list[tuple[Example, list[Scored]]] = []
     dropped, partly = Counter[str](), Counter[str]()
     for example in examples:
-        found, reasons = sequences(lm, example, sentences)
+        found, reasons = sequences(lm, example, sentences, None if twins is None else twins[example.id])
         if found:
             kept.append((example, found))
             partly.update(reasons)
