@@ -373,3 +373,12 @@ def test_a_token_of_the_hub_stands_in_no_file_and_no_message(tiny_gpt2, tmp_path
     _, out, err = biasscope("baseline", "--model", tiny_gpt2, *SMALL, "-o", tmp_path, "--json", "-v")
     files = b"".join(file.read_bytes() for file in tmp_path.rglob("*") if file.is_file())
     assert "canary" not in out + err and b"canary" not in files and len(files) > 1000
+
+
+def test_exact_patching_covers_every_kind_of_site_and_leaves_the_study_s_estimates_alone(tiny_gpt2, tmp_path):
+    biasscope("patch", "--model", tiny_gpt2, *SMALL, "-o", tmp_path)
+    file = tmp_path / tiny_gpt2.name / "attribution_patching_occupations.json"
+    estimates = file.read_bytes()
+    rows = json.loads(biasscope("patch", "--method", "exact", "--model", tiny_gpt2, *SMALL, "-o", tmp_path, "--json")[1])["summary"]
+    assert {row["component"] for row in rows} == {"z", "attn_out", "mlp_out", "resid_pre", "resid_post"}
+    assert {row["method"] for row in rows} == {"exact"} and file.read_bytes() == estimates

@@ -63,5 +63,5 @@ def test_kl_of_the_clean_run_with_itself_is_zero_and_never_negative(tiny, exampl
     lm = tiny("gpt2")
     block = tokens.forest(lm, examples).blocks[0]
     start = forward.clean(lm, block)
-    same = forward.edited(lm, block, start, [{Site(3, "z"): forward.capture(lm, block, [Site(3, "z")])[0][Site(3, "z")]}])
+    same = forward.edited(lm, block, start, [{Site(3, "z"): forward.Put(forward.capture(lm, block, [Site(3, "z")])[0][Site(3, "z")])}])
     assert 0 <= float(same.kl.min()) <= float(same.kl.max()) < 1e-6

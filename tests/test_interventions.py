@@ -98,3 +98,22 @@ def test_a_nan_of_the_model_stays_in_the_table_to_be_counted(tiny, examples):
     broken = iv.Source("broken", lambda block, site: torch.tensor(float("nan")))
     effects = iv.sweep(lm, forest, [Site(1, "z", 0)], broken, metrics=["target"])
     assert (len(effects), effects["effect"].is_nan().sum()) == (len(examples), len(examples))
+
+
+@pytest.mark.parametrize("name", ["zero", "mean"])
+@pytest.mark.parametrize("site", [Site(0, "resid_pre"), Site(2, "resid_pre"), Site(1, "resid_post")], ids=str)
+def test_of_a_residual_site_the_first_position_stays(tiny, examples, name, site):
+    lm = tiny("gpt2")
+    plain = [e for e in examples if e.sentences is None and e.prompt]
+    forest = tokens.forest(lm, plain)
+    found = iv.sweep(lm, forest, [site], iv.source(name, lm, forest, [site]), metrics=("target",))
+    _, rest = slow.sources(name, lm, plain, [site])[site]
+
+    def hook(act, hook):
+        act = act.clone()
+        act[:, 1:] = rest
+        return act
+
+    by_hand = {e.id: slow.scores(lm, e, [(site.hook, hook)])["target"] for e in plain}
+    values = dict(zip(found["example_id"], found["value"], strict=True))
+    assert values == pytest.approx(by_hand, abs=2e-5)

@@ -69,14 +69,14 @@ def _gradients(lm: LM, block: Block, points: Sequence[Site], source: Source, met
         has = METRICS[metric].defined(readouts)
         grads = torch.autograd.grad(METRICS[metric].fn(readouts)[0, has].sum(), [acts[p] for p in points])
     with torch.no_grad():
-        parts = {p: _per_example(block, p, (source.at(block, p) - acts[p]) * g) for p, g in zip(points, grads, strict=True)}
+        parts = {
+            p: _per_example(block, source.where(block, p), (source.at(block, p) - acts[p]) * g) for p, g in zip(points, grads, strict=True)
+        }
     return defined(metric, readouts), parts
 
 
-def _per_example(block: Block, point: Site, product: Float[Tensor, "row node ..."]) -> Float[Tensor, "example ..."]:
-    """The product summed over dimensions and over each example's nodes. Residual sites keep their first position."""
-    used = block.owner >= 0
-    if point.component.startswith("resid"):
-        used &= block.depth > 0
+def _per_example(block: Block, where: Tensor | None, product: Float[Tensor, "row node ..."]) -> Float[Tensor, "example ..."]:
+    """The product summed over dimensions and over those of each example's nodes that are replaced."""
+    used = block.owner >= 0 if where is None else (block.owner >= 0) & where
     nodes = product.sum(-1)[used.to(product.device)].double().cpu()
     return torch.zeros(len(block.examples), *nodes.shape[1:], dtype=torch.float64).index_add(0, block.owner[used], nodes)

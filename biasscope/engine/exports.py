@@ -24,6 +24,8 @@ def export(folder: Path, command: str, dataset: str, summary: pl.DataFrame) -> l
         return [_merge(folder / "summary.json", dataset, _baseline(summary))]
     means = _sites(summary)
     name = safe_name(dataset)
+    if command == "patch" and set(summary["method"]) != {"attribution"}:
+        return []  # the original study had no exact patching: its file keeps the estimates
     if command == "patch":
         return [_write(folder / f"attribution_patching_{name}.json", {_hook(site): value for site, value in means})]
     heads = {f"{site.layer}_{site.head}": value for site, value in means if site.head is not None}

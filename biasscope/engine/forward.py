@@ -10,7 +10,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from biasscope.engine.errors import DataError
@@ -20,8 +20,19 @@ from biasscope.engine.types import Site
 
 Hook = Callable[[Tensor], Tensor | None]
 """What a hook does to the activation [copy×row node …] it sees; what it returns, if anything, goes on in its place."""
-Edit = Mapping[Site, Tensor]
-"""Site → what stands there instead: [row node d_head] for a head, [row node …] for a whole hook point."""
+
+
+@dataclass(frozen=True)
+class Put:
+    """What stands at a site instead of its activation."""
+
+    new: Tensor
+    """[row node d_head] for a head, [row node …] for a whole hook point, or one number for all of it."""
+    where: Bool[Tensor, "row node"] | None = None
+    """The nodes at which it stands; None: all."""
+
+
+Edit = Mapping[Site, Put]
 
 
 @dataclass(frozen=True)
@@ -76,17 +87,22 @@ def capture(lm: LM, block: Block, sites: Sequence[Site]) -> tuple[dict[Site, Ten
 def edited(lm: LM, block: Block, start: Clean, edits: Sequence[Edit]) -> Readouts:
     """What is read when each copy of the block has its own edit, resumed from the first layer that any of them touches."""
     layer = min(site.layer for edit in edits for site in edit)
-    by_hook: dict[str, list[tuple[int, Site, Tensor]]] = {}
+    by_hook: dict[str, list[tuple[int, Site, Put]]] = {}
     for copy, edit in enumerate(edits):
-        for site, new in edit.items():
-            by_hook.setdefault(site.hook, []).append((copy, site, new))
+        for site, put in edit.items():
+            by_hook.setdefault(site.hook, []).append((copy, site, put))
 
-    def overwrite(changes: list[tuple[int, Site, Tensor]]) -> Hook:
+    def overwrite(changes: list[tuple[int, Site, Put]]) -> Hook:
         def hook(act: Tensor) -> Tensor:
             act = act.clone()
             copies = act.view(len(edits), -1, *act.shape[1:])
-            for copy, site, new in changes:
-                (copies[copy] if site.head is None else copies[copy, :, :, site.head])[:] = new
+            for copy, site, put in changes:
+                part = copies[copy] if site.head is None else copies[copy, :, :, site.head]
+                if put.where is None:
+                    part[:] = put.new
+                else:
+                    here = put.where.to(part.device)
+                    part[here] = put.new.expand_as(part)[here]
             return act
 
         return hook

@@ -31,6 +31,14 @@ class Source:
     at: Callable[[Block, Site], Tensor]
     """The replacement at a site: [row node …] in the shape of its activation, or one number for all of it."""
 
+    def where(self, block: Block, site: Site) -> Tensor | None:
+        """The nodes that are replaced; None: all. At depth 0 the residual stream is an attention sink, which only a twin replaces."""
+        return block.depth > 0 if site.component.startswith("resid") and self.name != "corrupt" else None
+
+    def put(self, block: Block, site: Site) -> forward.Put:
+        """What stands at a site of a block instead of its activation."""
+        return forward.Put(self.at(block, site), self.where(block, site))
+
 
 def sites(lm: LM, components: Sequence[str], layers: Sequence[int] | None = None) -> list[Site]:
     """The sites of those components in the layers (all by default), heads one by one. UsageError outside the model."""
@@ -188,7 +196,7 @@ def _unit(
     before = {m: defined(m, start.readouts) for m in metrics}
     after: dict[str, list[np.ndarray]] = {m: [] for m in metrics}
     for first in range(0, len(layer_sites), copies):
-        readouts = forward.edited(lm, block, start, [{s: source.at(block, s)} for s in layer_sites[first : first + copies]])
+        readouts = forward.edited(lm, block, start, [{s: source.put(block, s)} for s in layer_sites[first : first + copies]])
         for m in metrics:
             after[m].append(METRICS[m].fn(readouts).cpu().numpy())
     return effects(forest, block, source.name, layer_sites, before, {m: np.concatenate(a) for m, a in after.items()})
