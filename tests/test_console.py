@@ -164,3 +164,10 @@ def test_a_drawn_table_fits_80_columns_and_holds_no_escape(capsys):
 def test_few_groups_are_said_to_allow_no_statement():
     few = summary(component="z", layer=0, head=0, estimate=0.1, n=9, clusters=3)
     assert any("only 3 terms" in note for note in tables.effects(few, "stereoset_religion", "FILE").notes)
+
+
+@pytest.mark.parametrize(("own", "spin"), [({}, "1000"), ({"GOMP_SPINCOUNT": "7"}, "7"), ({"OMP_WAIT_POLICY": "active"}, None)])
+def test_threads_do_not_wait_busily_unless_the_user_says_so(monkeypatch, own, spin):
+    monkeypatch.setattr(console.os, "environ", dict(own))
+    console.hush_environment()
+    assert console.os.environ.get("GOMP_SPINCOUNT") == spin
