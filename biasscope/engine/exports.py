@@ -24,7 +24,7 @@ def export(folder: Path, command: str, dataset: str, summary: pl.DataFrame) -> l
         return [_merge(folder / "summary.json", dataset, _baseline(summary))]
     means = _sites(summary)
     name = safe_name(dataset)
-    if command == "patch" and set(summary["method"]) != {"attribution"}:
+    if command == "patch" and "exact" in set(summary["method"]):
         return []  # the original study had no exact patching: its file keeps the estimates
     if command == "patch":
         return [_write(folder / f"attribution_patching_{name}.json", {_hook(site): value for site, value in means})]
