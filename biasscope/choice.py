@@ -1,6 +1,7 @@
 """Which sites `--heads`, `--layers` and `--top` mean."""
 
 import re
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -54,3 +55,11 @@ def parse_layers(text: str) -> tuple[int, ...]:
             raise UsageError(f"--layers '{text}' cannot be read; write numbers and ranges, separated by commas, such as 3,5,7-9")
         layers.update(range(first, last + 1))
     return tuple(sorted(layers))
+
+
+def parse_words(option: str, text: str, known: Sequence[str]) -> tuple[str, ...]:
+    """The words of "a,b", in the order of the known ones; UsageError for any other."""
+    words = {word.strip() for word in text.split(",")}
+    if strange := sorted(words - set(known)):
+        raise UsageError(f"{option} '{strange[0]}' is not one of {', '.join(known)}; write one or more, separated by commas")
+    return tuple(word for word in known if word in words)

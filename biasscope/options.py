@@ -33,13 +33,6 @@ class Dtype(StrEnum):
     FLOAT16 = "float16"
 
 
-class Source(StrEnum):
-    """What replaces the activation of a site."""
-
-    MEAN = "mean"
-    ZERO = "zero"
-
-
 def option(flag: str, help: str, *more: str, panel: str | None = None, **limits: Any) -> Any:  # noqa: A002  typer's own word
     """A typer option that also reads BIASSCOPE_<FLAG>; `more` are further spellings, `limits` typer's min, max, metavar."""
     name = flag.removeprefix("--").replace("-", "_").upper()

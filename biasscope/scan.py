@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Literal
 import polars as pl
 
 from biasscope.engine import journal, runs
+from biasscope.engine.errors import DataError
 from biasscope.engine.types import Dataset, Example, Site, Unit
 from biasscope.options import memory
 
@@ -53,40 +54,65 @@ class Scan:
         self.run.batch_size = record.params["batch_size"]
         for warning in record.warnings:
             self.run.warn(warning)
-        self.run.adopt(part, pl.read_parquet(path / "summary.parquet"))
+        self.run.adopt(part)
         self.run.screen.note(f"{part.name}: reused {part.units}/{part.units}, all measured before, at {path}")
         return True
 
     @property
     def batch(self) -> int:
         """Nodes × copies of one pass, decided at the run's first start."""
-        from biasscope.engine import interventions
+        from biasscope.engine import budget
 
         options = self.run.options
         requested = None if options.batch_size == "auto" else int(options.batch_size)
-        return int(self.journal.decide("batch_size", interventions.batch_size(self.run.lm, requested, memory(options.max_memory))))
+        return int(self.journal.decide("batch_size", budget.batch_size(self.run.lm, requested, memory(options.max_memory))))
 
-    def forest(self, *, share: Literal["all", "example"] = "all", sentences: bool = False) -> "Forest":
-        """The dataset's examples as a forest; what was dropped is said."""
+    def forest(
+        self, *, share: Literal["all", "example"] = "all", sentences: bool = False, twins: bool = False, positions: bool = False
+    ) -> "Forest":
+        """The dataset's examples as a forest, with counterfactual twins where asked; what was dropped is said."""
         from biasscope.engine import tokens
 
-        lm = self.run.lm
+        lm, found, missing = self.run.lm, self.dataset, Counter[str]()
         with self.run.phase("tokens"):
-            forest = tokens.forest(lm, self.dataset.examples, share=share, sentences=sentences)
+            kept, lost = self.twins() if twins else (None, {})
+            missing.update(lost.values())
+            examples = [e for e in found.examples if e.id not in lost]
+            forest = tokens.forest(lm, examples, share=share, sentences=sentences, twins=kept, positions=positions)
+            forest.dropped.update(missing)
         for what, reasons in (("dropped", forest.dropped), ("incomplete", forest.partly)):
             for reason, n in reasons.items():
-                self.run.warn(f"{self.dataset.name}: {n} of {len(self.dataset.examples)} examples {what}: {reason}")
+                self.run.warn(f"{found.name}: {n} of {len(found.examples)} examples {what}: {reason}")
         return forest
+
+    def twins(self) -> tuple[dict[str, str], dict[str, str]]:
+        """Example id → its counterfactual prompt, and example id → why it has none; stored as a table of the run."""
+        from biasscope.engine import twins
+
+        kept, lost = twins.fit(self.run.lm, self.dataset, self.run.options.seed)
+        if not kept:
+            reasons = ", ".join(f"{n} × {reason}" for reason, n in Counter(lost.values()).most_common())
+            n = len(self.dataset.examples)
+            raise DataError(f"{self.dataset.name}: no example kept: {n} of {n} have no counterfactual twin: {reasons}; try --source mean")
+        self.measure([Unit("twins", lambda: {"twins": twins.table(self.dataset.examples, kept)})], None)
+        return {id_: twin.prompt for id_, twin in kept.items()}, lost
+
+    def partners(self) -> dict[str, str] | None:
+        """Which groups stand for which, where the run has twins."""
+        from biasscope.engine import measured
+
+        return measured.partners(self.table("twins").collect()) if "twins" in self.journal.units else None
 
     def source(self, name: str, forest: "Forest", sites: Sequence[Site], prefix: str = "") -> "Source":
         """The source of that name; the dataset's means are stored."""
         from biasscope.engine import interventions
 
-        if name == "zero":
-            return interventions.zero(self.run.lm)
+        lm = self.run.lm
+        if name != "mean":
+            return interventions.source(name, lm, forest, sites, seed=self.run.options.seed)
         unit = f"{prefix}means"
-        self.measure([Unit(unit, lambda: {"means": interventions.means(self.run.lm, forest, sites, self.run.screen.track)})], None)
-        return interventions.mean_of(self.run.lm, self.journal.get(unit, "means"))
+        self.measure([Unit(unit, lambda: {"means": interventions.means(lm, forest, sites, self.run.screen.track)})], None)
+        return interventions.mean_of(lm, self.journal.get(unit, "means"))
 
     def ranked(self, every: Sequence[Site], source: str, top: int) -> list[Site]:
         """The first `top` of the sites by attribution on the same examples, in the model's order."""
@@ -104,6 +130,21 @@ class Scan:
         chose = f"the {len(sites)} of {len(every)} sites that attribution chose on the same examples"
         self.run.warn(f"{self.dataset.name}: p_family and q are over {chose}")
         return sites
+
+    def calibrated(self, names: list[str], n: int, forest: "Forest", source: "Source", positions: Sequence[str]) -> list[str]:
+        """The names of the units that hold the exact effects of the first n and n random sites of each kind."""
+        from biasscope.engine import interventions, reliability, stats
+
+        with self.run.phase("attribution"):
+            effects, shares = pl.concat(self.journal.tables("effects", names)), self.dataset.share_of_men()
+            summary = stats.summarise(effects, model=self.run.slug, method="attribution", share_of_men=shares, seed=self.run.options.seed)
+        sites = sorted(site for part in reliability.chosen(summary, n, self.run.options.seed) for site in part)
+        units = interventions.units(self.run.lm, forest, sites, source, positions=positions, metrics=("target",), batch=self.batch)
+
+        def exact(unit: Unit) -> Unit:
+            return Unit(f"exact-{unit.name}", lambda: {"exact": unit.compute()["effects"]})
+
+        return self.measure([exact(unit) for unit in units], f"exact ({source.name})")
 
     def measure(self, units: Sequence[Unit], label: str | None) -> list[str]:
         """The names of the units, all of them now stored."""
@@ -145,10 +186,11 @@ class Scan:
             dropped=dict(found.dropped + dropped),
             partly=dict(partly or {}),
             groups=len({e.group for e in used}),
-            units=len(units),
+            units=len(units) + ("twins" in self.journal.units),
         )
         model = None if self.run.model is None else self.run.model.model_dump()
         warnings = self.run.warnings_of([part])
+        units = [*(["twins"] if "twins" in self.journal.units else []), *units]
         said = {"part": part.model_dump(), "model": model, "warnings": warnings, "batch_size": self.batch, "units": units}
         self.journal.set("finished", said)
 
@@ -158,8 +200,19 @@ class Scan:
             frames = self.journal.tables(name, self.journal.facts["finished"]["units"])
             return self.run.write(self.run.folder(self.dataset.name, self.key), name, frames)
 
-    def save(self, summary: pl.DataFrame) -> None:
-        """Nothing: closes the run with its summary."""
+    def aggregated(self, table: str, method: str) -> tuple[pl.DataFrame, pl.DataFrame]:
+        """SUMMARY and RELIABILITY of a table of effects."""
+        from biasscope.engine import reliability, stats
+
+        effects, shares, partners, model = self.table(table), self.dataset.share_of_men(), self.partners(), self.run.slug
+        seed = self.run.options.seed
+        with self.run.phase("statistics"):
+            summary = stats.summarise(effects, model=model, method=method, share_of_men=shares, partners=partners, seed=seed)
+            trusted = reliability.assess(effects, model=model, method=method, share_of_men=shares, partners=partners, seed=seed)
+        return summary, trusted
+
+    def save(self, summary: pl.DataFrame, reliability: pl.DataFrame | None = None) -> None:
+        """Nothing: closes the run with its summary, and how far it can be trusted."""
         said = self.journal.facts["finished"]
         self.run.model = runs.ModelPart.model_validate(said["model"])
         self.run.batch_size = said["batch_size"]
@@ -167,7 +220,7 @@ class Scan:
             self.run.warn(warning)
         self.run.timing["store"] = self.run.timing.get("store", 0.0) + self.journal.seconds
         reused = min(self.before, len(said["units"]))
-        self.run.keep(runs.DatasetPart.model_validate({**said["part"], "reused": reused}), self.key, summary)
+        self.run.keep(runs.DatasetPart.model_validate({**said["part"], "reused": reused}), self.key, summary, reliability)
 
     def scored(self, scores: pl.LazyFrame) -> list[Example]:
         """The examples that have scores, in data order."""

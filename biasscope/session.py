@@ -13,6 +13,7 @@ from biasscope import show
 from biasscope.console import Screen, clock
 from biasscope.engine import exports, runs
 from biasscope.engine.errors import BiasScopeError, PartialError
+from biasscope.engine.types import RELIABILITY
 from biasscope.options import Measure, reproduced
 
 TOLERATED = 0.01
@@ -35,6 +36,7 @@ class Session:
     warnings: list[str] = field(default_factory=list)
     parts: list[runs.DatasetPart] = field(default_factory=list)
     summaries: list[pl.DataFrame] = field(default_factory=list)
+    reliability: list[pl.DataFrame] = field(default_factory=list)
     rows: list[Path] = field(default_factory=list)
     """Files of the per-example tables to show."""
     batch_size: int | None = None
@@ -79,29 +81,34 @@ class Session:
         self.lost += lost
         return pl.scan_parquet(file)
 
-    def keep(self, part: runs.DatasetPart, key: str, summary: pl.DataFrame) -> None:
+    def keep(self, part: runs.DatasetPart, key: str, summary: pl.DataFrame, reliability: pl.DataFrame | None = None) -> None:
         """Nothing: closes the run whose other tables stand in its folder; keeps what `finish` shows."""
         path = self.folder(part.name, key)
         runs.write(path, "summary", [summary])
+        if reliability is not None:
+            runs.write(path, "reliability", [reliability])
         tables = {file.stem: runs.digests.of_file(file) for file in sorted(path.glob("*.parquet"))}
         part = part.model_copy(update={"run_key": key, "path": str(path), "tables": tables, "lost": self.lost})
         self.lost = 0
         runs.close(self.record([part]))
-        self.adopt(part, summary)
+        self.adopt(part)
         self.screen.note(f"{part.name}: {part.used} of {part.found} examples in {part.groups} groups, saved to {path}")
 
-    def adopt(self, part: runs.DatasetPart, summary: pl.DataFrame) -> None:
+    def adopt(self, part: runs.DatasetPart) -> None:
         """Nothing: takes a run that stands in its folder into the result; rewrites the original study's files."""
+        folder = Path(part.path)
+        summary = pl.read_parquet(folder / "summary.parquet")
         exports.export(self.options.output_dir / runs.safe_name(self.slug), self.command, part.name, summary)
         self.parts.append(part)
         self.summaries.append(summary)
+        self.reliability.append(pl.read_parquet(folder / "reliability.parquet") if "reliability" in part.tables else RELIABILITY.to_frame())
         if self.options.rows:
-            self.rows += [Path(part.path) / f"{name}.parquet" for name in part.tables if name != "summary"]
+            self.rows += [folder / f"{name}.parquet" for name in part.tables if name not in ("summary", "reliability", "twins")]
 
     def finish(self) -> None:
         """Nothing: shows the result of all datasets; PartialError where some values had to be left out."""
         self.screen.note(f"finished in {clock(sum(self.timing.values()))}")
-        show.result(show.Result(self.record(self.parts), self.summaries, self.rows), self.options)
+        show.result(show.Result(self.record(self.parts), self.summaries, self.reliability, self.rows), self.options)
         if lost := sum(part.lost for part in self.parts):
             raise PartialError(f"finished, but {lost} values are not finite and were left out; --dtype float32 may help")
 

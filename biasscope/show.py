@@ -11,7 +11,7 @@ from typing import Any, TextIO
 import polars as pl
 import pyarrow.parquet as pq
 
-from biasscope import tables
+from biasscope import tables, trust
 from biasscope.console import safe_text
 from biasscope.engine.runs import RunRecord
 from biasscope.options import Format, Measure
@@ -27,6 +27,8 @@ class Result:
     record: RunRecord
     summaries: list[pl.DataFrame]
     """SUMMARY per dataset, in the order of the record's datasets."""
+    reliability: list[pl.DataFrame]
+    """RELIABILITY per dataset."""
     rows: list[Path]
     """Files of per-example tables; empty unless asked for."""
 
@@ -52,6 +54,7 @@ def write_data(found: Result, chosen: Format, with_rows: bool) -> None:
             "schema_version": found.record.schema_version,
             "run": found.record.model_dump(mode="json"),
             "summary": list(records([summary])),
+            "reliability": list(records(found.reliability)),
             "warnings": found.record.warnings,
         }
         if with_rows:
@@ -95,10 +98,17 @@ def escaped(cell: str) -> str:
 
 
 def show_tables(found: Result, stream: TextIO) -> None:
-    """Nothing: writes one table a dataset."""
-    for part, summary in zip(found.record.datasets, found.summaries, strict=True):
-        make = {"baseline": tables.clean_model, "encode": tables.encoded}.get(found.record.command, tables.effects)
-        draw(make(summary, part.name, f"{part.path}/{'activations' if found.record.command == 'encode' else 'summary'}.parquet"), stream)
+    """Nothing: writes the tables of each dataset."""
+    for part, summary, trusted in zip(found.record.datasets, found.summaries, found.reliability, strict=True):
+        if found.record.command == "baseline":
+            draw(tables.clean_model(summary, part.name, f"{part.path}/summary.parquet"), stream)
+        elif found.record.command == "encode":
+            draw(tables.encoded(summary, part.name, f"{part.path}/activations.parquet"), stream)
+        else:
+            for rows in summary.partition_by("method", "source", maintain_order=True):
+                draw(tables.effects(rows, part.name, f"{part.path}/summary.parquet"), stream)
+            for table in trust.tables(summary, trusted):
+                draw(table, stream)
 
 
 def draw(table: tables.Table, stream: TextIO) -> None:

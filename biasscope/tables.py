@@ -9,7 +9,7 @@ import polars as pl
 from biasscope.engine import stats
 from biasscope.engine.resampling import MIN_CLUSTERS
 from biasscope.engine.runs import RunRecord
-from biasscope.engine.types import Site
+from biasscope.engine.types import TOTAL, Site
 
 NONE = "–"
 LEGEND = "* p_family < 0.05: significant among all sites of its kind"
@@ -33,8 +33,10 @@ def number(value: float | None) -> str:
     """Three significant digits, and a dash for what does not exist."""
     if value is None or not math.isfinite(value):
         return NONE
-    if value == 0 or abs(value) >= SMALL:
-        digits = 3 if value == 0 else max(0, 2 - math.floor(math.log10(abs(value))))
+    if value == 0:
+        return "0.000"
+    if abs(value) >= SMALL:
+        digits = max(0, 2 - math.floor(math.log10(abs(value))))
         return f"{value:.{min(digits, 4)}f}".replace("-", "−")
     return f"{value:.0e}".replace("-", "−")
 
@@ -124,18 +126,19 @@ def record(found: RunRecord) -> Table:
 
 def effects(summary: pl.DataFrame, dataset: str, file: str) -> Table:
     """The effects of replacing sites, largest first: heads, MLPs and hook points."""
-    ranked = stats.ranking(summary)
+    ranked, total = stats.ranking(summary), _total(summary)
     slopes = ranked["statistic"][0] == "slope"
     values = {name: _by_site(rows) for name, rows in _beside(summary, slopes) if rows.height}
     sections, more = [], []
     for kind, limit in SHOWN.items():
         rows = [row for row in ranked.iter_rows(named=True) if _kind(row) == kind]
-        shown = [row for row in rows if not _again(row)][:limit]
+        shown = [row for row in rows if not _again(row, total is not None)][:limit]
         sections += [[_cells(row, values) for row in shown]] if shown else []
         more += [f"{len(rows) - len(shown)} more {kind}"] if len(rows) > len(shown) else []
     first = ranked.row(0, named=True)
     title = f"{dataset}: {first['method']}, source {first['source']}, {_most(ranked, 'n')} examples"
     columns = ["site", f"{'slope' if slopes else 'effect'} [95 % interval]", "p_family", *values]
+    sections += [[["total", interval(total), number(total["p_family"]), *("" for _ in values)]]] if total else []
     notes = [LEGEND, *([f"… {', '.join(more)} in {file}"] if more else []), *_reading(summary, dataset)]
     return Table(title, columns, sections, notes)
 
@@ -144,7 +147,18 @@ def _beside(summary: pl.DataFrame, slopes: bool) -> list[tuple[str, pl.DataFrame
     """Header and rows of the columns beside the ranked one."""
     shift = [("shift", "target", "mean")] if slopes else []
     wanted = [*shift, ("rms", "target", "rms"), ("compet.", "competence", "rms"), ("kl", "kl", "mean")]
-    return [(name, summary.filter(pl.col("metric") == metric, pl.col("statistic") == statistic)) for name, metric, statistic in wanted]
+    whole = summary.filter(pl.col("subset") == "all")
+    found = [(name, whole.filter(pl.col("metric") == metric, pl.col("statistic") == statistic)) for name, metric, statistic in wanted]
+    ranked = stats.ranking(summary).with_columns(estimate="recovered")
+    recovered = [("recov.", ranked)] if ranked["estimate"].is_not_null().any() else []
+    single = [(name, rows) for (name,), rows in summary.filter(pl.col("subset") != "all").group_by("subset", maintain_order=True)]
+    return [*recovered, *found, *((str(name).removeprefix("term: "), rows) for name, rows in single)]
+
+
+def _total(summary: pl.DataFrame) -> dict[str, Any] | None:
+    """The row of the total effect on the ranking statistic."""
+    rows = summary.filter(pl.col("component") == TOTAL, pl.col("subset") == "all")
+    return rows.row(0, named=True) if rows.height else None
 
 
 def _most(rows: pl.DataFrame, column: str) -> int:
@@ -152,11 +166,12 @@ def _most(rows: pl.DataFrame, column: str) -> int:
     return max(rows[column].drop_nulls().to_list(), default=0)
 
 
-def _site(row: dict[str, Any]) -> Site:
-    return Site(row["layer"], row["component"], row["head"])
+def _site(row: dict[str, Any]) -> tuple[Site, str]:
+    """The site of a row and the position at which it is replaced."""
+    return Site(row["layer"], row["component"], row["head"]), row["position"]
 
 
-def _by_site(rows: pl.DataFrame) -> dict[Site, float | None]:
+def _by_site(rows: pl.DataFrame) -> dict[tuple[Site, str], float | None]:
     return {_site(row): row["estimate"] for row in rows.iter_rows(named=True)}
 
 
@@ -166,14 +181,18 @@ def _kind(row: dict[str, Any]) -> str:
     return "MLPs" if row["component"] == "mlp_out" else "hook points"
 
 
-def _again(row: dict[str, Any]) -> bool:
-    """Whether a site is another one under a second name: a layer's incoming residual stream is what the layer before it left."""
+def _again(row: dict[str, Any], total: bool) -> bool:
+    """Whether a row says nothing of its own: a layer's incoming residual stream is what the layer before it left, and the whole stream
+    of the twin, put in exactly, is the twin."""
+    if total and row["method"] == "exact" and row["position"] == "all" and row["component"].startswith("resid"):
+        return True
     return row["component"] == "resid_pre" and row["layer"] > 0
 
 
-def _cells(row: dict[str, Any], values: dict[str, dict[Site, float | None]]) -> list[str]:
+def _cells(row: dict[str, Any], values: dict[str, dict[tuple[Site, str], float | None]]) -> list[str]:
     site = _site(row)
-    return [str(site), interval(row), number(row["p_family"]), *(number(column.get(site)) for column in values.values())]
+    name = str(site[0]) + ("" if site[1] == "all" else f" {site[1]}")
+    return [name, interval(row), number(row["p_family"]), *(number(column.get(site)) for column in values.values())]
 
 
 def _reading(summary: pl.DataFrame, dataset: str) -> list[str]:
@@ -182,9 +201,12 @@ def _reading(summary: pl.DataFrame, dataset: str) -> list[str]:
     lines = []
     if (summary["statistic"] == "slope").any():
         lines.append("slope: of target on the occupation's share of men, nats per SD: the stereotype")
-        lines += ["shift: mean change of target, nats, in all occupations alike: base rate of “he”"] if sites else []
+        shown = (summary["statistic"] == "mean").any() and sites
+        lines += ["shift: mean change of target, nats, in all occupations alike: base rate of “he”"] if shown else []
     elif sites:
         lines.append("effect: mean change of target, nats; positive: towards the stereotype (or the male pronoun)")
+    if (summary["component"] == TOTAL).any():
+        lines.append("total: the whole prompt exchanged for its twin; recov.: effect / total, – where the total's interval holds 0")
     if sites:
         costs = ["compet.: rms of the change of competence, nats; kl: nats"] if (summary["metric"] == "kl").any() else []
         lines += ["rms: of target, nats", *costs]

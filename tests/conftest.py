@@ -6,7 +6,7 @@ from pathlib import Path
 from jaxtyping import install_import_hook
 
 os.environ |= {"HF_HUB_OFFLINE": "1", "HF_HUB_DISABLE_TELEMETRY": "1", "DO_NOT_TRACK": "1", "TOKENIZERS_PARALLELISM": "false"}
-CHECKED = [f"biasscope.engine.{m}" for m in ("packing", "tokens", "forward", "metrics", "interventions", "attribution")]
+CHECKED = [f"biasscope.engine.{m}" for m in ("packing", "tokens", "forward", "metrics", "effects", "interventions", "attribution")]
 install_import_hook(CHECKED, "beartype.beartype")  # shapes are checked in tests only
 
 import pytest  # noqa: E402

@@ -5,7 +5,7 @@ import pyarrow.parquet as pq
 import pytest
 import torch
 
-from biasscope.engine import activations, store
+from biasscope.engine import activations, store, tokens
 from biasscope.engine.errors import DataError
 
 WORDS = {
@@ -54,14 +54,18 @@ def test_the_term_is_read_at_its_last_token_and_only_where_it_stands(tiny):
     assert by_id["c"] is None and set(read(lm, "resid", "term")["example_id"]) == {"a", "b", "d"}
 
 
-@pytest.mark.parametrize(("words", "term"), [("The nurses said", "nurse"), ("the NURSE, she", "nurse"), ("a nurse and a nurse", "nurse")])
-def test_a_term_is_found_with_its_plural_in_any_case_and_at_its_last_place(tiny, words, term):
-    end = activations._term_end(words, term)
-    assert words.lower()[:end].endswith(term) and term not in words[end:].lower()
+@pytest.mark.parametrize("words", ["The nurses said", "the NURSE, she", "a nurse and a nurse"])
+def test_a_term_is_found_as_a_whole_word_with_its_plural_and_in_any_case(tiny, words):
+    lm = tiny("gpt2")
+    found = tokens.term_places(lm, words, "nurse")
+    assert len(found) == words.lower().count("nurse")
+    for place in found:
+        ids = [lm.tokenizer(words).input_ids[i] for i in place]
+        assert lm.tokenizer.decode(ids).strip(" s,").lower() == "nurse"
 
 
-def test_a_word_inside_another_is_no_term():
-    assert activations._term_end("The nursery said", "nurse") is None
+def test_a_word_inside_another_is_no_term(tiny):
+    assert tokens.term_places(tiny("gpt2"), "The nursery said", "nurse") == []
 
 
 def test_no_text_with_the_position_is_refused(tiny):

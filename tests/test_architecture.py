@@ -12,7 +12,8 @@ ROOT = Path(biasscope.__file__).parent
 ORDER = (
     *("errors", "types", "sources", "reading", "digests", "triples", "containers", "datasets", "counterfactuals"),
     *("fetching", "download", "predictions", "weights", "kernels", "models", "packing", "tokens", "twins", "forward", "metrics"),
-    *("interventions", "attribution", "scores", "activations", "resampling", "estimates", "subsets", "stats"),
+    *("budget", "effects", "donors", "interventions", "attribution", "scores", "activations"),
+    *("resampling", "slopes", "estimates", "subsets", "measured", "baselines", "stats", "reliability"),
     *("store", "journal", "runs", "upkeep", "exports"),
 )
 """Every engine module, each importing only what stands before it."""

@@ -62,7 +62,7 @@ def no_model(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_stdout_is_one_strict_json_document_with_run_and_summary(ablation):
     document, _, _ = ablation
-    assert list(document) == ["schema_version", "run", "summary", "warnings"]
+    assert list(document) == ["schema_version", "run", "summary", "reliability", "warnings"]
     assert set(document["summary"][0]) == set(SUMMARY.names())
     assert document["summary"][0]["statistic"] == "slope" and document["summary"][0]["metric"] == "target"
 
@@ -376,9 +376,98 @@ def test_a_token_of_the_hub_stands_in_no_file_and_no_message(tiny_gpt2, tmp_path
 
 
 def test_exact_patching_covers_every_kind_of_site_and_leaves_the_study_s_estimates_alone(tiny_gpt2, tmp_path):
-    biasscope("patch", "--model", tiny_gpt2, *SMALL, "-o", tmp_path)
+    biasscope("patch", "--source", "mean", "--model", tiny_gpt2, *SMALL, "-o", tmp_path)
     file = tmp_path / tiny_gpt2.name / "attribution_patching_occupations.json"
     estimates = file.read_bytes()
     rows = json.loads(biasscope("patch", "--method", "exact", "--model", tiny_gpt2, *SMALL, "-o", tmp_path, "--json")[1])["summary"]
-    assert {row["component"] for row in rows} == {"z", "attn_out", "mlp_out", "resid_pre", "resid_post"}
+    assert {row["component"] for row in rows} == {"z", "attn_out", "mlp_out", "resid_pre", "resid_post", "total"}
     assert {row["method"] for row in rows} == {"exact"} and file.read_bytes() == estimates
+
+
+# Counterfactual twins
+
+
+def test_patch_takes_the_twin_by_default_and_gives_effect_total_and_recovered(tiny_gpt2, tmp_path):
+    arguments = ("patch", "--method", "exact", "--components", "resid_post,mlp_out", "--model", tiny_gpt2, *SMALL, "-o", tmp_path, "--json")
+    document = json.loads(biasscope(*arguments)[1], parse_constant=pytest.fail)
+    (part,) = document["run"]["datasets"]
+    assert part["found"] == part["used"] + part["not_drawn"] + sum(part["dropped"].values())
+    rows = {(r["component"], r["layer"], r["statistic"]): r for r in document["summary"]}
+    total = rows["total", None, "slope"]
+    assert rows["resid_post", 0, "slope"]["estimate"] == pytest.approx(total["estimate"], abs=1e-4) and total["n"] == part["used"]
+    assert {r["source"] for r in document["summary"]} == {"corrupt"} and ("total", None, "mean") not in rows
+    pairs = pl.read_parquet(Path(part["path"]) / "twins.parquet")
+    assert pairs.height == part["used"] and pairs.filter(pl.col("clean") == pl.col("twin")).is_empty()
+    again = json.loads(biasscope(*arguments)[1])
+    assert (again["summary"], again["reliability"]) == (document["summary"], document["reliability"])
+
+
+def test_patch_by_position_gives_the_map_from_the_term_to_the_readout(tiny_gpt2, tmp_path):
+    where = ("--components", "resid_post", "--positions", "readout,term,between")
+    base = ("patch", "--method", "exact", *where, "--model", tiny_gpt2, *SMALL, "-o", tmp_path)
+    _, out, _ = biasscope(*base, "--format", "table")
+    (header,) = [line for line in out.splitlines() if line.split() == ["layer", "term", "between", "readout"]]
+    body = out[out.index(header) :].splitlines()[2:6]
+    assert [line.split()[0] for line in body] == ["0", "1", "2", "3"]
+    rows = json.loads(biasscope(*base, "--json")[1])["summary"]
+    assert {r["position"] for r in rows if r["component"] == "resid_post"} == {"term", "between", "readout"}
+
+
+def test_denoising_calls_its_source_clean_and_turns_the_total_round(tiny_gpt2, tmp_path):
+    base = ("patch", "--components", "mlp_out", "--model", tiny_gpt2, *SMALL, "-o", tmp_path, "--json")
+    totals = {}
+    for direction in ("noising", "denoising"):
+        rows = json.loads(biasscope(*base, "--direction", direction)[1])["summary"]
+        (row,) = [r for r in rows if r["component"] == "total" and r["statistic"] == "slope"]
+        totals[row["source"]] = row["estimate"]
+    assert totals["clean"] == pytest.approx(-totals["corrupt"]) and set(totals) == {"clean", "corrupt"}
+
+
+def test_a_calibration_measures_some_sites_exactly_and_says_how_far_the_estimates_agree(tiny_gpt2, tmp_path):
+    base = ("patch", "--components", "z", "--calibrate", 3, "--model", tiny_gpt2, *SMALL, "-o", tmp_path, "--json")
+    document = json.loads(biasscope(*base)[1], parse_constant=pytest.fail)
+    exact = [r for r in document["summary"] if r["method"] == "exact" and r["statistic"] == "slope" and r["component"] == "z"]
+    assert len(exact) == 6 and all(r["p_family"] is None for r in exact)
+    said = {r["quantity"]: r for r in document["reliability"] if r["quantity"].startswith("calibration")}
+    assert said["calibration_exceed"]["estimate"] == pytest.approx(1 - 0.05 ** (1 / 3)) and said["calibration_sign"]["n"] == 3
+    by_hand = json.loads(biasscope("patch", "--method", "exact", *base[1:3], *base[5:])[1])["summary"]
+    known = {(r["layer"], r["head"]): r["estimate"] for r in by_hand if r["statistic"] == "slope"}
+    assert {(r["layer"], r["head"]): r["estimate"] for r in exact} == pytest.approx(
+        {k: known[k] for k in known if k in {(r["layer"], r["head"]) for r in exact}}, abs=1e-5
+    )
+
+
+def test_all_sources_side_by_side_say_how_far_they_agree(tiny_gpt2, tmp_path):
+    document = json.loads(biasscope("ablate", "--source", "all", "--model", tiny_gpt2, *SMALL, "-o", tmp_path, "--json")[1])
+    assert {r["source"] for r in document["summary"]} == {"mean", "zero", "resample"}
+    said = {
+        (r["source"], r["against"], r["statistic"], r["component"])
+        for r in document["reliability"]
+        if r["quantity"] == "agreement_spearman"
+    }
+    pairs = {("mean", "zero"), ("mean", "resample"), ("zero", "resample")}
+    assert said == {(*pair, s, c) for pair in pairs for s in ("slope", "mean") for c in ("z", "mlp_out")}
+    alone = json.loads(biasscope("ablate", "--source", "zero", "--model", tiny_gpt2, *SMALL, "-o", tmp_path, "--json")[1])["summary"]
+    assert [r for r in document["summary"] if r["source"] == "zero"] == alone
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (("--direction", "denoising", "--source", "mean"), "--source corrupt"),
+        (("--steps", "3", "--source", "zero"), "--source corrupt"),
+        (("--method", "exact", "--calibrate", "3"), "--method attribution"),
+        (("--positions", "term,end"), "'end' is not one of all, term, between, readout"),
+        (("--components", "heads"), "'heads' is not one of z,"),
+        (("--layers", "9"), "it has layers 0-3"),
+    ],
+)
+def test_what_cannot_be_patched_is_a_usage_error(tiny_gpt2, tmp_path, arguments, message):
+    code, _, err = biasscope("patch", *arguments, "--model", tiny_gpt2, *SMALL, "-o", tmp_path, ok=False)
+    assert code == 2 and message in " ".join(err.replace("│", " ").split())
+
+
+def test_a_dataset_without_twins_is_bad_input_with_the_reasons_counted(tiny_gpt2, tmp_path):
+    lonely = ("patch", "--model", tiny_gpt2, "--dataset", "definitional", "--limit", 4, "-o", tmp_path)
+    code, out, err = biasscope(*lonely, ok=False)
+    assert (code, out) == (4, "") and "4 of 4 have no counterfactual twin: 3 × no counterpart" in err and "--source mean" in err

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from biasscope import console, show, tables
 from biasscope.engine import runs
-from biasscope.engine.types import SUMMARY
+from biasscope.engine.types import RELIABILITY, SUMMARY
 from biasscope.options import Format, Measure
 
 HOSTILE = "a\x1b[31mred\x9b1m\u202e\u200b\ufeff\x07b\tc\nd"
@@ -19,7 +19,16 @@ HOSTILE = "a\x1b[31mred\x9b1m\u202e\u200b\ufeff\x07b\tc\nd"
 
 def summary(**columns: object) -> pl.DataFrame:
     """One SUMMARY row with these values."""
-    base = {"model": "m", "dataset": "d", "subset": "all", "method": "exact", "source": "mean", "metric": "target", "statistic": "mean"}
+    base = {
+        "model": "m",
+        "dataset": "d",
+        "subset": "all",
+        "method": "exact",
+        "source": "mean",
+        "metric": "target",
+        "statistic": "mean",
+        "position": "all",
+    }
     return pl.DataFrame([{**base, **columns}], schema=SUMMARY)
 
 
@@ -122,7 +131,7 @@ def found(rows: tuple[pl.DataFrame, ...] = ()) -> show.Result:
     part = runs.DatasetPart(name=HOSTILE, digest="0", source={}, path=HOSTILE, **counts)
     record = {"command": "ablate", "model": None, "params": {}, "seed": 0, "versions": {}, "created": "", "reproduce": "", "timing": {}}
     made = runs.RunRecord(**record, peak_rss_bytes=1, warnings=[], datasets=[part])
-    return show.Result(made, [sites(slope=True).with_columns(dataset=pl.lit(HOSTILE))], list(rows))
+    return show.Result(made, [sites(slope=True).with_columns(dataset=pl.lit(HOSTILE))], [RELIABILITY.to_frame()], list(rows))
 
 
 @pytest.mark.parametrize("chosen", list(Format))
@@ -134,7 +143,7 @@ def test_no_format_writes_an_escape_even_where_the_data_holds_one(chosen, capsys
 
 def test_without_a_format_a_pipe_gets_json(capsys):
     show.result(found(), Measure())
-    assert list(json.loads(capsys.readouterr().out)) == ["schema_version", "run", "summary", "warnings"]
+    assert list(json.loads(capsys.readouterr().out)) == ["schema_version", "run", "summary", "reliability", "warnings"]
 
 
 def test_jsonl_streams_the_summary_or_with_rows_the_per_example_rows(capsys, tmp_path):

@@ -5,7 +5,7 @@ import itertools
 import numpy as np
 import pytest
 
-from biasscope.engine import resampling
+from biasscope.engine import resampling, slopes
 
 RNG = np.random.default_rng
 
@@ -37,7 +37,7 @@ def test_slope_interval_equals_a_naive_loop_with_hc3_errors():
     slope, error = slope_and_error(np.arange(12))
     draws = [slope_and_error(np.repeat(np.arange(12), w.astype(int))) for w in resampling.weights(12, 4)]
     t = np.sort([np.abs(drawn - slope) / drawn_error for drawn, drawn_error in draws], axis=0)[-100]
-    np.testing.assert_allclose(resampling.slope_interval(x, y, 4), (slope - error * t, slope + error * t), rtol=1e-6)
+    np.testing.assert_allclose(slopes.line(x).interval(y, 4), (slope - error * t, slope + error * t), rtol=1e-6)
 
 
 def test_up_to_14_clusters_sign_flip_p_is_the_share_of_all_patterns():
@@ -93,7 +93,7 @@ def test_slope_interval_covers_the_true_slope_whether_or_not_noise_grows_with_x(
     x = rng.uniform(0, 100, k)
     x = (x - x.mean()) / x.std()
     y = 0.5 * x[:, None] + NOISE[noise](rng, (k, 2000)) * (1 + growing * np.abs(x[:, None]))
-    low, high = resampling.slope_interval(x, y, 1)
+    low, high = slopes.line(x).interval(y, 1)
     assert 100 * ((low <= 0.5) & (high >= 0.5)).mean() == pytest.approx(95, abs=margin + (noise == "skewed"))
 
 

@@ -6,7 +6,7 @@ import numpy as np
 import polars as pl
 import pytest
 
-from biasscope.engine import stats
+from biasscope.engine import baselines, stats
 from biasscope.engine.errors import DataError
 from biasscope.engine.types import EFFECTS, SUMMARY, TRIPLES, Site
 
@@ -27,8 +27,9 @@ def table(values, *, groups=None, metric="target", component="z", heads=True):
     return pl.DataFrame(columns).with_columns(pl.lit(v).alias(k) for k, v in same.items()).select(EFFECTS.names()).cast(EFFECTS)
 
 
-def summary(effects, share=None, seed=0):
-    return stats.summarise(effects, model="m", method="exact", share_of_men=share, seed=seed)
+def summary(effects, share=None, seed=0, subset="all", **more):
+    found = stats.summarise(effects, model="m", method="exact", share_of_men=share, seed=seed, **more)
+    return found.filter(pl.col("subset").str.starts_with(subset))
 
 
 def rows(frame, **wanted):
@@ -166,7 +167,7 @@ def test_top_takes_heads_of_z_but_never_the_whole_hook_point():
 
 
 def test_nothing_to_summarise_is_an_error():
-    for frame, act in ((EFFECTS.to_frame(), summary), (TRIPLES.to_frame(), lambda f: stats.stereoset(f, model="m", dataset="d"))):
+    for frame, act in ((EFFECTS.to_frame(), summary), (TRIPLES.to_frame(), lambda f: baselines.stereoset(f, model="m", dataset="d"))):
         with pytest.raises(DataError, match="0 rows"):
             act(frame)
 
@@ -183,14 +184,14 @@ def test_lms_ss_icat_by_hand_with_ties_as_published():
     # a: row 1 prefers the stereotype and both related sentences; row 2 is all ties: anti, and not related. LMS 50, SS 50.
     # b: LMS 100, SS 100. Over terms: LMS 75, SS 75, ICAT = 75 · min(75, 25) / 50 = 37.5.
     # Pooled over 3 examples: LMS (100 + 0 + 100) / 3 = 66.7, SS 66.7, ICAT = 66.7 · 33.3 / 50 = 44.4.
-    frame = rows(stats.stereoset(triples(*THREE), model="m", dataset="d"), subset="all")
+    frame = rows(baselines.stereoset(triples(*THREE), model="m", dataset="d"), subset="all")
     assert frame["statistic"].to_list() == ["lms", "ss", "icat", "lms_pooled", "ss_pooled", "icat_pooled"]
     assert frame["estimate"].to_list() == pytest.approx([75, 75, 37.5, 200 / 3, 200 / 3, 400 / 9])
     assert (frame["n"].to_list(), frame["clusters"].to_list()) == ([3] * 6, [2] * 6)
 
 
 def test_one_related_sentence_of_two_is_half_of_lms():
-    frame = stats.stereoset(triples(("a", "race", 3.0, 1.0, 2.0)), model="m", dataset="d")
+    frame = baselines.stereoset(triples(("a", "race", 3.0, 1.0, 2.0)), model="m", dataset="d")
     assert rows(frame, statistic="lms")["estimate"].to_list() == [50.0]
 
 
@@ -198,7 +199,7 @@ def test_overall_is_the_mean_over_all_terms_not_of_the_types_and_splits_merge_by
     # gender: one term, SS 0. race: terms a 50, b 100. Overall (0 + 50 + 100) / 3 = 50; the mean of the types would be 37.5.
     # The other split adds one anti example to b: b = 50 over both splits, overall (0 + 50 + 50) / 3.
     one, other = triples(*THREE, ("c", "gender", 1.0, 2.0, 0.0)), triples(("b", "race", 1.0, 2.0, 0.0), split="intersentence")
-    found = {name: stats.stereoset(frame, model="m", dataset="d") for name, frame in (("one", one), ("both", pl.concat([one, other])))}
+    found = {name: baselines.stereoset(frame, model="m", dataset="d") for name, frame in (("one", one), ("both", pl.concat([one, other])))}
     ss = {name: dict(rows(frame, statistic="ss").select("subset", "estimate").rows()) for name, frame in found.items()}
     assert ss["one"]["all"] == pytest.approx(50)
     assert ss["one"]["bias type: race"] == pytest.approx(75)
@@ -209,11 +210,11 @@ def test_overall_is_the_mean_over_all_terms_not_of_the_types_and_splits_merge_by
 
 def test_stereoset_intervals_hold_the_estimate_and_end_at_100_per_cent():
     values = np.random.default_rng(0).normal([0.3, 0, -1], 1, (400, 3))
-    frame = stats.stereoset(triples(*((f"t{i % 20}", "race", *row) for i, row in enumerate(values))), model="m", dataset="d")
+    frame = baselines.stereoset(triples(*((f"t{i % 20}", "race", *row) for i, row in enumerate(values))), model="m", dataset="d")
     whole = rows(frame, subset="all")
     assert ((whole["ci_low"] < whole["estimate"]) & (whole["estimate"] < whole["ci_high"])).all()
     high = triples(*((f"t{i}", "race", 1.0, 0.0, 0.5 if i < 4 else -1.0) for i in range(8)))
-    assert rows(stats.stereoset(high, model="m", dataset="d"), statistic="lms")["ci_high"].to_list() == [100.0]
+    assert rows(baselines.stereoset(high, model="m", dataset="d"), statistic="lms")["ci_high"].to_list() == [100.0]
 
 
 def test_720_sites_of_1000_examples_take_seconds():

@@ -28,7 +28,7 @@ def baseline(
     import polars as pl
 
     from biasscope import running
-    from biasscope.engine import stats
+    from biasscope.engine import baselines
 
     run = running.start("baseline", o)
     for each in run.scans():
@@ -40,9 +40,9 @@ def baseline(
         scores, triples = each.table("scores").collect(), each.table("triples").collect()
         name, shares = each.dataset.name, each.dataset.share_of_men()
         with run.phase("statistics"):
-            summary = stats.baseline(scores, each.scored(scores.lazy()), model=run.slug, share_of_men=shares, seed=o.seed)
+            summary = baselines.baseline(scores, each.scored(scores.lazy()), model=run.slug, share_of_men=shares, seed=o.seed)
             if triples.height:
-                summary = pl.concat([stats.stereoset(triples, model=run.slug, dataset=name, seed=o.seed), summary])
+                summary = pl.concat([baselines.stereoset(triples, model=run.slug, dataset=name, seed=o.seed), summary])
         each.save(summary)
     return run.finish()
 
@@ -50,7 +50,7 @@ def baseline(
 def _score_predictions(o: options.Measure, file: Path) -> None:
     """Nothing: the published scores of somebody else's predictions; no model is loaded."""
     from biasscope.console import Screen
-    from biasscope.engine import digests, predictions, runs, stats, store
+    from biasscope.engine import baselines, digests, predictions, runs, store
     from biasscope.engine.datasets.stereoset import SOURCE
     from biasscope.engine.errors import UsageError
     from biasscope.session import Session
@@ -63,7 +63,7 @@ def _score_predictions(o: options.Measure, file: Path) -> None:
     for name in dict.fromkeys(o.dataset or ["stereoset"]):
         with run.phase("statistics"):
             triples = predictions.load(file, name, o.data_dir)
-            summary = stats.stereoset(triples, model=run.slug, dataset=name, seed=o.seed)
+            summary = baselines.stereoset(triples, model=run.slug, dataset=name, seed=o.seed)
         part = runs.DatasetPart(
             name=name,
             digest=digests.digest(sorted(triples["example_id"])),

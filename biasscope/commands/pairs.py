@@ -23,14 +23,13 @@ def pairs(
     from collections import Counter
 
     from biasscope import running, show
-    from biasscope.engine import datasets, runs, store, twins
+    from biasscope.engine import runs, store, twins
     from biasscope.engine.errors import DataError
 
     run = running.start("pairs", o)
     rows, cells, missing = [], [], Counter[str]()
     for dataset in run.datasets:
-        everything = dataset.examples if o.limit is None else datasets.load(dataset.name, o.data_dir, skip_invalid=o.skip_invalid).examples
-        kept, dropped = twins.fit(run.lm, dataset.examples, everything, o.seed)
+        kept, dropped = twins.fit(run.lm, dataset, o.seed)
         for e in dataset.examples:
             twin = kept.get(e.id)
             text, partner = (twin.prompt, twin.partner) if twin else (None, None)

@@ -13,7 +13,7 @@ from biasscope.engine import forward
 from biasscope.engine.errors import DataError, UsageError
 from biasscope.engine.models import LM
 from biasscope.engine.packing import ROWS, Block, Scored, rows
-from biasscope.engine.tokens import encode
+from biasscope.engine.tokens import encode, term_places
 from biasscope.engine.types import ACTIVATIONS, Site, Unit
 
 POSITIONS = ("last", "term", "mean")
@@ -40,25 +40,8 @@ def text(lm: LM, id: str, words: str, term: str) -> Text | str:  # noqa: A002  t
         return "no token before the readout"
     if len(ids) > lm.context:
         return f"longer than the model's context of {lm.context} tokens"
-    end = _term_end(words, term)
-    return Text(id, ids, None if end is None else _token_at(lm, words, end - 1))
-
-
-def _term_end(words: str, term: str) -> int | None:
-    low, wanted = words.lower(), term.lower()
-    at = low.rfind(wanted) if wanted else -1
-    while at >= 0:
-        before, after = low[at - 1 : at], low[at + len(wanted) : at + len(wanted) + 1]
-        if not before.isalnum() and (not after.isalnum() or after == "s"):
-            return at + len(wanted)
-        at = low.rfind(wanted, 0, at + len(wanted) - 1)
-    return None
-
-
-def _token_at(lm: LM, words: str, character: int) -> int | None:
-    """The index of the token that covers a character."""
-    spans = lm.tokenizer(words, return_offsets_mapping=True)["offset_mapping"]
-    return next((i for i, (first, end) in enumerate(spans) if first <= character < end), None)
+    places = term_places(lm, words, term)
+    return Text(id, ids, places[-1][-1] if places else None)
 
 
 def sites(lm: LM, component: str) -> list[Site]:

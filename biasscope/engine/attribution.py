@@ -5,7 +5,7 @@ first-order estimate of the exact effect (Nanda 2023; Kramár et al. 2024, arXiv
 between examples: at a node that several use, a backward pass gives only the sum over them.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from functools import partial
 
 import numpy as np
@@ -15,48 +15,95 @@ from jaxtyping import Float
 from torch import Tensor
 
 from biasscope.engine import forward
-from biasscope.engine.interventions import Source, defined, effects, whole
+from biasscope.engine.effects import defined, effects, total
+from biasscope.engine.interventions import Source, whole
 from biasscope.engine.metrics import METRICS
 from biasscope.engine.models import LM
 from biasscope.engine.packing import Block
 from biasscope.engine.tokens import Forest
 from biasscope.engine.types import Site, Track, Unit, silent
 
-COMPONENTS = ("z", "attn_out", "mlp_out", "resid_pre", "resid_post")
-
 
 def estimate(
-    lm: LM, forest: Forest, wanted: Sequence[Site], source: Source, *, metric: str = "target", track: Track = silent
+    lm: LM,
+    forest: Forest,
+    wanted: Sequence[Site],
+    source: Source,
+    *,
+    positions: Sequence[str] = ("all",),
+    steps: int | None = None,
+    metric: str = "target",
+    track: Track = silent,
 ) -> pl.DataFrame:
-    """EFFECTS estimated for every site, per example, signed; `value` = baseline + estimated effect.
+    """EFFECTS estimated for every site and position, per example, signed; `value` = baseline + estimated effect.
 
     `wanted` may hold heads and whole hook points; a whole `z` is the sum of its heads. The forest must be built with
-    share="example".
+    share="example". With `steps` the gradient is the mean over so many midpoints of the straight line from the prompt's embeddings
+    to its twin's (integrated gradients; Sundararajan et al. 2017, Hanna et al. 2024), which needs a twin as source.
     """
-    found = units(lm, forest, wanted, source, metric=metric)
+    found = units(lm, forest, wanted, source, positions=positions, steps=steps, metric=metric)
     return pl.concat(unit.compute()["effects"] for unit in track(found, f"attribution ({source.name})"))
 
 
-def units(lm: LM, forest: Forest, wanted: Sequence[Site], source: Source, *, metric: str = "target") -> list[Unit]:
-    """The estimates in pieces of one row block each."""
+def units(
+    lm: LM,
+    forest: Forest,
+    wanted: Sequence[Site],
+    source: Source,
+    *,
+    positions: Sequence[str] = ("all",),
+    steps: int | None = None,
+    metric: str = "target",
+) -> list[Unit]:
+    """The estimates in pieces of one row block each; with a twin's activations the exact total effect is among them."""
     points = sorted({whole(s) for s in wanted})
+    places = [(site, position) for site in wanted for position in positions]
 
     def compute(block: Block) -> dict[str, pl.DataFrame]:
-        before, parts = _gradients(lm, block, points, source, metric)
+        before, products = _products(lm, block, points, source, metric, steps)
         clean = torch.from_numpy(before.data)
-        change = [parts[whole(s)][:, s.head] if s.head is not None else parts[whole(s)].reshape(len(clean), -1).sum(1) for s in wanted]
-        after = clean + torch.stack(change)
-        return {"effects": effects(forest, block, source.name, wanted, {metric: before}, {metric: after.numpy()})}
+        parts = {position: forest.where(block, position) for position in positions}
+        change = []
+        for site, position in places:
+            product = products[whole(site)]
+            nodes = product[..., site.head] if site.head is not None else product.flatten(2).sum(-1) if product.dim() > 2 else product
+            change.append(_per_example(block, source.where(block, site, parts[position]), nodes))
+        after = (clean + torch.stack(change)).numpy()
+        found = [effects(forest, block, source.name, places, {metric: before}, {metric: after})]
+        return {"effects": pl.concat([*found, *([total(lm, forest, block, source.name, [metric])] if source.twin else [])])}
 
     return [Unit(f"B{number:05}", partial(compute, block)) for number, block in enumerate(forest.blocks)]
 
 
-def _gradients(lm: LM, block: Block, points: Sequence[Site], source: Source, metric: str) -> tuple[np.ma.MaskedArray, dict[Site, Tensor]]:
-    """The clean metric, and per hook point the estimates [example] or, for `z`, [example head]."""
+def _products(
+    lm: LM, block: Block, points: Sequence[Site], source: Source, metric: str, steps: int | None
+) -> tuple[np.ma.MaskedArray, dict[Site, Tensor]]:
+    """The clean metric, and per hook point Σ over dimensions of (source − clean) · gradient, [row node] or, for `z`, [row node head]."""
+    readouts, acts, grads = _gradients(lm, block, points, metric, {})
+    before = defined(metric, readouts)
+    if steps is not None:
+        first = Site(0, "resid_pre")
+        with torch.no_grad():
+            here, there = (forward.capture(lm, b, [first])[0][first] for b in (block, block.swapped()))
+        total_grads = [torch.zeros_like(g) for g in grads]
+        for step in range(steps):
+            between = here + (step + 0.5) / steps * (there - here)
+            for sum_, g in zip(total_grads, _gradients(lm, block, points, metric, {first: between})[2], strict=True):
+                sum_ += g / steps
+        grads = total_grads
+    with torch.no_grad():
+        return before, {p: ((source.at(block, p) - acts[p]) * g).sum(-1).double() for p, g in zip(points, grads, strict=True)}
+
+
+def _gradients(
+    lm: LM, block: Block, points: Sequence[Site], metric: str, start: Mapping[Site, Tensor]
+) -> tuple[forward.Readouts, dict[Site, Tensor], list[Tensor]]:
+    """What a pass reads, its activations at the hook points and the metric's gradients there; `start`: other activations to run on from."""
     acts: dict[Site, Tensor] = {}
 
     def keep(site: Site) -> forward.Hook:
         def hook(act: Tensor) -> Tensor:
+            act = start.get(site, act)
             # the first points that are met start the graph: neither weights nor what stands before them needs a gradient
             acts[site] = act if act.requires_grad else act.detach().requires_grad_()
             return acts[site]
@@ -64,19 +111,15 @@ def _gradients(lm: LM, block: Block, points: Sequence[Site], source: Source, met
         return hook
 
     with torch.enable_grad():
-        logits = forward.run(lm, block, {site.hook: keep(site) for site in points})
+        logits = forward.run(lm, block, {site.hook: keep(site) for site in dict.fromkeys([*start, *points])})
         readouts = forward.read(block, logits)
         has = METRICS[metric].defined(readouts)
         grads = torch.autograd.grad(METRICS[metric].fn(readouts)[0, has].sum(), [acts[p] for p in points])
-    with torch.no_grad():
-        parts = {
-            p: _per_example(block, source.where(block, p), (source.at(block, p) - acts[p]) * g) for p, g in zip(points, grads, strict=True)
-        }
-    return defined(metric, readouts), parts
+    return readouts, {p: acts[p].detach() for p in points}, list(grads)
 
 
-def _per_example(block: Block, where: Tensor | None, product: Float[Tensor, "row node ..."]) -> Float[Tensor, "example ..."]:
-    """The product summed over dimensions and over those of each example's nodes that are replaced."""
+def _per_example(block: Block, where: Tensor | None, product: Float[Tensor, "row node"]) -> Float[Tensor, " example"]:
+    """The product summed over those of each example's nodes that are replaced."""
     used = block.owner >= 0 if where is None else (block.owner >= 0) & where
-    nodes = product.sum(-1)[used.to(product.device)].double().cpu()
-    return torch.zeros(len(block.examples), *nodes.shape[1:], dtype=torch.float64).index_add(0, block.owner[used], nodes)
+    nodes = product[used.to(product.device)].cpu()
+    return torch.zeros(len(block.examples), dtype=torch.float64).index_add(0, block.owner[used], nodes)

@@ -10,12 +10,13 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.stats import rankdata
 
-from biasscope.engine import resampling
+from biasscope.engine import resampling, slopes
 from biasscope.engine.resampling import MIN_CLUSTERS, Array
 
 Columns = dict[str, Array]
 NUMBERS = ("n", "clusters", "estimate", "ci_low", "ci_high", "p", "p_family", "q")
 """The columns every statistic fills, named as in SUMMARY."""
+RECOVERED = ("recovered", "recovered_low", "recovered_high")
 _FLAT = 1e-20
 """A sum of squares below this share of its own size is rounding, not spread."""
 
@@ -50,6 +51,13 @@ class Cells:
         """The mean of each cluster at each site, NaN where it is absent."""
         return np.divide(self.total, self.n, out=np.full_like(self.total, np.nan), where=self.n > 0)
 
+    def merged(self, cluster: NDArray[np.intp]) -> "Cells":
+        """The same sites with clusters of several groups, by the cluster's number of each group."""
+        found = Cells(*(np.zeros((cluster.max() + 1, self.n.shape[1])) for _ in range(3)))
+        for one, other in ((found.n, self.n), (found.total, self.total), (found.square, self.square)):
+            np.add.at(one, cluster, other)
+        return found
+
     def macro(self) -> "Cells":
         """Cells in which every cluster counts once, with its mean as its one value."""
         means = np.nan_to_num(self.means())
@@ -62,7 +70,7 @@ def mean(cells: Cells, seed: int, *, tested: bool = True) -> Columns:
     table["estimate"] = _ratio(cells.total, cells.n)
     residual = cells.total - np.nan_to_num(table["estimate"]) * cells.n
     spread = (residual**2).sum(0) > _FLAT * (cells.total**2).sum(0)
-    for rows, sites in _alike(cells, MIN_CLUSTERS):
+    for rows, sites in alike(cells, MIN_CLUSTERS):
         part = np.ix_(rows, sites)
         table["ci_low"][sites], table["ci_high"][sites] = resampling.mean_interval(cells.total[part], cells.n[part], seed)
     if tested:
@@ -76,24 +84,62 @@ def rms(cells: Cells, seed: int) -> Columns:
     return square | {name: np.sqrt(np.maximum(square[name], 0)) for name in ("estimate", "ci_low", "ci_high")}
 
 
-def slope(cells: Cells, x: Array, seed: int) -> Columns:
-    """The slope of the cluster means on x, per standard deviation of x over the clusters; p by permutation of x.
+def slope(cells: Cells, x: Array, cluster: NDArray[np.intp], seed: int) -> Columns:
+    """The slope of the group means on x, per standard deviation of x over the groups; p by permutation of x.
 
-    x is standardised once (ddof = 0), over all clusters, so that every site has the same unit.
+    x is standardised once (ddof = 0), over all groups, so that every site has the same unit. `cluster` numbers the cluster of each
+    group: groups of one cluster are drawn and permuted together.
     """
-    z = (x - x.mean()) / x.std()
-    y, table = cells.means(), _empty(cells)
-    spread = np.zeros(y.shape[1], bool)
-    for rows, sites in _alike(cells, at_least=2):
-        here, part = z[rows], y[np.ix_(rows, sites)]
-        # Clusters that happen to share one x have no slope.
+    z = standard(x)
+    y, table = cells.means(), _empty(cells.merged(cluster))
+    table["n"], spread = cells.n.sum(0), np.zeros(y.shape[1], bool)
+    for rows, sites in alike(cells, at_least=2):
+        here, part, labels = z[rows], y[np.ix_(rows, sites)], numbered(cluster[rows])
+        # Groups that happen to share one x have no slope.
         if np.ptp(here) == 0:
             continue
-        table["estimate"][sites] = resampling.least_squares(here, part)[0]
+        line = slopes.line(here, labels)
+        table["estimate"][sites] = line.slope(part)
         spread[sites] = ((part - part.mean(0)) ** 2).sum(0) > _FLAT * (part**2).sum(0)
-        if len(rows) >= MIN_CLUSTERS:
-            table["ci_low"][sites], table["ci_high"][sites] = resampling.slope_interval(here, part, seed)
-    _test(table, spread, lambda sites: resampling.permute_p(z, y[:, sites], seed))
+        if labels.max() + 1 >= MIN_CLUSTERS:
+            table["ci_low"][sites], table["ci_high"][sites] = line.interval(part, seed)
+    _test(table, spread, lambda sites: resampling.permute_p(z, y[:, sites], seed, cluster))
+    return table
+
+
+def standard(x: Array) -> Array:
+    """x with mean 0 and standard deviation 1 (ddof = 0)."""
+    return (x - x.mean()) / x.std()
+
+
+def numbered(cluster: NDArray[np.intp]) -> NDArray[np.intp]:
+    """The same clusters, numbered from 0 without gaps."""
+    return np.unique(cluster, return_inverse=True)[1]
+
+
+def recovered(cells: Cells, total: int, x: Array | None, cluster: NDArray[np.intp], seed: int) -> Columns:
+    """Effect / total effect of the same statistic, per site, with its interval from whole clusters; `total` is the total's site.
+
+    NaN where a site lacks examples that the total has. `x`: slopes of the group means on it; None: means over examples.
+    """
+    fits = np.flatnonzero((cells.n == cells.n[:, [total]]).all(0))
+    rows = cells.n[:, total] > 0
+    table = {name: np.full(cells.n.shape[1], np.nan) for name in RECOVERED}
+    labels = numbered(cluster[rows])
+    if not rows.any() or labels.max() + 1 < MIN_CLUSTERS:
+        return table
+    part = cells.clusters(rows)
+    if x is None:
+        part = part.merged(labels)
+        per = np.repeat(part.total[:, [total]], len(fits), 1)
+        table["recovered"][fits] = part.total[:, fits].sum(0) / per.sum(0)
+        ends = resampling.mean_interval(part.total[:, fits], per, seed, symmetric=True)
+    else:
+        y = part.means()
+        line = slopes.line(standard(x)[rows], labels, per=y[:, total])
+        table["recovered"][fits] = line.slope(y[:, fits])
+        ends = line.interval(y[:, fits], seed)
+    table["recovered_low"][fits], table["recovered_high"][fits] = ends
     return table
 
 
@@ -155,7 +201,7 @@ def _empty(cells: Cells) -> Columns:
     return table | {"n": cells.n.sum(0), "clusters": (cells.n > 0).sum(0).astype(float)}
 
 
-def _alike(cells: Cells, at_least: int) -> Iterator[tuple[NDArray[np.intp], NDArray[np.intp]]]:
+def alike(cells: Cells, at_least: int) -> Iterator[tuple[NDArray[np.intp], NDArray[np.intp]]]:
     """Cluster numbers and site numbers of sites that have the same clusters: one matrix of draws serves them."""
     patterns, which = np.unique(cells.n > 0, axis=1, return_inverse=True)
     for i, pattern in enumerate(patterns.T):

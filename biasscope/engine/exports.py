@@ -11,7 +11,7 @@ from filelock import FileLock
 from biasscope.engine.errors import DataError
 from biasscope.engine.runs import safe_name
 from biasscope.engine.store import write_json
-from biasscope.engine.types import Site
+from biasscope.engine.types import TOTAL, Site
 
 NUMBERS = {("target", "mean"): "baseline", ("target", "slope"): "slope"} | {("stereoset", s): s for s in ("lms", "ss", "icat")}
 """Metric and statistic → name in summary.json."""
@@ -22,12 +22,13 @@ def export(folder: Path, command: str, dataset: str, summary: pl.DataFrame) -> l
     folder.mkdir(parents=True, exist_ok=True)
     if command == "baseline":
         return [_merge(folder / "summary.json", dataset, _baseline(summary))]
-    means = _sites(summary)
     name = safe_name(dataset)
-    if command == "patch" and "exact" in set(summary["method"]):
-        return []  # the original study had no exact patching: its file keeps the estimates
     if command == "patch":
-        return [_write(folder / f"attribution_patching_{name}.json", {_hook(site): value for site, value in means})]
+        # the original study had estimates alone; under twins that go both ways a mean is not read, and its file keeps what it had
+        means = _sites(summary.filter(pl.col("method").ne_missing("exact"), pl.col("position").fill_null("all") == "all"))
+        return [_write(folder / f"attribution_patching_{name}.json", {_hook(site): value for site, value in means})] if means else []
+    sources = summary["source"].unique().to_list()
+    means = _sites(summary.filter(pl.col("source").eq_missing("mean" if "mean" in sources else sources[0])))
     heads = {f"{site.layer}_{site.head}": value for site, value in means if site.head is not None}
     mlps = {f"{site.layer}": value for site, value in means if site.component == "mlp_out"}
     return [_write(folder / f"{kind}_ablations_{name}.json", found) for kind, found in (("head", heads), ("mlp", mlps)) if found]
@@ -59,7 +60,9 @@ def _baseline(summary: pl.DataFrame) -> dict[str, float | None]:
 
 def _sites(summary: pl.DataFrame) -> list[tuple[Site, float | None]]:
     """Per site, the mean effect on `target`, in the summary's order."""
-    rows = summary.filter(pl.col("metric") == "target", pl.col("statistic") == "mean", pl.col("component").is_not_null())
+    rows = summary.filter(
+        pl.col("metric") == "target", pl.col("statistic") == "mean", pl.col("component") != TOTAL, pl.col("subset") == "all"
+    )
     return [(Site(r["layer"], r["component"], r["head"]), _number(r["estimate"])) for r in rows.iter_rows(named=True)]
 
 

@@ -3,24 +3,22 @@
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache, partial
-from typing import Any
 
 import numpy as np
 import polars as pl
 import torch
 from torch import Tensor
 
-from biasscope.engine import forward
+from biasscope.engine import budget, donors, forward
+from biasscope.engine.effects import Place, defined, effects, total
 from biasscope.engine.errors import UsageError
 from biasscope.engine.metrics import METRICS
 from biasscope.engine.models import LM
-from biasscope.engine.packing import ROWS, Block
+from biasscope.engine.packing import Block
 from biasscope.engine.tokens import Forest
-from biasscope.engine.types import EFFECTS, MEANS, Site, Track, Unit, silent
+from biasscope.engine.types import MEANS, Site, Track, Unit, silent
 
 ABLATION_METRICS = ("target", "competence", "kl")
-PROCESS = 900 * 2**20
-"""Bytes of a process with its libraries and a forest, before weights and passes."""
 
 
 @dataclass(frozen=True)
@@ -31,13 +29,21 @@ class Source:
     at: Callable[[Block, Site], Tensor]
     """The replacement at a site: [row node …] in the shape of its activation, or one number for all of it."""
 
-    def where(self, block: Block, site: Site) -> Tensor | None:
-        """The nodes that are replaced; None: all. At depth 0 the residual stream is an attention sink, which only a twin replaces."""
-        return block.depth > 0 if site.component.startswith("resid") and self.name != "corrupt" else None
+    twin: bool = False
+    """Whether it takes the activations of the counterfactual prompt, token for token."""
 
-    def put(self, block: Block, site: Site) -> forward.Put:
+    def where(self, block: Block, site: Site, part: Tensor | None = None) -> Tensor | None:
+        """The nodes, of a part of the block (None: all), that are replaced.
+
+        At depth 0 the residual stream is an attention sink, which only a twin replaces.
+        """
+        if not site.component.startswith("resid") or self.twin:
+            return part
+        return block.depth > 0 if part is None else part & (block.depth > 0)
+
+    def put(self, block: Block, site: Site, part: Tensor | None = None) -> forward.Put:
         """What stands at a site of a block instead of its activation."""
-        return forward.Put(self.at(block, site), self.where(block, site))
+        return forward.Put(self.at(block, site), self.where(block, site, part))
 
 
 def sites(lm: LM, components: Sequence[str], layers: Sequence[int] | None = None) -> list[Site]:
@@ -103,44 +109,68 @@ def mean_of(lm: LM, table: pl.DataFrame) -> Source:
     return Source("mean", at)
 
 
-def corrupt(lm: LM, wanted: Sequence[Site]) -> Source:
-    """The activations of the counterfactual prompts, node for node: of `swapped()` blocks the clean ones (denoising)."""
+def corrupt(lm: LM, wanted: Sequence[Site], name: str = "corrupt") -> Source:
+    """The activations of the counterfactual prompts, node for node: of swapped blocks the clean ones (denoising)."""
     points = sorted({whole(s) for s in wanted})
-    last: list[tuple[Block, dict[Site, Tensor]]] = []
-
-    def at(block: Block, site: Site) -> Tensor:
-        if not last or last[0][0] is not block:  # a sweep goes block by block: one is enough
-            last[:] = [(block, forward.capture(lm, block.swapped(), points)[0])]
-        act = last[0][1][whole(site)]
-        return act if site.head is None else act[:, :, site.head]
-
-    return Source("corrupt", at)
+    act = _last(lambda block: forward.capture(lm, block.swapped(), points)[0])
+    return Source(name, lambda block, site: _of(act(block), site), twin=True)
 
 
-def source(name: str, lm: LM, forest: Forest, wanted: Sequence[Site], track: Track = silent) -> Source:
-    """The source of that name, ready for the wanted sites."""
-    return zero(lm) if name == "zero" else mean(lm, forest, wanted, track)
+def resample(lm: LM, forest: Forest, wanted: Sequence[Site], seed: int) -> Source:
+    """The activations of other prompts: each node takes those of a seeded node of the same depth, one donor for all sites.
 
-
-def batch_size(lm: LM, requested: int | None = None, max_memory: int | None = None) -> int:
-    """Nodes × copies of one pass: as requested, else from the model's device and shape, and the memory it may take, alone.
-
-    On a CPU a pass should stay near its caches (2,048 nodes were as good as any number from 1,000 to 4,100); on a GPU it should fill
-    2 GiB of the widest tensors. UsageError where the weights and one row alone need more than `max_memory` bytes.
+    See `donors` for how they are drawn.
     """
-    widest = max(2 * lm.d_mlp + 8 * lm.d_model, 4 * lm.n_heads * ROWS["all"], lm.vocab // 4)
-    if requested is not None:
-        return requested
-    size = 2048 if lm.device == "cpu" else max(2048, 2**31 // (4 * widest))
-    if max_memory is None:
-        return size
-    # a node's share of a pass: what its layer holds, and its logits twice (log-distribution, divergence) were it read
-    per_node = 4 * (3 * widest + 3 * lm.vocab)
-    free = max_memory - lm.weight_bytes - PROCESS
-    if free < ROWS["all"] * per_node:
-        least = (lm.weight_bytes + PROCESS + ROWS["all"] * per_node) / 2**20
-        raise UsageError(f"--max-memory is too little for {lm.name}: it needs at least {least:.0f}MiB")
-    return min(size, free // per_node)
+    points = sorted({whole(s) for s in wanted})
+    numbers = {id(block): number for number, block in enumerate(forest.blocks)}
+
+    def donated(block: Block) -> dict[Site, Tensor]:
+        chosen = donors.of(forest, numbers[id(block)], seed)
+        found: dict[Site, Tensor] = {}
+        for number in sorted({n for n, _, _ in chosen.values()}):
+            acts = forward.capture(lm, forest.blocks[number], points)[0]
+            takers = [(place, (row, node)) for place, (n, row, node) in chosen.items() if n == number]
+            (rows, nodes), (from_rows, from_nodes) = (torch.tensor(side).T for side in zip(*takers, strict=True))
+            for point, act in acts.items():
+                if point not in found:
+                    found[point] = act.new_zeros(*block.ids.shape, *act.shape[2:])
+                found[point][rows, nodes] = act[from_rows, from_nodes]
+        return found
+
+    act = _last(donated)
+    return Source("resample", lambda block, site: _of(act(block), site))
+
+
+def _last(of: Callable[[Block], dict[Site, Tensor]]) -> Callable[[Block], dict[Site, Tensor]]:
+    """The function, remembering its last block: a sweep goes block by block, so one is enough."""
+    kept: list[tuple[Block, dict[Site, Tensor]]] = []
+
+    def remembered(block: Block) -> dict[Site, Tensor]:
+        if not kept or kept[0][0] is not block:
+            kept[:] = [(block, of(block))]
+        return kept[0][1]
+
+    return remembered
+
+
+def _of(acts: Mapping[Site, Tensor], site: Site) -> Tensor:
+    """A site's part of the activations of its hook point."""
+    act = acts[whole(site)]
+    return act if site.head is None else act[:, :, site.head]
+
+
+def source(name: str, lm: LM, forest: Forest, wanted: Sequence[Site], track: Track = silent, seed: int = 0) -> Source:
+    """The source of that name, ready for the wanted sites; UsageError for any other name. `clean` is `corrupt` of swapped blocks."""
+    make: dict[str, Callable[[], Source]] = {
+        "zero": lambda: zero(lm),
+        "mean": lambda: mean(lm, forest, wanted, track),
+        "resample": lambda: resample(lm, forest, wanted, seed),
+        "corrupt": lambda: corrupt(lm, wanted),
+        "clean": lambda: corrupt(lm, wanted, "clean"),
+    }
+    if name not in make:
+        raise UsageError(f"no source '{name}'; choose from: {', '.join(make)}")
+    return make[name]()
 
 
 def sweep(
@@ -149,12 +179,13 @@ def sweep(
     wanted: Sequence[Site],
     source: Source,
     *,
+    positions: Sequence[str] = ("all",),
     metrics: Sequence[str] = ABLATION_METRICS,
     batch: int | None = None,
     track: Track = silent,
 ) -> pl.DataFrame:
-    """EFFECTS of replacing each site alone by the source, exact: one row per example, site and metric."""
-    found = units(lm, forest, wanted, source, metrics=metrics, batch=batch)
+    """EFFECTS of replacing each site alone, at each position, by the source, exact: one row per example, site, position and metric."""
+    found = units(lm, forest, wanted, source, positions=positions, metrics=metrics, batch=batch)
     return pl.concat(unit.compute()["effects"] for unit in track(found, f"ablate ({source.name})"))
 
 
@@ -164,21 +195,31 @@ def units(
     wanted: Sequence[Site],
     source: Source,
     *,
+    positions: Sequence[str] = ("all",),
     metrics: Sequence[str] = ABLATION_METRICS,
     batch: int | None = None,
 ) -> list[Unit]:
-    """The sweep in pieces of one layer and one row block each; neighbours share the block's clean pass."""
-    size = batch_size(lm, batch)
-    by_layer: dict[int, list[Site]] = {}
+    """The sweep in pieces of one layer and one row block each; neighbours share the block's clean pass.
+
+    With a twin's activations, each block has a unit more: the total effect of its prompts exchanged for their twins.
+    """
+    size = budget.batch_size(lm, batch)
+    by_layer: dict[int, list[Place]] = {}
     for site in wanted:
-        by_layer.setdefault(site.layer, []).append(site)
+        by_layer.setdefault(site.layer, []).extend((site, position) for position in positions)
     start = lru_cache(maxsize=1)(lambda number: forward.clean(lm, forest.blocks[number]))
 
     def compute(number: int, layer: int) -> dict[str, pl.DataFrame]:
         return {"effects": _unit(lm, forest, forest.blocks[number], start(number), by_layer[layer], source, metrics, size)}
 
-    places = [(number, layer) for number in range(len(forest.blocks)) for layer in sorted(by_layer)]
-    return [Unit(f"B{number:05}-L{layer:03}", partial(compute, number, layer)) for number, layer in places]
+    def whole_prompt(number: int) -> dict[str, pl.DataFrame]:
+        return {"effects": total(lm, forest, forest.blocks[number], source.name, metrics)}
+
+    found = []
+    for number in range(len(forest.blocks)):
+        found += [Unit(f"B{number:05}-L{layer:03}", partial(compute, number, layer)) for layer in sorted(by_layer)]
+        found += [Unit(f"B{number:05}-total", partial(whole_prompt, number))] if source.twin else []
+    return found
 
 
 def _unit(
@@ -186,7 +227,7 @@ def _unit(
     forest: Forest,
     block: Block,
     start: forward.Clean,
-    layer_sites: Sequence[Site],
+    places: Sequence[Place],
     source: Source,
     metrics: Sequence[str],
     size: int,
@@ -195,53 +236,10 @@ def _unit(
     copies = max(1, size // block.ids.numel())
     before = {m: defined(m, start.readouts) for m in metrics}
     after: dict[str, list[np.ndarray]] = {m: [] for m in metrics}
-    for first in range(0, len(layer_sites), copies):
-        readouts = forward.edited(lm, block, start, [{s: source.put(block, s)} for s in layer_sites[first : first + copies]])
+    parts = {position: forest.where(block, position) for _, position in places}
+    for first in range(0, len(places), copies):
+        edits = [{site: source.put(block, site, parts[position])} for site, position in places[first : first + copies]]
+        readouts = forward.edited(lm, block, start, edits)
         for m in metrics:
             after[m].append(METRICS[m].fn(readouts).cpu().numpy())
-    return effects(forest, block, source.name, layer_sites, before, {m: np.concatenate(a) for m, a in after.items()})
-
-
-def defined(metric: str, readouts: forward.Readouts) -> np.ma.MaskedArray:
-    """The clean metric [example], masked where an example does not have it."""
-    values = METRICS[metric].fn(readouts)[0].detach().cpu().numpy()
-    return np.ma.MaskedArray(values, mask=~METRICS[metric].defined(readouts).cpu().numpy())
-
-
-def effects(
-    forest: Forest,
-    block: Block,
-    source: str,
-    wanted: Sequence[Site],
-    before: Mapping[str, np.ma.MaskedArray],
-    after: Mapping[str, np.ndarray],
-) -> pl.DataFrame:
-    """EFFECTS of sites on a block: per metric, `before` [example] and `after` [site example].
-
-    Rows in the order site, metric, example, whatever the batch; an example that does not have a metric has no row.
-    """
-    examples, of = forest.members(block)
-    metrics, e, m = list(before), len(examples), len(before)
-
-    def of_site(values: list[Any], kind: Any) -> pl.Series:
-        return pl.Series(values, dtype=kind)[np.repeat(np.arange(len(wanted)), m * e)]
-
-    def of_example(values: list[str]) -> pl.Series:
-        return pl.Series(values, dtype=pl.String)[np.tile(np.arange(e), len(wanted) * m)]
-
-    table = pl.DataFrame(
-        {
-            "example_id": of_example([x.id for x in examples]),
-            "group": of_example([x.group for x in examples]),
-            "dataset": of_example([x.dataset for x in examples]),
-            "metric": pl.Series(metrics, dtype=pl.String)[np.tile(np.repeat(np.arange(m), e), len(wanted))],
-            "component": of_site([s.component for s in wanted], pl.String),
-            "layer": of_site([s.layer for s in wanted], pl.Int32),
-            "head": of_site([s.head for s in wanted], pl.Int32),
-            "baseline": np.tile(np.concatenate([before[k].data[of] for k in metrics]), len(wanted)),
-            "value": np.stack([after[k][:, of] for k in metrics], axis=1).reshape(-1),
-        }
-    )
-    same = {"source": pl.lit(source), "position": pl.lit("all"), "effect": pl.col("value") - pl.col("baseline")}
-    has = np.tile(np.concatenate([~np.ma.getmaskarray(before[k])[of] for k in metrics]), len(wanted))
-    return table.with_columns(**same).select(EFFECTS.names()).filter(pl.Series(has))
+    return effects(forest, block, source.name, places, before, {m: np.concatenate(a) for m, a in after.items()})

@@ -7,7 +7,7 @@ import polars as pl
 import torch
 
 from biasscope.engine import forward
-from biasscope.engine.interventions import defined
+from biasscope.engine.effects import defined
 from biasscope.engine.metrics import METRICS, sentence_logp
 from biasscope.engine.models import LM
 from biasscope.engine.packing import Block

@@ -19,12 +19,23 @@ import pyarrow.parquet as pq
 
 from biasscope.engine import digests
 from biasscope.engine.errors import BiasScopeError
-from biasscope.engine.types import ACTIVATIONS, EFFECTS, MEANS, SCORES, SUMMARY, TRIPLES
+from biasscope.engine.types import ACTIVATIONS, EFFECTS, MEANS, RELIABILITY, SCORES, SUMMARY, TRIPLES, TWINS
 
-SCHEMA_VERSION = 1
-ALGORITHM_VERSION = 2
+SCHEMA_VERSION = 2
+ALGORITHM_VERSION = 3
 """Raised when the same inputs would give other numbers, so that old runs are not taken for new ones."""
-SCHEMAS = {"effects": EFFECTS, "scores": SCORES, "triples": TRIPLES, "summary": SUMMARY, "means": MEANS, "activations": ACTIVATIONS}
+SCHEMAS = {
+    "effects": EFFECTS,
+    "exact": EFFECTS,
+    "scores": SCORES,
+    "triples": TRIPLES,
+    "means": MEANS,
+    "activations": ACTIVATIONS,
+    "summary": SUMMARY,
+    "reliability": RELIABILITY,
+    "twins": TWINS,
+}
+"""Table → its columns; `exact` holds the exact effects that attribution is calibrated with."""
 LIBRARIES = ("torch", "transformers", "transformer_lens")
 """Whose version decides the last bits of a pass."""
 

@@ -1,14 +1,35 @@
 """Examples as forests of token prefixes. The only file that tokenises."""
 
+import re
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Literal
 
+import torch
+from jaxtyping import Bool
+from torch import Tensor
+
 from biasscope.engine.errors import DataError
 from biasscope.engine.models import LM
 from biasscope.engine.packing import ROWS, Block, Scored, rows
 from biasscope.engine.types import Example
+
+
+@dataclass(frozen=True)
+class Prompt:
+    """Where the named positions of one prompt are."""
+
+    term: frozenset[int]
+    """The term's tokens and, where a twin changes it, the article before them, by index."""
+    length: int
+
+    def part(self, position: str) -> frozenset[int]:
+        """The indices of a position: `readout` is the last token unless that is the term's, `between` all others after the term."""
+        if position == "term":
+            return self.term
+        readout = frozenset({self.length - 1}) - self.term
+        return readout if position == "readout" else frozenset(range(min(self.term), self.length)) - self.term - readout
 
 
 @dataclass(frozen=True)
@@ -21,6 +42,16 @@ class Forest:
     """Reason → number of examples that enter nothing."""
     partly: Counter[str]
     """Reason → number of kept examples that lack `target` or `sentence`."""
+    prompts: tuple[Prompt, ...] = ()
+    """Of each example, where asked for."""
+
+    def where(self, block: Block, position: str) -> Bool[Tensor, "row node"] | None:
+        """The nodes of a block at a position of their example; None: all."""
+        if position == "all":
+            return None
+        parts = [self.prompts[same[0]].part(position) for same in block.examples]
+        pairs = zip(block.owner.flatten().tolist(), block.depth.flatten().tolist(), strict=True)
+        return torch.tensor([owner >= 0 and depth in parts[owner] for owner, depth in pairs]).view(block.owner.shape)
 
     def members(self, block: Block) -> tuple[list[Example], list[int]]:
         """The examples of a block, and for each its index within the block, which equal ones share."""
@@ -65,6 +96,26 @@ def whole(lm: LM, sentence: str, slot: int) -> list[Scored] | str:
     return [Scored((lm.start, ids[0]), 1, slot), *([Scored(ids, 1, slot)] if len(ids) > 1 else [])]
 
 
+def term_places(lm: LM, words: str, term: str) -> list[range]:
+    """The tokens of each place where a text names the term as a whole word (or its plural), upper and lower case alike."""
+    found = list(re.finditer(rf"(?<!\w){re.escape(term)}(?=s?(?!\w))", words, re.IGNORECASE)) if term else []
+    if not found:
+        return []
+    spans = lm.tokenizer(words, return_offsets_mapping=True)["offset_mapping"]
+    inside = [[i for i, (first, end) in enumerate(spans) if first < m.end() and end > m.start()] for m in found]
+    return [range(tokens[0], tokens[-1] + 1) for tokens in inside if tokens]
+
+
+def _prompt(lm: LM, example: Example, twin: str | None) -> Prompt | str:
+    """Where the positions of an example's prompt are, or why it has none."""
+    ids, places = encode(lm, example.prompt), term_places(lm, example.prompt, example.group)
+    if not places:
+        return "its prompt does not name the term"
+    other = ids if twin is None else encode(lm, twin)
+    articles = {p.start - 1 for p in places if p.start > 0 and ids[p.start - 1] != other[p.start - 1]}
+    return Prompt(frozenset({i for p in places for i in p} | articles), len(ids))
+
+
 def sequences(lm: LM, example: Example, sentences: bool, twin: str | None = None) -> tuple[list[Scored], list[str]]:
     """The scored sequences of one example, fillers first, each with its tokens after the prompt `twin`, and why some are missing.
 
@@ -105,16 +156,26 @@ def forest(
     share: Literal["all", "example"] = "all",
     sentences: bool = False,
     twins: Mapping[str, str] | None = None,
+    positions: bool = False,
 ) -> Forest:
     """The examples as prefix trees, sharing nodes between all examples or only within one (gradients need that).
 
     With `twins` (example id → counterfactual prompt) node i of a block is node i of its `swapped()`; every example must have one.
+    With `positions` (which need share="example") the forest knows them, and examples whose prompt does not name the term are dropped.
     Raises DataError where no example can be scored.
     """
     kept: list[tuple[Example, list[Scored]]] = []
+    prompts: list[Prompt] = []
     dropped, partly = Counter[str](), Counter[str]()
     for example in examples:
-        found, reasons = sequences(lm, example, sentences, None if twins is None else twins[example.id])
+        twin = None if twins is None else twins[example.id]
+        found, reasons = sequences(lm, example, sentences, twin)
+        if found and positions:
+            prompt = _prompt(lm, example, twin)
+            if isinstance(prompt, str):
+                found, reasons = [], [prompt]
+            else:
+                prompts.append(prompt)
         if found:
             kept.append((example, found))
             partly.update(reasons)
@@ -124,4 +185,4 @@ def forest(
         reasons_found = "; ".join(f"{n} × {reason}" for reason, n in dropped.items())
         raise DataError(f"no example kept: {len(examples)} of {len(examples)} dropped ({reasons_found}); try another --model")
     blocks = rows([found for _, found in kept], min(ROWS[share], lm.window), share, lm.packed)
-    return Forest(tuple(blocks), tuple(e for e, _ in kept), dropped, partly)
+    return Forest(tuple(blocks), tuple(e for e, _ in kept), dropped, partly, tuple(prompts))

@@ -1,23 +1,23 @@
 """Examples with the counterfactual twin that fits them: as many tokens, and the same tokens of every filler after it."""
 
-from collections import Counter, defaultdict
+from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from functools import lru_cache
 from typing import Any
+
+import polars as pl
 
 from biasscope.engine import counterfactuals
 from biasscope.engine.counterfactuals import Twin
 from biasscope.engine.models import LM
 from biasscope.engine.packing import Scored
 from biasscope.engine.tokens import continuation, encode
-from biasscope.engine.types import Example
+from biasscope.engine.types import TWINS, Dataset, Example
 
 
-def fit(lm: LM, examples: Sequence[Example], everything: Sequence[Example], seed: int) -> tuple[dict[str, Twin], dict[str, str]]:
-    """Example id → its twin, and example id → why it has none.
-
-    `everything` is the whole dataset, whose terms and occupations may be partners: a sample's twins are those of the whole.
-    """
+def fit(lm: LM, dataset: Dataset, seed: int) -> tuple[dict[str, Twin], dict[str, str]]:
+    """Example id → its twin, and example id → why it has none. Partners are of the whole dataset: a sample's twins are the whole's."""
+    everything = dataset.whole or dataset.examples
     known = [e for e in everything if "bls_pct_female" in e.meta]
     facts = {e.group: (float(e.meta["bls_pct_female"]), float(e.meta["bergsma_pct_female"])) for e in known}
     partners = counterfactuals.partners(facts, lru_cache(None)(lambda name: len(encode(lm, f" {name}"))))
@@ -26,7 +26,7 @@ def fit(lm: LM, examples: Sequence[Example], everything: Sequence[Example], seed
         terms[e.bias_type].add(e.group)
     kept: dict[str, Twin] = {}
     dropped: dict[str, str] = {}
-    for e in examples:
+    for e in dataset.examples:
         found: tuple[Twin, ...] | Twin | str
         if facts:
             found = counterfactuals.of_occupation(e, partners[e.group]) if e.group in partners else "no occupation of as many tokens"
@@ -59,9 +59,10 @@ def _fillers(lm: LM, example: Example, prompt: str) -> list[tuple[int, ...]] | N
     return [s.ids[s.first :] for s in spans if isinstance(s, Scored)] if all(isinstance(s, Scored) for s in spans) else None
 
 
-def reasons(dropped: dict[str, str]) -> Counter[str]:
-    """Why examples were dropped, counted."""
-    return Counter(dropped.values())
+def table(examples: Sequence[Example], kept: Mapping[str, Twin]) -> pl.DataFrame:
+    """TWINS of the examples that have one."""
+    found = [(e.id, e.group, kept[e.id].partner, e.prompt, kept[e.id].prompt) for e in examples if e.id in kept]
+    return pl.DataFrame(found, schema=TWINS, orient="row")
 
 
 def acdc(lm: LM, examples: Sequence[Example], kept: Mapping[str, Twin]) -> list[dict[str, Any]]:

@@ -47,8 +47,6 @@ class Example:
     """The text after the filler. Never scored by `target`; a token that crosses into it drops the example."""
     sentences: tuple[str, str, str] | None = None
     """The dataset's own whole sentences (stereotype, anti-stereotype, unrelated): what `sentence` scores."""
-    twins: tuple[str, ...] = ()
-    """Candidate counterfactual prompts, in order of preference."""
     flaw: str | None = None
     """Why `target` is not defined for this example (two BLANKs); `sentence` still is."""
     meta: Mapping[str, str | float] = field(default_factory=dict)
@@ -70,6 +68,8 @@ class Dataset:
     """Warnings for the reader of the results: repaired labels, licence, and the like."""
     record: Mapping[str, Any] = field(default_factory=dict)
     """Source, revision and licence, as the run's record shows them."""
+    whole: tuple[Example, ...] = ()
+    """All examples where --limit drew some, else empty: a sample's twins are those of the whole."""
 
     def share_of_men(self) -> dict[str, float] | None:
         """Per cent of men in each occupation (100 − BLS per cent of women), or None where the dataset has no statistic."""
@@ -85,6 +85,9 @@ HOOKS: dict[str, str] = {
     "resid_pre": "hook_resid_pre",
     "resid_post": "hook_resid_post",
 }
+COMPONENTS = tuple(HOOKS)
+POSITIONS = ("all", "term", "between", "readout")
+"""Which nodes of a prompt are replaced: every one (and those of its fillers), the term's, those after the term, the last one."""
 
 
 @dataclass(frozen=True, order=True)
@@ -117,12 +120,18 @@ TRIPLES = pl.Schema(
 )
 """One row per StereoSet example: the scores of its three sentences, larger = likelier."""
 
+TOTAL = "total"
+"""The component of rows about the whole prompt exchanged for its twin: no site, layer and head null."""
+
 EFFECTS = pl.Schema(
     {"example_id": pl.String, "group": pl.String, "dataset": pl.String, "source": pl.String, "metric": pl.String}
     | _SITE
     | {"baseline": pl.Float64, "value": pl.Float64, "effect": pl.Float64}
 )
 """One row per example, site and metric; effect = value − baseline, always."""
+
+TWINS = pl.Schema(dict.fromkeys(("example_id", "group", "partner", "clean", "twin"), pl.String))
+"""One row per example patched with its counterfactual: both prompts, and what stands in the term's place."""
 
 _ACTIVATIONS: dict[str, Any] = {"example_id": pl.String, **_SITE, "values": pl.List(pl.Float32)}
 ACTIVATIONS = pl.Schema(_ACTIVATIONS)
@@ -138,5 +147,17 @@ SUMMARY = pl.Schema(
     | _SITE
     | {"n": pl.Int64, "clusters": pl.Int64, "estimate": pl.Float64, "ci_low": pl.Float64, "ci_high": pl.Float64}
     | {"p": pl.Float64, "p_family": pl.Float64, "q": pl.Float64}
+    | {"recovered": pl.Float64, "recovered_low": pl.Float64, "recovered_high": pl.Float64}
 )
-"""One row per aggregate; sorted by the ranking statistic first, then |estimate| descending, null last."""
+"""One row per aggregate; sorted by the ranking statistic first, then |estimate| descending, null last.
+
+recovered = estimate / the same statistic of the total effect, with its 95 % interval; null unless the source is a twin and the
+interval of the total leaves out 0.
+"""
+
+RELIABILITY = pl.Schema(
+    {"model": pl.String, "dataset": pl.String, "method": pl.String, "source": pl.String, "metric": pl.String}
+    | {"statistic": pl.String, "component": pl.String, "heads": pl.Boolean, "quantity": pl.String, "against": pl.String}
+    | {"unit": pl.String, "n": pl.Int64, "estimate": pl.Float64, "low": pl.Float64, "high": pl.Float64}
+)
+"""One row per number that says how far a ranking of sites of one kind can be trusted: see `reliability`."""

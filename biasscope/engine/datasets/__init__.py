@@ -49,7 +49,7 @@ def load(name: str, data_dir: Path, *, limit: int | None = None, seed: int = 0, 
         raise UsageError(unknown("dataset", name, names()))
     if not dataset.examples:
         raise DataError(f"dataset '{dataset.name}' has no example left: {dataset.found} found, {dataset.dropped.total()} refused")
-    return dataset if limit is None else replace(dataset, examples=sample(dataset.examples, limit, seed))
+    return dataset if limit is None else replace(dataset, examples=sample(dataset.examples, limit, seed), whole=dataset.examples)
 
 
 def unknown(noun: str, name: str, known: Sequence[str]) -> str:

@@ -1,0 +1,123 @@
+"""What a ranking could detect, repeats and agrees on: by hand, by formula, on noise and on a planted order."""
+
+import numpy as np
+import polars as pl
+import pytest
+from scipy.stats import rankdata, t
+from test_stats import shares, table
+
+from biasscope.engine import reliability, stats
+from biasscope.engine.types import RELIABILITY, Site
+
+RNG = np.random.default_rng
+
+
+def assess(effects, share=None, **more):
+    return reliability.assess(effects, model="m", method="exact", share_of_men=share, **more)
+
+
+def value(frame, quantity, column="estimate", **wanted):
+    return frame.filter(pl.col("quantity") == quantity, *(pl.col(k) == v for k, v in wanted.items()))[column].item()
+
+
+def test_the_smallest_detectable_effect_is_two_quantiles_times_the_standard_error():
+    values = RNG(0).normal(size=(5, 20))
+    frame = assess(table(values))
+    error = values.std(1, ddof=1) / np.sqrt(20)
+    for quantity, tail in (("detectable", 0.025), ("detectable_family", 0.025 / 5)):
+        assert value(frame, quantity) == pytest.approx((t.ppf(1 - tail, 19) + t.ppf(0.8, 19)) * np.median(error))
+    assert frame.schema == RELIABILITY
+
+
+@pytest.mark.parametrize("statistic", ["mean", "slope"])
+def test_an_effect_of_the_detectable_size_is_found_four_times_in_five(statistic):
+    k, share = 36, shares(36)
+    x = np.array([share[f"g{j:02d}"] for j in range(k)])
+    pattern = (x - x.mean()) / x.std() if statistic == "slope" else np.ones(k)
+    noise = RNG(1).normal(size=(400, k))
+    size = value(assess(table(noise), share), "detectable", statistic=statistic)
+    one_by_one = [table(row[None] + size * pattern) for row in noise]
+    found = [
+        stats.summarise(effects, model="m", method="exact", share_of_men=share).filter(pl.col("statistic") == statistic)["p"].item() < 0.05
+        for effects in one_by_one[:150]
+    ]
+    assert np.mean(found) == pytest.approx(0.8, abs=0.1)
+
+
+@pytest.mark.parametrize("statistic", ["mean", "slope"])
+def test_halves_repeat_a_planted_order_and_not_noise(statistic):
+    share = shares(40)
+    x = np.array([share[f"g{j:02d}"] for j in range(40)])
+    pattern = (x - x.mean()) / x.std() if statistic == "slope" else np.ones(40)
+    noise = RNG(0).normal(size=(60, 40))
+    real = assess(table(noise + np.linspace(-3, 3, 60)[:, None] * pattern), share)
+    none = assess(table(noise), share)
+    assert value(real, "split_spearman", statistic=statistic) > 0.95
+    assert value(real, "split_top10", statistic=statistic) > 0.6
+    assert abs(value(none, "split_spearman", statistic=statistic)) < 0.35
+    assert value(none, "split_spearman", "low", statistic=statistic) < 0 < value(none, "split_spearman", "high", statistic=statistic)
+    assert value(none, "split_top10", statistic=statistic) == pytest.approx(10 / 60, abs=0.2)
+
+
+def test_a_split_equals_the_two_halves_by_hand():
+    values = RNG(0).normal(size=(12, 9))
+    half = RNG((0, 4)).permuted(np.tile(np.arange(9) < 4, (100, 1)), axis=1)
+    rho = [np.corrcoef(rankdata(values[:, h].mean(1)), rankdata(values[:, ~h].mean(1)))[0, 1] for h in half]
+    frame = assess(table(values))
+    assert value(frame, "split_spearman") == pytest.approx(np.median(rho))
+    assert value(frame, "split_spearman", "high") == pytest.approx(np.quantile(rho, 0.95))
+
+
+def test_seven_clusters_are_not_split_and_five_detect_nothing():
+    assert value(assess(table(RNG(0).normal(size=(12, 7)))), "split_spearman") is None
+    frame = assess(table(RNG(0).normal(size=(12, 5))))
+    assert value(frame, "detectable") is None
+    assert frame["estimate"].null_count() == frame.height
+
+
+def test_agreement_between_sources_is_that_of_their_rankings():
+    one = RNG(0).normal(size=(30, 20))
+    other = one + RNG(1).normal(0, 1.0, size=(30, 20))
+    frame = assess(pl.concat([table(one), table(other).with_columns(source=pl.lit("zero"))]))
+    a, b = one.mean(1), other.mean(1)
+    assert value(frame, "agreement_spearman") == pytest.approx(np.corrcoef(rankdata(a), rankdata(b))[0, 1])
+    shared = set(np.argsort(-abs(a))[:10]) & set(np.argsort(-abs(b))[:10])
+    assert value(frame, "agreement_top10") == pytest.approx(len(shared) / 10)
+    assert {*frame.filter(pl.col("quantity") == "agreement_top10").select("source", "against").row(0)} == {"mean", "zero"}
+
+
+def test_a_calibration_takes_the_first_n_and_n_random_others_and_bounds_the_rest():
+    guess = RNG(0).normal(size=(40, 20)) + np.linspace(3, 0, 40)[:, None]
+    truth = 0.5 * guess
+    summary = stats.summarise(table(guess), model="m", method="attribution", share_of_men=None)
+    best, others = reliability.chosen(summary, 8, 0)
+    order = np.argsort(-abs(guess.mean(1)))
+    assert best == [Site(0, "z", int(i)) for i in order[:8]]
+    assert len(others) == 8 and not set(best) & set(others)
+    assert others != reliability.chosen(summary, 8, 1)[1]
+    heads = sorted(s.head for s in best + others)
+    exact = stats.summarise(table(truth).filter(pl.col("head").is_in(heads)), model="m", method="exact", share_of_men=None)
+    frame = reliability.calibration(summary, exact, others)
+    assert value(frame, "calibration_spearman") == pytest.approx(1)
+    assert value(frame, "calibration_sign") == 1
+    assert value(frame, "calibration_largest") == pytest.approx(max(abs(truth[s.head].mean()) for s in others))
+    assert value(frame, "calibration_exceed") == pytest.approx(1 - 0.05 ** (1 / 8))
+    assert "calibration_recall10" not in set(frame["quantity"])
+
+
+def test_recall_is_given_only_where_every_site_was_swept():
+    values = RNG(0).normal(size=(14, 20))
+    summary = stats.summarise(table(values), model="m", method="attribution", share_of_men=None)
+    _, others = reliability.chosen(summary, 7, 0)
+    frame = reliability.calibration(summary, stats.summarise(table(values), model="m", method="exact", share_of_men=None), others)
+    assert value(frame, "calibration_recall10") == 1 and value(frame, "calibration_exceed") == 0
+
+
+def test_the_bound_on_unverified_sites_holds_95_times_in_100():
+    rng, misses = RNG(0), 0
+    for _ in range(2000):
+        sizes = abs(rng.standard_t(3, 300))
+        drawn = rng.permutation(300)[:20]
+        rest = np.delete(sizes, drawn)
+        misses += (rest > sizes[drawn].max()).mean() > 1 - 0.05 ** (1 / 20)
+    assert misses / 2000 <= 0.05 + 2.5 * np.sqrt(0.05 * 0.95 / 2000)
