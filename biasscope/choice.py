@@ -45,6 +45,23 @@ def parse_heads(text: str) -> tuple[tuple[int, int], ...]:
     return tuple(sorted({(int(match[1]), int(match[2])) for match in found if match}))
 
 
+def parse_sites(option: str, text: str) -> tuple[Site, ...]:
+    """The heads and MLPs of "5.3,10.mlp"."""
+    found = [re.fullmatch(r"(\d{1,5})\.(\d{1,5}|mlp)", part.strip(), re.ASCII) for part in text.split(",")]
+    if not all(found):
+        raise UsageError(f"{option} '{text}' cannot be read; write LAYER.HEAD or LAYER.mlp, separated by commas, such as 5.3,10.mlp")
+    sites = [Site(int(m[1]), "mlp_out") if m[2] == "mlp" else Site(int(m[1]), "z", int(m[2])) for m in found if m]
+    return tuple(sorted(set(sites), key=lambda site: (site.layer, site.component, -1 if site.head is None else site.head)))
+
+
+def inside(lm: "LM", sites: Sequence[Site]) -> list[Site]:
+    """The sites, which the model has; UsageError, with the valid range, where it has not."""
+    for site in sites:
+        if site.layer >= lm.n_layers or (site.head or 0) >= lm.n_heads:
+            raise UsageError(f"{site} is not in {lm.name}; it has layers 0-{lm.n_layers - 1}, heads 0-{lm.n_heads - 1}")
+    return list(sites)
+
+
 def parse_layers(text: str) -> tuple[int, ...]:
     """The layers of "3,5,7-9"."""
     layers: set[int] = set()

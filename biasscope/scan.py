@@ -2,7 +2,7 @@
 
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Literal
 
 import polars as pl
@@ -97,12 +97,6 @@ class Scan:
         self.measure([Unit("twins", lambda: {"twins": twins.table(self.dataset.examples, kept)})], None)
         return {id_: twin.prompt for id_, twin in kept.items()}, lost
 
-    def partners(self) -> dict[str, str] | None:
-        """Which groups stand for which, where the run has twins."""
-        from biasscope.engine import measured
-
-        return measured.partners(self.table("twins").collect()) if "twins" in self.journal.units else None
-
     def source(self, name: str, forest: "Forest", sites: Sequence[Site], prefix: str = "") -> "Source":
         """The source of that name; the dataset's means are stored."""
         from biasscope.engine import interventions
@@ -121,7 +115,7 @@ class Scan:
         lm, seed = self.run.lm, self.run.options.seed
         forest = self.forest(share="example")
         units = attribution.units(lm, forest, every, self.source(source, forest, every, "estimate-"))
-        names = self.measure([Unit(f"estimate-{unit.name}", unit.compute) for unit in units], f"attribution ({source})")
+        names = self.measure(units, f"attribution ({source})", prefix="estimate-")
         with self.run.phase("attribution"):
             guessed = pl.concat(self.journal.tables("effects", names))
             shares = self.dataset.share_of_men()
@@ -141,13 +135,31 @@ class Scan:
         sites = sorted(site for part in reliability.chosen(summary, n, self.run.options.seed) for site in part)
         units = interventions.units(self.run.lm, forest, sites, source, positions=positions, metrics=("target",), batch=self.batch)
 
-        def exact(unit: Unit) -> Unit:
-            return Unit(f"exact-{unit.name}", lambda: {"exact": unit.compute()["effects"]})
+        return self.measure(units, f"exact ({source.name})", prefix="exact-", table="exact")
 
-        return self.measure([exact(unit) for unit in units], f"exact ({source.name})")
+    def beside(self, dataset: Dataset) -> "Scan":
+        """The same run measuring other prompts as well."""
+        return replace(self, dataset=dataset)
 
-    def measure(self, units: Sequence[Unit], label: str | None) -> list[str]:
-        """The names of the units, all of them now stored."""
+    def controlled(self, sites: Sequence[Site], sources: Sequence[str], given: Sequence[Site]) -> list[str]:
+        """The names of the units that hold the same sites' effects on this dataset, each source made of its own prompts."""
+        from biasscope.engine import interventions
+
+        forest, names = self.forest(), []
+        for name in sources:
+            source = self.source(name, forest, [*sites, *given], "control-")
+            units = interventions.units(self.run.lm, forest, sites, source, given=given, metrics=("target",), batch=self.batch)
+            names += self.measure(units, f"control ({name})", prefix=f"control-{name}-", table="control")
+        return names
+
+    def measure(self, units: Sequence[Unit], label: str | None, *, prefix: str = "", table: str | None = None) -> list[str]:
+        """The names of the units, all of them now stored; `prefix` goes before their names, `table` takes the place of "effects"."""
+
+        def named(unit: Unit) -> Unit:
+            tables = unit.compute if table is None else lambda: {table: unit.compute()["effects"]}
+            return Unit(prefix + unit.name, tables)
+
+        units = [named(unit) for unit in units]
         pending = [unit for unit in units if unit.name not in self.journal.units]
         if label and len(units) - len(pending) > 0:
             self.run.screen.note(f"{self.dataset.name}: reused {len(units) - len(pending)}/{len(units)}")
@@ -199,17 +211,6 @@ class Scan:
         with self.run.phase("tables"):
             frames = self.journal.tables(name, self.journal.facts["finished"]["units"])
             return self.run.write(self.run.folder(self.dataset.name, self.key), name, frames)
-
-    def aggregated(self, table: str, method: str) -> tuple[pl.DataFrame, pl.DataFrame]:
-        """SUMMARY and RELIABILITY of a table of effects."""
-        from biasscope.engine import reliability, stats
-
-        effects, shares, partners, model = self.table(table), self.dataset.share_of_men(), self.partners(), self.run.slug
-        seed = self.run.options.seed
-        with self.run.phase("statistics"):
-            summary = stats.summarise(effects, model=model, method=method, share_of_men=shares, partners=partners, seed=seed)
-            trusted = reliability.assess(effects, model=model, method=method, share_of_men=shares, partners=partners, seed=seed)
-        return summary, trusted
 
     def save(self, summary: pl.DataFrame, reliability: pl.DataFrame | None = None) -> None:
         """Nothing: closes the run with its summary, and how far it can be trusted."""

@@ -98,12 +98,13 @@ class Session:
         """Nothing: takes a run that stands in its folder into the result; rewrites the original study's files."""
         folder = Path(part.path)
         summary = pl.read_parquet(folder / "summary.parquet")
-        exports.export(self.options.output_dir / runs.safe_name(self.slug), self.command, part.name, summary)
+        if not self.own.get("given"):  # the original study never removed anything beforehand
+            exports.export(self.options.output_dir / runs.safe_name(self.slug), self.command, part.name, summary)
         self.parts.append(part)
         self.summaries.append(summary)
         self.reliability.append(pl.read_parquet(folder / "reliability.parquet") if "reliability" in part.tables else RELIABILITY.to_frame())
         if self.options.rows:
-            self.rows += [folder / f"{name}.parquet" for name in part.tables if name not in ("summary", "reliability", "twins")]
+            self.rows += [folder / f"{name}.parquet" for name in part.tables if name not in ("summary", "reliability", "twins", "control")]
 
     def finish(self) -> None:
         """Nothing: shows the result of all datasets; PartialError where some values had to be left out."""

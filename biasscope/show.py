@@ -105,8 +105,10 @@ def show_tables(found: Result, stream: TextIO) -> None:
         elif found.record.command == "encode":
             draw(tables.encoded(summary, part.name, f"{part.path}/activations.parquet"), stream)
         else:
-            for rows in summary.partition_by("method", "source", maintain_order=True):
-                draw(tables.effects(rows, part.name, f"{part.path}/summary.parquet"), stream)
+            own = summary.filter(pl.col("dataset") == summary["dataset"][0])  # a control's rows follow
+            for rows in own.partition_by("method", "source", maintain_order=True):
+                control = summary.filter(pl.col("dataset") != summary["dataset"][0], pl.col("source") == rows["source"][0])
+                draw(tables.effects(rows, part.name, f"{part.path}/summary.parquet", control), stream)
             for table in trust.tables(summary, trusted):
                 draw(table, stream)
 

@@ -124,26 +124,28 @@ def record(found: RunRecord) -> Table:
     return Table("", [], [], [*lines, f"{'again':<12} {found.reproduce}"])
 
 
-def effects(summary: pl.DataFrame, dataset: str, file: str) -> Table:
-    """The effects of replacing sites, largest first: heads, MLPs and hook points."""
+def effects(summary: pl.DataFrame, dataset: str, file: str, control: pl.DataFrame | None = None) -> Table:
+    """The effects of replacing sites, largest first: heads, MLPs and hook points; with the rows of a control, each site's specificity."""
+    control = summary.clear() if control is None else control
     ranked, total = stats.ranking(summary), _total(summary)
     slopes = ranked["statistic"][0] == "slope"
-    values = {name: _by_site(rows) for name, rows in _beside(summary, slopes) if rows.height}
+    values = {name: _by_site(rows) for name, rows in _beside(summary, slopes, control) if rows.height}
+    tested = [] if control.height else ["p_family"]
     sections, more = [], []
     for kind, limit in SHOWN.items():
         rows = [row for row in ranked.iter_rows(named=True) if _kind(row) == kind]
         shown = [row for row in rows if not _again(row, total is not None)][:limit]
-        sections += [[_cells(row, values) for row in shown]] if shown else []
+        sections += [[_cells(row, tested, values) for row in shown]] if shown else []
         more += [f"{len(rows) - len(shown)} more {kind}"] if len(rows) > len(shown) else []
     first = ranked.row(0, named=True)
     title = f"{dataset}: {first['method']}, source {first['source']}, {_most(ranked, 'n')} examples"
-    columns = ["site", f"{'slope' if slopes else 'effect'} [95 % interval]", "p_family", *values]
-    sections += [[["total", interval(total), number(total["p_family"]), *("" for _ in values)]]] if total else []
+    columns = ["site", f"{'slope' if slopes else 'effect'} [95 % interval]", *tested, *values]
+    sections += [[["total", interval(total), *(number(total[name]) for name in tested), *("" for _ in values)]]] if total else []
     notes = [LEGEND, *([f"… {', '.join(more)} in {file}"] if more else []), *_reading(summary, dataset)]
     return Table(title, columns, sections, notes)
 
 
-def _beside(summary: pl.DataFrame, slopes: bool) -> list[tuple[str, pl.DataFrame]]:
+def _beside(summary: pl.DataFrame, slopes: bool, control: pl.DataFrame) -> list[tuple[str, pl.DataFrame]]:
     """Header and rows of the columns beside the ranked one."""
     shift = [("shift", "target", "mean")] if slopes else []
     wanted = [*shift, ("rms", "target", "rms"), ("compet.", "competence", "rms"), ("kl", "kl", "mean")]
@@ -152,6 +154,9 @@ def _beside(summary: pl.DataFrame, slopes: bool) -> list[tuple[str, pl.DataFrame
     ranked = stats.ranking(summary).with_columns(estimate="recovered")
     recovered = [("recov.", ranked)] if ranked["estimate"].is_not_null().any() else []
     single = [(name, rows) for (name,), rows in summary.filter(pl.col("subset") != "all").group_by("subset", maintain_order=True)]
+    if control.height:
+        specific = stats.ranking(summary).with_columns(estimate="specificity")
+        found = [part for part in found if part[0] != "rms"] + [("factual", control), ("specif.", specific)]
     return [*recovered, *found, *((str(name).removeprefix("term: "), rows) for name, rows in single)]
 
 
@@ -189,10 +194,10 @@ def _again(row: dict[str, Any], total: bool) -> bool:
     return row["component"] == "resid_pre" and row["layer"] > 0
 
 
-def _cells(row: dict[str, Any], values: dict[str, dict[tuple[Site, str], float | None]]) -> list[str]:
+def _cells(row: dict[str, Any], tested: list[str], values: dict[str, dict[tuple[Site, str], float | None]]) -> list[str]:
     site = _site(row)
     name = str(site[0]) + ("" if site[1] == "all" else f" {site[1]}")
-    return [name, interval(row), number(row["p_family"]), *(number(column.get(site)) for column in values.values())]
+    return [name, interval(row), *(number(row[column]) for column in tested), *(number(column.get(site)) for column in values.values())]
 
 
 def _reading(summary: pl.DataFrame, dataset: str) -> list[str]:
@@ -210,6 +215,8 @@ def _reading(summary: pl.DataFrame, dataset: str) -> list[str]:
     if sites:
         costs = ["compet.: rms of the change of competence, nats; kl: nats"] if (summary["metric"] == "kl").any() else []
         lines += ["rms: of target, nats", *costs]
+    if summary["specificity"].is_not_null().any():
+        lines += ["factual: rms of the change of target where gender is a fact; specif.: share of bias in bias + competence + factual"]
     groups = _most(summary.filter(pl.col("subset") == "all"), "clusters")
     note = stats.few_clusters_note(groups, "term" if dataset.startswith("stereoset") else "group")
     return [*lines, note] if note else lines

@@ -14,7 +14,7 @@ SHIFT = {"mean": "shift", "slope": "slope"}
 
 def tables(summary: pl.DataFrame, reliability: pl.DataFrame) -> Iterator[Table]:
     """What follows the effects of a dataset: the map of positions, how far rankings repeat and agree, the calibration."""
-    for rows in summary.partition_by("method", "source", maintain_order=True):
+    for rows in summary.partition_by("dataset", "method", "source", maintain_order=True):
         yield from _positions(rows)
     for make in (_repeated, _agreeing, _calibrated):
         found = make(reliability)

@@ -11,9 +11,9 @@ import biasscope
 ROOT = Path(biasscope.__file__).parent
 ORDER = (
     *("errors", "types", "sources", "reading", "digests", "triples", "containers", "datasets", "counterfactuals"),
-    *("fetching", "download", "predictions", "weights", "kernels", "models", "packing", "tokens", "twins", "forward", "metrics"),
+    *("fetching", "download", "predictions", "planted", "weights", "kernels", "models", "packing", "tokens", "twins", "forward", "metrics"),
     *("budget", "effects", "donors", "interventions", "attribution", "scores", "activations"),
-    *("resampling", "slopes", "estimates", "subsets", "measured", "baselines", "stats", "reliability"),
+    *("resampling", "slopes", "estimates", "subsets", "measured", "baselines", "stats", "reliability", "controls", "guarantees"),
     *("store", "journal", "runs", "upkeep", "exports"),
 )
 """Every engine module, each importing only what stands before it."""

@@ -12,6 +12,8 @@ EXAMPLES = (
     "biasscope ablate --model gpt2 --dataset winogender --layers 0-5,11",
     "biasscope ablate --heads 5.3,10.12 --source zero --json | jq '.summary[0]'",
     "biasscope ablate --dataset winogender --source all",
+    "biasscope ablate --dataset winogender --control definitional",
+    "biasscope ablate --dataset winogender --given 26.2,25.2",
 )
 
 
@@ -22,6 +24,12 @@ class Source(StrEnum):
     ZERO = "zero"
     RESAMPLE = "resample"
     ALL = "all"
+
+
+class Control(StrEnum):
+    """Prompts on which the same sites are measured."""
+
+    DEFINITIONAL = "definitional"
 
 
 class By(StrEnum):
@@ -37,29 +45,40 @@ def ablate(
     layers: Annotated[str | None, options.option("--layers", "Only the heads and MLPs of these layers", metavar="0-5,11")] = None,
     top: Annotated[int | None, options.option("--top", "Only the N sites that --by ranks first", min=1)] = None,
     by: Annotated[By, options.option("--by", "What ranks the sites of --top")] = By.ATTRIBUTION,
+    given: Annotated[
+        str | None, options.option("--given", "Ablate these all the while, LAYER.HEAD or LAYER.mlp", metavar="5.3,10.mlp")
+    ] = None,
+    control: Annotated[
+        Control | None, options.option("--control", "Also scan prompts where gender is a fact: gives each site's specificity")
+    ] = None,
 ) -> None:
     """Replace every head and MLP in turn and measure what changes, exactly: target, competence, distribution."""
-    from biasscope import choice, running
+    from biasscope import aggregation, choice, running
+    from biasscope.engine import datasets
 
     if heads is not None and layers is not None:
         raise typer.BadParameter("give --heads or --layers, not both")
     chosen = choice.Choice.parse(heads, layers)
+    gone = choice.parse_sites("--given", given) if given else ()
     own = {"source": source.value, "heads": heads, "layers": layers, "top": top, "by": by.value if top else None}
-    run = running.start("ablate", o, own)
-    asked = {"heads": chosen.heads, "layers": chosen.layers, "top": top, "by": own["by"]}
-    sources = ("mean", "zero", "resample") if source is Source.ALL else (source.value,)
-    for each in run.scans(source=source.value, sites=asked):
+    run = running.start("ablate", o, own | {"given": given, "control": control and control.value})
+    asked = {"heads": chosen.heads, "layers": chosen.layers, "top": top, "by": own["by"], "given": list(map(str, gone))}
+    facts = datasets.load(control.value, o.data_dir) if control else None
+    for each in run.scans(source=source.value, sites=asked, control=facts and [facts.name, facts.digest]):
         if not each.complete:
             from biasscope.engine import interventions
-            from biasscope.engine.types import Unit
 
-            sites = chosen.sites(run.lm)
+            sites = [site for site in chosen.sites(run.lm) if site not in choice.inside(run.lm, gone)]
+            sources = ("mean", "zero", "resample") if source is Source.ALL else (source.value,)
             if top is not None:
                 sites = each.ranked(sites, sources[0], top)
             forest, names = each.forest(), []
             for name in sources:
-                units = interventions.units(run.lm, forest, sites, each.source(name, forest, sites), batch=each.batch)
-                names += each.measure([Unit(f"{name}-{unit.name}", unit.compute) for unit in units], f"ablate ({name})")
+                replacement = each.source(name, forest, [*sites, *gone])
+                units = interventions.units(run.lm, forest, sites, replacement, given=gone, batch=each.batch)
+                names += each.measure(units, f"ablate ({name})", prefix=f"{name}-")
+            if facts:
+                names += each.beside(facts).controlled(sites, sources, gone)
             each.close(forest.examples, names, forest.dropped, forest.partly)
-        each.save(*each.aggregated("effects", "exact"))
+        each.save(*(aggregation.controlled(each) if facts else aggregation.aggregated(each, "effects", "exact")))
     run.finish()

@@ -6,8 +6,6 @@ from typing import TYPE_CHECKING, Annotated, Any
 from biasscope import options
 
 if TYPE_CHECKING:
-    import polars as pl
-
     from biasscope.scan import Scan
 
 EXAMPLES = (
@@ -63,7 +61,7 @@ def patch(
     ] = None,
 ) -> None:
     """Effect of replacing every head, MLP, attention output and residual site: estimated by gradients, or exact."""
-    from biasscope import choice, running
+    from biasscope import aggregation, choice, running
     from biasscope.engine.errors import UsageError
     from biasscope.engine.types import COMPONENTS, POSITIONS
 
@@ -81,7 +79,7 @@ def patch(
     for each in run.scans(**own, **where):
         if not each.complete:
             _measure(each, own, where)
-        each.save(*_aggregated(each, method.value, calibrate))
+        each.save(*(aggregation.calibrated(each, calibrate) if calibrate else aggregation.aggregated(each, "effects", method.value)))
     run.finish()
 
 
@@ -107,19 +105,3 @@ def _measure(each: "Scan", own: dict[str, Any], where: dict[str, Any]) -> None:
     if own["calibrate"]:
         names += each.calibrated(names, own["calibrate"], forest, replacement, positions)
     each.close(forest.examples, names, forest.dropped, forest.partly)
-
-
-def _aggregated(each: "Scan", method: str, calibrate: int | None) -> "tuple[pl.DataFrame, pl.DataFrame]":
-    """SUMMARY and RELIABILITY, those of the calibration among them."""
-    import polars as pl
-
-    from biasscope.engine import reliability
-
-    summary, trusted = each.aggregated("effects", method)
-    if calibrate is None:
-        return summary, trusted
-    # chosen by the estimates themselves: they are not a family that p_family could be about
-    none = pl.lit(None, pl.Float64)
-    exact = each.aggregated("exact", "exact")[0].with_columns(p_family=none, q=none)
-    _, others = reliability.chosen(summary, calibrate, each.run.options.seed)
-    return pl.concat([summary, exact]), pl.concat([trusted, reliability.calibration(summary, exact, others)])

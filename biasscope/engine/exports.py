@@ -27,6 +27,7 @@ def export(folder: Path, command: str, dataset: str, summary: pl.DataFrame) -> l
         # the original study had estimates alone; under twins that go both ways a mean is not read, and its file keeps what it had
         means = _sites(summary.filter(pl.col("method").ne_missing("exact"), pl.col("position").fill_null("all") == "all"))
         return [_write(folder / f"attribution_patching_{name}.json", {_hook(site): value for site, value in means})] if means else []
+    summary = summary.filter(pl.col("dataset") == summary["dataset"][0])  # a control's rows follow
     sources = summary["source"].unique().to_list()
     means = _sites(summary.filter(pl.col("source").eq_missing("mean" if "mean" in sources else sources[0])))
     heads = {f"{site.layer}_{site.head}": value for site, value in means if site.head is not None}

@@ -7,6 +7,7 @@ that are read.
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
+from types import MappingProxyType
 from typing import Any
 
 import torch
@@ -60,39 +61,55 @@ class Clean:
     """Whether the model's blocks return a tuple, as what stands in for them must."""
 
 
-def clean(lm: LM, block: Block) -> Clean:
-    """The clean pass over a block."""
+def clean(lm: LM, block: Block, given: Edit = MappingProxyType({})) -> Clean:
+    """The clean pass over a block; with `given`, the pass of a model in which those sites are replaced already."""
     form: list[bool] = []
     watch = lm.bridge.blocks[0].register_forward_hook(lambda module, args, out: form.append(isinstance(out, tuple)))
     try:
         sites = [Site(layer, "resid_pre") for layer in range(lm.n_layers)]
-        residuals, logits = capture(lm, block, sites)
+        residuals, logits = capture(lm, block, sites, given)
     finally:
         watch.remove()
     logp = logits[0, block.readout.unique()].log_softmax(-1)
     return Clean(read(block, logits), tuple(residuals[s] for s in sites), logp, form[0])
 
 
-def capture(lm: LM, block: Block, sites: Sequence[Site]) -> tuple[dict[Site, Tensor], Float[Tensor, "1 place d_vocab"]]:
-    """The activations [row node …] of whole hook points in a clean pass, and its logits."""
+def capture(
+    lm: LM, block: Block, sites: Sequence[Site], given: Edit = MappingProxyType({})
+) -> tuple[dict[Site, Tensor], Float[Tensor, "1 place d_vocab"]]:
+    """The activations [row node …] of whole hook points in a clean pass (or one with the sites of `given` replaced), and its logits."""
     seen: dict[Site, Tensor] = {}
+    hooks = _overwrites([given])
 
     def keep(site: Site) -> Hook:
-        return lambda act: seen.update({site: act})
+        change = hooks.get(site.hook)
+
+        def hook(act: Tensor) -> Tensor:
+            seen[site] = act if change is None else change(act)
+            return seen[site]
+
+        return hook
 
     with torch.no_grad():
-        return seen, run(lm, block, {site.hook: keep(site) for site in sites})
+        return seen, run(lm, block, {**hooks, **{site.hook: keep(site) for site in sites}})
 
 
 def edited(lm: LM, block: Block, start: Clean, edits: Sequence[Edit]) -> Readouts:
     """What is read when each copy of the block has its own edit, resumed from the first layer that any of them touches."""
     layer = min(site.layer for edit in edits for site in edit)
+    with torch.no_grad():
+        logits = run(lm, block, _overwrites(edits), copies=len(edits), layer=layer, start=start)
+        return read(block, logits, start.logp)
+
+
+def _overwrites(edits: Sequence[Edit]) -> dict[str, Callable[[Tensor], Tensor]]:
+    """A hook per hook point, which puts into each copy what its edit says."""
     by_hook: dict[str, list[tuple[int, Site, Put]]] = {}
     for copy, edit in enumerate(edits):
         for site, put in edit.items():
             by_hook.setdefault(site.hook, []).append((copy, site, put))
 
-    def overwrite(changes: list[tuple[int, Site, Put]]) -> Hook:
+    def overwrite(changes: list[tuple[int, Site, Put]]) -> Callable[[Tensor], Tensor]:
         def hook(act: Tensor) -> Tensor:
             act = act.clone()
             copies = act.view(len(edits), -1, *act.shape[1:])
@@ -107,11 +124,7 @@ def edited(lm: LM, block: Block, start: Clean, edits: Sequence[Edit]) -> Readout
 
         return hook
 
-    with torch.no_grad():
-        logits = run(
-            lm, block, {name: overwrite(changes) for name, changes in by_hook.items()}, copies=len(edits), layer=layer, start=start
-        )
-        return read(block, logits, start.logp)
+    return {name: overwrite(changes) for name, changes in by_hook.items()}
 
 
 def run(

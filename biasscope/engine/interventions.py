@@ -28,7 +28,6 @@ class Source:
     name: str
     at: Callable[[Block, Site], Tensor]
     """The replacement at a site: [row node …] in the shape of its activation, or one number for all of it."""
-
     twin: bool = False
     """Whether it takes the activations of the counterfactual prompt, token for token."""
 
@@ -66,16 +65,11 @@ def zero(lm: LM) -> Source:
     return Source("zero", lambda block, site: torch.zeros((), device=lm.device))
 
 
-def mean(lm: LM, forest: Forest, wanted: Sequence[Site], track: Track = silent) -> Source:
-    """The dataset's mean activation, weighted by how many examples use a node.
+def means(lm: LM, forest: Forest, wanted: Sequence[Site], track: Track = silent) -> pl.DataFrame:
+    """MEANS of every hook point that the wanted sites are part of, weighted by how many examples use a node.
 
     Depth 0 has its own mean (the first position is an attention sink, far from all others); all other nodes share one.
     """
-    return mean_of(lm, means(lm, forest, wanted, track))
-
-
-def means(lm: LM, forest: Forest, wanted: Sequence[Site], track: Track = silent) -> pl.DataFrame:
-    """MEANS of every hook point that the wanted sites are part of."""
     points = sorted({whole(s) for s in wanted})
     totals: dict[Site, Tensor] = {}
     weight = torch.zeros(2, dtype=torch.float64)
@@ -163,10 +157,9 @@ def source(name: str, lm: LM, forest: Forest, wanted: Sequence[Site], track: Tra
     """The source of that name, ready for the wanted sites; UsageError for any other name. `clean` is `corrupt` of swapped blocks."""
     make: dict[str, Callable[[], Source]] = {
         "zero": lambda: zero(lm),
-        "mean": lambda: mean(lm, forest, wanted, track),
+        "mean": lambda: mean_of(lm, means(lm, forest, wanted, track)),
         "resample": lambda: resample(lm, forest, wanted, seed),
-        "corrupt": lambda: corrupt(lm, wanted),
-        "clean": lambda: corrupt(lm, wanted, "clean"),
+        **{twin: lambda: corrupt(lm, wanted, name) for twin in ("corrupt", "clean")},
     }
     if name not in make:
         raise UsageError(f"no source '{name}'; choose from: {', '.join(make)}")
@@ -180,12 +173,16 @@ def sweep(
     source: Source,
     *,
     positions: Sequence[str] = ("all",),
+    given: Sequence[Site] = (),
     metrics: Sequence[str] = ABLATION_METRICS,
     batch: int | None = None,
     track: Track = silent,
 ) -> pl.DataFrame:
-    """EFFECTS of replacing each site alone, at each position, by the source, exact: one row per example, site, position and metric."""
-    found = units(lm, forest, wanted, source, positions=positions, metrics=metrics, batch=batch)
+    """EFFECTS of replacing each site alone, at each position, by the source, exact: one row per example, site, position and metric.
+
+    With `given`, those sites are replaced all the while: baseline and value are of the model without them.
+    """
+    found = units(lm, forest, wanted, source, positions=positions, given=given, metrics=metrics, batch=batch)
     return pl.concat(unit.compute()["effects"] for unit in track(found, f"ablate ({source.name})"))
 
 
@@ -196,6 +193,7 @@ def units(
     source: Source,
     *,
     positions: Sequence[str] = ("all",),
+    given: Sequence[Site] = (),
     metrics: Sequence[str] = ABLATION_METRICS,
     batch: int | None = None,
 ) -> list[Unit]:
@@ -207,10 +205,16 @@ def units(
     by_layer: dict[int, list[Place]] = {}
     for site in wanted:
         by_layer.setdefault(site.layer, []).extend((site, position) for position in positions)
-    start = lru_cache(maxsize=1)(lambda number: forward.clean(lm, forest.blocks[number]))
+
+    @lru_cache(maxsize=1)
+    def start(number: int) -> tuple[forward.Clean, forward.Edit]:
+        gone = {site: source.put(forest.blocks[number], site) for site in given}
+        return forward.clean(lm, forest.blocks[number], gone), gone
 
     def compute(number: int, layer: int) -> dict[str, pl.DataFrame]:
-        return {"effects": _unit(lm, forest, forest.blocks[number], start(number), by_layer[layer], source, metrics, size)}
+        clean, gone = start(number)
+        later = {site: put for site, put in gone.items() if site.layer >= layer}  # what is before it is in the residual stream
+        return {"effects": _unit(lm, forest, forest.blocks[number], clean, later, by_layer[layer], source, metrics, size)}
 
     def whole_prompt(number: int) -> dict[str, pl.DataFrame]:
         return {"effects": total(lm, forest, forest.blocks[number], source.name, metrics)}
@@ -227,6 +231,7 @@ def _unit(
     forest: Forest,
     block: Block,
     start: forward.Clean,
+    given: forward.Edit,
     places: Sequence[Place],
     source: Source,
     metrics: Sequence[str],
@@ -238,7 +243,7 @@ def _unit(
     after: dict[str, list[np.ndarray]] = {m: [] for m in metrics}
     parts = {position: forest.where(block, position) for _, position in places}
     for first in range(0, len(places), copies):
-        edits = [{site: source.put(block, site, parts[position])} for site, position in places[first : first + copies]]
+        edits = [{**given, site: source.put(block, site, parts[position])} for site, position in places[first : first + copies]]
         readouts = forward.edited(lm, block, start, edits)
         for m in metrics:
             after[m].append(METRICS[m].fn(readouts).cpu().numpy())

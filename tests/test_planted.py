@@ -1,0 +1,181 @@
+"""Models with known effects: every number that can be worked out by hand is found, and where a method must fail, it fails."""
+
+import json
+
+import numpy as np
+import polars as pl
+import pytest
+from test_cli import biasscope
+
+from biasscope.engine import attribution, controls, datasets, forward, guarantees, planted, stats, tokens, twins, weights
+from biasscope.engine import interventions as iv
+from biasscope.engine.models import boot
+from biasscope.engine.types import SUMMARY
+
+KNOWN = planted.words()
+
+
+@pytest.fixture(scope="module")
+def lab(tmp_path_factory):
+    """(kind, seed) → the planted model, a forest of 120 prompts with twins, and each occupation's partner."""
+    made = {}
+
+    def get(kind: str, seed: int = 0):
+        if (kind, seed) not in made:
+            folder = tmp_path_factory.mktemp(f"{kind}{seed}")
+            for part in planted.build(kind, KNOWN, seed=seed):
+                part.save_pretrained(folder)
+            lm = forward.check_packing(boot(weights.Weights(kind, folder, None, "0" * 64), device="cpu"))
+            data = datasets.load("occupations", folder, limit=120)
+            kept, _ = twins.fit(lm, data, 0)
+            examples = [e for e in data.examples if e.id in kept]
+            forest = tokens.forest(lm, examples, share="example", twins={id_: t.prompt for id_, t in kept.items()})
+            made[kind, seed] = lm, forest, {e.group: kept[e.id].partner for e in examples}
+        return made[kind, seed]
+
+    return get
+
+
+def worked(kind, role, source, partners) -> dict[str, float] | None:
+    """Occupation → hand-worked effect."""
+    found = {g: planted.change(kind, role, source, KNOWN.occupations[g], KNOWN.occupations[p]) for g, p in partners.items()}
+    return None if None in found.values() else found
+
+
+@pytest.mark.parametrize("seed", [0, 1])
+@pytest.mark.parametrize("kind", [k for k in planted.KINDS if k != "graded"])
+def test_every_hand_worked_effect_is_found_in_every_prompt_with_the_noise_in_place(lab, kind, seed):
+    lm, forest, partners = lab(kind, seed)
+    assert lm.packed
+    checked = 0
+    for source in ("zero", "corrupt", "mean"):
+        for role, site in planted.SITES.items():
+            expected = worked(kind, role, source, partners)
+            if expected is None or (role == "factual" and kind != "single"):
+                continue
+            found = iv.sweep(lm, forest, [site], iv.source(source, lm, forest, [site]), metrics=("target",)).filter(layer=site.layer)
+            difference = found["effect"].to_numpy() - np.array([expected[g] for g in found["group"]])
+            # the mean of a forest is one number for all prompts: what is left must be the same everywhere
+            assert np.abs(difference - (difference.mean() if source == "mean" else 0)).max() < 1e-5
+            checked += 1
+    assert checked >= 6
+
+
+def test_graded_heads_have_their_own_strengths_in_every_prompt(lab):
+    lm, forest, _ = lab("graded")
+    strengths = planted.strengths()
+    assert len(strengths) == 8 and all(s for s, _ in strengths.values())
+    found = iv.sweep(lm, forest, list(strengths), iv.zero(lm), metrics=("target",))
+    for site, (s, t) in strengths.items():
+        rows = found.filter(layer=site.layer, head=site.head)
+        expected = [-s * KNOWN.occupations[g]["s"] - t * KNOWN.occupations[g]["t"] for g in rows["group"]]
+        np.testing.assert_allclose(rows["effect"], expected, atol=1e-5)
+
+
+def test_attribution_is_exact_where_the_model_is_linear_and_wrong_as_worked_out_where_it_is_not(lab):
+    first = planted.SITES["first"]
+    for kind, factor in (("single", 1.0), ("cancelling", 1.0), ("masked", 0.0), ("redundant", 0.0), ("backup", 1.0)):
+        lm, forest, partners = lab(kind)
+        feature = "s" if kind in ("single", "cancelling") else "q"
+        for source in ("zero", "corrupt"):
+            rows = attribution.estimate(lm, forest, [first], iv.source(source, lm, forest, [first])).filter(component="z")
+            there = [KNOWN.occupations[partners[g]][feature] if source == "corrupt" else 0.0 for g in rows["group"]]
+            expected = [factor * planted.A * (t - KNOWN.occupations[g][feature]) for g, t in zip(rows["group"], there, strict=True)]
+            np.testing.assert_allclose(rows["effect"], expected, atol=1e-5)
+
+
+def test_two_steps_of_integrated_gradients_find_what_is_masked_and_none_of_what_is_only_a_backup(lab):
+    lm, forest, partners = lab("masked")
+    first = planted.SITES["first"]
+    rows = attribution.estimate(lm, forest, [first], iv.corrupt(lm, [first]), steps=4).filter(component="z")
+    expected = [worked("masked", "first", "corrupt", partners)[g] for g in rows["group"]]
+    np.testing.assert_allclose(rows["effect"], expected, atol=1e-5)
+
+
+def test_a_rescan_without_the_first_head_reveals_its_backup(lab):
+    lm, forest, _ = lab("backup")
+    first, second = planted.SITES["first"], planted.SITES["second"]
+    alone, beside = (iv.sweep(lm, forest, [second], iv.zero(lm), given=given, metrics=("target",)) for given in ([], [first]))
+    assert alone["effect"].abs().max() < 1e-5
+    np.testing.assert_allclose(beside["effect"], [-planted.A * KNOWN.occupations[g]["q"] for g in beside["group"]], atol=1e-5)
+
+
+def test_nulls_alarm_at_most_as_often_as_they_may_and_every_strength_is_found(lab):
+    null = [s for s in iv.sites(lab("graded")[0], ["z"]) if s not in planted.strengths()]
+    shares = datasets.load("occupations", None).share_of_men()
+    alarms, seeds = 0, 24
+    for seed in range(seeds):
+        lm, forest, _ = lab("graded", seed)
+        sites = iv.sites(lm, ["z"]) if seed < 3 else null
+        effects = iv.sweep(lm, forest, sites, iv.zero(lm), metrics=("target",))
+        rows = effects.filter(~pl.concat_str("layer", "head").is_in([f"{s.layer}{s.head}" for s in planted.strengths()]))
+        summary = stats.summarise(rows, model="m", method="exact", share_of_men=shares).filter(statistic="slope")
+        alarms += summary["p_family"].min() < 0.05
+        if seed < 3:
+            whole = stats.summarise(effects, model="m", method="exact", share_of_men=shares)
+            assert guarantees.auroc(whole, list(planted.strengths())) == 1.0
+    assert alarms <= 3  # 5 % of 24 is 1.2; more than 3 has a chance of 3 %
+
+
+def test_t_is_no_stereotype_and_as_large(lab):
+    table = np.array([[values[f] for f in "sqtc"] for values in KNOWN.occupations.values()])
+    s, q, t, _ = table.T
+    assert abs(t.mean()) < 1e-12 and abs(t @ s) < 1e-9 and abs(t @ q) < 1e-9 and np.abs(t).max() == np.abs(s).max() == 1
+
+
+# Controls
+
+
+def test_specificity_by_hand():
+    # b: 4, 2, 1 (median 2) → 2, 1, ½; c: 3, 1, 1 (median 1) → 3, 1, 1; f: 0, 2, 4 (median 2) → 0, 1, 2
+    # 2 / 5, 1 / 3, 0.5 / 3.5; the second is not significant
+    base = {"model": "m", "dataset": "d", "subset": "all", "method": "exact", "source": "mean", "component": "z", "layer": 0}
+    base |= {"position": "all"}
+
+    def rows(metric, statistic, values, **more):
+        each = [{**base, "metric": metric, "statistic": statistic, "head": i, "estimate": v, **more} for i, v in enumerate(values)]
+        return pl.DataFrame(each, schema=SUMMARY)
+
+    bias = rows("target", "slope", [-4.0, 2.0, 1.0]).with_columns(p_family=pl.Series([0.01, 0.2, 0.04]))
+    summary = pl.concat([bias, rows("competence", "rms", [3.0, 1.0, 1.0]), rows("target", "rms", [9.0, 9.0, 9.0])])
+    found = controls.specificity(summary, rows("target", "rms", [0.0, 2.0, 4.0], dataset="definitional"))
+    assert found["specificity"].head(3).to_list() == [pytest.approx(2 / 5), None, pytest.approx(0.5 / 3.5)]
+    assert found["specificity"].tail(-3).null_count() == found.height - 3
+    assert controls.raw(summary, rows("target", "rms", [0.0, 2.0, 4.0]))["raw"].to_list()[1] == pytest.approx(1 / 3)
+
+
+# The commands
+
+
+def test_a_planted_model_serves_the_commands_and_a_wrong_kind_is_a_usage_error(tmp_path):
+    where = ("--dataset", "occupations", "--limit", 60, "-o", tmp_path / "results", "--cache-dir", tmp_path / "cache", "--json")
+    rows = json.loads(biasscope("ablate", "--model", "planted:single", "--control", "definitional", *where)[1])["summary"]
+    first = next(r for r in rows if (r["layer"], r["head"], r["statistic"]) == (1, 2, "slope"))
+    assert first["specificity"] > 0.8 and rows[0] == first
+    assert {r["dataset"] for r in rows} == {"occupations", "definitional"}
+    beside = json.loads(biasscope("ablate", "--model", "planted:backup", "--given", "1.2", "--source", "zero", *where)[1])["summary"]
+    assert (beside[0]["layer"], beside[0]["head"]) == (2, 1)
+    assert not [r for r in beside if (r["layer"], r["head"]) == (1, 2)]
+    code, _, err = biasscope("baseline", "--model", "planted:nothing", *where, ok=False)
+    assert code == 2 and "planted:single, planted:redundant" in err
+    code, _, err = biasscope("ablate", "--model", "planted:single", "--given", "9.0", *where, ok=False)
+    assert code == 2 and "layers 0-3, heads 0-3" in err
+
+
+def test_verify_holds_and_says_which_guarantee_breaks_if_one_does(monkeypatch):
+    monkeypatch.setattr(planted, "KINDS", {k: v for k, v in planted.KINDS.items() if k in ("masked", "backup")})
+    findings = json.loads(biasscope("verify", "--limit", 60, "--json", "-q")[1], parse_constant=pytest.fail)
+    assert {f["model"] for f in findings} == {"masked", "backup"} and all(f["holds"] for f in findings)
+    assert {f["verdict"] for f in findings} >= {"found", "missed"}
+    monkeypatch.setattr(planted, "KINDS", {"masked": "one"})
+    # weights of other strengths than those that the truth is worked out from
+    planted_with = planted.build
+
+    def weaker(kind, known=None, *, seed=0):
+        with monkeypatch.context() as m:
+            m.setattr(planted, "A", 1.0)
+            return planted_with(kind, known, seed=seed)
+
+    monkeypatch.setattr(planted, "build", weaker)
+    code, out, err = biasscope("verify", "--limit", 60, "--json", "-q", ok=False)
+    assert code == 1 and "guarantees broken, first: masked" in err and any(f["verdict"] == "BROKEN" for f in json.loads(out))
