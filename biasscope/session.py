@@ -16,6 +16,8 @@ from biasscope.engine.errors import BiasScopeError, PartialError
 from biasscope.engine.types import RELIABILITY
 from biasscope.options import Measure, reproduced
 
+ROWS = ("effects", "exact", "scores", "triples", "activations", "predictions")
+"""Tables that --rows shows."""
 TOLERATED = 0.01
 """Share of values that are not finite above which a run has failed."""
 
@@ -104,7 +106,11 @@ class Session:
         self.summaries.append(summary)
         self.reliability.append(pl.read_parquet(folder / "reliability.parquet") if "reliability" in part.tables else RELIABILITY.to_frame())
         if self.options.rows:
-            self.rows += [folder / f"{name}.parquet" for name in part.tables if name not in ("summary", "reliability", "twins", "control")]
+            self.rows += [
+                folder / f"{name}.parquet"
+                for name in part.tables
+                if name not in ("summary", "reliability", "twins", "control", "bands", "probes")
+            ]
 
     def finish(self) -> None:
         """Nothing: shows the result of all datasets; PartialError where some values had to be left out."""

@@ -9,7 +9,6 @@ from biasscope.engine.types import POSITIONS
 from biasscope.tables import NONE, Table, number
 
 KINDS = {"z": "z (whole)", "mlp_out": "MLPs"}
-SHIFT = {"mean": "shift", "slope": "slope"}
 
 
 def tables(summary: pl.DataFrame, reliability: pl.DataFrame) -> Iterator[Table]:
@@ -42,9 +41,10 @@ def _starred(row: dict[str, Any] | None, column: str) -> str:
     return number(row[column]) + ("*" if row["p_family"] is not None and row["p_family"] < 0.05 else " ")
 
 
-def _kind(row: dict[str, Any]) -> str:
+def _kind(row: dict[str, Any], slopes: bool) -> str:
+    """A kind of site and, where there are two, the statistic."""
     kind = "heads" if row["heads"] else KINDS.get(row["component"], row["component"])
-    return f"{kind}, {SHIFT.get(row['statistic'], row['statistic'])}"
+    return kind + (f", {'shift' if row['statistic'] == 'mean' else row['statistic']}" if slopes else "")
 
 
 def _band(row: dict[str, Any] | None) -> str:
@@ -60,8 +60,9 @@ def _band(row: dict[str, Any] | None) -> str:
 def _wide(reliability: pl.DataFrame, prefix: str) -> dict[tuple[Any, ...], dict[str, dict[str, Any]]]:
     """(kind, method, source, against) → quantity → row, of the quantities with that prefix."""
     found: dict[tuple[Any, ...], dict[str, dict[str, Any]]] = {}
+    slopes = (reliability["statistic"] == "slope").any()
     for row in reliability.filter(pl.col("quantity").str.starts_with(prefix)).iter_rows(named=True):
-        key = (_kind(row), row["method"], row["source"], row["against"])
+        key = (_kind(row, slopes), row["method"], row["source"], row["against"])
         found.setdefault(key, {})[row["quantity"].removeprefix(prefix)] = row
     return found
 

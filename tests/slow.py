@@ -60,12 +60,13 @@ def scores(lm: LM, example: Example, hooks=()) -> dict[str, float]:
     return {"target": float(each[0] - each[1]), "competence": float(competence)}
 
 
-def kl(lm: LM, example: Example, hooks) -> float:
-    """KL(clean ‖ edited) of the next token after the prompt."""
+def kl(lm: LM, example: Example, hooks, before=()) -> float:
+    """KL(clean ‖ edited) of the next token after the prompt; `before`: hooks of the run that counts as clean."""
     ids, first = span(lm, example.prompt, example.stereo)
     with torch.no_grad():
         clean, edited = (
-            lm.bridge.run_with_hooks(torch.tensor([ids[:first]]), fwd_hooks=list(h))[0, -1].log_softmax(-1).double() for h in ((), hooks)
+            lm.bridge.run_with_hooks(torch.tensor([ids[:first]]), fwd_hooks=list(h))[0, -1].log_softmax(-1).double()
+            for h in (before, hooks)
         )
     return float((clean.exp() * (clean - edited)).sum())
 

@@ -12,8 +12,21 @@ ROOT = Path(biasscope.__file__).parent
 ORDER = (
     *("errors", "types", "sources", "reading", "digests", "triples", "containers", "datasets", "counterfactuals"),
     *("fetching", "download", "predictions", "planted", "weights", "kernels", "models", "packing", "tokens", "twins", "forward", "metrics"),
-    *("budget", "effects", "donors", "interventions", "attribution", "scores", "activations"),
-    *("resampling", "slopes", "estimates", "subsets", "measured", "baselines", "stats", "reliability", "controls", "guarantees"),
+    *("budget", "effects", "donors", "interventions", "attribution", "scores", "activations", "directions"),
+    *("probes", "tasks", "probing"),
+    *(
+        "resampling",
+        "slopes",
+        "estimates",
+        "subsets",
+        "measured",
+        "baselines",
+        "stats",
+        "reliability",
+        "controls",
+        "guarantees",
+        "probestats",
+    ),
     *("store", "journal", "runs", "upkeep", "exports"),
 )
 """Every engine module, each importing only what stands before it."""

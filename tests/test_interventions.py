@@ -117,3 +117,22 @@ def test_of_a_residual_site_the_first_position_stays(tiny, examples, name, site)
     by_hand = {e.id: slow.scores(lm, e, [(site.hook, hook)])["target"] for e in plain}
     values = dict(zip(found["example_id"], found["value"], strict=True))
     assert values == pytest.approx(by_hand, abs=2e-5)
+
+
+@pytest.mark.parametrize("family", ["gpt2", "gpt-neo", "llama", "mpt"])
+@pytest.mark.parametrize("name", ["zero", "mean"])
+def test_a_scan_beside_given_sites_equals_replacing_all_of_them_by_hand(family, name, tiny, examples):
+    lm = tiny(family)
+    forest = tokens.forest(lm, examples)
+    given, sites = [Site(1, "z", 2), Site(2, "mlp_out")], [Site(0, "z", 1), Site(1, "z", 0), Site(2, "z", 3), Site(3, "mlp_out")]
+    effects = iv.sweep(lm, forest, sites, iv.source(name, lm, forest, [*sites, *given]), given=given, batch=64)
+    new = slow.sources(name, lm, examples, [*sites, *given])
+    gone = [slow.replaced(site, *new[site]) for site in given]
+    for site in sites:
+        hooks = [*gone, slow.replaced(site, *new[site])]
+        for e in examples[:5]:
+            before, after = slow.scores(lm, e, gone), slow.scores(lm, e, hooks)
+            row = only(effects, "target", site, e.id)
+            assert (row["baseline"], row["value"]) == (pytest.approx(before["target"], abs=5e-4), pytest.approx(after["target"], abs=5e-4))
+            by_hand = slow.kl(lm, e, hooks, gone)
+            assert only(effects, "kl", site, e.id)["effect"] == pytest.approx(by_hand, abs=5e-4)

@@ -18,7 +18,7 @@ NUMBERS = {("target", "mean"): "baseline", ("target", "slope"): "slope"} | {("st
 
 
 def export(folder: Path, command: str, dataset: str, summary: pl.DataFrame) -> list[Path]:
-    """The files written for a finished `baseline`, `patch` or `ablate`."""
+    """The files written for a finished `baseline`, `patch`, `ablate` or `probe`."""
     folder.mkdir(parents=True, exist_ok=True)
     if command == "baseline":
         return [_merge(folder / "summary.json", dataset, _baseline(summary))]
@@ -27,12 +27,25 @@ def export(folder: Path, command: str, dataset: str, summary: pl.DataFrame) -> l
         # the original study had estimates alone; under twins that go both ways a mean is not read, and its file keeps what it had
         means = _sites(summary.filter(pl.col("method").ne_missing("exact"), pl.col("position").fill_null("all") == "all"))
         return [_write(folder / f"attribution_patching_{name}.json", {_hook(site): value for site, value in means})] if means else []
-    summary = summary.filter(pl.col("dataset") == summary["dataset"][0])  # a control's rows follow
-    sources = summary["source"].unique().to_list()
-    means = _sites(summary.filter(pl.col("source").eq_missing("mean" if "mean" in sources else sources[0])))
-    heads = {f"{site.layer}_{site.head}": value for site, value in means if site.head is not None}
-    mlps = {f"{site.layer}": value for site, value in means if site.component == "mlp_out"}
-    return [_write(folder / f"{kind}_ablations_{name}.json", found) for kind, found in (("head", heads), ("mlp", mlps)) if found]
+    if command == "ablate":
+        summary = summary.filter(pl.col("dataset").eq_missing(summary["dataset"][0]))  # a control's rows follow
+        sources = summary["source"].unique().to_list()
+        means = _sites(summary.filter(pl.col("source").eq_missing("mean" if "mean" in sources else sources[0])))
+        heads = {f"{site.layer}_{site.head}": value for site, value in means if site.head is not None}
+        mlps = {f"{site.layer}": value for site, value in means if site.component == "mlp_out"}
+        return [_write(folder / f"{kind}_ablations_{name}.json", found) for kind, found in (("head", heads), ("mlp", mlps)) if found]
+    return _probes(folder, dataset, summary) if command == "probe" else []
+
+
+def _probes(folder: Path, dataset: str, summary: pl.DataFrame) -> list[Path]:
+    """Row of the residual stream (or layer) → accuracy and AUC, and the best of them in the summary of all datasets."""
+    rows = summary.filter(pl.col("method") == "probe", pl.col("statistic").is_in(["accuracy", "auc"]))
+    layers: dict[str, dict[str, float | None]] = {}
+    for row in rows.iter_rows(named=True):
+        layers.setdefault(str(row["layer"]), {})[row["statistic"]] = _number(row["estimate"])
+    best = max(layers, key=lambda layer: layers[layer]["accuracy"] or 0.0)
+    one = _write(folder / f"linear_probing_{safe_name(dataset)}.json", layers)
+    return [one, _merge(folder / "linear_probing_summary.json", dataset, {"best_layer": float(best), **layers[best]})]
 
 
 def _write(file: Path, value: dict[str, Any]) -> Path:

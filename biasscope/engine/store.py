@@ -6,6 +6,7 @@ A shard is read only after its sha256 agreed with the journal's: polars and pyar
 import contextlib
 import errno
 import importlib.metadata
+import itertools
 import json
 import os
 import shutil
@@ -19,7 +20,19 @@ import pyarrow.parquet as pq
 
 from biasscope.engine import digests
 from biasscope.engine.errors import BiasScopeError
-from biasscope.engine.types import ACTIVATIONS, EFFECTS, MEANS, RELIABILITY, SCORES, SUMMARY, TRIPLES, TWINS
+from biasscope.engine.types import (
+    ACTIVATIONS,
+    BANDS,
+    EFFECTS,
+    MEANS,
+    PREDICTIONS,
+    PROBES,
+    RELIABILITY,
+    SCORES,
+    SUMMARY,
+    TRIPLES,
+    TWINS,
+)
 
 SCHEMA_VERSION = 2
 ALGORITHM_VERSION = 3
@@ -31,10 +44,13 @@ SCHEMAS = {
     "scores": SCORES,
     "triples": TRIPLES,
     "means": MEANS,
+    "twins": TWINS,
     "activations": ACTIVATIONS,
+    "predictions": PREDICTIONS,
+    "bands": BANDS,
+    "probes": PROBES,
     "summary": SUMMARY,
     "reliability": RELIABILITY,
-    "twins": TWINS,
 }
 """Table → its columns; `exact`: the exact effects that attribution is calibrated with, `control`: effects on the control's prompts."""
 LIBRARIES = ("torch", "transformers", "transformer_lens")
@@ -102,8 +118,11 @@ def write_stream(file: Path, frames: Iterable[pl.DataFrame], schema: pl.Schema) 
     """Nothing: writes frames that need not fit into memory together as one Parquet file, a row group each."""
 
     def write(temp: Path) -> None:
-        with pq.ParquetWriter(temp, _arrow(schema.to_frame()).schema, compression="zstd") as writer:
-            for frame in frames:
+        parts = iter(frames)
+        first = next(parts, schema.to_frame())
+        # a list column has lists of one length, which only the first frame knows
+        with pq.ParquetWriter(temp, _arrow(first).schema, compression="zstd") as writer:
+            for frame in itertools.chain([first], parts):
                 if frame.schema != schema:
                     raise TypeError(f"{file.name} has columns {dict(frame.schema)}, declared are {dict(schema)}")
                 writer.write_table(_arrow(frame))

@@ -137,6 +137,19 @@ _ACTIVATIONS: dict[str, Any] = {"example_id": pl.String, **_SITE, "values": pl.L
 ACTIVATIONS = pl.Schema(_ACTIVATIONS)
 """One row per example, site and named position (last, term, mean); `values` has one length, fixed in the file."""
 
+PREDICTIONS = pl.Schema(
+    {"item_id": pl.String, "example_id": pl.String, "group": pl.String, "layer": pl.Int32, "probe": pl.String, "fold": pl.Int32}
+    | {"label": pl.Int32, "probability": pl.Float64}
+)
+"""One row per held-out input, probe and layer (a row of the residual stream; null: the bag of tokens)."""
+
+BANDS = pl.Schema({"layer": pl.Int32, "shuffle": pl.Int32, "accuracy": pl.Float64})
+"""One row per layer and set of shuffled labels."""
+
+_PROBES: dict[str, Any] = {"layer": pl.Int32, "c": pl.Float64, "bias": pl.Float64}
+PROBES = pl.Schema(_PROBES | {name: pl.List(pl.Float64) for name in ("weight", "mean", "scale")})
+"""One row per layer: the probe fitted to all inputs, logit = weight · (x − mean) / scale + bias."""
+
 _MEANS: dict[str, Any] = {"component": pl.String, "layer": pl.Int32, "first": pl.Boolean, "values": pl.List(pl.Float64)}
 MEANS = pl.Schema(_MEANS)
 """The dataset's mean activation at a whole hook point, flattened: at depth 0 (`first`) and over all other nodes."""

@@ -1,0 +1,82 @@
+"""`biasscope probe`."""
+
+from enum import StrEnum
+from typing import Annotated
+
+from biasscope import options
+
+EXAMPLES = (
+    "biasscope probe --dataset winogender",
+    "biasscope probe --dataset stereoset_race --negatives unrelated",
+    "biasscope probe --dataset winogender --task lean --causal",
+)
+
+
+class Task(StrEnum):
+    """What a probe is asked."""
+
+    AUTO = "auto"
+    STEREOTYPE = "stereotype"
+    OCCUPATION = "occupation"
+    LEAN = "lean"
+
+
+class Negatives(StrEnum):
+    """What the stereotype's filler is told apart from."""
+
+    ANTI = "anti"
+    UNRELATED = "unrelated"
+
+
+class Site(StrEnum):
+    """What is read."""
+
+    RESID = "resid"
+    Z = "z"
+    MLP_OUT = "mlp_out"
+
+
+class Position(StrEnum):
+    """Where in the text."""
+
+    LAST = "last"
+    TERM = "term"
+    MEAN = "mean"
+
+
+class Split(StrEnum):
+    """How groups are held out."""
+
+    KFOLD = "kfold"
+    HOLDOUT = "holdout"
+
+
+def probe(
+    o: options.Measure,
+    task: Annotated[Task, options.option("--task", "auto: occupation where there are labour statistics, else stereotype")] = Task.AUTO,
+    negatives: Annotated[Negatives, options.option("--negatives", "stereotype: which filler is label 0")] = Negatives.ANTI,
+    site: Annotated[Site, options.option("--site", "resid: the stream into every layer and out of the last; z: heads")] = Site.RESID,
+    position: Annotated[Position, options.option("--position", "Last token, last token of the term, or mean over the text")] = (
+        Position.LAST
+    ),
+    split: Annotated[Split, options.option("--split", "Grouped 5 folds, or one grouped 80/20 split")] = Split.KFOLD,
+    causal: Annotated[bool, options.option("--causal", "Also remove each layer's direction and measure what changes")] = False,
+) -> None:
+    """Where bias is linearly readable, layer by layer: held-out accuracy, AUC and selectivity, against shuffled labels."""
+    from biasscope import running
+    from biasscope.engine.errors import UsageError
+
+    if causal and site is not Site.RESID:
+        raise UsageError(f"--causal removes a direction from the residual stream: it needs --site resid, not {site.value}")
+    asked = {name: value.value for name, value in (("task", task), ("negatives", negatives), ("site", site), ("position", position))}
+    asked["split"] = split.value
+    run = running.start("probe", o, asked | {"causal": causal})
+    for each in run.scans(**asked, causal=causal):
+        from biasscope import probing
+
+        chosen = probing.task(each.dataset, task.value)
+        if not each.complete:
+            probing.measure(each, chosen, negatives.value, site.value, position.value, split.value, causal=causal)
+        each.save(probing.summary(each, chosen, site.value, position.value, causal=causal))
+        probing.write_weights(each)
+    run.finish()

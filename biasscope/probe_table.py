@@ -1,0 +1,77 @@
+"""Probes as a table that people read at 80 columns: one row a layer. Text only."""
+
+from typing import Any
+
+import polars as pl
+
+from biasscope.engine import stats
+from biasscope.tables import NONE, Table
+
+WITHOUT = {"bag": "bag of tokens", "chance": "chance"}
+"""What is known without the model's activations."""
+
+
+def probes(summary: pl.DataFrame, dataset: str, file: str) -> Table:
+    """Accuracy, AUC and selectivity of every layer, the band of shuffled labels, and what is known without the model."""
+    cells = {(r["method"], r["statistic"], r["layer"]): r for r in summary.iter_rows(named=True) if r["method"] != "removal"}
+    layers = sorted({layer for method, _, layer in cells if method == "probe"})
+    task, component = summary["metric"][0], summary.filter(method="probe")["component"][0]
+    removed = summary.filter(method="removal")
+    slopes = removed.filter(statistic="slope").height > 0
+    extra = _removal(removed, "slope" if slopes else "mean")
+    body = []
+    for layer in layers:
+        accuracy, auc = (cells.get(("probe", name, layer)) for name in ("accuracy", "auc"))
+        selectivity, band = cells.get(("within groups", "selectivity", layer)), cells.get(("shuffled", "accuracy", layer))
+        shuffled = NONE if band is None else f"{band['ci_low']:.2f}–{band['ci_high']:.2f}"
+        row = [str(layer), _share(accuracy), _share(auc, interval=not extra), _share(selectivity, interval=not extra), shuffled]
+        body.append([*row, *extra.get(layer, [])])
+    known = [
+        [name, *(_share(cells.get((method, s, None)), interval=not extra) for s in ("accuracy", "auc"))] for name, method in WITHOUT.items()
+    ]
+    columns = [
+        "row",
+        "accuracy [95 %]",
+        "AUC",
+        "selectivity",
+        "shuffled",
+        *((f"Δ{'slope' if slopes else 'target'}", "random") if extra else ()),
+    ]
+    known = [row + [""] * (len(columns) - len(row)) for row in known]
+    first = cells["probe", "accuracy", layers[0]]
+    title = f"{dataset}: probes for {task} in {component}, {first['n']} texts, {first['clusters']} groups"
+    stream = "row k: the residual stream into layer k (the last: out of the last layer); row 0: the embedding"
+    notes = [
+        stream if component == "resid" else "row: layer",
+        "selectivity: accuracy − that for a coin per group or filler, groups on both sides; shuffled: accuracy, 5–95 %",
+        *(["Δ: removing the row's direction, nats; random: 5–95 % of 20 random directions"] if extra else []),
+        f"groups are held out in turn; bag: which tokens the text has; balanced accuracy, log-loss and more in {file}",
+    ]
+    note = stats.few_clusters_note(first["clusters"], "term" if dataset.startswith("stereoset") else "group")
+    return Table(title, columns, [body, known], [*notes, *([note] if note else [])])
+
+
+def _share(row: dict[str, Any] | None, *, interval: bool = True) -> str:
+    if row is None or row["estimate"] is None:
+        return NONE
+    low, middle, high = (_two(row[name]) for name in ("ci_low", "estimate", "ci_high"))
+    return f"{middle} [{low}, {high}]" if interval and row["ci_low"] is not None else middle
+
+
+def _two(value: float | None) -> str:
+    """Two decimals, and no minus before a zero."""
+    return NONE if value is None else f"{value:.2f}".replace("-", "−").replace("−0.00", "0.00")
+
+
+def _removal(removed: pl.DataFrame, statistic: str) -> dict[int, list[str]]:
+    """Row → what removing its direction changes, and the band of random directions. The last row leaves the last layer."""
+    found: dict[int, list[str]] = {}
+    rows = removed.filter(metric="target", statistic=statistic, subset="all")
+    for row in rows.iter_rows(named=True):
+        at = row["layer"] + (row["component"] == "resid_post")
+        cells = found.setdefault(at, ["", ""])
+        if row["source"] == "probe":
+            cells[0] = _two(row["estimate"])
+        else:
+            cells[1] = f"[{_two(row['ci_low'])}, {_two(row['ci_high'])}]"
+    return found
