@@ -24,10 +24,10 @@ def probes(summary: pl.DataFrame, dataset: str, file: str) -> Table:
         accuracy, auc = (cells.get(("probe", name, layer)) for name in ("accuracy", "auc"))
         selectivity, band = cells.get(("within groups", "selectivity", layer)), cells.get(("shuffled", "accuracy", layer))
         shuffled = NONE if band is None else f"{band['ci_low']:.2f}–{band['ci_high']:.2f}"
-        row = [str(layer), _share(accuracy), _share(auc, interval=not extra), _share(selectivity, interval=not extra), shuffled]
+        row = [str(layer), share(accuracy), share(auc, interval=not extra), share(selectivity, interval=not extra), shuffled]
         body.append([*row, *extra.get(layer, [])])
     known = [
-        [name, *(_share(cells.get((method, s, None)), interval=not extra) for s in ("accuracy", "auc"))] for name, method in WITHOUT.items()
+        [name, *(share(cells.get((method, s, None)), interval=not extra) for s in ("accuracy", "auc"))] for name, method in WITHOUT.items()
     ]
     columns = [
         "row",
@@ -51,7 +51,8 @@ def probes(summary: pl.DataFrame, dataset: str, file: str) -> Table:
     return Table(title, columns, [body, known], [*notes, *([note] if note else [])])
 
 
-def _share(row: dict[str, Any] | None, *, interval: bool = True) -> str:
+def share(row: dict[str, Any] | None, *, interval: bool = True) -> str:
+    """Estimate and interval in one cell, to two places."""
     if row is None or row["estimate"] is None:
         return NONE
     low, middle, high = (_two(row[name]) for name in ("ci_low", "estimate", "ci_high"))

@@ -108,8 +108,8 @@ class Scan:
         self.measure([Unit(unit, lambda: {"means": interventions.means(lm, forest, sites, self.run.screen.track)})], None)
         return interventions.mean_of(lm, self.journal.get(unit, "means"))
 
-    def ranked(self, every: Sequence[Site], source: str, top: int) -> list[Site]:
-        """The first `top` of the sites by attribution on the same examples, in the model's order."""
+    def ranking(self, every: Sequence[Site], source: str) -> list[Site]:
+        """The sites by attribution on the same examples, strongest first."""
         from biasscope.engine import attribution, stats
 
         lm, seed = self.run.lm, self.run.options.seed
@@ -120,7 +120,11 @@ class Scan:
             guessed = pl.concat(self.journal.tables("effects", names))
             shares = self.dataset.share_of_men()
             summary = stats.summarise(guessed, model=self.run.slug, method="attribution", share_of_men=shares, seed=seed)
-        sites = sorted([site for site in stats.top(summary, summary.height) if site in set(every)][:top])
+        return [site for site in stats.top(summary, summary.height) if site in set(every)]
+
+    def ranked(self, every: Sequence[Site], source: str, top: int) -> list[Site]:
+        """The first `top` of the sites by attribution on the same examples, in the model's order."""
+        sites = sorted(self.ranking(every, source)[:top])
         chose = f"the {len(sites)} of {len(every)} sites that attribution chose on the same examples"
         self.run.warn(f"{self.dataset.name}: p_family and q are over {chose}")
         return sites

@@ -11,7 +11,7 @@ from typing import Any, TextIO
 import polars as pl
 import pyarrow.parquet as pq
 
-from biasscope import probe_table, tables, trust
+from biasscope import circuit_table, probe_table, tables, trust
 from biasscope.console import safe_text
 from biasscope.engine.runs import RunRecord
 from biasscope.options import Format, Measure
@@ -104,6 +104,8 @@ def show_tables(found: Result, stream: TextIO) -> None:
             draw(tables.clean_model(summary, part.name, f"{part.path}/summary.parquet"), stream)
         elif found.record.command == "probe":
             draw(probe_table.probes(summary, part.name, f"{part.path}/summary.parquet"), stream)
+        elif found.record.command == "circuit":
+            draw(circuit_table.sets(summary, part.name, f"{part.path}/summary.parquet"), stream)
         elif found.record.command == "encode":
             draw(tables.encoded(summary, part.name, f"{part.path}/activations.parquet"), stream)
         else:

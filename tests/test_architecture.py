@@ -12,21 +12,10 @@ ROOT = Path(biasscope.__file__).parent
 ORDER = (
     *("errors", "types", "sources", "reading", "digests", "triples", "containers", "datasets", "counterfactuals"),
     *("fetching", "download", "predictions", "planted", "weights", "kernels", "models", "packing", "tokens", "twins", "forward", "metrics"),
-    *("budget", "effects", "donors", "interventions", "attribution", "scores", "activations", "directions"),
+    *("budget", "effects", "donors", "interventions", "attribution", "scores", "activations", "directions", "circuits"),
     *("probes", "tasks", "probing"),
-    *(
-        "resampling",
-        "slopes",
-        "estimates",
-        "subsets",
-        "measured",
-        "baselines",
-        "stats",
-        "reliability",
-        "controls",
-        "guarantees",
-        "probestats",
-    ),
+    *("resampling", "slopes", "estimates", "subsets", "measured", "baselines", "stats", "reliability"),
+    *("controls", "guarantees", "probestats", "comparison", "faithfulness", "bounds"),
     *("store", "journal", "runs", "upkeep", "exports"),
 )
 """Every engine module, each importing only what stands before it."""

@@ -1,11 +1,15 @@
 """`biasscope ablate`."""
 
 from enum import StrEnum
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from biasscope import options
+
+if TYPE_CHECKING:
+    from biasscope.engine.types import Dataset, Site
+    from biasscope.scan import Scan
 
 EXAMPLES = (
     "biasscope ablate --top 20 --by attribution",
@@ -48,37 +52,56 @@ def ablate(
     given: Annotated[
         str | None, options.option("--given", "Ablate these all the while, LAYER.HEAD or LAYER.mlp", metavar="5.3,10.mlp")
     ] = None,
+    adaptive: Annotated[
+        bool, options.option("--adaptive", "Down attribution's ranking until hardly any other site can be among the strongest")
+    ] = False,
+    miss: Annotated[float, options.option("--miss", "Share of unmeasured sites that may exceed them (--adaptive)", min=0.001, max=0.5)] = (
+        0.02
+    ),
     control: Annotated[
         Control | None, options.option("--control", "Also scan prompts where gender is a fact: gives each site's specificity")
     ] = None,
 ) -> None:
     """Replace every head and MLP in turn and measure what changes, exactly: target, competence, distribution."""
-    from biasscope import aggregation, choice, running
+    from biasscope import adapting, aggregation, choice, running
     from biasscope.engine import datasets
+    from biasscope.engine.errors import UsageError
 
     if heads is not None and layers is not None:
         raise typer.BadParameter("give --heads or --layers, not both")
+    if adaptive and (given or control or source is Source.ALL):
+        raise UsageError("--adaptive measures one source on the whole model: it does not go with --given, --control or --source all")
     chosen = choice.Choice.parse(heads, layers)
     gone = choice.parse_sites("--given", given) if given else ()
-    own = {"source": source.value, "heads": heads, "layers": layers, "top": top, "by": by.value if top else None}
-    run = running.start("ablate", o, own | {"given": given, "control": control and control.value})
-    asked = {"heads": chosen.heads, "layers": chosen.layers, "top": top, "by": own["by"], "given": list(map(str, gone))}
+    own: dict[str, Any] = {"source": source.value, "heads": heads, "layers": layers, "top": top}
+    own["by"] = by.value if top and not adaptive else None
+    own |= {"given": given, "adaptive": adaptive, "miss": miss if adaptive else None, "control": control and control.value}
+    run = running.start("ablate", o, own)
+    asked = {name: own[name] for name in ("top", "by", "adaptive", "miss")}
+    asked |= {"heads": chosen.heads, "layers": chosen.layers, "given": list(map(str, gone))}
     facts = datasets.load(control.value, o.data_dir) if control else None
     for each in run.scans(source=source.value, sites=asked, control=facts and [facts.name, facts.digest]):
         if not each.complete:
-            from biasscope.engine import interventions
-
             sites = [site for site in chosen.sites(run.lm) if site not in choice.inside(run.lm, gone)]
-            sources = ("mean", "zero", "resample") if source is Source.ALL else (source.value,)
-            if top is not None:
-                sites = each.ranked(sites, sources[0], top)
-            forest, names = each.forest(), []
-            for name in sources:
-                replacement = each.source(name, forest, [*sites, *gone])
-                units = interventions.units(run.lm, forest, sites, replacement, given=gone, batch=each.batch)
-                names += each.measure(units, f"ablate ({name})", prefix=f"{name}-")
-            if facts:
-                names += each.beside(facts).controlled(sites, sources, gone)
-            each.close(forest.examples, names, forest.dropped, forest.partly)
-        each.save(*(aggregation.controlled(each) if facts else aggregation.aggregated(each, "effects", "exact")))
+            if adaptive:
+                adapting.measure(each, sites, source.value, top or adapting.STRONGEST, miss)
+            else:
+                sources = ("mean", "zero", "resample") if source is Source.ALL else (source.value,)
+                _measure(each, sites if top is None else each.ranked(sites, sources[0], top), sources, gone, facts)
+        summary, trusted = aggregation.controlled(each) if facts else aggregation.aggregated(each, "effects", "exact")
+        each.save(summary, adapting.reported(each, trusted) if adaptive else trusted)
     run.finish()
+
+
+def _measure(each: "Scan", sites: "list[Site]", sources: tuple[str, ...], gone: "tuple[Site, ...]", facts: "Dataset | None") -> None:
+    """Nothing: measures what is not stored yet."""
+    from biasscope.engine import interventions
+
+    forest, names = each.forest(), []
+    for name in sources:
+        replacement = each.source(name, forest, [*sites, *gone])
+        units = interventions.units(each.run.lm, forest, sites, replacement, given=gone, batch=each.batch)
+        names += each.measure(units, f"ablate ({name})", prefix=f"{name}-")
+    if facts:
+        names += each.beside(facts).controlled(sites, sources, gone)
+    each.close(forest.examples, names, forest.dropped, forest.partly)

@@ -12,7 +12,7 @@ from biasscope.engine.metrics import METRICS
 from biasscope.engine.models import LM
 from biasscope.engine.packing import Block
 from biasscope.engine.tokens import Forest
-from biasscope.engine.types import EFFECTS, TOTAL, Site
+from biasscope.engine.types import EFFECTS, SET, TOTAL, Site
 
 Place = tuple[Site, str]
 """A site and the position (`tokens.POSITIONS`) at which it is replaced."""
@@ -54,7 +54,7 @@ def effects(
             "dataset": of_example([x.dataset for x in examples]),
             "metric": pl.Series(metrics, dtype=pl.String)[np.tile(np.repeat(np.arange(m), e), len(wanted))],
             "component": of_site([s.component for s, _ in wanted], pl.String),
-            "layer": of_site([None if s is WHOLE_PROMPT else s.layer for s, _ in wanted], pl.Int32),
+            "layer": of_site([None if s in (WHOLE_PROMPT, SET) else s.layer for s, _ in wanted], pl.Int32),
             "head": of_site([s.head for s, _ in wanted], pl.Int32),
             "position": of_site([position for _, position in wanted], pl.String),
             "baseline": np.tile(np.concatenate([before[k].data[of] for k in metrics]), len(wanted)),

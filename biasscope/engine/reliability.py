@@ -62,10 +62,10 @@ def assess(
         same = {"model": model, "method": method, **dict(zip(("dataset", "metric", "statistic", "component", "heads"), key, strict=True))}
         for one, other in itertools.combinations(by_source, 2):
             rows += [{**same, "source": one, "against": other, **row} for row in _agreement(by_source[one], by_source[other])]
-    return _table(rows)
+    return table(rows)
 
 
-def _table(rows: Sequence[Mapping[str, Any]]) -> pl.DataFrame:
+def table(rows: Sequence[Mapping[str, Any]]) -> pl.DataFrame:
     """The rows as RELIABILITY; what is not finite becomes null."""
     whole = pl.DataFrame([{name: row.get(name) for name in RELIABILITY} for row in rows], schema=RELIABILITY)
     floats = [name for name, kind in RELIABILITY.items() if kind == pl.Float64]
@@ -214,4 +214,4 @@ def calibration(estimated: pl.DataFrame, exact: pl.DataFrame, others: Sequence[S
             numbers["recall10"] = ("share", float(_shared(*every)[0]))
         for name, (unit, value) in numbers.items():
             rows.append({**label, "quantity": f"calibration_{name}", "unit": UNITS.get(unit, unit), "n": n, "estimate": value})
-    return _table(rows)
+    return table(rows)

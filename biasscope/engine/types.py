@@ -109,6 +109,9 @@ class Site:
         return f"L{self.layer}.{'mlp' if self.component == 'mlp_out' else self.component}"
 
 
+SET = Site(0, "set")
+"""Stands for a set of sites replaced together, named by the position: layer null in tables."""
+
 _SITE = {"component": pl.String, "layer": pl.Int32, "head": pl.Int32, "position": pl.String}
 
 SCORES = pl.Schema({"example_id": pl.String, "group": pl.String, "dataset": pl.String, "metric": pl.String, "value": pl.Float64})

@@ -1,0 +1,33 @@
+"""`biasscope circuit`."""
+
+from typing import Annotated
+
+from biasscope import options
+
+EXAMPLES = (
+    "biasscope circuit --from 34a1f100",
+    "biasscope circuit --from 34a1f100 --sizes 1,2,5,10 --minimal --target 0.8",
+)
+
+
+def circuit(
+    o: options.Measure,
+    source_run: Annotated[str, options.option("--from", "Run of ablate or patch that ranks the sites", metavar="RUN")],
+    sizes: Annotated[str, options.option("--sizes", "How many of the strongest sites to keep, or remove", metavar="1,2,5")] = (
+        "1,2,5,10,20,50"
+    ),
+    minimal: Annotated[bool, options.option("--minimal", "Also a smallest set that keeps --target, by greedy removal")] = False,
+    target: Annotated[float, options.option("--target", "Share of the statistic that --minimal has to keep", min=0.0, max=1.0)] = 0.8,
+) -> None:
+    """Keep only the strongest sites, or remove them: how much of the bias is theirs, on groups that did not choose them."""
+    from biasscope import circuiting, running
+
+    origin = circuiting.origin(o, source_run)
+    asked = {"from": origin.key, "sizes": list(circuiting.parsed(sizes)), "minimal": minimal, "target": target if minimal else None}
+    own = {"from": source_run, "sizes": sizes, "minimal": minimal, "target": target if minimal else None}
+    run = running.start("circuit", origin.options, own)
+    for each in run.scans(**asked):
+        if not each.complete:
+            circuiting.measure(each, origin, circuiting.parsed(sizes), target if minimal else None)
+        each.save(circuiting.summary(each))
+    run.finish()
