@@ -24,20 +24,15 @@ def probes(summary: pl.DataFrame, dataset: str, file: str) -> Table:
         accuracy, auc = (cells.get(("probe", name, layer)) for name in ("accuracy", "auc"))
         selectivity, band = cells.get(("within groups", "selectivity", layer)), cells.get(("shuffled", "accuracy", layer))
         shuffled = NONE if band is None else f"{band['ci_low']:.2f}–{band['ci_high']:.2f}"
-        row = [str(layer), share(accuracy), share(auc, interval=not extra), share(selectivity, interval=not extra), shuffled]
-        body.append([*row, *extra.get(layer, [])])
-    known = [
-        [name, *(share(cells.get((method, s, None)), interval=not extra) for s in ("accuracy", "auc"))] for name, method in WITHOUT.items()
-    ]
-    columns = [
-        "row",
-        "accuracy [95 %]",
-        "AUC",
-        "selectivity",
-        "shuffled",
-        *((f"Δ{'slope' if slopes else 'target'}", "random") if extra else ()),
-    ]
-    known = [row + [""] * (len(columns) - len(row)) for row in known]
+        # what removing does takes the place of the AUC: 80 columns hold no more
+        middle = [share(selectivity, interval=False)] if extra else [share(auc), share(selectivity)]
+        body.append([str(layer), share(accuracy), *middle, shuffled, *extra.get(layer, [])])
+    columns = ["row", "accuracy [95 %]", *([] if extra else ["AUC"]), "selectivity", "shuffled"]
+    columns += [f"Δ{'slope' if slopes else 'target'}", "random"] if extra else []
+    known = []
+    for name, method in WITHOUT.items():
+        numbers = [share(cells.get((method, s, None))) for s in (("accuracy",) if extra else ("accuracy", "auc"))]
+        known.append([name, *numbers, *[""] * (len(columns) - 1 - len(numbers))])
     first = cells["probe", "accuracy", layers[0]]
     title = f"{dataset}: probes for {task} in {component}, {first['n']} texts, {first['clusters']} groups"
     stream = "row k: the residual stream into layer k (the last: out of the last layer); row 0: the embedding"

@@ -36,6 +36,8 @@ def summarise(
             continue
         for statistic, values in _values(rows).items():
             found = estimates.mean(values[1], seed, tested=False)
+            if statistic != "log_loss":
+                found |= {end: np.clip(found[end], 0.0, 1.0) for end in ("ci_low", "ci_high")}
             label = {**base, "method": method, "statistic": statistic, "unit": "nats" if statistic == "log_loss" else "share"}
             parts.append(table(_sites(values[0], place), found, label))
     both = predictions.filter(pl.col("probe").is_in(["within", "control"]))
