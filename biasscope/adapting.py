@@ -11,18 +11,20 @@ from biasscope.scan import Scan
 
 STRONGEST = 10
 """The k of "the k-th effect found", unless --top says otherwise."""
+FIRST = 3
+"""Times k: how many sites are measured before any is drawn at random."""
 _DRAW = 31
 
 
 def measure(scan: Scan, every: Sequence[Site], source_name: str, k: int, miss: float) -> None:
     """Nothing: measures what is not stored yet.
 
-    First the 2 k sites that attribution ranks first, then random ones of the others; while `bounds.most_beyond` leaves open that a share
-    `miss` of the others, unmeasured, exceeds the k-th effect found, k more of each.
+    First the 3 k sites of which attribution's interval reaches furthest, then random ones of the others; while `bounds.most_beyond`
+    leaves open that a share `miss` of the others, unmeasured, exceeds the k-th effect found, k more of each.
     """
     from biasscope.engine import interventions
 
-    ranked = scan.ranking(every, source_name)
+    ranked = [site for site in stats.by_reach(scan.estimated(every, source_name)) if site in set(every)]
     forest = scan.forest()
     source, seed = scan.source(source_name, forest, every), scan.run.options.seed
     names: list[str] = []
@@ -35,8 +37,8 @@ def measure(scan: Scan, every: Sequence[Site], source_name: str, k: int, miss: f
             names.extend(scan.measure(units, f"ablate ({source_name}), {stage}", prefix=f"{stage}-"))
             done.update(new)
 
-    sweep(ranked[: 2 * k], "stage-00")
-    rest = ranked[2 * k :]
+    sweep(ranked[: FIRST * k], "stage-00")
+    rest = ranked[FIRST * k :]
     order = [rest[i] for i in np.random.default_rng((seed, _DRAW)).permutation(len(rest))]
     drawn, stage = bounds.enough(len(rest), miss), 0
     while True:

@@ -108,8 +108,8 @@ class Scan:
         self.measure([Unit(unit, lambda: {"means": interventions.means(lm, forest, sites, self.run.screen.track)})], None)
         return interventions.mean_of(lm, self.journal.get(unit, "means"))
 
-    def ranking(self, every: Sequence[Site], source: str) -> list[Site]:
-        """The sites by attribution on the same examples, strongest first."""
+    def estimated(self, every: Sequence[Site], source: str) -> pl.DataFrame:
+        """SUMMARY of the sites by attribution on the same examples."""
         from biasscope.engine import attribution, stats
 
         lm, seed = self.run.lm, self.run.options.seed
@@ -119,12 +119,14 @@ class Scan:
         with self.run.phase("attribution"):
             guessed = pl.concat(self.journal.tables("effects", names))
             shares = self.dataset.share_of_men()
-            summary = stats.summarise(guessed, model=self.run.slug, method="attribution", share_of_men=shares, seed=seed)
-        return [site for site in stats.top(summary, summary.height) if site in set(every)]
+            return stats.summarise(guessed, model=self.run.slug, method="attribution", share_of_men=shares, seed=seed)
 
     def ranked(self, every: Sequence[Site], source: str, top: int) -> list[Site]:
         """The first `top` of the sites by attribution on the same examples, in the model's order."""
-        sites = sorted(self.ranking(every, source)[:top])
+        from biasscope.engine import stats
+
+        estimates = self.estimated(every, source)
+        sites = sorted([site for site in stats.top(estimates, estimates.height) if site in set(every)][:top])
         chose = f"the {len(sites)} of {len(every)} sites that attribution chose on the same examples"
         self.run.warn(f"{self.dataset.name}: p_family and q are over {chose}")
         return sites

@@ -128,6 +128,14 @@ def top(summary: pl.DataFrame, n: int, components: Sequence[str] | None = None) 
     return [Site(row["layer"], row["component"], row["head"]) for row in rows.head(n).iter_rows(named=True)]
 
 
+def by_reach(summary: pl.DataFrame) -> list[Site]:
+    """The sites by the far end of the interval of their ranking statistic: first those that may be strongest, however uncertain."""
+    reach = pl.max_horizontal(pl.col("ci_low", "ci_high", "estimate").abs())
+    rows = ranking(summary).filter((pl.col("component") != "z") | pl.col("head").is_not_null())
+    rows = rows.sort(reach, *SITE, descending=[True] + [False] * len(SITE), nulls_last=True)
+    return [Site(row["layer"], row["component"], row["head"]) for row in rows.iter_rows(named=True)]
+
+
 def few_clusters_note(clusters: int, noun: str = "term") -> str | None:
     """Why a row has no interval and no p, or None where it may have them: "only 3 terms: no statement about other terms"."""
     if clusters >= MIN_CLUSTERS:
