@@ -1,7 +1,5 @@
 """Faithfulness of sets of sites as a table that people read at 80 columns: one row a size. Text only."""
 
-from typing import Any
-
 import polars as pl
 
 from biasscope.probe_table import share
@@ -28,17 +26,14 @@ def sets(summary: pl.DataFrame, dataset: str, file: str) -> Table:
     last = [[subset.split()[1] + "*", one("keep", subset), "", "", ""] for subset in small]
     areas = []
     for mode, name in (("keep", "area"), ("keep", "area_abs"), ("remove", "area"), ("remove", "area_abs")):
-        areas.append(f"{name} {mode}: {_number(cells.get((mode, 'all sizes', name)))}")
+        areas.append(f"{name} {mode}: {share(cells.get((mode, 'all sizes', name)))}")
     first = cells["keep", f"top {sizes[0]}", "faithfulness"]
     title = f"{dataset}: sets of heads and MLPs, source {first['source']}, {first['n']} examples, {first['clusters']} groups"
     notes = [
         "groups: those that did not choose the sites; random: 5–95 % of 20 sets of that size",
         "f: 1 as the whole model, 0 as with every head and MLP replaced; – where these two may be equal",
         *(["* the minimal set, chosen on the other half"] if small else []),
-        f"{', '.join(areas)}; more in {file}",
+        *areas,
+        f"more in {file}",
     ]
     return Table(title, ["k", "kept: f [95 %]", "random", "removed: f [95 %]", "random"], [body, last] if last else [body], notes)
-
-
-def _number(row: dict[str, Any] | None) -> str:
-    return NONE if row is None or row["estimate"] is None else f"{row['estimate']:.2f}".replace("-", "−")

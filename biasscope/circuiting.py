@@ -80,7 +80,9 @@ def measure(scan: Scan, origin: Origin, sizes: Sequence[int], target: float | No
     from biasscope.engine import circuits, interventions
 
     seed, whole = scan.run.options.seed, scan.dataset
-    choosing, reporting = circuits.halves([e.group for e in whole.examples], seed)
+    groups = sorted({e.group for e in whole.examples})
+    number = dict(zip(groups, measured.clusters(groups, origin.partners or {}).tolist(), strict=True))
+    choosing, reporting = circuits.halves(number, seed)
     ranked = origin.ranked(whole, choosing, scan.run.slug)
     if len(ranked) < 2:
         raise DataError(f"{origin.folder} ranks {len(ranked)} heads and MLPs; a circuit needs two or more")
@@ -128,6 +130,7 @@ def _minimal(scan: Scan, origin: Origin, choosing: set[str], ranked: list[Site],
         rows = pl.concat(here.journal.tables("effects", [*base, *names]))
         found: pl.DataFrame = faithfulness.of_sets(rows, model=scan.run.slug, share_of_men=shares, partners=origin.partners)
         f = found["recovered"][0]
+        scan.run.screen.note(f"minimal set: {len(sites)} sites keep {'–' if f is None else f'{f:.2f}'}")
         return None if f is None else float(f)
 
     return circuits.greedy(ranked, keeps, target)
@@ -142,7 +145,8 @@ def summary(scan: Scan) -> pl.DataFrame:
     shares, seed = scan.dataset.share_of_men(), scan.run.options.seed
     with scan.run.phase("statistics"):
         sets = faithfulness.of_sets(effects, model=scan.run.slug, share_of_men=shares, partners=partners, seed=seed)
-        found = faithfulness.curve(sets, said["sites"], said["sizes"])
+        areas = faithfulness.areas(effects, said["sites"], said["sizes"], share_of_men=shares, partners=partners, seed=seed)
+        found = faithfulness.curve(sets, said["sizes"], areas)
         small = scan.journal.facts.get("minimal")
         if small:
             found = pl.concat([found, faithfulness.minimal(sets, "minimal", len(small))])

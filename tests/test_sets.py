@@ -56,8 +56,11 @@ def test_f_and_its_areas_by_hand():
     for name, value in (("none", 0.0), ("keep-1", 1.0), ("keep-2", 2.0), ("remove-1", 1.0), ("remove-2", 0.0)):
         one = table(np.full((1, 12), value) + 0.01 * RNG(3).normal(size=12)).with_columns(component=pl.lit("set"), position=pl.lit(name))
         frames.append(one.with_columns(value="effect", baseline=pl.lit(2.0) + pl.col("effect") * 0))
-    sets = faithfulness.of_sets(pl.concat(frames), model="m", share_of_men=None)
-    found = faithfulness.curve(sets, 4, [1, 2])
+    effects = pl.concat(frames)
+    areas = faithfulness.areas(effects, 4, [1, 2], share_of_men=None)
+    found = faithfulness.curve(faithfulness.of_sets(effects, model="m", share_of_men=None), [1, 2], areas)
+    ends = found.filter(statistic="area", method="keep").row(0, named=True)
+    assert ends["ci_low"] < ends["estimate"] < ends["ci_high"] < ends["estimate"] + 0.02
     values = {(r["method"], r["subset"], r["statistic"]): r["estimate"] for r in found.iter_rows(named=True)}
     assert values["keep", "top 1", "faithfulness"] == pytest.approx(0.5, abs=0.01)
     assert values["keep", "all sizes", "area"] == pytest.approx(0.75, abs=0.01)
@@ -77,8 +80,11 @@ def test_f_is_null_where_the_whole_and_none_may_be_equal():
 
 
 def test_halves_share_no_group_and_random_sets_have_the_size_of_the_set_beside_them():
-    one, other = circuits.halves([f"g{i}" for i in range(11)], 0)
+    one, other = circuits.halves({f"g{i}": i for i in range(11)}, 0)
     assert not one & other and {len(one), len(other)} == {5, 6}
+    pairs = {f"g{i}": i // 2 for i in range(20)}  # groups that are each other's twin stay together
+    one, other = circuits.halves(pairs, 0)
+    assert not {pairs[g] for g in one} & {pairs[g] for g in other} and one | other == set(pairs)
     sites = [Site(0, "z", i) for i in range(12)]
     found = circuits.points(sites, [1, 5], 0)
     assert len(found) == 1 + 2 * 2 * 21 and len({p.name for p in found}) == len(found)

@@ -1,6 +1,6 @@
 """Sets of sites: what a model keeps with only some of them, or loses without them. Exact, several sets a pass."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache, partial
 
@@ -30,12 +30,16 @@ class Point:
     replaced: frozenset[Site]
 
 
-def halves(groups: Sequence[str], seed: int) -> tuple[set[str], set[str]]:
-    """Two seeded halves of the groups: one to choose sites on, the other to report on."""
-    names = sorted(set(groups))
-    order = np.random.default_rng((seed, _SPLIT)).permutation(len(names))
-    chosen = {names[i] for i in order[: len(names) // 2]}
-    return chosen, set(names) - chosen
+def halves(clusters: Mapping[str, int], seed: int) -> tuple[set[str], set[str]]:
+    """Two seeded halves of the groups, whole clusters in either: one to choose sites on, the other to report on.
+
+    `clusters`: group → its cluster's number.
+    """
+    numbers = sorted(set(clusters.values()))
+    order = np.random.default_rng((seed, _SPLIT)).permutation(len(numbers))
+    first = {numbers[i] for i in order[: len(numbers) // 2]}
+    chosen = {group for group, number in clusters.items() if number in first}
+    return chosen, set(clusters) - chosen
 
 
 def points(ranked: Sequence[Site], sizes: Sequence[int], seed: int) -> list[Point]:

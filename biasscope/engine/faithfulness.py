@@ -12,9 +12,18 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 import polars as pl
 
-from biasscope.engine import stats
+from biasscope.engine import resampling, stats
 from biasscope.engine.circuits import NONE
+from biasscope.engine.estimates import numbered, standard
+from biasscope.engine.measured import measured
+from biasscope.engine.reliability import weighted
+from biasscope.engine.resampling import Array
 from biasscope.engine.types import SUMMARY, TOTAL
+
+MODES = ("keep", "remove")
+AREAS = ("area", "area_abs")
+Interval = tuple[float, float, float]
+"""Lower end, estimate, upper end."""
 
 
 def relative(effects: pl.DataFrame) -> pl.DataFrame:
@@ -36,17 +45,16 @@ def of_sets(
     return stats.ranking(whole)
 
 
-def curve(summary: pl.DataFrame, sites: int, sizes: Sequence[int]) -> pl.DataFrame:
-    """SUMMARY rows of method `keep` and `remove`, statistic `faithfulness`: subset "top k", "random k" (median and 5–95 %), and areas.
+def curve(summary: pl.DataFrame, sizes: Sequence[int], areas: Mapping[tuple[str, str], Interval]) -> pl.DataFrame:
+    """SUMMARY rows of method `keep` and `remove`, statistic `faithfulness`: subset "top k", "random k" (median and 5–95 %), and the areas.
 
-    `summary`: of the sets, from `of_sets`.
+    `summary`: of the sets, from `of_sets`; `areas`: from the function of that name.
     """
     f = {row["position"]: row for row in summary.iter_rows(named=True)}
     first = summary.row(0, named=True)
     base = {name: first[name] for name in ("model", "dataset", "source", "metric")} | {"unit": "share"}
     rows = []
-    for mode in ("keep", "remove"):
-        line = []
+    for mode in MODES:
         for k in sizes:
             row = f[f"{mode}-{k}"]
             ends = {"ci_low": row["recovered_low"], "ci_high": row["recovered_high"]}
@@ -57,20 +65,55 @@ def curve(summary: pl.DataFrame, sites: int, sizes: Sequence[int]) -> pl.DataFra
             low, middle, high = np.quantile(known, [0.05, 0.5, 0.95]).tolist() if known else (None,) * 3
             band = {"n": len(known), "estimate": middle, "ci_low": low, "ci_high": high}
             rows.append({**base, "method": mode, "subset": f"random {k}", "statistic": "faithfulness", **band})
-            line.append((k / sites, row["recovered"]))
-        for name, value in _areas(line, mode).items():
-            rows.append({**base, "method": mode, "subset": "all sizes", "statistic": name, "n": len(line), "estimate": value})
+        known_f = all(f[f"{mode}-{k}"]["recovered"] is not None for k in sizes)
+        for name in AREAS:
+            low, middle, high = areas[mode, name] if known_f else (None,) * 3
+            numbers = {"n": first["n"], "clusters": first["clusters"], "estimate": middle, "ci_low": low, "ci_high": high}
+            rows.append({**base, "method": mode, "subset": "all sizes", "statistic": name, **numbers})
     return pl.DataFrame([{name: row.get(name) for name in SUMMARY} for row in rows], schema=SUMMARY)
 
 
-def _areas(line: Sequence[tuple[float, float | None]], mode: str) -> dict[str, float | None]:
-    """The areas under f and |1 − f| over the share of sites kept; null where an f is."""
-    if any(f is None for _, f in line):
-        return {"area": None, "area_abs": None}
-    kept = [(x if mode == "keep" else 1 - x, float(f or 0.0)) for x, f in line]
-    whole = sorted([(0.0, 0.0), *kept, (1.0, 1.0)])
-    x, f = np.array(whole).T
-    return {"area": float(np.trapezoid(f, x)), "area_abs": float(np.trapezoid(np.abs(1 - f), x))}
+def areas(
+    effects: pl.DataFrame,
+    sites: int,
+    sizes: Sequence[int],
+    *,
+    share_of_men: Mapping[str, float] | None,
+    partners: Mapping[str, str] | None = None,
+    seed: int = 0,
+) -> dict[tuple[str, str], Interval]:
+    """(mode, `area` or `area_abs`) → lower end, estimate and upper end: area ± the 95 % quantile of |area* − area| over drawn clusters."""
+    found = measured(relative(effects).lazy(), "target", share_of_men, partners or {})
+    names = found.sites["position"].to_list()
+    cells, cluster, x = found.cells, found.cluster, None
+    if found.graded.any():
+        cells, cluster, x = cells.clusters(found.graded), cluster[found.graded], standard(found.x[found.graded])
+    cluster = numbered(cluster)
+    w = np.vstack([np.ones(cluster.max() + 1), resampling.weights(int(cluster.max()) + 1, seed)])[:, cluster]
+    m = weighted(cells, w, x)
+    with np.errstate(divide="ignore", invalid="ignore"):
+        f = m / m[:, [found.total or 0]]
+    return {
+        (mode, name): _interval(_area(f[:, [names.index(f"{mode}-{k}") for k in sizes]], [k / sites for k in sizes], mode, name))
+        for mode in MODES
+        for name in AREAS
+    }
+
+
+def _area(f: Array, x: Sequence[float], mode: str, name: str) -> Array:
+    """The trapezoid under each row of f (or |1 − f|) over the share of sites kept, with the end points f(0) = 0 and f(1) = 1."""
+    kept = np.array([0.0, *(x if mode == "keep" else 1 - np.array(x)), 1.0])
+    values = np.hstack([np.zeros((len(f), 1)), f, np.ones((len(f), 1))])
+    order = np.argsort(kept, kind="stable")
+    values = np.abs(1 - values) if name == "area_abs" else values
+    return np.asarray(np.trapezoid(values[:, order], kept[order], axis=1))
+
+
+def _interval(area: Array) -> Interval:
+    """Of the estimate (first) and its draws."""
+    drawn = np.abs(area[1:] - area[0])
+    reach = float(np.quantile(drawn[np.isfinite(drawn)], 0.95)) if np.isfinite(drawn).any() else np.nan
+    return float(area[0] - reach), float(area[0]), float(area[0] + reach)
 
 
 def minimal(summary: pl.DataFrame, name: str, size: int) -> pl.DataFrame:

@@ -68,7 +68,7 @@ def measured(effects: pl.LazyFrame, metric: str, share: Mapping[str, float] | No
     cells = _site_cells(effects.filter(pl.col("metric") == metric, pl.col("effect").is_finite()), sites, groups)
     # heads and the whole hook points of a component are two families
     kinds = sites.select(pl.struct("component", pl.col("head").is_null()).rank("dense")).to_series().to_numpy().astype(np.int64)
-    return Measured(sites, groups, cells, kinds, shares(groups, share), _clusters(groups, partners))
+    return Measured(sites, groups, cells, kinds, shares(groups, share), clusters(groups, partners))
 
 
 def partners(twins: pl.DataFrame) -> dict[str, str]:
@@ -77,7 +77,7 @@ def partners(twins: pl.DataFrame) -> dict[str, str]:
     return {group: names[0] for group, names in each.rows() if len(names) == 1}
 
 
-def _clusters(groups: Sequence[str], partners: Mapping[str, str]) -> NDArray[np.intp]:
+def clusters(groups: Sequence[str], partners: Mapping[str, str]) -> NDArray[np.intp]:
     """The cluster's number of each group: its own, but for two groups that are each other's partner."""
     mutual = {g: min(g, p) for g, p in partners.items() if partners.get(p) == g and p in set(groups)}
     return np.unique([mutual.get(g, g) for g in groups], return_inverse=True)[1]

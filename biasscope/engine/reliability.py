@@ -115,14 +115,14 @@ def _split(found: Measured, where: NDArray[np.bool_], statistic: str, seed: int)
         rng = np.random.default_rng((seed, _SPLIT))
         half = rng.permuted(np.tile(np.arange(k) < k // 2, (SPLITS, 1)), axis=1)[:, clusters].astype(float)
         x = estimates.standard(found.x[found.graded]) if statistic == "slope" else None
-        one, other = (_weighted(cells, w, x) for w in (half, 1 - half))
+        one, other = (weighted(cells, w, x) for w in (half, 1 - half))
         rho, share = _spearman(one, other), _shared(one, other)
     for quantity, values, unit in (("split_spearman", rho, "rho"), ("split_top10", share, "share")):
         low, middle, high = np.nanquantile(values, [0.05, 0.5, 0.95]) if np.isfinite(values).any() else (np.nan,) * 3
         yield {"quantity": quantity, "unit": unit, "n": SPLITS, "estimate": float(middle), "low": float(low), "high": float(high)}
 
 
-def _weighted(cells: estimates.Cells, w: Array, x: Array | None) -> Array:
+def weighted(cells: estimates.Cells, w: Array, x: Array | None) -> Array:
     """The statistic of each site when each group counts w times, `draw site`: the slope on x, or the mean over examples."""
     with np.errstate(divide="ignore", invalid="ignore"):
         if x is None:
@@ -137,9 +137,9 @@ def _all_clusters(found: Measured, where: NDArray[np.bool_], statistic: str) -> 
     """The statistic of each site over all clusters."""
     cells = found.cells.sites(where)
     if statistic == "mean":
-        return _weighted(cells, np.ones((1, len(found.groups))), None)[0]
+        return weighted(cells, np.ones((1, len(found.groups))), None)[0]
     known = found.graded
-    return _weighted(cells.clusters(known), np.ones((1, int(known.sum()))), estimates.standard(found.x[known]))[0]
+    return weighted(cells.clusters(known), np.ones((1, int(known.sum()))), estimates.standard(found.x[known]))[0]
 
 
 def _spearman(one: Array, other: Array) -> Array:
