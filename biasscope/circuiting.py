@@ -128,12 +128,14 @@ def _minimal(scan: Scan, origin: Origin, choosing: set[str], ranked: list[Site],
         point = circuits.Point(name, frozenset(ranked) - set(sites))
         names = here.measure(circuits.units(lm, forest, [point], source, scan.batch), None, prefix=f"choosing-{name}-")
         rows = pl.concat(here.journal.tables("effects", [*base, *names]))
-        found: pl.DataFrame = faithfulness.of_sets(rows, model=scan.run.slug, share_of_men=shares, partners=origin.partners)
-        f = found["recovered"][0]
-        scan.run.screen.note(f"minimal set: {len(sites)} sites keep {'–' if f is None else f'{f:.2f}'}")
-        return None if f is None else float(f)
+        f = faithfulness.estimates_of(rows, shares, origin.partners)[name]
+        scan.run.screen.note(f"minimal set: {len(sites)} sites keep {f:.2f}")
+        return f
 
-    return circuits.greedy(ranked, keeps, target)
+    small = circuits.greedy(ranked, keeps, target)
+    if len(small) == len(ranked):
+        raise DataError(f"no site can be left out: any {len(ranked) - 1} keep less than {target} on the half that chooses; lower --target")
+    return small
 
 
 def summary(scan: Scan) -> pl.DataFrame:

@@ -45,6 +45,30 @@ def of_sets(
     return stats.ranking(whole)
 
 
+def estimates_of(
+    effects: pl.DataFrame, share_of_men: Mapping[str, float] | None, partners: Mapping[str, str] | None = None
+) -> dict[str, float]:
+    """Set → f, the estimate alone: what `--minimal` chooses by, on groups that are not reported on."""
+    names, f = _drawn(effects, share_of_men, partners, None)
+    return dict(zip(names, f[0].tolist(), strict=True))
+
+
+def _drawn(
+    effects: pl.DataFrame, share_of_men: Mapping[str, float] | None, partners: Mapping[str, str] | None, seed: int | None
+) -> tuple[list[str], Array]:
+    """Names of the sets, and f of each over all clusters (first row) and, with a seed, over drawn clusters."""
+    found = measured(relative(effects).lazy(), "target", share_of_men, partners or {})
+    cells, cluster, x = found.cells, found.cluster, None
+    if found.graded.any():
+        cells, cluster, x = cells.clusters(found.graded), cluster[found.graded], standard(found.x[found.graded])
+    cluster = numbered(cluster)
+    k = int(cluster.max()) + 1
+    w = np.vstack([np.ones((1, k)), *([] if seed is None else [resampling.weights(k, seed)])])[:, cluster]
+    m = weighted(cells, w, x)
+    with np.errstate(divide="ignore", invalid="ignore"):
+        return found.sites["position"].to_list(), m / m[:, [found.total or 0]]
+
+
 def curve(summary: pl.DataFrame, sizes: Sequence[int], areas: Mapping[tuple[str, str], Interval]) -> pl.DataFrame:
     """SUMMARY rows of method `keep` and `remove`, statistic `faithfulness`: subset "top k", "random k" (median and 5–95 %), and the areas.
 
@@ -83,16 +107,7 @@ def areas(
     seed: int = 0,
 ) -> dict[tuple[str, str], Interval]:
     """(mode, `area` or `area_abs`) → lower end, estimate and upper end: area ± the 95 % quantile of |area* − area| over drawn clusters."""
-    found = measured(relative(effects).lazy(), "target", share_of_men, partners or {})
-    names = found.sites["position"].to_list()
-    cells, cluster, x = found.cells, found.cluster, None
-    if found.graded.any():
-        cells, cluster, x = cells.clusters(found.graded), cluster[found.graded], standard(found.x[found.graded])
-    cluster = numbered(cluster)
-    w = np.vstack([np.ones(cluster.max() + 1), resampling.weights(int(cluster.max()) + 1, seed)])[:, cluster]
-    m = weighted(cells, w, x)
-    with np.errstate(divide="ignore", invalid="ignore"):
-        f = m / m[:, [found.total or 0]]
+    names, f = _drawn(effects, share_of_men, partners, seed)
     return {
         (mode, name): _interval(_area(f[:, [names.index(f"{mode}-{k}") for k in sizes]], [k / sites for k in sizes], mode, name))
         for mode in MODES
