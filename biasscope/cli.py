@@ -7,6 +7,7 @@ import pkgutil
 import signal
 import sys
 import traceback
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -18,12 +19,29 @@ from biasscope.engine.errors import BiasScopeError
 
 KEPT = "what was measured is kept, the same command goes on from there (with --no-cache it starts again)"
 
+PANELS = ("Prepare", "Measure", "Conclude", "Keep house")
+"""The groups of commands in the help, in the order of use; each command's file says its own."""
 
-def summary_line(name: str) -> str:
-    """The first line of a command's docstring, read without importing it."""
+
+def stub(name: str) -> TyperCommand:
+    """A command as the list of commands shows it: panel, first line and first example, read without importing it."""
     tree = ast.parse((Path(commands.__path__[0]) / f"{name}.py").read_text(encoding="utf-8"))
     function = next(node for node in tree.body if isinstance(node, ast.FunctionDef) and node.name == name)
-    return (ast.get_docstring(function) or "").split("\n")[0]
+    said = {
+        target.id: ast.literal_eval(node.value)
+        for node in tree.body
+        if isinstance(node, ast.Assign)
+        for target in node.targets
+        if isinstance(target, ast.Name) and target.id in ("PANEL", "EXAMPLES")
+    }
+    line = (ast.get_docstring(function) or "").split("\n")[0]
+    return TyperCommand(name, help=f"{line} Example: {said['EXAMPLES'][0]}", rich_help_panel=said["PANEL"])
+
+
+def in_order(names: Iterable[str]) -> list[str]:
+    """The commands by panel, in the order in which they are used."""
+    stubs = {name: stub(name) for name in names}
+    return sorted(stubs, key=lambda name: (PANELS.index(str(stubs[name].rich_help_panel)), name))
 
 
 def load(name: str) -> Any:
@@ -38,8 +56,12 @@ class Folder(TyperGroup):
     """A command group that is a folder: each file is a subcommand, imported only when it is called or asked for help."""
 
     def __init__(self, **settings: Any) -> None:
-        found = sorted(module.name for module in pkgutil.iter_modules(commands.__path__))
-        super().__init__(**{**settings, "commands": {name: TyperCommand(name, help=summary_line(name)) for name in found}})
+        found = in_order(module.name for module in pkgutil.iter_modules(commands.__path__))
+        super().__init__(**{**settings, "commands": {name: stub(name) for name in found}})
+
+    def list_commands(self, ctx: Any) -> list[str]:
+        """The names in the order of their panels."""
+        return list(self.commands)
 
     def resolve_command(self, ctx: Any, args: list[str]) -> Any:
         """The real command in place of the stub that the list of commands shows."""
@@ -82,16 +104,21 @@ app = typer.Typer(
 )
 
 
-def show_version(value: bool) -> None:
-    """Nothing: prints the version and ends."""
-    if value:
-        typer.echo(f"biasscope {__version__}")
-        raise typer.Exit
+def versions() -> str:
+    """What a bug report needs: versions of everything that decides numbers, Python and the system."""
+    import platform
+
+    from biasscope.engine import runs
+
+    found = runs.versions() | {"system": f"{platform.system()} {platform.machine()}"}
+    return "\n".join(f"{name} {version}" for name, version in found.items())
 
 
-@app.callback()
+@app.callback(invoke_without_command=True)
 def biasscope(
-    version: Annotated[bool, typer.Option("--version", help="Show the version", callback=show_version, is_eager=True)] = False,
+    context: typer.Context,
+    version: Annotated[bool, typer.Option("--version", help="Show the version; with -v also those of the libraries")] = False,
+    verbose: Annotated[bool, typer.Option("--verbose", "-v", help="With --version: what a bug report needs")] = False,
     debug: options.Debug = False,
 ) -> None:
     """Where inside a causal language model social bias sits, how certain that is, and what it costs to remove.
@@ -99,6 +126,12 @@ def biasscope(
     Exit codes: 0 ok, 1 failed, 2 usage, 3 finished with parts missing, 4 bad input, 5 needs the network, 11 locked,
     12 cache damaged, 130 Ctrl-C, 143 SIGTERM.
     """
+    if version:
+        typer.echo(versions() if verbose else f"biasscope {__version__}")
+        raise typer.Exit
+    if context.invoked_subcommand is None:
+        typer.echo(context.get_help())
+        raise typer.Exit(2)
 
 
 def main() -> None:

@@ -102,6 +102,7 @@ FormatOption = Annotated[
 ]
 Json = Annotated[bool, option("--json", "Short for --format json", panel=OUTPUT)]
 Rows = Annotated[bool, option("--rows", "Per-example rows too (json), or instead of the summary (jsonl)", panel=OUTPUT)]
+Plot = Annotated[bool, option("--plot", "Also draw the result in the terminal: a heat map of the heads, bars", panel=OUTPUT)]
 Quiet = Annotated[bool, option("--quiet", "No progress, no notes", "-q", panel=OUTPUT)]
 Verbose = Annotated[bool, option("--verbose", "Also what the libraries have to say", "-v", panel=OUTPUT)]
 Debug = Annotated[bool, option("--debug", "Show the traceback of every error", panel=OUTPUT, callback=remember_debug)]

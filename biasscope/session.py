@@ -43,6 +43,8 @@ class Session:
     """Files of the per-example tables to show."""
     batch_size: int | None = None
     """Tokens × copies of a pass, as decided; None where nothing was decided."""
+    plot: bool = False
+    """Whether the result is drawn in the terminal too."""
     lost: int = 0
     """Values left out of the present run because they are not finite."""
 
@@ -115,7 +117,7 @@ class Session:
     def finish(self) -> None:
         """Nothing: shows the result of all datasets; PartialError where some values had to be left out."""
         self.screen.note(f"finished in {clock(sum(self.timing.values()))}")
-        show.result(show.Result(self.record(self.parts), self.summaries, self.reliability, self.rows), self.options)
+        show.result(show.Result(self.record(self.parts), self.summaries, self.reliability, self.rows, self.plot), self.options)
         if lost := sum(part.lost for part in self.parts):
             raise PartialError(f"finished, but {lost} values are not finite and were left out; --dtype float32 may help")
 

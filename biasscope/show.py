@@ -11,7 +11,7 @@ from typing import Any, TextIO
 import polars as pl
 import pyarrow.parquet as pq
 
-from biasscope import circuit_table, probe_table, tables, trust
+from biasscope import circuit_table, plots, probe_table, tables, trust
 from biasscope.console import safe_text
 from biasscope.engine.runs import RunRecord
 from biasscope.options import Format, Measure
@@ -31,6 +31,8 @@ class Result:
     """RELIABILITY per dataset."""
     rows: list[Path]
     """Files of per-example tables; empty unless asked for."""
+    plot: bool = False
+    """Whether it is drawn too: under the tables, or on stderr beside data."""
 
 
 def result(found: Result, options: Measure) -> None:
@@ -43,6 +45,8 @@ def result(found: Result, options: Measure) -> None:
         if asked is None and sys.stderr.isatty() and not options.quiet:
             show_tables(found, sys.stderr)
         write_data(found, chosen, options.rows)
+    if found.plot:
+        draw_plots(found, sys.stdout if chosen is Format.TABLE else sys.stderr)
     sys.stdout.flush()
 
 
@@ -115,6 +119,17 @@ def show_tables(found: Result, stream: TextIO) -> None:
                 draw(tables.effects(rows, part.name, f"{part.path}/summary.parquet", control), stream)
             for table in trust.tables(summary, trusted):
                 draw(table, stream)
+
+
+def draw_plots(found: Result, stream: TextIO) -> None:
+    """Nothing: draws each dataset, method and source."""
+    for summary in found.summaries:
+        if found.record.command == "probe":
+            plots.probes(summary, stream)
+            continue
+        own = summary.filter(pl.col("dataset") == summary["dataset"][0])
+        for rows in own.partition_by("method", "source", maintain_order=True):
+            plots.sites(rows, stream)
 
 
 def draw(table: tables.Table, stream: TextIO) -> None:

@@ -471,3 +471,19 @@ def test_a_dataset_without_twins_is_bad_input_with_the_reasons_counted(tiny_gpt2
     lonely = ("patch", "--model", tiny_gpt2, "--dataset", "definitional", "--limit", 4, "-o", tmp_path)
     code, out, err = biasscope(*lonely, ok=False)
     assert (code, out) == (4, "") and "4 of 4 have no counterfactual twin: 3 × no counterpart" in err and "--source mean" in err
+
+
+def test_help_groups_commands_by_use_with_an_example_each():
+    _, out, _ = biasscope("--help")
+    text = " ".join(out.replace("│", " ").split())
+    places = [text.index(f"─ {panel} ") for panel in cli.PANELS]
+    assert places == sorted(places)
+    for name in ("patch", "probe", "verify", "runs"):
+        example = cli.stub(name).help.split("Example: ")[1]
+        assert example.startswith(f"biasscope {name}") and example in text
+
+
+def test_version_is_one_line_and_with_v_what_a_bug_report_needs():
+    assert biasscope("--version")[1] == "biasscope 0.1.0\n"
+    lines = dict(line.split(" ", 1) for line in biasscope("--version", "-v")[1].splitlines())
+    assert {"biasscope", "python", "torch", "transformer_lens", "system"} <= set(lines) and "+" not in lines["python"]

@@ -11,6 +11,7 @@ if TYPE_CHECKING:
     from biasscope.engine.types import Dataset, Site
     from biasscope.scan import Scan
 
+PANEL = "Measure"
 EXAMPLES = (
     "biasscope ablate --top 20 --by attribution",
     "biasscope ablate --model gpt2 --dataset winogender --layers 0-5,11",
@@ -61,6 +62,7 @@ def ablate(
     control: Annotated[
         Control | None, options.option("--control", "Also scan prompts where gender is a fact: gives each site's specificity")
     ] = None,
+    plot: options.Plot = False,
 ) -> None:
     """Replace every head and MLP in turn and measure what changes, exactly: target, competence, distribution."""
     from biasscope import adapting, aggregation, choice, running
@@ -90,6 +92,7 @@ def ablate(
                 _measure(each, sites if top is None else each.ranked(sites, sources[0], top), sources, gone, facts)
         summary, trusted = aggregation.controlled(each) if facts else aggregation.aggregated(each, "effects", "exact")
         each.save(summary, adapting.reported(each, trusted) if adaptive else trusted)
+    run.plot = plot
     run.finish()
 
 

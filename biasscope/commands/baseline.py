@@ -5,6 +5,7 @@ from typing import Annotated
 
 from biasscope import options
 
+PANEL = "Measure"
 EXAMPLES = (
     "biasscope baseline",
     "biasscope baseline --model gpt2 --dataset stereoset --dataset winogender",

@@ -7,6 +7,7 @@ import typer
 
 from biasscope import options
 
+PANEL = "Keep house"
 EXAMPLES = (
     "biasscope cache ls",
     "biasscope cache verify --repair",

@@ -4,6 +4,7 @@ from typing import Annotated
 
 from biasscope import options
 
+PANEL = "Conclude"
 EXAMPLES = (
     "biasscope circuit --from 34a1f100",
     "biasscope circuit --from 34a1f100 --sizes 1,2,5,10 --minimal --target 0.8",

@@ -7,6 +7,7 @@ import typer
 
 from biasscope import options
 
+PANEL = "Conclude"
 EXAMPLES = (
     "biasscope compare 34a1f100 7bc02e19",
     "biasscope compare results/gpt2/winogender/ablate/34a1f100 results/gpt2/occupations/ablate/aa10cd32 --top 20",

@@ -7,6 +7,7 @@ import typer
 
 from biasscope import options
 
+PANEL = "Prepare"
 EXAMPLES = (
     "biasscope download stereoset winogender",
     "biasscope download stereoset --from ~/Downloads   (a folder with the official dev.json)",

@@ -5,6 +5,7 @@ from typing import Annotated
 
 from biasscope import options
 
+PANEL = "Measure"
 EXAMPLES = (
     "biasscope encode --dataset winogender",
     "biasscope encode --model gpt2 --site z --position term",

@@ -5,6 +5,7 @@ from typing import Annotated
 
 from biasscope import options
 
+PANEL = "Prepare"
 EXAMPLES = (
     "biasscope pairs --dataset winogender",
     "biasscope pairs --model gpt2 --dataset stereoset_race --json | jq '.[] | select(.kept | not) | .reason'",

@@ -8,6 +8,7 @@ from biasscope import options
 if TYPE_CHECKING:
     from biasscope.scan import Scan
 
+PANEL = "Measure"
 EXAMPLES = (
     "biasscope patch --dataset winogender",
     "biasscope patch --method exact --components resid_post --positions term,between,readout",
@@ -59,6 +60,7 @@ def patch(
     calibrate: Annotated[
         int | None, options.option("--calibrate", "Also measure exactly the first N and N random sites of each kind", min=1)
     ] = None,
+    plot: options.Plot = False,
 ) -> None:
     """Effect of replacing every head, MLP, attention output and residual site: estimated by gradients, or exact."""
     from biasscope import aggregation, choice, running
@@ -80,6 +82,7 @@ def patch(
         if not each.complete:
             _measure(each, own, where)
         each.save(*(aggregation.calibrated(each, calibrate) if calibrate else aggregation.aggregated(each, "effects", method.value)))
+    run.plot = plot
     run.finish()
 
 

@@ -5,6 +5,7 @@ from typing import Annotated
 
 from biasscope import options
 
+PANEL = "Measure"
 EXAMPLES = (
     "biasscope probe --dataset winogender",
     "biasscope probe --dataset stereoset_race --negatives unrelated",
@@ -61,6 +62,7 @@ def probe(
     ),
     split: Annotated[Split, options.option("--split", "Grouped 5 folds, or one grouped 80/20 split")] = Split.KFOLD,
     causal: Annotated[bool, options.option("--causal", "Also remove each layer's direction and measure what changes")] = False,
+    plot: options.Plot = False,
 ) -> None:
     """Where bias is linearly readable, layer by layer: held-out accuracy, AUC and selectivity, against shuffled labels."""
     from biasscope import running
@@ -79,4 +81,5 @@ def probe(
             probing.measure(each, chosen, negatives.value, site.value, position.value, split.value, causal=causal)
         each.save(probing.summary(each, chosen, site.value, position.value, causal=causal))
         probing.write_weights(each)
+    run.plot = plot
     run.finish()

@@ -8,6 +8,7 @@ import typer
 
 from biasscope import options
 
+PANEL = "Keep house"
 EXAMPLES = ("biasscope runs ls", "biasscope runs show 34a1f100", "biasscope runs show 34a1f100 --json | jq .reproduce")
 
 

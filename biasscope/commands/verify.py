@@ -8,6 +8,7 @@ from biasscope import options
 if TYPE_CHECKING:
     from biasscope.engine.guarantees import Finding
 
+PANEL = "Conclude"
 EXAMPLES = ("biasscope verify", "biasscope verify --json | jq '.[] | select(.holds | not)'")
 SHOWN = {"model": "model", "how": "how", "about": "site", "statistic": "statistic", "worked": "by hand", "found": "found"}
 SHOWN |= {"auroc": "AUROC", "verdict": "verdict"}
