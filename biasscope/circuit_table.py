@@ -2,6 +2,7 @@
 
 import polars as pl
 
+from biasscope.engine import stats
 from biasscope.probe_table import share
 from biasscope.tables import NONE, Table
 
@@ -36,4 +37,6 @@ def sets(summary: pl.DataFrame, dataset: str, file: str) -> Table:
         *areas,
         f"more in {file}",
     ]
+    note = stats.few_clusters_note(first["clusters"], "term" if dataset.startswith("stereoset") else "group")
+    notes += [note] if note else []
     return Table(title, ["k", "kept: f [95 %]", "random", "removed: f [95 %]", "random"], [body, last] if last else [body], notes)
