@@ -33,6 +33,22 @@ class Dtype(StrEnum):
     FLOAT16 = "float16"
 
 
+class Component(StrEnum):
+    """What activations are read of."""
+
+    RESID = "resid"
+    Z = "z"
+    MLP_OUT = "mlp_out"
+
+
+class Position(StrEnum):
+    """Where in the text activations are read."""
+
+    LAST = "last"
+    TERM = "term"
+    MEAN = "mean"
+
+
 def option(flag: str, help: str, *more: str, panel: str | None = None, **limits: Any) -> Any:  # noqa: A002  typer's own word
     """A typer option that also reads BIASSCOPE_<FLAG>; `more` are further spellings, `limits` typer's min, max, metavar."""
     name = flag.removeprefix("--").replace("-", "_").upper()
@@ -102,6 +118,8 @@ FormatOption = Annotated[
 ]
 Json = Annotated[bool, option("--json", "Short for --format json", panel=OUTPUT)]
 Rows = Annotated[bool, option("--rows", "Per-example rows too (json), or instead of the summary (jsonl)", panel=OUTPUT)]
+SiteOption = Annotated[Component, option("--site", "resid: the stream into every layer and out of the last; z: heads")]
+PositionOption = Annotated[Position, option("--position", "Last token, last token of the term, or mean over the text")]
 Plot = Annotated[bool, option("--plot", "Also draw the result in the terminal: a heat map of the heads, bars", panel=OUTPUT)]
 Quiet = Annotated[bool, option("--quiet", "No progress, no notes", "-q", panel=OUTPUT)]
 Verbose = Annotated[bool, option("--verbose", "Also what the libraries have to say", "-v", panel=OUTPUT)]

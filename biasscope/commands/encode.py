@@ -1,8 +1,5 @@
 """`biasscope encode`."""
 
-from enum import StrEnum
-from typing import Annotated
-
 from biasscope import options
 
 PANEL = "Measure"
@@ -13,28 +10,10 @@ EXAMPLES = (
 )
 
 
-class Site(StrEnum):
-    """What is written."""
-
-    RESID = "resid"
-    Z = "z"
-    MLP_OUT = "mlp_out"
-
-
-class Position(StrEnum):
-    """Where in the prompt."""
-
-    LAST = "last"
-    TERM = "term"
-    MEAN = "mean"
-
-
 def encode(
     o: options.Measure,
-    site: Annotated[Site, options.option("--site", "resid: the stream into every layer and out of the last; z: heads")] = Site.RESID,
-    position: Annotated[
-        Position, options.option("--position", "Last token, last token of the term, or mean over the prompt")
-    ] = Position.LAST,
+    site: options.SiteOption = options.Component.RESID,
+    position: options.PositionOption = options.Position.LAST,
 ) -> None:
     """Write the activations of every prompt as Parquet, for probes and other tools."""
     from biasscope import running

@@ -29,22 +29,6 @@ class Negatives(StrEnum):
     UNRELATED = "unrelated"
 
 
-class Site(StrEnum):
-    """What is read."""
-
-    RESID = "resid"
-    Z = "z"
-    MLP_OUT = "mlp_out"
-
-
-class Position(StrEnum):
-    """Where in the text."""
-
-    LAST = "last"
-    TERM = "term"
-    MEAN = "mean"
-
-
 class Split(StrEnum):
     """How groups are held out."""
 
@@ -56,10 +40,8 @@ def probe(
     o: options.Measure,
     task: Annotated[Task, options.option("--task", "auto: occupation where there are labour statistics, else stereotype")] = Task.AUTO,
     negatives: Annotated[Negatives, options.option("--negatives", "stereotype: which filler is label 0")] = Negatives.ANTI,
-    site: Annotated[Site, options.option("--site", "resid: the stream into every layer and out of the last; z: heads")] = Site.RESID,
-    position: Annotated[Position, options.option("--position", "Last token, last token of the term, or mean over the text")] = (
-        Position.LAST
-    ),
+    site: options.SiteOption = options.Component.RESID,
+    position: options.PositionOption = options.Position.LAST,
     split: Annotated[Split, options.option("--split", "Grouped 5 folds, or one grouped 80/20 split")] = Split.KFOLD,
     causal: Annotated[bool, options.option("--causal", "Also remove each layer's direction and measure what changes")] = False,
     plot: options.Plot = False,
@@ -68,7 +50,7 @@ def probe(
     from biasscope import running
     from biasscope.engine.errors import UsageError
 
-    if causal and site is not Site.RESID:
+    if causal and site is not options.Component.RESID:
         raise UsageError(f"--causal removes a direction from the residual stream: it needs --site resid, not {site.value}")
     asked = {name: value.value for name, value in (("task", task), ("negatives", negatives), ("site", site), ("position", position))}
     asked["split"] = split.value

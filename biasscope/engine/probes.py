@@ -107,8 +107,8 @@ def shuffled(items: Items, level: str, seed: int) -> Iterator[Array]:
         yield moved
 
 
-def _model(c: float, weights: bool = True) -> LogisticRegression:
-    return LogisticRegression(C=c, class_weight="balanced" if weights else None, max_iter=1000)
+def _model(c: float) -> LogisticRegression:
+    return LogisticRegression(C=c, class_weight="balanced", max_iter=1000)
 
 
 def _scaled(x: Any, train: Array, test: Array) -> tuple[Any, Any]:

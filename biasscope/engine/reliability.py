@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 from scipy.stats import rankdata
 from scipy.stats import t as student
 
-from biasscope.engine import estimates, resampling, slopes
+from biasscope.engine import estimates, resampling, slopes, stats
 from biasscope.engine.measured import BIAS, SITE, UNITS, Measured, measured, parts
 from biasscope.engine.resampling import MIN_CLUSTERS, Array
 from biasscope.engine.types import RELIABILITY, TOTAL, Site
@@ -170,8 +170,6 @@ def _agreement(one: pl.DataFrame, other: pl.DataFrame) -> Iterator[dict[str, Any
 
 def chosen(summary: pl.DataFrame, n: int, seed: int) -> tuple[list[Site], list[Site]]:
     """The n sites of each kind that a summary ranks first, and n seeded others of each kind: what `--calibrate` measures exactly."""
-    from biasscope.engine import stats
-
     ranked = stats.ranking(summary).filter((pl.col("component") != "z") | pl.col("head").is_not_null())
     best: list[Site] = []
     others: list[Site] = []
@@ -192,8 +190,6 @@ def calibration(estimated: pl.DataFrame, exact: pl.DataFrame, others: Sequence[S
     measured exactly exceed M (0 where all were). `calibration_recall10`, only where every site of the kind was swept: how many of the
     10 largest exact effects attribution has among its 10 largest, as a share.
     """
-    from biasscope.engine import stats
-
     drawn = {(s.component, s.layer, s.head) for s in others}
     keys = ["dataset", "metric", "statistic", *SITE]
     both = stats.ranking(estimated).join(stats.ranking(exact).select(*keys, exact="estimate"), on=keys, how="left", nulls_equal=True)
