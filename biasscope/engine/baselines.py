@@ -12,6 +12,9 @@ from biasscope.engine.measured import BIAS, METRICS, STATISTICS, UNITS, Measured
 from biasscope.engine.resampling import MIN_CLUSTERS, Array
 from biasscope.engine.types import Example
 
+SHARE = "share_of_men"
+"""The metric of the rows that say, per occupation, what target is regressed on: per cent of men, from the labour statistics."""
+
 
 def baseline(
     scores: pl.DataFrame, examples: Sequence[Example], *, model: str, share_of_men: Mapping[str, float] | None, seed: int = 0
@@ -20,7 +23,7 @@ def baseline(
 
     Subsets (see `subsets.of_examples`) have the mean of target and sentence, and the slope where they keep 6 clusters. "all" is a
     family of its own; the other subsets are one family together. Correlations are of the occupation means of target with the share
-    of *men* (100 − per cent of women): positive is the stereotype.
+    of *men* (100 − per cent of women): positive is the stereotype. That share stands beside each occupation as metric share_of_men.
     """
     refuse_empty(scores)
     masks = subsets.of_examples(examples, occupations=share_of_men is not None)
@@ -39,6 +42,9 @@ def baseline(
             everything = cells.sites(np.array([name == "all" for name in masks]))
             for name, columns in _correlations(everything, groups, share_of_men, examples, seed):
                 tables.append(table(names.head(1), columns, {**labels, "metric": metric, "statistic": name, "unit": "r"}))
+    if share_of_men:
+        known = pl.DataFrame({"subset": [f"occupation: {group}" for group in groups], "estimate": shares(groups, share_of_men)})
+        tables.append(table(known, {}, {**labels, "metric": SHARE, "statistic": "mean", "unit": "%"}))
     return pl.concat(tables).sort(place("subset", list(masks)), place("metric", METRICS), place("statistic", STATISTICS))
 
 

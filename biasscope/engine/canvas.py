@@ -1,0 +1,161 @@
+"""Sheets that figures are drawn on: size, colours, axes and legible ticks, and how a sheet becomes PNG and SVG bytes."""
+
+import functools
+import io
+import re
+import textwrap
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import matplotlib
+from matplotlib.axes import Axes
+from matplotlib.colors import LinearSegmentedColormap
+from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
+
+WARM, COOL = "#c85a1e", "#2864be"
+"""Towards the stereotype and away from it: told apart by the colour-blind too. The terminal's heat maps have the same two."""
+INK = "#1b1b1f"
+"""Text and axes. Replaced by the page's own colour in SVG, so that a figure reads on dark pages too."""
+MUTED, NEUTRAL = "#8a8a94", "#f4f4f2"
+"""Bands and reference lines; a heat map's zero."""
+DIVERGING = LinearSegmentedColormap.from_list("biasscope", [COOL, NEUTRAL, WARM])
+DIVERGING.set_bad("#c9c9d0")
+
+WIDTH = 3.6
+"""Inches of a sheet: 346 pixels of a browser, which a phone shows at full size; two fit a page in print."""
+LEFT, RIGHT, BOTTOM, LINE = 0.62, 0.12, 0.46, 0.155
+"""Inches left, right and below the axes, and of a line of the title."""
+TITLE = 44
+"""Characters of a line of the title."""
+NAMES = {"nats/SD": "nats per SD of the share of men", "nats": "nats", "share": "share of the total effect"}
+"""Units as axes and colour bars spell them out."""
+SETTINGS: Any = {
+    "font.family": "DejaVu Sans",
+    "font.size": 8,
+    "axes.titlesize": 8.5,
+    "axes.titleweight": "bold",
+    "axes.labelsize": 8,
+    "xtick.labelsize": 7.5,
+    "ytick.labelsize": 7.5,
+    "legend.fontsize": 7,
+    "legend.frameon": False,
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "text.color": INK,
+    "axes.labelcolor": INK,
+    "axes.edgecolor": INK,
+    "xtick.color": INK,
+    "ytick.color": INK,
+    "text.parse_math": False,  # names come from data: `$` is a character
+    "svg.hashsalt": "biasscope",  # the same figure gives the same bytes
+    "svg.fonttype": "path",
+    "axes.unicode_minus": True,
+}
+
+
+@dataclass(frozen=True)
+class Sheet:
+    """One figure with its axes, first the upper one."""
+
+    figure: Figure
+    axes: tuple[Axes, ...]
+
+
+def sheet(title: str, heights: tuple[float, ...], *, left: float = LEFT, right: float = RIGHT, bottom: float = BOTTOM) -> Sheet:
+    """An empty sheet of the standard width with axes of the given heights (inches) below each other, and a title of up to 3 lines.
+
+    The margins are fixed, not computed: drawing stays quick, and the figures of a row line up.
+    """
+    lines = [line for part in title.split("\n") for line in textwrap.wrap(shortened(part, 2 * TITLE), TITLE)][:3]
+    gap = 0.18
+    total = bottom + sum(heights) + gap * (len(heights) - 1) + LINE * len(lines) + 0.16
+    with matplotlib.rc_context(SETTINGS):
+        figure = Figure(figsize=(WIDTH, total))
+        top, axes = total - LINE * len(lines) - 0.16, []
+        figure.text(0.06 / WIDTH, 1 - 0.07 / total, "\n".join(lines), va="top", ha="left", weight="bold", size=8.5, linespacing=1.25)
+        for height in heights:
+            axes.append(figure.add_axes((left / WIDTH, (top - height) / total, (WIDTH - left - right) / WIDTH, height / total)))
+            top -= height + gap
+    return Sheet(figure, tuple(axes))
+
+
+def styled(draw: Callable[..., Figure]) -> Callable[..., Figure]:
+    """The drawing function, drawing in the house style and no other."""
+
+    @functools.wraps(draw)
+    def drawn(*given: Any, **named: Any) -> Figure:
+        with matplotlib.rc_context(SETTINGS):
+            return draw(*given, **named)
+
+    return drawn
+
+
+def spelt(unit: str) -> str:
+    """The unit as axes and colour bars spell it out."""
+    return NAMES.get(unit, unit)
+
+
+def whole_numbers(axis: Any, most: int) -> None:
+    """Nothing: ticks at whole numbers, so few that their labels cannot meet."""
+    axis.set_major_locator(MaxNLocator(nbins=most, integer=True, min_n_ticks=1))
+
+
+def few_numbers(axes: Axes, *, x: bool = True, y: bool = True, most: int = 5) -> None:
+    """Nothing: so few ticks on the axes of numbers that their labels cannot meet."""
+    for axis in [axes.xaxis] * x + [axes.yaxis] * y:
+        axis.set_major_locator(MaxNLocator(nbins=most))
+
+
+def colour_bar(drawn: Sheet, image: Any, unit: str) -> None:
+    """Nothing: a colour bar right of the axes, its unit along it."""
+    box = drawn.axes[0].get_position()
+    beside = drawn.figure.add_axes((box.x1 + 0.1 / WIDTH, box.y0, 0.1 / WIDTH, box.height))
+    bar = drawn.figure.colorbar(image, cax=beside)
+    bar.set_label(spelt(unit), fontsize=7.5)
+    bar.outline.set_visible(False)
+    few_numbers(beside, x=False)
+
+
+def labels(drawn: Sheet, points: Sequence[tuple[float, float, str]]) -> None:
+    """Nothing: names beside points, those left out that would lie on another or outside the axes."""
+    axes: Axes = drawn.axes[0]
+    taken: list[Any] = []
+    inside = axes.get_window_extent()
+    for x, y, name in points:
+        right = x > sum(axes.get_xlim()) / 2
+        text = axes.annotate(
+            shortened(name, 24), (x, y), xytext=(-4 if right else 4, 3), textcoords="offset points", size=7, ha="right" if right else "left"
+        )
+        box = text.get_window_extent()
+        clear = inside.x0 <= box.x0 and box.x1 <= inside.x1 and inside.y0 <= box.y0 and box.y1 <= inside.y1
+        if clear and not any(box.overlaps(other) for other in taken):
+            taken.append(box)
+        else:
+            text.remove()
+
+
+def shortened(text: str, most: int) -> str:
+    """The text without line breaks and control characters, its middle left out where it is too long."""
+    text = " ".join("".join(c if c.isprintable() else " " for c in text).split())
+    return text if len(text) <= most else f"{text[: most // 2]}…{text[-(most - most // 2 - 1) :]}"
+
+
+def png(drawn: Figure) -> bytes:
+    """The figure for print and Markdown: white paper, 200 dots an inch."""
+    out = io.BytesIO()
+    with matplotlib.rc_context(SETTINGS):
+        drawn.savefig(out, format="png", dpi=200, facecolor="white", metadata={"Software": None})
+    return out.getvalue()
+
+
+def svg(drawn: Figure, prefix: str) -> str:
+    """The figure for an HTML page: no paper, text and axes in the page's colour, ids that begin with `prefix`, no outer header."""
+    out = io.StringIO()
+    with matplotlib.rc_context(SETTINGS):
+        drawn.savefig(out, format="svg", transparent=True, metadata={"Date": None, "Creator": None, "Format": None, "Type": None})
+    text = out.getvalue()
+    text = re.sub(r"<metadata>.*?</metadata>", "", text[text.index("<svg") :], flags=re.DOTALL)
+    text = re.sub(r'(\bid="|href="#|url\(#)', rf"\g<1>{prefix}-", text)
+    return text.replace(INK, "currentColor")
