@@ -1,0 +1,35 @@
+"""`biasscope report`."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from biasscope import options
+
+PANEL = "Conclude"
+EXAMPLES = (
+    "biasscope report",
+    "biasscope report --model gpt2 --out gpt2.md",
+    "biasscope report 34a1f100 7bc02e19 --format json | jq '.used[].reproduce'",
+)
+
+
+def report(
+    runs: Annotated[
+        list[str] | None, typer.Argument(help="Folders of finished runs, or the first characters of their keys (default: all)")
+    ] = None,
+    model: Annotated[str | None, options.option("--model", "Only runs of this model", "-m")] = None,
+    out: Annotated[
+        Path | None, options.option("--out", "Markdown file; page and figures stand beside it (default: report.md in --output-dir)")
+    ] = None,
+    output_dir: options.OutputDir = Path("results"),
+    format: options.FormatOption = None,  # noqa: A002  the option's name
+    json: options.Json = False,
+    quiet: options.Quiet = False,
+    debug: options.Debug = False,
+) -> None:
+    """Turn finished runs into a report: Markdown with figures, and one HTML page. Measures nothing and loads no model."""
+    from biasscope.reporting import writing
+
+    writing.write(runs or [], model, out or output_dir / "report.md", output_dir, options.Format.JSON if json else format, quiet=quiet)

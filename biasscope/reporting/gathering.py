@@ -1,0 +1,218 @@
+"""What a report is about: the finished runs under results/, one of each kind, and what each of them is in words."""
+
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import polars as pl
+
+from biasscope.engine import runs, stats, upkeep
+from biasscope.engine.errors import DamagedError, DataError
+from biasscope.engine.runs import RunRecord
+from biasscope.engine.types import SUMMARY, TOTAL
+
+MAPS = ("patch", "ablate")
+SIGHT = {
+    "corrupt": "twin patched in",
+    "clean": "clean run restored",
+    "mean": "mean ablation",
+    "zero": "zero ablation",
+    "resample": "resampled",
+}
+"""What a source does, in the title of a map."""
+KIND = ("method", "source", "direction", "steps", "positions", "components", "given", "control", "task", "negatives", "site", "position")
+"""Parameters that make another kind of measurement, not a smaller one of the same kind."""
+PREFERRED = ("exact corrupt", "exact mean", "exact resample", "exact zero", "exact clean", "attribution corrupt", "attribution mean")
+"""Which map of a dataset stands first."""
+
+
+@dataclass(frozen=True)
+class Found:
+    """One finished run with its tables."""
+
+    folder: Path
+    record: RunRecord
+    summary: pl.DataFrame
+    reliability: pl.DataFrame | None
+
+    @property
+    def key(self) -> str:
+        """The first characters of the run's key."""
+        return self.folder.name
+
+    @property
+    def model(self) -> str:
+        """The short name of the model."""
+        return str(self.summary["model"][0])
+
+    @property
+    def dataset(self) -> str:
+        """The dataset's name."""
+        return self.record.datasets[0].name
+
+
+@dataclass(frozen=True)
+class Map:
+    """The effects of one run, method and source: SUMMARY rows."""
+
+    run: Found
+    method: str
+    source: str
+    rows: pl.DataFrame
+    ranked: pl.DataFrame
+    """The rows that rank sites, single sites alone."""
+
+    @property
+    def name(self) -> str:
+        """What was done, in words."""
+        given = self.run.record.params.get("given")
+        return f"{SIGHT.get(self.source, self.source)}, {self.method}" + (f", with {given} ablated" if given else "")
+
+    @property
+    def statistic(self) -> str:
+        """The ranking statistic."""
+        return str(self.ranked["statistic"][0])
+
+    @property
+    def unit(self) -> str:
+        """Its unit."""
+        return str(self.ranked["unit"][0])
+
+    def sites(self, component: str) -> pl.DataFrame:
+        """The ranked rows of heads (`z`) or of another component."""
+        return self.ranked.filter(pl.col("component") == component)
+
+
+@dataclass(frozen=True)
+class Part:
+    """All that is known of one model on one dataset."""
+
+    model: str
+    dataset: str
+    baseline: Found | None
+    maps: list[Map]
+    """Whole maps, the preferred first."""
+    along: list[Map]
+    """Maps split by position."""
+    probes: list[Found]
+    circuits: list[Found]
+
+    @property
+    def name(self) -> str:
+        """Model and dataset."""
+        return f"{self.model}, {self.dataset}"
+
+
+@dataclass(frozen=True)
+class Gathered:
+    """What was found under results/."""
+
+    parts: list[Part]
+    used: list[Found]
+    left: list[tuple[Found, str]] = field(default_factory=list)
+    """Runs that are not shown, with the reason."""
+    damaged: list[Path] = field(default_factory=list)
+
+
+def gather(output_dir: Path, wanted: Sequence[str], model: str | None) -> Gathered:
+    """The named runs, or all under `output_dir`, one of each kind. DataError where there is none, DamagedError where a named one is not whole."""
+    folders = {path: runs.read(path) for path in map(Path, (upkeep.find(output_dir, run) for run in wanted))}
+    if broken := [path for path, record in folders.items() if record is None]:
+        raise DamagedError(f"{broken[0]} is not what was written; the command that made it makes it again")
+    records = folders or upkeep.finished(output_dir)
+    whole = [
+        _read(path, record)
+        for path, record in records.items()
+        if record is not None and record.command in (*MAPS, "baseline", "probe", "circuit")
+    ]
+    shown = [found for found in whole if model is None or model in (found.model, found.record.model.name if found.record.model else "")]
+    if not shown:
+        which = f" of model '{model}' (there are: {', '.join(sorted({f.model for f in whole}))})" if model and whole else ""
+        raise DataError(f"no finished run{which} under {output_dir}; `biasscope baseline` and `biasscope patch` make the first")
+    used, left = _one_of_each(shown)
+    names = list(dict.fromkeys((found.model, found.dataset) for found in sorted(used, key=lambda f: (_order(f.dataset), f.model))))
+    parts = [_part(name, dataset, [f for f in used if (f.model, f.dataset) == (name, dataset)]) for name, dataset in names]
+    return Gathered(parts, used, left, [path for path, record in records.items() if record is None])
+
+
+def _order(dataset: str) -> tuple[int, str]:
+    return (("winogender", "occupations").index(dataset) if dataset in ("winogender", "occupations") else 2, dataset)
+
+
+def _read(path: Path, record: RunRecord) -> Found:
+    trusted = path / "reliability.parquet"
+    # columns that an older version did not have are null
+    summary = pl.concat([SUMMARY.to_frame(), pl.read_parquet(path / "summary.parquet")], how="diagonal")
+    return Found(path, record, summary, pl.read_parquet(trusted) if trusted.is_file() else None)
+
+
+def _one_of_each(found: Sequence[Found]) -> tuple[list[Found], list[tuple[Found, str]]]:
+    """Of each kind the run with the most sites, then examples, then the newest; the others with the reason."""
+    best: dict[str, Found] = {}
+    order = sorted(found, key=lambda f: (f.summary.height, f.record.datasets[0].used, f.record.created, f.key), reverse=True)
+    left = []
+    for run in order:
+        first = best.setdefault(_kind(run), run)
+        if first is not run:
+            left.append((run, f"{first.key} is of the same kind, larger or newer"))
+    return list(best.values()), left
+
+
+def _kind(found: Found) -> str:
+    params = {name: found.record.params.get(name) or None for name in KIND}
+    if found.record.command == "circuit":
+        params["source"] = found.summary["source"].drop_nulls().to_list()[0]
+    if found.record.command in MAPS and params["positions"] in ("all", None):
+        params["components"] = None  # fewer components of the same map
+    return json.dumps([found.record.command, found.model, found.dataset, params], sort_keys=True, default=str)
+
+
+def _part(model: str, dataset: str, found: Sequence[Found]) -> Part:
+    maps = [m for run in found if run.record.command in MAPS for m in _maps(run)]
+    order = {name: i for i, name in enumerate(PREFERRED)}
+    maps.sort(key=lambda m: (bool(m.run.record.params.get("given")), order.get(f"{m.method} {m.source}", len(order)), -m.ranked.height))
+    seen: dict[str, Map] = {}
+    for m in maps:
+        if _split(m):
+            continue
+        seen.setdefault(m.name, m)
+    of = {name: [run for run in found if run.record.command == name] for name in ("baseline", "probe", "circuit")}
+    return Part(
+        model, dataset, next(iter(of["baseline"]), None), list(seen.values()), [m for m in maps if _split(m)], of["probe"], of["circuit"]
+    )
+
+
+def _split(found: Map) -> bool:
+    return found.ranked["position"].n_unique() > 1
+
+
+def _maps(run: Found) -> list[Map]:
+    own = run.summary.filter(pl.col("dataset") == run.summary["dataset"][0])
+    made = []
+    for rows in own.partition_by("method", "source", maintain_order=True):
+        ranked = stats.ranking(rows).filter(pl.col("component") != TOTAL, (pl.col("component") != "z") | pl.col("head").is_not_null())
+        tested = ranked["p_family"].is_not_null().any() or rows["method"][0] == own["method"][0]
+        if ranked.height and tested:  # the exact effects of --calibrate are no map
+            made.append(Map(run, rows["method"][0], rows["source"][0], rows, ranked))
+    return made
+
+
+def total(found: Map) -> dict[str, Any] | None:
+    """The row of the total effect on the ranking statistic, None where there is none."""
+    rows = found.rows.filter(pl.col("component") == TOTAL, pl.col("subset") == "all", pl.col("metric") == "target")
+    rows = rows.filter(pl.col("statistic") == found.statistic)
+    return rows.row(0, named=True) if rows.height else None
+
+
+def clean(part: Part) -> dict[str, Any] | None:
+    """The clean model's ranking statistic, None where no baseline was run."""
+    if part.baseline is None:
+        return None
+    rows = part.baseline.summary.filter(
+        pl.col("metric") == "target", pl.col("subset") == "all", pl.col("statistic").is_in(["slope", "mean"])
+    )
+    slopes = rows.filter(pl.col("statistic") == "slope")
+    rows = slopes if slopes.height else rows
+    return rows.row(0, named=True) if rows.height else None

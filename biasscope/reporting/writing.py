@@ -1,0 +1,76 @@
+"""A report from the folder of runs to the files that people open."""
+
+import json
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from biasscope import __version__, show
+from biasscope.console import Screen
+from biasscope.engine import runs, store
+from biasscope.engine.errors import PartialError, UsageError
+from biasscope.options import Format
+from biasscope.reporting import document, gathering, parts
+from biasscope.reporting.gathering import Found, Gathered
+from biasscope.tables import Table
+
+
+def write(wanted: Sequence[str], model: str | None, out: Path, output_dir: Path, chosen: Format | None, *, quiet: bool) -> None:
+    """Nothing: writes the report, then what it used to stdout. PartialError where runs under `output_dir` could not be read."""
+    if out.suffix != ".md":
+        raise UsageError(f"--out {out} must end in .md; the HTML page gets the same name with .html")
+    runs.check_writable(out.parent)
+    found = gathering.gather(output_dir, wanted, model)
+    gallery = document.Gallery(out.parent / f"{out.stem}_figures")
+    sections = parts.sections(found, gallery)
+    given: dict[str, Any] = {"title": _title(found), "lead": [_lead(found)], "sections": sections, "folder": gallery.folder.name}
+    page = out.with_suffix(".html")
+    store.write_bytes(out, document.render("md", **given).encode())
+    store.write_bytes(page, document.render("html", **given).encode())
+    gallery.sweep()
+    _say(found, gallery, [out, page], chosen, Screen(quiet=quiet))
+    if found.damaged:
+        raise PartialError(
+            f"{len(found.damaged)} runs are not what was written and are missing in the report: {', '.join(map(str, found.damaged[:5]))}"
+        )
+
+
+def _title(found: Gathered) -> str:
+    models, datasets = (list(dict.fromkeys(getattr(part, name) for part in found.parts)) for name in ("model", "dataset"))
+    return f"Where bias sits: {', '.join(models)} on {', '.join(datasets)}"
+
+
+def _lead(found: Gathered) -> str:
+    return (
+        f"{len(found.used)} runs of biasscope {__version__}; the newest of {max(run.record.created for run in found.used)[:10]}. "
+        "Estimates with 95 % intervals over groups (occupations, terms); significant: p_family < 0.05 among all sites of a kind."
+    )
+
+
+def _row(run: Found) -> dict[str, Any]:
+    record = run.record
+    used = {"run": run.key, "command": record.command, "model": run.model, "dataset": run.dataset, "created": record.created}
+    return {**used, "path": str(run.folder), "tables": record.datasets[0].tables, "reproduce": record.reproduce}
+
+
+def _say(found: Gathered, gallery: document.Gallery, files: list[Path], chosen: Format | None, screen: Screen) -> None:
+    """Nothing: says what was written and used."""
+    figures = {"folder": str(gallery.folder), "drawn": gallery.drawn, "unchanged": gallery.kept}
+    used = [_row(run) for run in found.used]
+    left = [{**_row(run), "reason": why} for run, why in found.left]
+    chosen = chosen or (Format.TABLE if sys.stdout.isatty() else Format.JSON)
+    if chosen is Format.TABLE:
+        cells = [[run.key, run.record.command, run.model, run.dataset, run.record.created[:10]] for run in found.used]
+        notes = [f"written: {', '.join(map(str, files))}", f"figures: {gallery.drawn} drawn, {gallery.kept} unchanged, in {gallery.folder}"]
+        show.draw(Table("used", ["run", "command", "model", "dataset", "made"], [cells], notes), sys.stdout)
+    elif chosen is Format.JSON:
+        written = {"schema_version": store.SCHEMA_VERSION, "files": [str(file) for file in files], "figures": figures}
+        damaged = [str(path) for path in found.damaged]
+        sys.stdout.write(json.dumps({**written, "used": used, "left_out": left, "damaged": damaged}, allow_nan=False, indent=2) + "\n")
+    else:
+        plain = [{name: str(value) for name, value in row.items() if name != "tables"} for row in used]
+        show.listing("used", plain, [list(row.values()) for row in plain], chosen, columns=list(plain[0]))
+    sys.stdout.flush()
+    if chosen is not Format.TABLE:
+        screen.note(f"written: {', '.join(map(str, files))}; figures: {gallery.drawn} drawn, {gallery.kept} unchanged")
