@@ -26,6 +26,10 @@ KIND = ("method", "source", "direction", "steps", "positions", "components", "gi
 """Parameters that make another kind of measurement, not a smaller one of the same kind."""
 PREFERRED = ("exact corrupt", "exact mean", "exact resample", "exact zero", "exact clean", "attribution corrupt", "attribution mean")
 """Which map of a dataset stands first."""
+ROW = 3
+"""Maps in a row of figures."""
+LISTED = 10
+"""Sites in a list of the strongest."""
 
 
 @dataclass(frozen=True)
@@ -67,8 +71,9 @@ class Map:
     @property
     def name(self) -> str:
         """What was done, in words."""
-        given = self.run.record.params.get("given")
-        return f"{SIGHT.get(self.source, self.source)}, {self.method}" + (f", with {given} ablated" if given else "")
+        given, steps = (self.run.record.params.get(name) for name in ("given", "steps"))
+        more = (f" in {steps} steps" if steps else "") + (f", with {given} ablated" if given else "")
+        return f"{SIGHT.get(self.source, self.source)}, {self.method}{more}"
 
     @property
     def statistic(self) -> str:
@@ -104,6 +109,12 @@ class Part:
         """Model and dataset."""
         return f"{self.model}, {self.dataset}"
 
+    @property
+    def shown(self) -> list[Map]:
+        """The maps that are drawn: no estimates where the same was measured exactly, and as many as a row has."""
+        exact = {m.source for m in self.maps if m.method == "exact"}
+        return [m for m in self.maps if m.method == "exact" or m.source not in exact][:ROW]
+
 
 @dataclass(frozen=True)
 class Gathered:
@@ -117,7 +128,10 @@ class Gathered:
 
 
 def gather(output_dir: Path, wanted: Sequence[str], model: str | None) -> Gathered:
-    """The named runs, or all under `output_dir`, one of each kind. DataError where there is none, DamagedError where a named one is not whole."""
+    """The named runs, or all under `output_dir`, one of each kind.
+
+    DataError where there is none, DamagedError where a named one is not what was written.
+    """
     folders = {path: runs.read(path) for path in map(Path, (upkeep.find(output_dir, run) for run in wanted))}
     if broken := [path for path, record in folders.items() if record is None]:
         raise DamagedError(f"{broken[0]} is not what was written; the command that made it makes it again")
@@ -134,6 +148,9 @@ def gather(output_dir: Path, wanted: Sequence[str], model: str | None) -> Gather
     used, left = _one_of_each(shown)
     names = list(dict.fromkeys((found.model, found.dataset) for found in sorted(used, key=lambda f: (_order(f.dataset), f.model))))
     parts = [_part(name, dataset, [f for f in used if (f.model, f.dataset) == (name, dataset)]) for name, dataset in names]
+    drawn = {m.run.key for part in parts for m in (*part.maps, *part.along)}
+    left += [(f, "another run shows the same sites and source") for f in used if f.record.command in MAPS and f.key not in drawn]
+    used = [f for f in used if f.record.command not in MAPS or f.key in drawn]
     return Gathered(parts, used, left, [path for path, record in records.items() if record is None])
 
 
@@ -172,7 +189,13 @@ def _kind(found: Found) -> str:
 def _part(model: str, dataset: str, found: Sequence[Found]) -> Part:
     maps = [m for run in found if run.record.command in MAPS for m in _maps(run)]
     order = {name: i for i, name in enumerate(PREFERRED)}
-    maps.sort(key=lambda m: (bool(m.run.record.params.get("given")), order.get(f"{m.method} {m.source}", len(order)), -m.ranked.height))
+
+    def place(m: Map) -> tuple[bool, int, bool, bool, int]:
+        first = order.get(f"{m.method} {m.source}", len(order))
+        params = m.run.record.params
+        return bool(params.get("given")), first, bool(params.get("steps")), m.ranked["specificity"].is_null().all(), -m.ranked.height
+
+    maps.sort(key=place)
     seen: dict[str, Map] = {}
     for m in maps:
         if _split(m):

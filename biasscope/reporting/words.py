@@ -17,7 +17,7 @@ LIMITS = (
     "Where a bias could be edited: a site whose replacement changes a score need not be the place to change it (Hase et al. 2023).",
     "That a model is free of bias: a score that is lower, or not shown to differ from 0, is about these sentences only.",
     "What the data cannot show: StereoSet's pairs have been criticised as a measure of stereotyping (Blodgett et al. 2021; "
-    "Pikuliak et al. 2023), its fillers differ in frequency so that 0 is not “unbiased”, and WinoGender here asks for two pronouns in English.",
+    "Pikuliak et al. 2023), its fillers differ in frequency so that 0 is not “unbiased”, and WinoGender asks for two pronouns in English.",
     "Other groups: intervals are over the terms and occupations of the data, as if they were drawn from more of their kind.",
     "A neutral point: a twin has stereotypes of its own; a patched effect is what is specific to the term against another of its class.",
 )
@@ -48,14 +48,15 @@ def main_number(part: Part) -> str:
     row = clean(part)
     if row is None:
         return "not measured"
-    return f"{'slope' if row['statistic'] == 'slope' else 'mean of target'} {interval(row, row['unit'])}, {row['n']} examples, {row['clusters']} groups"
+    name = "slope" if row["statistic"] == "slope" else "mean of target"
+    return f"{name} {interval(row, row['unit'])}, {row['n']} examples, {row['clusters']} groups"
 
 
 def clean_model(part: Part) -> str:
     """What the clean model prefers, in a sentence."""
     row = clean(part)
     if row is None:
-        return f"The clean model was not measured: `{command('baseline', part)}`."
+        return f"The clean model was not measured: {command('baseline', part)}"
     few = stats.few_clusters_note(row["clusters"] or 0, _noun(part))
     if few:
         return f"The clean model's {_statistic(row)} is {interval(row, row['unit'])}; not testable, {few}."
@@ -113,6 +114,8 @@ def recovery(found: Map) -> str | None:
     text = f"Exchanging the whole prompt for its twin changes it by {interval(whole, found.unit)}"
     if share is None or share["recovered"] is None:
         return text + "; no share recovered is given, because that interval holds 0."
+    if share["recovered_low"] is not None and share["recovered_low"] <= 0 <= share["recovered_high"]:
+        return f"{text}; no single head is shown to recover a share of it."
     ends = f" [{number(share['recovered_low'])}, {number(share['recovered_high'])}]" if share["recovered_low"] is not None else ""
     return f"{text}; {site(share)} alone recovers {number(share['recovered'])}{ends} of it."
 
@@ -184,7 +187,8 @@ def probe(found: Found) -> str:
     """Where a probe reads best, against shuffled labels and its own control."""
     rows = found.summary.filter(pl.col("method") == "probe", pl.col("statistic") == "accuracy")
     best = rows.filter(pl.col("estimate").is_not_null()).sort("estimate", descending=True, maintain_order=True).head(1)
-    task = rows["metric"][0] if rows.height else "?"
+    against = " against unrelated words" if found.record.params.get("negatives") == "unrelated" else ""
+    task = (rows["metric"][0] if rows.height else "?") + against
     where = found.record.params.get("position", "last")
     if best.is_empty():
         return f"Probe for {task} ({where} token): no accuracy."

@@ -1,0 +1,106 @@
+"""The parts of a report about claims that go beyond single sites: probes, sets of sites, agreement between maps."""
+
+from collections.abc import Iterator, Sequence
+
+import polars as pl
+
+from biasscope import circuit_table, probe_table
+from biasscope.engine import comparison, figures
+from biasscope.reporting import words
+from biasscope.reporting.document import Block, Gallery, Section, missing
+from biasscope.reporting.gathering import LISTED, Gathered, Part
+from biasscope.tables import Table, number
+
+
+def probes(parts: Sequence[Part], gallery: Gallery) -> Iterator[Block]:
+    drawn = []
+    for part in parts:
+        if not part.probes:
+            yield missing(f"Not measured for {part.model}: {words.command('probe', part)}")
+        for found in part.probes:
+            params, task = found.record.params, found.summary["metric"][0]
+            title = f"Probe for {task}: {part.model}\n{part.dataset}, {params.get('site')}, {params.get('position')} token" + (
+                ", against unrelated words" if params.get("negatives") == "unrelated" else ""
+            )
+            rows = found.summary.filter(pl.col("method") != "removal")
+            drawn.append(gallery.picture("probe", f"{title}. {words.probe(found)}".replace("\n", ", "), figures.probes, rows, title=title))
+    if drawn:
+        yield Block("pictures", pictures=drawn)
+    for part in parts:
+        for found in part.probes[:1]:
+            table = probe_table.probes(found.summary, part.name, f"{found.folder}/summary.parquet")
+            yield Block(
+                "table",
+                table=Table(f"{table.title} (every fifth row)", table.columns, [table.sections[0][::5], *table.sections[1:]], table.notes),
+            )
+
+
+def sets(parts: Sequence[Part], gallery: Gallery) -> Iterator[Block]:
+    for part in parts:
+        if not part.circuits:
+            yield missing(f"Not measured for {part.model}: biasscope circuit --from RUN, with a run of ablate or patch")
+        drawn, made = [], []
+        for found in part.circuits:
+            made.append(circuit_table.sets(found.summary, part.name, f"{found.folder}/summary.parquet"))
+            if found.summary.filter(pl.col("statistic") == "faithfulness")["estimate"].is_not_null().any():
+                source = found.summary["source"].drop_nulls().to_list()[0]
+                title = f"Sets of sites: {part.model}\n{part.dataset}, {words.SOURCES.get(source, source)}"
+                drawn.append(
+                    gallery.picture(
+                        "sets", f"{title}. {words.sets(found)}".replace("\n", ", "), figures.faithfulness, found.summary, title=title
+                    )
+                )
+        yield from [Block("pictures", pictures=drawn)] if drawn else []
+        yield from (Block("table", table=table) for table in made)
+
+
+def agreement(found: Gathered, gallery: Gallery) -> Section:
+    maps = [m for part in found.parts for m in part.maps if m.sites("z").height]
+    letters = [chr(ord("A") + i) if i < 26 else f"{chr(ord('A') + i % 26)}{i // 26}" for i in range(len(maps))]
+    rankings = []
+    for letter, m in zip(letters, maps, strict=True):
+        layers = m.run.record.model.layers if m.run.record.model else 0
+        rankings += comparison.rankings(letter, layers, m.rows)
+    pairs = [row for row in comparison.pairs(rankings, LISTED) if row["component"] == "z" and row["sites"] > 2 * LISTED]
+    legend = [f"{letter}: {m.run.model}, {m.run.dataset}, {m.name} (run {m.run.key})" for letter, m in zip(letters, maps, strict=True)]
+    if not pairs and not comparison.depths(rankings):
+        return Section(
+            "Agreement between data, sources and models", [missing("Needs two maps: of another dataset, source, method or model.")]
+        )
+    blocks: list[Block] = []
+    if pairs:
+        shared = {(row["first"], row["second"]): (row["shared"], row["expected"]) for row in pairs}
+        used = [letter for letter in letters if any(letter in pair for pair in shared)]
+        title = "Strongest heads that two maps share"
+        alt = f"{title}, of {LISTED}: " + "; ".join(f"{a} and {b} {n}" for (a, b), (n, _) in shared.items())
+        blocks.append(
+            Block("pictures", pictures=[gallery.picture("agreement", alt, figures.agreement, used, shared=shared, top=LISTED, title=title)])
+        )
+        rows = [
+            [
+                f"{r['first']}, {r['second']}",
+                number(r["spearman"]),
+                f"{r['shared']} of {r['top']}",
+                f"{r['expected']:.1f}",
+                number(r["p_shared"]),
+                str(r["significant_both"]),
+            ]
+            for r in pairs
+        ]
+        columns = ["maps", "ρ, all heads", "top shared", "by chance", "p", "signif. in both"]
+        blocks.append(Block("table", table=Table("", columns, [rows], legend)))
+    depths = [r for r in comparison.depths(rankings) if r["component"] == "z"]
+    if depths:
+        rows = [[f"{r['first']}, {r['second']}", number(r["spearman"]), str(r["slices"])] for r in depths]
+        blocks.append(
+            Block(
+                "table",
+                table=Table(
+                    "By relative depth: largest effect in each tenth of the layers",
+                    ["maps", "ρ", "slices"],
+                    [rows],
+                    [] if pairs else legend,
+                ),
+            )
+        )
+    return Section("Agreement between data, sources and models", blocks)
