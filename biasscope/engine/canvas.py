@@ -20,13 +20,12 @@ INK = "#1b1b1f"
 """Text and axes. Replaced by the page's own colour in SVG, so that a figure reads on dark pages too."""
 MUTED, NEUTRAL = "#8a8a94", "#f4f4f2"
 """Bands and reference lines; a heat map's zero."""
-DIVERGING = LinearSegmentedColormap.from_list("biasscope", [COOL, NEUTRAL, WARM])
-DIVERGING.set_bad("#c9c9d0")
+DIVERGING = LinearSegmentedColormap.from_list("biasscope", [COOL, NEUTRAL, WARM]).with_extremes(bad="#c9c9d0")
 
 WIDTH = 3.6
 """Inches of a sheet: 346 pixels of a browser, which a phone shows at full size; two fit a page in print."""
-LEFT, RIGHT, BOTTOM, LINE = 0.62, 0.12, 0.46, 0.155
-"""Inches left, right and below the axes, and of a line of the title."""
+LEFT, RIGHT, BOTTOM, LINE, HEAD = 0.62, 0.12, 0.46, 0.155, 0.26
+"""Inches left, right and below the axes, of a line of the title, and around it."""
 TITLE = 44
 """Characters of a line of the title."""
 NAMES = {"nats/SD": "nats per SD of the share of men", "nats": "nats", "share": "share of the total effect"}
@@ -52,6 +51,7 @@ SETTINGS: Any = {
     "svg.hashsalt": "biasscope",  # the same figure gives the same bytes
     "svg.fonttype": "path",
     "axes.unicode_minus": True,
+    "axes.formatter.limits": (-2, 4),  # 0.0005 as 5, and 1e−4 once at the end of the axis: labels stay short
 }
 
 
@@ -68,12 +68,14 @@ def sheet(title: str, heights: tuple[float, ...], *, left: float = LEFT, right: 
 
     The margins are fixed, not computed: drawing stays quick, and the figures of a row line up.
     """
-    lines = [line for part in title.split("\n") for line in textwrap.wrap(shortened(part, 2 * TITLE), TITLE)][:3]
+    parts = title.split("\n")  # the first names the subject, in one line where others follow
+    lines = [line for part in parts[-1:] for line in textwrap.wrap(shortened(part, 2 * TITLE - 8), TITLE)]
+    lines = [*(shortened(part, TITLE) for part in parts[:-1]), *lines]
     gap = 0.18
-    total = bottom + sum(heights) + gap * (len(heights) - 1) + LINE * len(lines) + 0.16
+    total = bottom + sum(heights) + gap * (len(heights) - 1) + LINE * len(lines) + HEAD
     with matplotlib.rc_context(SETTINGS):
         figure = Figure(figsize=(WIDTH, total))
-        top, axes = total - LINE * len(lines) - 0.16, []
+        top, axes = total - LINE * len(lines) - HEAD, []
         figure.text(0.06 / WIDTH, 1 - 0.07 / total, "\n".join(lines), va="top", ha="left", weight="bold", size=8.5, linespacing=1.25)
         for height in heights:
             axes.append(figure.add_axes((left / WIDTH, (top - height) / total, (WIDTH - left - right) / WIDTH, height / total)))

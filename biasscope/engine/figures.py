@@ -104,8 +104,7 @@ def against_exact(rows: pl.DataFrame, *, title: str, unit: str) -> Figure:
         rows.select(pl.max_horizontal("exact", "estimate").max()).item(),
     ]
     axes.plot(ends, ends, color=MUTED, linewidth=0.8, zorder=0)
-    named = spelt(unit)
-    axes.set(xlabel=f"exact effect, {named}", ylabel=f"attribution, {unit}")
+    axes.set(xlabel=f"exact effect, {unit}", ylabel=f"attribution, {unit}")
     few_numbers(axes)
     axes.legend(loc="upper left")
     return drawn.figure
