@@ -19,6 +19,7 @@ demo: $(READY)
 	$(BIN)/biasscope baseline --dataset occupations $(TABLE)
 	$(BIN)/biasscope patch --method attribution --dataset occupations $(TABLE)
 	$(BIN)/biasscope ablate --top 20 --by attribution --limit 240 --dataset occupations $(TABLE)
+	$(BIN)/biasscope report $(TABLE)
 
 test: $(READY)
 	$(BIN)/python -m pytest

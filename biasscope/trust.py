@@ -98,5 +98,7 @@ def _calibrated(reliability: pl.DataFrame) -> Table:
         for (kind, *_), row in _wide(reliability, "calibration_").items()
     ]
     columns = ["sites", "n", "ρ", "same sign", "largest M", "beyond M <", "recall@10"]
-    notes = ["n random sites measured exactly; with 95 % confidence fewer than “beyond M” of the others exceed M, the largest of them"]
+    notes = [
+        "n random sites measured exactly; with 95 % confidence fewer than “beyond M” of the sites not ranked first exceed M, their largest"
+    ]
     return Table("attribution against exact effects", columns, [body], notes)

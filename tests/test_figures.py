@@ -15,7 +15,7 @@ from biasscope.engine import canvas, figures
 from biasscope.engine.types import SUMMARY
 
 SIZES = [(12, 12), (36, 20), (48, 25)]
-LONG = "Heads of an-organisation/a-model-with-an-exceedingly-long-name-that-goes-on-v2-instruct\nstereoset_profession, slope: twin in"
+LONG = "Heads of an-organisation/a-model-with-an-exceedingly-long-name-that-goes-on-v2\nstereoset_profession, slope: twin patched in, exact"
 
 
 def sites(layers: int, heads: int | None, scale: float = 1.0, **columns) -> pl.DataFrame:
@@ -65,7 +65,7 @@ def people(count: int) -> pl.DataFrame:
 
 def every(layers: int, heads: int) -> dict[str, object]:
     letters = [chr(65 + i) for i in range(14)]
-    shared = {pair: (7, 0.4) for pair in itertools.combinations(letters, 2)}
+    shared = dict.fromkeys(itertools.combinations(letters, 2), (7, 0.4))
     names = [{"name": f"model {i} {'x' * 60}", "estimate": i - 3.0, "ci_low": i - 4.0, "ci_high": i + 4.0} for i in range(9)]
     pairs = sites(layers, heads, 1e-3).with_columns(exact=pl.col("estimate") * 0.9)
     return {

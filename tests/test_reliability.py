@@ -105,6 +105,15 @@ def test_a_calibration_takes_the_first_n_and_n_random_others_and_bounds_the_rest
     assert "calibration_recall10" not in set(frame["quantity"])
 
 
+def test_the_bound_counts_sites_and_not_their_positions():
+    guess = RNG(0).normal(size=(40, 20))
+    rows = pl.concat([table(guess).with_columns(position=pl.lit(place)) for place in ("term", "between", "readout")])
+    summary = stats.summarise(rows, model="m", method="attribution", share_of_men=None)
+    best, others = reliability.chosen(summary, 8, 0)
+    exact = summary.filter(pl.col("head").is_in([site.head for site in best + others]))
+    assert value(reliability.calibration(summary, exact, others), "calibration_exceed") == pytest.approx(1 - 0.05 ** (1 / 8))
+
+
 def test_recall_is_given_only_where_every_site_was_swept():
     values = RNG(0).normal(size=(14, 20))
     summary = stats.summarise(table(values), model="m", method="attribution", share_of_men=None)

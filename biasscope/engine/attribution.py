@@ -1,8 +1,9 @@
 """Gradient estimates of what replacing each site would do: one forward and one backward pass per row block, whatever the sites.
 
-Attribution = Σ over nodes and dimensions of (source − clean) · ∂target/∂activation, the gradient taken at the clean run: the
-first-order estimate of the exact effect (Nanda 2023; Kramár et al. 2024, arXiv:2403.00745). Needs a forest that shares nothing
-between examples: at a node that several use, a backward pass gives only the sum over them.
+Attribution = Σ over nodes and dimensions of (source − clean) · ∂target/∂activation, the gradient taken at the run that is patched
+(with `--steps` averaged towards the other): the first-order estimate of the exact effect (Nanda 2023; Kramár et al. 2024,
+arXiv:2403.00745). Needs a forest that shares nothing between examples: at a node that several use, a backward pass gives only the
+sum over them.
 """
 
 from collections.abc import Mapping, Sequence

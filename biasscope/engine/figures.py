@@ -23,8 +23,6 @@ from biasscope.engine.canvas import (
     whole_numbers,
 )
 
-VERSION = 1
-"""Raised when a figure of the same rows would look different, so that drawn ones are not taken for it."""
 BAR = 0.115
 """Inches of a bar and its gap."""
 

@@ -186,9 +186,10 @@ def calibration(estimated: pl.DataFrame, exact: pl.DataFrame, others: Sequence[S
     """RELIABILITY of attribution's SUMMARY against the exact SUMMARY of some sites, `others` having been drawn at random.
 
     `calibration_spearman`, `calibration_sign` (share of equal signs): over the random sites of a kind. `calibration_largest`: the
-    largest exact |effect| M among them; with 95 % confidence fewer than `calibration_exceed` = 1 − 0.05^(1/n) of the sites not
-    measured exactly exceed M (0 where all were). `calibration_recall10`, only where every site of the kind was swept: how many of the
-    10 largest exact effects attribution has among its 10 largest, as a share.
+    largest exact |effect| M among them; with 95 % confidence fewer than `calibration_exceed` = 1 − 0.05^(1/n) of the sites that were
+    not ranked first exceed M, at any position (0 where all were measured); n: drawn sites, however many positions each has.
+    `calibration_recall10`, only where every site of the kind was swept: how many of the 10 largest exact effects attribution has
+    among its 10 largest, as a share.
     """
     drawn = {(s.component, s.layer, s.head) for s in others}
     keys = ["dataset", "metric", "statistic", *SITE]
@@ -200,7 +201,7 @@ def calibration(estimated: pl.DataFrame, exact: pl.DataFrame, others: Sequence[S
         label = {**first, "heads": component == "z", "against": "exact"}
         known = part.filter(pl.col("exact").is_not_null())
         at_random = known.filter(pl.struct("component", "layer", "head").map_elements(lambda s: tuple(s.values()) in drawn, pl.Boolean))
-        a, b, n = at_random["estimate"].to_numpy(), at_random["exact"].to_numpy(), at_random.height
+        a, b, n = at_random["estimate"].to_numpy(), at_random["exact"].to_numpy(), at_random.select(SITE[:3]).n_unique()
         numbers = {"spearman": ("rho", float(_spearman(a[None], b[None])[0]))} if n else {}
         numbers |= {"sign": ("share", float((np.sign(a) == np.sign(b)).mean()))} if n else {}
         numbers |= {"largest": (first["statistic"], float(np.abs(b).max()))} if n else {}

@@ -13,6 +13,7 @@ from biasscope.tables import Table, number
 
 
 def probes(parts: Sequence[Part], gallery: Gallery) -> Iterator[Block]:
+    """Probe curves with their chance band, and the table of the first."""
     drawn = []
     for part in parts:
         if not part.probes:
@@ -36,6 +37,7 @@ def probes(parts: Sequence[Part], gallery: Gallery) -> Iterator[Block]:
 
 
 def sets(parts: Sequence[Part], gallery: Gallery) -> Iterator[Block]:
+    """Faithfulness of the strongest sites beside random sets."""
     for part in parts:
         if not part.circuits:
             yield missing(f"Not measured for {part.model}: biasscope circuit --from RUN, with a run of ablate or patch")
@@ -55,13 +57,16 @@ def sets(parts: Sequence[Part], gallery: Gallery) -> Iterator[Block]:
 
 
 def agreement(found: Gathered, gallery: Gallery) -> Section:
+    """How many of the strongest heads each two maps share, and how far models agree by relative depth."""
     maps = [m for part in found.parts for m in part.maps if m.sites("z").height]
     letters = [chr(ord("A") + i) if i < 26 else f"{chr(ord('A') + i % 26)}{i // 26}" for i in range(len(maps))]
     rankings = []
     for letter, m in zip(letters, maps, strict=True):
         layers = m.run.record.model.layers if m.run.record.model else 0
         rankings += comparison.rankings(letter, layers, m.rows)
-    pairs = [row for row in comparison.pairs(rankings, LISTED) if row["component"] == "z" and row["sites"] > 2 * LISTED]
+    # among few heads a top 10 is shared by construction
+    top = min([LISTED, *(max(1, m.sites("z").height // 4) for m in maps)])
+    pairs = [row for row in comparison.pairs(rankings, top) if row["component"] == "z"]
     legend = [f"{letter}: {m.run.model}, {m.run.dataset}, {m.name} (run {m.run.key})" for letter, m in zip(letters, maps, strict=True)]
     if not pairs and not comparison.depths(rankings):
         return Section(
@@ -72,9 +77,9 @@ def agreement(found: Gathered, gallery: Gallery) -> Section:
         shared = {(row["first"], row["second"]): (row["shared"], row["expected"]) for row in pairs}
         used = [letter for letter in letters if any(letter in pair for pair in shared)]
         title = "Strongest heads that two maps share"
-        alt = f"{title}, of {LISTED}: " + "; ".join(f"{a} and {b} {n}" for (a, b), (n, _) in shared.items())
+        alt = f"{title}, of {top}: " + "; ".join(f"{a} and {b} {n}" for (a, b), (n, _) in shared.items())
         blocks.append(
-            Block("pictures", pictures=[gallery.picture("agreement", alt, figures.agreement, used, shared=shared, top=LISTED, title=title)])
+            Block("pictures", pictures=[gallery.picture("agreement", alt, figures.agreement, used, shared=shared, top=top, title=title)])
         )
         rows = [
             [

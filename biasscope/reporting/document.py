@@ -1,5 +1,7 @@
 """A report as text, tables and pictures, and its two forms: Markdown with PNG files beside it, and one HTML page."""
 
+import functools
+import importlib.metadata
 import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
@@ -68,7 +70,7 @@ class Gallery:
 
     def picture(self, name: str, alt: str, draw: Callable[..., Any], data: Any, **named: Any) -> Picture:
         """The figure that `draw(data, **named)` gives; the same call finds the files of the last time."""
-        seen = {"name": name, "data": _plain(data), "named": _plain(named), "version": figures.VERSION}
+        seen = {"name": name, "data": _plain(data), "named": _plain(named), "code": _code()}
         stem = f"{name}-{digests.digest(seen)[:12]}"
         png, svg = (self.folder / f"{stem}.{end}" for end in ("png", "svg"))
         if png.is_file() and svg.is_file():
@@ -87,6 +89,13 @@ class Gallery:
         for file in self.folder.iterdir() if self.folder.is_dir() else ():
             if NAME.match(file.name) and file.name not in self.names:
                 file.unlink()
+
+
+@functools.cache
+def _code() -> str:
+    """What draws: with another version of our code or of matplotlib, figures are drawn again."""
+    ours = [digests.of_file(Path(str(module.__file__))) for module in (canvas, figures)]
+    return digests.digest([*ours, importlib.metadata.version("matplotlib")])
 
 
 def _plain(value: Any) -> Any:

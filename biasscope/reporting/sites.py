@@ -18,6 +18,7 @@ KINDS = {"z": "heads", "mlp_out": "MLPs", "attn_out": "attention outputs"}
 
 
 def which_sites(parts: Sequence[Part], gallery: Gallery) -> Iterator[Block]:
+    """Heat maps of the heads, bars of the MLPs, and the strongest sites with all that was measured of them."""
     for part in parts:
         if not part.maps:
             yield missing(f"Not measured for {part.model}: {words.command('patch', part, ' --method exact')}")
@@ -129,6 +130,7 @@ def _specificities(part: Part) -> dict[tuple[Any, ...], float | None]:
 
 
 def along(parts: Sequence[Part], gallery: Gallery) -> Iterator[Block]:
+    """The residual stream by layer and position: where on the prompt the effect sits."""
     drawn = []
     for part in parts:
         for found in part.along:
@@ -160,6 +162,7 @@ def along(parts: Sequence[Part], gallery: Gallery) -> Iterator[Block]:
 
 
 def calibration(parts: Sequence[Part], gallery: Gallery) -> Iterator[Block]:
+    """How far gradient estimates agree with exact effects of the same source."""
     for part in parts:
         pairs = [(a, e) for a in part.maps for e in part.maps if a.method == "attribution" and e.method == "exact" and a.source == e.source]
         pairs = [(a, e) for a, e in pairs if not e.run.record.params.get("given")]
