@@ -1,14 +1,15 @@
 """The parts of a report about claims that go beyond single sites: probes, sets of sites, agreement between maps."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
 
 import polars as pl
 
 from biasscope import circuit_table, probe_table
 from biasscope.engine import comparison, figures
 from biasscope.reporting import words
-from biasscope.reporting.document import Block, Gallery, Section, missing
-from biasscope.reporting.gathering import LISTED, Gathered, Part
+from biasscope.reporting.document import Block, Gallery, Picture, Section, missing
+from biasscope.reporting.gathering import LISTED, Gathered, Map, Part
 from biasscope.tables import Table, number
 
 
@@ -58,7 +59,7 @@ def sets(parts: Sequence[Part], gallery: Gallery) -> Iterator[Block]:
 
 def agreement(found: Gathered, gallery: Gallery) -> Section:
     """How many of the strongest heads each two maps share, and how far models agree by relative depth."""
-    maps = [m for part in found.parts for m in part.maps if m.sites("z").height]
+    maps = [m for part in found.parts for m in part.shown if m.sites("z").height]
     letters = [chr(ord("A") + i) if i < 26 else f"{chr(ord('A') + i % 26)}{i // 26}" for i in range(len(maps))]
     rankings = []
     for letter, m in zip(letters, maps, strict=True):
@@ -66,21 +67,25 @@ def agreement(found: Gathered, gallery: Gallery) -> Section:
         rankings += comparison.rankings(letter, layers, m.rows)
     # among few heads a top 10 is shared by construction
     top = min([LISTED, *(max(1, m.sites("z").height // 4) for m in maps)])
-    pairs = [row for row in comparison.pairs(rankings, top) if row["component"] == "z"]
+    by_letter = dict(zip(letters, maps, strict=True))
+
+    def close(row: dict[str, Any]) -> bool:
+        """Whether two maps of heads differ in one respect: the data, what was done, or the model."""
+        one, other = by_letter[row["first"]], by_letter[row["second"]]
+        same = [one.run.model == other.run.model, one.run.dataset == other.run.dataset, one.name == other.name]
+        return row["component"] == "z" and sum(same) == 2
+
+    pairs = [row for row in comparison.pairs(rankings, top) if close(row)]
     legend = [f"{letter}: {m.run.model}, {m.run.dataset}, {m.name} (run {m.run.key})" for letter, m in zip(letters, maps, strict=True)]
-    if not pairs and not comparison.depths(rankings):
+    depths = [row for row in comparison.depths(rankings) if close(row)]
+    if not pairs and not depths:
         return Section(
             "Agreement between data, sources and models", [missing("Needs two maps: of another dataset, source, method or model.")]
         )
     blocks: list[Block] = []
     if pairs:
-        shared = {(row["first"], row["second"]): (row["shared"], row["expected"]) for row in pairs}
-        used = [letter for letter in letters if any(letter in pair for pair in shared)]
-        title = "Strongest heads that two maps share"
-        alt = f"{title}, of {top}: " + "; ".join(f"{a} and {b} {n}" for (a, b), (n, _) in shared.items())
-        blocks.append(
-            Block("pictures", pictures=[gallery.picture("agreement", alt, figures.agreement, used, shared=shared, top=top, title=title)])
-        )
+        drawn = [_shared(model, [row for row in pairs if by_letter[row["first"]].run.model == model], gallery) for model in _models(maps)]
+        blocks.append(Block("pictures", pictures=[picture for picture in drawn if picture]))
         rows = [
             [
                 f"{r['first']}, {r['second']}",
@@ -94,7 +99,6 @@ def agreement(found: Gathered, gallery: Gallery) -> Section:
         ]
         columns = ["maps", "ρ, all heads", "top shared", "by chance", "p", "signif. in both"]
         blocks.append(Block("table", table=Table("", columns, [rows], legend)))
-    depths = [r for r in comparison.depths(rankings) if r["component"] == "z"]
     if depths:
         rows = [[f"{r['first']}, {r['second']}", number(r["spearman"]), str(r["slices"])] for r in depths]
         blocks.append(
@@ -109,3 +113,18 @@ def agreement(found: Gathered, gallery: Gallery) -> Section:
             )
         )
     return Section("Agreement between data, sources and models", blocks)
+
+
+def _models(maps: Sequence[Map]) -> list[str]:
+    return list(dict.fromkeys(m.run.model for m in maps))
+
+
+def _shared(model: str, pairs: Sequence[Mapping[str, Any]], gallery: Gallery) -> Picture | None:
+    """The figure of what each two maps of one model share; None where there is only one map."""
+    if not pairs:
+        return None
+    shared = {(row["first"], row["second"]): (row["shared"], row["expected"]) for row in pairs}
+    used = sorted({letter for pair in shared for letter in pair}, key=lambda letter: (letter[1:], letter))
+    top, title = pairs[0]["top"], f"Strongest heads that two maps share\n{model}"
+    alt = f"{title}, of {top}: ".replace("\n", ", ") + "; ".join(f"{a} and {b} {n}" for (a, b), (n, _) in shared.items())
+    return gallery.picture("agreement", alt, figures.agreement, used, shared=shared, top=top, title=title)

@@ -47,16 +47,12 @@ def _found(found: Gathered) -> Section:
             ]
         )
     columns = ["model, dataset", "clean model [95 %]", "significant (p_family < 0.05)", "how certain"]
-    return Section("What was found", [Block("table", "wide", table=Table("", columns, [rows], [])), _short_limits()])
+    return Section("What was found", [_short_limits(), Block("table", "wide", table=Table("", columns, [rows], []))])
 
 
 def _short_limits() -> Block:
-    short = (
-        "where a bias could be edited;",
-        "that any model is free of bias;",
-        "anything about people or other texts than these sentences.",
-    )
-    return Block("limits", "What this does not show", lines=short)
+    short = "where a bias could be edited; that any model is free of bias; anything about people, or other texts than these sentences."
+    return Block("limits", "What this does not show", lines=[short])
 
 
 def _summary(found: Gathered) -> Section:
