@@ -105,6 +105,30 @@ def test_a_missing_part_is_named_with_the_command_that_measures_it(copy: Path):
     assert "biasscope probe --model" in text and "biasscope baseline --model" in text and "biasscope circuit --from RUN" in text
 
 
+def test_two_models_stand_side_by_side_on_one_scale(copy: Path, tmp_path: Path):
+    other = ["--model", "planted:graded", *WHAT[2:], "-o", copy, "--cache-dir", tmp_path / "cache"]
+    biasscope("baseline", *other)
+    biasscope("patch", "--method", "exact", *other)
+    biasscope("report", "-o", copy)
+    text = (copy / "report.md").read_text()
+    first = text.split("## Summary")[0]
+    assert "planted-single, occupations" in first and "planted-graded, occupations" in first
+    assert "Clean models on occupations" in text and "By relative depth" in text
+    assert "Not measured for planted-graded: biasscope probe --model planted:graded --dataset occupations" in text
+    page = (copy / "report.html").read_text()
+    row = page.split("Which sites: occupations")[1].split('<div class="row">')[1].split("</div>")[0]
+    assert "planted-single" in row and "planted-graded" in row
+    alone = json.loads(biasscope("report", "-o", copy, "--model", "planted-graded", "--out", copy / "one.md", "--json")[1])
+    assert {used["model"] for used in alone["used"]} == {"planted-graded"}
+
+
+def test_what_was_used_can_be_shown_in_every_format(results: Path, made: tuple[dict, str, str]):
+    keys = [used["run"] for used in made[0]["used"]]
+    for form in ("table", "jsonl", "csv", "markdown"):
+        out = biasscope("report", "-o", results, "--format", form, "-q")[1]
+        assert all(key in out for key in keys), form
+
+
 def row(**values: object) -> dict:
     return {"statistic": "mean", "unit": "nats", "estimate": 0.5, "ci_low": 0.1, "ci_high": 0.9, "clusters": 20, "n": 100} | values
 
@@ -120,7 +144,7 @@ def row(**values: object) -> dict:
     ],
 )
 def test_the_summary_claims_no_more_than_the_interval(monkeypatch, values, said: str, never: str):
-    part = gathering.Part("m", "stereoset_gender", None, [], [], [], [])
+    part = gathering.Part("m", "m", "stereoset_gender", None, [], [], [], [])
     monkeypatch.setattr(words, "clean", lambda _: row(**values))
     text = words.clean_model(part)
     assert said in text and never not in text

@@ -53,7 +53,9 @@ def test_baseline_starts_with_the_slope_of_all_and_has_the_named_subsets():
     assert names[7:] == [f"occupation: {group}" for group in sorted(share)]
     assert rows(frame, subset="referent: occupation")["n"].to_list() == [2]
     assert rows(frame, subset="someone only", statistic="mean")["n"].to_list() == [40]
-    assert rows(frame, subset="occupation: g03").select("statistic", "n", "clusters", "ci_low").rows() == [("mean", 4, 1, None)]
+    single = rows(frame, subset="occupation: g03").select("metric", "statistic", "n", "clusters", "ci_low").rows()
+    assert single == [("target", "mean", 4, 1, None), ("share_of_men", "mean", None, None, None)]
+    assert rows(frame, subset="occupation: g03", metric="share_of_men")["estimate"].item() == share["g03"]
 
 
 def test_three_terms_are_shown_one_by_one():

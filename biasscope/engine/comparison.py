@@ -97,8 +97,9 @@ def depths(found: Sequence[Ranking]) -> list[dict[str, Any]]:
         for component in kinds:
             profiles = [_profile(r, component) for r in (one, other)]
             known = np.isfinite(profiles[0]) & np.isfinite(profiles[1])
-            rho = float(spearmanr(profiles[0][known], profiles[1][known]).statistic) if known.sum() > 2 else None
-            rho = rho if rho is not None and np.isfinite(rho) else None
+            one_known, other_known = (profile[known] for profile in profiles)
+            varied = known.sum() > 2 and np.ptp(one_known) > 0 and np.ptp(other_known) > 0
+            rho = float(spearmanr(one_known, other_known).statistic) if varied else None
             rows.append({"first": one.name, "second": other.name, "component": component, "slices": int(known.sum()), "spearman": rho})
     return rows
 

@@ -95,6 +95,8 @@ class Part:
     """All that is known of one model on one dataset."""
 
     model: str
+    asked: str
+    """What --model was."""
     dataset: str
     baseline: Found | None
     maps: list[Map]
@@ -202,8 +204,16 @@ def _part(model: str, dataset: str, found: Sequence[Found]) -> Part:
             continue
         seen.setdefault(m.name, m)
     of = {name: [run for run in found if run.record.command == name] for name in ("baseline", "probe", "circuit")}
+    asked = str(found[0].record.params.get("model", model))
     return Part(
-        model, dataset, next(iter(of["baseline"]), None), list(seen.values()), [m for m in maps if _split(m)], of["probe"], of["circuit"]
+        model,
+        asked,
+        dataset,
+        next(iter(of["baseline"]), None),
+        list(seen.values()),
+        [m for m in maps if _split(m)],
+        of["probe"],
+        of["circuit"],
     )
 
 

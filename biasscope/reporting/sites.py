@@ -102,7 +102,7 @@ def strongest(found: Map, part: Part) -> Table:
     if found.statistic != "slope" or found.source in ("corrupt", "clean"):
         beside.pop("shift")
     values = {name: _by_site(found.rows.filter(metric=m, statistic=s, subset="all"), "estimate") for name, (m, s) in beside.items()}
-    values = {"recovered": _by_site(found.ranked, "recovered"), **values, "specificity": _specificities(part)}
+    values = {"recovered": _by_site(found.ranked, "recovered"), **values, "specificity": _by_site(found.ranked, "specificity")}
     values = {name: cells for name, cells in values.items() if any(v is not None for v in cells.values())}
     kinds = found.ranked.filter(pl.col("component").is_in(["z", "mlp_out"]), pl.col("estimate").is_not_null())
     rows = kinds.sort(pl.col("estimate").abs(), descending=True, maintain_order=True).head(LISTED)
@@ -114,19 +114,13 @@ def strongest(found: Map, part: Part) -> Table:
         )
     columns = ["site", f"{found.statistic} [95 %], {found.unit}", "p_family", *values]
     notes = ["* p_family < 0.05; shift and compet. in nats (compet.: rms of the change), kl in nats"]
-    notes += [] if "specificity" in values else [f"no specificity: {words.command('ablate', part, ' --control definitional')}"]
+    measured = any(m.ranked["specificity"].is_not_null().any() for m in part.maps)
+    notes += [] if measured else [f"no specificity: {words.command('ablate', part, ' --control definitional')}"]
     return Table(f"Strongest sites, {part.name}: {found.name} (run {found.run.key})", columns, [body], notes)
 
 
 def _by_site(rows: pl.DataFrame, column: str) -> dict[tuple[Any, ...], float | None]:
     return {tuple(row[name] for name in SITE[:3]): row[column] for row in rows.iter_rows(named=True)}
-
-
-def _specificities(part: Part) -> dict[tuple[Any, ...], float | None]:
-    for found in part.maps:
-        if found.ranked["specificity"].is_not_null().any():
-            return _by_site(found.ranked, "specificity")
-    return {}
 
 
 def along(parts: Sequence[Part], gallery: Gallery) -> Iterator[Block]:

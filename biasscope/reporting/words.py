@@ -1,5 +1,6 @@
 """Findings as sentences made from the numbers: never more than the intervals and the family-wise test say."""
 
+import shlex
 from typing import Any
 
 import polars as pl
@@ -206,7 +207,7 @@ def probe(found: Found) -> str:
 
 def command(name: str, part: Part, more: str = "") -> str:
     """The command that would measure what is missing."""
-    return f"biasscope {name} --model {part.model} --dataset {part.dataset}{more}"
+    return f"{shlex.join(['biasscope', name, '--model', part.asked, '--dataset', part.dataset])}{more}"
 
 
 def _statistic(row: dict[str, Any]) -> str:
