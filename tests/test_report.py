@@ -122,6 +122,15 @@ def test_two_models_stand_side_by_side_on_one_scale(copy: Path, tmp_path: Path):
     assert {used["model"] for used in alone["used"]} == {"planted-graded"}
 
 
+def test_chosen_sites_are_called_so_and_never_stand_first(copy: Path, tmp_path: Path):
+    shutil.rmtree(next(copy.glob("*/*/ablate")))
+    biasscope("ablate", "--top", 3, "--by", "attribution", *WHAT, "-o", copy, "--cache-dir", tmp_path / "cache")
+    (part,) = gathering.gather(copy, [], None).parts
+    assert not part.maps[0].partial and [m.name for m in part.maps if m.partial] == ["mean ablation, exact, chosen sites"]
+    biasscope("report", "-o", copy)
+    assert "mean ablation, exact, chosen sites:" in (copy / "report.md").read_text()
+
+
 def test_what_was_used_can_be_shown_in_every_format(results: Path, made: tuple[dict, str, str]):
     keys = [used["run"] for used in made[0]["used"]]
     for form in ("table", "jsonl", "csv", "markdown"):

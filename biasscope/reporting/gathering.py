@@ -72,8 +72,17 @@ class Map:
     def name(self) -> str:
         """What was done, in words."""
         given, steps = (self.run.record.params.get(name) for name in ("given", "steps"))
-        more = (f" in {steps} steps" if steps else "") + (f", with {given} ablated" if given else "")
+        more = (
+            (f" in {steps} steps" if steps else "")
+            + (f", with {given} ablated" if given else "")
+            + (", chosen sites" if self.partial else "")
+        )
         return f"{SIGHT.get(self.source, self.source)}, {self.method}{more}"
+
+    @property
+    def partial(self) -> bool:
+        """Whether only chosen sites were measured: what passes among them passes no test over all."""
+        return any(self.run.record.params.get(name) for name in ("top", "heads", "layers", "adaptive"))
 
     @property
     def statistic(self) -> str:
@@ -195,7 +204,13 @@ def _part(model: str, dataset: str, found: Sequence[Found]) -> Part:
     def place(m: Map) -> tuple[bool, int, bool, bool, int]:
         first = order.get(f"{m.method} {m.source}", len(order))
         params = m.run.record.params
-        return bool(params.get("given")), first, bool(params.get("steps")), m.ranked["specificity"].is_null().all(), -m.ranked.height
+        return (
+            bool(params.get("given")) or m.partial,
+            first,
+            bool(params.get("steps")),
+            m.ranked["specificity"].is_null().all(),
+            -m.ranked.height,
+        )
 
     maps.sort(key=place)
     seen: dict[str, Map] = {}
