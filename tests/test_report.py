@@ -14,7 +14,7 @@ import pytest
 from test_cli import biasscope
 
 from biasscope.engine import runs, stats
-from biasscope.reporting import gathering, words
+from biasscope.reporting import gathering, nouns, words
 from biasscope.tables import number
 
 WHAT = ["--model", "planted:single", "--dataset", "occupations", "--limit", "120", "-q"]
@@ -153,7 +153,7 @@ def row(**values: object) -> dict:
     ],
 )
 def test_the_summary_claims_no_more_than_the_interval(monkeypatch, values, said: str, never: str):
-    part = gathering.Part("m", "m", "stereoset_gender", None, [], [], [], [])
+    part = nouns.Part("m", "m", "stereoset_gender", None, [], [], [], [])
     monkeypatch.setattr(words, "clean", lambda _: row(**values))
     text = words.clean_model(part)
     assert said in text and never not in text
@@ -162,7 +162,7 @@ def test_the_summary_claims_no_more_than_the_interval(monkeypatch, values, said:
 def test_no_significant_head_is_said_with_what_would_have_been_missed(results: Path):
     (part,) = gathering.gather(results, [], None).parts
     none = part.maps[0].ranked.with_columns(p_family=pl.lit(0.06))
-    found = gathering.Map(part.maps[0].run, "exact", part.maps[0].source, part.maps[0].rows, none)
+    found = nouns.Map(part.maps[0].run, "exact", part.maps[0].source, part.maps[0].rows, none)
     assert "none of" in words.found_sites(found) and "would probably have been missed" in words.found_sites(found)
     assert words.short_sites(found).startswith("0 of ")
 

@@ -9,7 +9,7 @@ from biasscope import circuit_table, probe_table
 from biasscope.engine import comparison, figures
 from biasscope.reporting import words
 from biasscope.reporting.document import Block, Gallery, Picture, Section, missing
-from biasscope.reporting.gathering import LISTED, Gathered, Map, Part
+from biasscope.reporting.nouns import LISTED, Gathered, Map, Part
 from biasscope.tables import Table, number
 
 

@@ -1,10 +1,8 @@
-"""What a report is about: the finished runs under results/, one of each kind, and what each of them is in words."""
+"""Which runs a report shows: the finished ones under results/, one of each kind, by model and dataset."""
 
 import json
 from collections.abc import Sequence
-from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
 
 import polars as pl
 
@@ -12,130 +10,13 @@ from biasscope.engine import runs, stats, upkeep
 from biasscope.engine.errors import DamagedError, DataError
 from biasscope.engine.runs import RunRecord
 from biasscope.engine.types import SUMMARY, TOTAL
+from biasscope.reporting.nouns import Found, Gathered, Map, Part
 
 MAPS = ("patch", "ablate")
-SIGHT = {
-    "corrupt": "twin patched in",
-    "clean": "clean run restored",
-    "mean": "mean ablation",
-    "zero": "zero ablation",
-    "resample": "resampled",
-}
-"""What a source does, in the title of a map."""
 KIND = ("method", "source", "direction", "steps", "positions", "components", "given", "control", "task", "negatives", "site", "position")
 """Parameters that make another kind of measurement, not a smaller one of the same kind."""
 PREFERRED = ("exact corrupt", "exact mean", "exact resample", "exact zero", "exact clean", "attribution corrupt", "attribution mean")
 """Which map of a dataset stands first."""
-ROW = 3
-"""Maps in a row of figures."""
-LISTED = 10
-"""Sites in a list of the strongest."""
-
-
-@dataclass(frozen=True)
-class Found:
-    """One finished run with its tables."""
-
-    folder: Path
-    record: RunRecord
-    summary: pl.DataFrame
-    reliability: pl.DataFrame | None
-
-    @property
-    def key(self) -> str:
-        """The first characters of the run's key."""
-        return self.folder.name
-
-    @property
-    def model(self) -> str:
-        """The short name of the model."""
-        return str(self.summary["model"][0])
-
-    @property
-    def dataset(self) -> str:
-        """The dataset's name."""
-        return self.record.datasets[0].name
-
-
-@dataclass(frozen=True)
-class Map:
-    """The effects of one run, method and source: SUMMARY rows."""
-
-    run: Found
-    method: str
-    source: str
-    rows: pl.DataFrame
-    ranked: pl.DataFrame
-    """The rows that rank sites, single sites alone."""
-
-    @property
-    def name(self) -> str:
-        """What was done, in words."""
-        given, steps = (self.run.record.params.get(name) for name in ("given", "steps"))
-        more = (
-            (f" in {steps} steps" if steps else "")
-            + (f", with {given} ablated" if given else "")
-            + (", chosen sites" if self.partial else "")
-        )
-        return f"{SIGHT.get(self.source, self.source)}, {self.method}{more}"
-
-    @property
-    def partial(self) -> bool:
-        """Whether only chosen sites were measured: what passes among them passes no test over all."""
-        return any(self.run.record.params.get(name) for name in ("top", "heads", "layers", "adaptive"))
-
-    @property
-    def statistic(self) -> str:
-        """The ranking statistic."""
-        return str(self.ranked["statistic"][0])
-
-    @property
-    def unit(self) -> str:
-        """Its unit."""
-        return str(self.ranked["unit"][0])
-
-    def sites(self, component: str) -> pl.DataFrame:
-        """The ranked rows of heads (`z`) or of another component."""
-        return self.ranked.filter(pl.col("component") == component)
-
-
-@dataclass(frozen=True)
-class Part:
-    """All that is known of one model on one dataset."""
-
-    model: str
-    asked: str
-    """What --model was."""
-    dataset: str
-    baseline: Found | None
-    maps: list[Map]
-    """Whole maps, the preferred first."""
-    along: list[Map]
-    """Maps split by position."""
-    probes: list[Found]
-    circuits: list[Found]
-
-    @property
-    def name(self) -> str:
-        """Model and dataset."""
-        return f"{self.model}, {self.dataset}"
-
-    @property
-    def shown(self) -> list[Map]:
-        """The maps that are drawn: no estimates where the same was measured exactly, and as many as a row has."""
-        exact = {m.source for m in self.maps if m.method == "exact"}
-        return [m for m in self.maps if m.method == "exact" or m.source not in exact][:ROW]
-
-
-@dataclass(frozen=True)
-class Gathered:
-    """What was found under results/."""
-
-    parts: list[Part]
-    used: list[Found]
-    left: list[tuple[Found, str]] = field(default_factory=list)
-    """Runs that are not shown, with the reason."""
-    damaged: list[Path] = field(default_factory=list)
 
 
 def gather(output_dir: Path, wanted: Sequence[str], model: str | None) -> Gathered:
@@ -245,22 +126,3 @@ def _maps(run: Found) -> list[Map]:
         if ranked.height and tested:  # the exact effects of --calibrate are no map
             made.append(Map(run, rows["method"][0], rows["source"][0], rows, ranked))
     return made
-
-
-def total(found: Map) -> dict[str, Any] | None:
-    """The row of the total effect on the ranking statistic, None where there is none."""
-    rows = found.rows.filter(pl.col("component") == TOTAL, pl.col("subset") == "all", pl.col("metric") == "target")
-    rows = rows.filter(pl.col("statistic") == found.statistic)
-    return rows.row(0, named=True) if rows.height else None
-
-
-def clean(part: Part) -> dict[str, Any] | None:
-    """The clean model's ranking statistic, None where no baseline was run."""
-    if part.baseline is None:
-        return None
-    rows = part.baseline.summary.filter(
-        pl.col("metric") == "target", pl.col("subset") == "all", pl.col("statistic").is_in(["slope", "mean"])
-    )
-    slopes = rows.filter(pl.col("statistic") == "slope")
-    rows = slopes if slopes.height else rows
-    return rows.row(0, named=True) if rows.height else None

@@ -10,7 +10,7 @@ from biasscope.engine import figures, stats
 from biasscope.engine.baselines import SHARE
 from biasscope.reporting import claims, sites, words
 from biasscope.reporting.document import Block, Gallery, Picture, Section, bullets, missing, paragraph
-from biasscope.reporting.gathering import Gathered, Part, clean
+from biasscope.reporting.nouns import Gathered, Part, clean
 from biasscope.tables import NONE, Table
 
 

@@ -10,7 +10,7 @@ from biasscope.engine import comparison, figures
 from biasscope.engine.measured import SITE
 from biasscope.reporting import words
 from biasscope.reporting.document import Block, Gallery, missing, paragraph
-from biasscope.reporting.gathering import LISTED, Map, Part
+from biasscope.reporting.nouns import LISTED, Map, Part
 from biasscope.tables import Table, number
 
 KINDS = {"z": "heads", "mlp_out": "MLPs", "attn_out": "attention outputs"}

@@ -8,7 +8,7 @@ import polars as pl
 from biasscope.engine import stats
 from biasscope.engine.resampling import MIN_CLUSTERS
 from biasscope.engine.types import Site
-from biasscope.reporting.gathering import Found, Map, Part, clean, total
+from biasscope.reporting.nouns import Found, Map, Part, clean, total
 from biasscope.tables import NONE, number
 
 NAMED = 4

@@ -12,7 +12,7 @@ from biasscope.engine import runs, store
 from biasscope.engine.errors import PartialError, UsageError
 from biasscope.options import Format
 from biasscope.reporting import document, gathering, parts
-from biasscope.reporting.gathering import Found, Gathered
+from biasscope.reporting.nouns import Found, Gathered
 from biasscope.tables import Table
 
 
