@@ -10,7 +10,7 @@ import biasscope
 
 ROOT = Path(biasscope.__file__).parent
 ORDER = (
-    *("errors", "types", "sources", "reading", "digests", "triples", "containers", "datasets", "counterfactuals"),
+    *("errors", "types", "schemas", "sources", "reading", "digests", "triples", "containers", "datasets", "counterfactuals"),
     *("fetching", "download", "predictions", "planted", "weights", "kernels", "models", "packing", "tokens", "twins", "forward", "metrics"),
     *("budget", "effects", "donors", "interventions", "attribution", "scores", "activations", "directions", "circuits"),
     *("probes", "tasks", "probing"),

@@ -162,11 +162,13 @@ SUMMARY = pl.Schema(
     | {"metric": pl.String, "statistic": pl.String, "unit": pl.String}
     | _SITE
     | {"n": pl.Int64, "clusters": pl.Int64, "estimate": pl.Float64, "ci_low": pl.Float64, "ci_high": pl.Float64}
-    | {"p": pl.Float64, "p_family": pl.Float64, "q": pl.Float64}
+    | {"p": pl.Float64, "p_family": pl.Float64, "q": pl.Float64, "carried_by": pl.String, "caution": pl.String}
     | {"recovered": pl.Float64, "recovered_low": pl.Float64, "recovered_high": pl.Float64, "specificity": pl.Float64}
 )
 """One row per aggregate; sorted by the ranking statistic first, then |estimate| descending, null last.
 
+p_family and q: of the ranking statistic of single sites and of containing hook points, two families (see `schemas.mark`); null elsewhere.
+carried_by: the group without which the site does not pass; caution: why the interval is less sure ("unequal groups", "skewed values").
 recovered = estimate / the same statistic of the total effect, with its 95 % interval; null unless the source is a twin and the
 interval of the total leaves out 0. specificity: see `controls.specificity`.
 """

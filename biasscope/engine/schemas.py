@@ -1,0 +1,48 @@
+"""What a row of SUMMARY says, asked in one place: which rows are single sites, and what a star may mean (marks). No torch."""
+
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+import polars as pl
+
+LEVEL = 0.05
+"""Family-wise level of a star, and one minus the coverage of every interval."""
+STAR, CARRIED, DISPUTED, UNEVEN = "*", "°", "†", "~"
+LEGENDS = {
+    STAR: "* p_family < 0.05, an interval without 0, and not the work of one group",
+    CARRIED: "° passes the family-wise test, but not without one group",
+    DISPUTED: "† passes the family-wise test, but its interval holds 0",
+    UNEVEN: "~ interval less sure: groups of very unequal size, or very skewed values",
+}
+"""The line that explains a mark, for those a table shows."""
+
+
+def single_sites() -> pl.Expr:
+    """Rows of heads, MLPs and other hook points, but not of a whole `z`, whose heads stand for themselves."""
+    return (pl.col("component") != "z") | pl.col("head").is_not_null()
+
+
+def starred() -> pl.Expr:
+    """Rows whose mark is a star: "significant" means this, everywhere."""
+    return (
+        (pl.col("p_family") < LEVEL) & ((pl.col("ci_low") > 0) | (pl.col("ci_high") < 0)) & pl.col("carried_by").is_null()
+    ).fill_null(value=False)
+
+
+def mark(row: Mapping[str, Any]) -> str:
+    """The marks of a SUMMARY row: `*`, `°` or `†` where it passes the family-wise test, then `~` where its interval is less sure."""
+    passes = row["p_family"] is not None and row["p_family"] < LEVEL
+    sure = row["ci_low"] is not None and row["ci_high"] is not None and (row["ci_low"] > 0 or row["ci_high"] < 0)
+    first = "" if not passes else DISPUTED if not sure else CARRIED if row["carried_by"] else STAR
+    return first + (UNEVEN if row["caution"] and row["ci_low"] is not None else "")
+
+
+def legend(rows: Iterable[Mapping[str, Any]]) -> list[str]:
+    """The lines that explain the marks of these rows, and no others; `°` names the groups."""
+    rows = list(rows)
+    shown = {sign for row in rows for sign in mark(row)}
+    carriers = sorted({row["carried_by"] for row in rows if CARRIED in mark(row)})
+    lines = {sign: line for sign, line in LEGENDS.items() if sign in shown}
+    if carriers:
+        lines[CARRIED] += f": {', '.join(carriers)}"
+    return list(lines.values())
