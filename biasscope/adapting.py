@@ -1,11 +1,13 @@
 """The exact sweep down attribution's ranking, which stops when hardly any site that is left can be among the strongest."""
 
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 import polars as pl
 
 from biasscope.engine import bounds, reliability, stats
+from biasscope.engine.measured import UNITS
 from biasscope.engine.types import Site
 from biasscope.scan import Scan
 
@@ -55,19 +57,31 @@ def measure(scan: Scan, every: Sequence[Site], source_name: str, k: int, miss: f
             break
         sweep(open_[:k], f"stage-{stage:02}b")
         drawn = min(len(order), drawn + k)
-    said = {"measured": len(done), "sites": len(every), "beyond": beyond, "open": len(open_), "threshold": threshold, "k": k}
+    said: dict[str, Any] = {
+        "measured": len(done),
+        "sites": len(every),
+        "beyond": beyond,
+        "open": len(open_),
+        "threshold": threshold,
+        "k": k,
+    }
+    unit = UNITS[_ranked(scan, names)["statistic"][0]]
+    said["unit"] = unit
+    share = f"at most {beyond} of the {len(open_)} others (95 % confidence) exceed effect number {k}, {threshold:.3g} {unit}"
+    scan.run.warn(f"{scan.dataset.name}: {len(done)} of {len(every)} sites measured; {share}")
     scan.journal.set("adaptive", said)
-    share = f"at most {beyond} of the {len(open_)} others (95 % confidence) exceed the {k}th effect found, {threshold:.3g} nats"
-    scan.run.warn(f"{scan.dataset.name}: {len(done)} of {len(every)} sites measured; {share}; p_family and q are over the measured sites")
     scan.close(forest.examples, names, forest.dropped, forest.partly)
 
 
 def _sizes(scan: Scan, names: Sequence[str]) -> dict[Site, float]:
     """|ranking statistic| of the sites measured so far."""
+    return {Site(r["layer"], r["component"], r["head"]): abs(r["estimate"] or 0.0) for r in _ranked(scan, names).iter_rows(named=True)}
+
+
+def _ranked(scan: Scan, names: Sequence[str]) -> pl.DataFrame:
+    """The ranking statistic of the sites measured so far, estimates alone."""
     effects = pl.concat(scan.journal.tables("effects", names)).filter(pl.col("metric") == "target")
-    found = stats.summarise(effects, model="", method="exact", share_of_men=scan.dataset.share_of_men(), seed=scan.run.options.seed)
-    rows = stats.ranking(found)
-    return {Site(r["layer"], r["component"], r["head"]): abs(r["estimate"] or 0.0) for r in rows.iter_rows(named=True)}
+    return reliability.estimated(effects, scan.dataset.share_of_men())
 
 
 def reported(scan: Scan, trusted: pl.DataFrame) -> pl.DataFrame:
@@ -78,7 +92,7 @@ def reported(scan: Scan, trusted: pl.DataFrame) -> pl.DataFrame:
     numbers = {
         "adaptive_measured": ("share", said["measured"] / said["sites"]),
         "adaptive_beyond": ("share", said["beyond"] / said["open"] if said["open"] else 0.0),
-        "adaptive_threshold": ("nats", said["threshold"]),
+        "adaptive_threshold": (said["unit"], said["threshold"]),
     }
     rows = [{**base, "quantity": q, "unit": unit, "n": said["sites"], "estimate": value} for q, (unit, value) in numbers.items()]
     return pl.concat([trusted, reliability.table(rows)])

@@ -1,5 +1,7 @@
 """What a finished scan amounts to: SUMMARY and RELIABILITY of its tables of effects."""
 
+from typing import Any
+
 import polars as pl
 
 from biasscope.engine import controls, measured, reliability, stats
@@ -9,15 +11,18 @@ Aggregates = tuple[pl.DataFrame, pl.DataFrame]
 """SUMMARY and RELIABILITY."""
 
 
+def _asked(scan: Scan, method: str) -> dict[str, Any]:
+    """What every aggregate of a scan's effects is told."""
+    twins = "twins" in scan.journal.facts["finished"]["units"]
+    same = {"model": scan.run.slug, "method": method, "share_of_men": scan.dataset.share_of_men(), "seed": scan.run.options.seed}
+    return same | {"partners": measured.partners(scan.table("twins").collect()) if twins else None, "beside": scan.beside_measured()}
+
+
 def aggregated(scan: Scan, table: str, method: str) -> Aggregates:
     """Those of a table of effects."""
-    effects, shares, model, seed = scan.table(table), scan.dataset.share_of_men(), scan.run.slug, scan.run.options.seed
-    twins = "twins" in scan.journal.facts["finished"]["units"]
-    partners = measured.partners(scan.table("twins").collect()) if twins else None
+    effects, asked = scan.table(table), _asked(scan, method)
     with scan.run.phase("statistics"):
-        summary = stats.summarise(effects, model=model, method=method, share_of_men=shares, partners=partners, seed=seed)
-        trusted = reliability.assess(effects, model=model, method=method, share_of_men=shares, partners=partners, seed=seed)
-    return summary, trusted
+        return stats.summarise(effects, **asked), reliability.assess(effects, **asked)
 
 
 def controlled(scan: Scan) -> Aggregates:
@@ -32,8 +37,10 @@ def controlled(scan: Scan) -> Aggregates:
 def calibrated(scan: Scan, n: int) -> Aggregates:
     """Those of estimates, with the exact effects of the first n and n random sites of each kind and how far they agree."""
     summary, trusted = aggregated(scan, "effects", "attribution")
-    # chosen by the estimates themselves: they are not a family that p_family could be about
-    none = pl.lit(None, pl.Float64)
-    exact = aggregated(scan, "exact", "exact")[0].with_columns(p_family=none, q=none)
-    _, others = reliability.chosen(summary, n, scan.run.options.seed)
-    return pl.concat([summary, exact]), pl.concat([trusted, reliability.calibration(summary, exact, others)])
+    exact = scan.table("exact")
+    with scan.run.phase("statistics"):
+        # chosen by the estimates of the same examples: no family that a star could be about
+        none = {"p_family": pl.lit(None, pl.Float64), "q": pl.lit(None, pl.Float64), "carried_by": pl.lit(None, pl.String)}
+        measured_exactly = stats.summarise(exact, **_asked(scan, "exact")).with_columns(**none)
+        _, others = reliability.chosen(summary, n, scan.run.options.seed)
+        return pl.concat([summary, measured_exactly]), pl.concat([trusted, reliability.calibration(summary, measured_exactly, others)])

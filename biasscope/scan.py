@@ -108,28 +108,39 @@ class Scan:
         self.measure([Unit(unit, lambda: {"means": interventions.means(lm, forest, sites, self.run.screen.track)})], None)
         return interventions.mean_of(lm, self.journal.get(unit, "means"))
 
-    def estimated(self, every: Sequence[Site], source: str) -> pl.DataFrame:
-        """SUMMARY of the sites by attribution on the same examples."""
+    def estimated(self, every: Sequence[Site], *sources: str) -> pl.DataFrame:
+        """SUMMARY of the sites by attribution with the first source on the same examples.
+
+        The estimates of all sources are kept: their sites could have been chosen, and stand beside the measured ones in the family.
+        """
         from biasscope.engine import attribution, stats
 
         lm, seed = self.run.lm, self.run.options.seed
-        forest = self.forest(share="example")
-        units = attribution.units(lm, forest, every, self.source(source, forest, every, "estimate-"))
-        names = self.measure(units, f"attribution ({source})", prefix="estimate-")
+        forest, names = self.forest(share="example"), []
+        for source in sources:
+            prefix = "estimate-" if source == sources[0] else f"estimate-{source}-"
+            units = attribution.units(lm, forest, every, self.source(source, forest, every, prefix))
+            names.append(self.measure(units, f"attribution ({source})", prefix=prefix))
+        self.journal.set("estimates", [name for some in names for name in some])
         with self.run.phase("attribution"):
-            guessed = pl.concat(self.journal.tables("effects", names))
+            guessed = pl.concat(self.journal.tables("effects", names[0]))
             shares = self.dataset.share_of_men()
             return stats.summarise(guessed, model=self.run.slug, method="attribution", share_of_men=shares, seed=seed)
 
-    def ranked(self, every: Sequence[Site], source: str, top: int) -> list[Site]:
-        """The first `top` of the sites by attribution on the same examples, in the model's order."""
+    def beside_measured(self) -> pl.LazyFrame | None:
+        """EFFECTS of the estimated sites that were not measured; None where nothing chose among them."""
+        if "estimates" not in self.journal.facts:
+            return None
+        estimates = pl.concat(self.journal.tables("effects", self.journal.facts["estimates"])).filter(pl.col("metric") == "target")
+        keys = ["source", "component", "layer", "head"]
+        return estimates.lazy().join(self.table("effects").select(keys).unique(), on=keys, how="anti", nulls_equal=True)
+
+    def ranked(self, every: Sequence[Site], sources: Sequence[str], top: int) -> list[Site]:
+        """The first `top` of the sites by attribution with the first source on the same examples, in the model's order."""
         from biasscope.engine import stats
 
-        estimates = self.estimated(every, source)
-        sites = sorted([site for site in stats.top(estimates, estimates.height) if site in set(every)][:top])
-        chose = f"the {len(sites)} of {len(every)} sites that attribution chose on the same examples"
-        self.run.warn(f"{self.dataset.name}: p_family and q are over {chose}")
-        return sites
+        estimates = self.estimated(every, *sources)
+        return sorted([site for site in stats.top(estimates, estimates.height) if site in set(every)][:top])
 
     def calibrated(self, names: list[str], n: int, forest: "Forest", source: "Source", positions: Sequence[str]) -> list[str]:
         """The names of the units that hold the exact effects of the first n and n random sites of each kind."""

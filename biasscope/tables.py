@@ -6,13 +6,12 @@ from typing import Any
 
 import polars as pl
 
-from biasscope.engine import stats
+from biasscope.engine import schemas, stats
 from biasscope.engine.resampling import MIN_CLUSTERS
 from biasscope.engine.runs import RunRecord
 from biasscope.engine.types import TOTAL, Site
 
 NONE = "–"
-LEGEND = "* p_family < 0.05: significant among all sites of its kind"
 SHOWN = {"heads": 15, "MLPs": 5, "hook points": 5}
 """Rows shown of each kind of site; the rest is in the file."""
 SMALL = 1e-4
@@ -42,8 +41,8 @@ def number(value: float | None) -> str:
 
 
 def interval(row: dict[str, Any]) -> str:
-    """Estimate and 95 % interval in one cell, with a star where the family-wise test passes."""
-    star = "*" if row["p_family"] is not None and row["p_family"] < 0.05 else " "
+    """Estimate and 95 % interval in one cell, with its marks."""
+    star = f"{schemas.mark(row):<1}"
     if row["ci_low"] is None or row["ci_high"] is None:
         return f"{number(row['estimate'])}{star} [{NONE}]"
     widest = max(abs(row["ci_low"]), abs(row["ci_high"]))
@@ -58,15 +57,18 @@ def clean_model(summary: pl.DataFrame, dataset: str, file: str) -> Table:
     units: dict[str, list[str]] = {}
     hidden = 0
     groups = _most(summary.filter(pl.col("subset") == "all"), "clusters")
+    seen = []
     for row in summary.iter_rows(named=True):
         if _detail(row, groups):
             hidden += 1
             continue
+        seen.append(row)
         name = _named(row)
         cells = [name, row["subset"], interval(row), number(row["p"]), str(row["n"]), str(row["clusters"])]
         sections.setdefault(row["metric"], []).append(cells)
         units.setdefault(row["unit"], []).append(name)
     notes = ["; ".join(f"{', '.join(dict.fromkeys(names))}: {unit}" for unit, names in units.items() if unit != "r")]
+    notes += schemas.legend(seen)
     notes += ["k: groups (occupations, terms), the unit of intervals and p"]
     notes += [f"… {hidden} more rows in {file}"] if hidden else []
     columns = ["score", "over", "estimate [95 % interval]", "p", "n", "k"]
@@ -132,16 +134,18 @@ def effects(summary: pl.DataFrame, dataset: str, file: str, control: pl.DataFram
     values = {name: _by_site(rows) for name, rows in _beside(summary, slopes, control) if rows.height}
     tested = [] if control.height else ["p_family"]
     sections, more = [], []
+    seen: list[dict[str, Any]] = []
     for kind, limit in SHOWN.items():
         rows = [row for row in ranked.iter_rows(named=True) if _kind(row) == kind]
         shown = [row for row in rows if not _again(row, total is not None)][:limit]
+        seen += shown
         sections += [[_cells(row, tested, values) for row in shown]] if shown else []
         more += [f"{len(rows) - len(shown)} more {kind}"] if len(rows) > len(shown) else []
     first = ranked.row(0, named=True)
     title = f"{dataset}: {first['method']}, source {first['source']}, {_most(ranked, 'n')} examples"
     columns = ["site", f"{'slope' if slopes else 'effect'} [95 % interval]", *tested, *values]
     sections += [[["total", interval(total), *(number(total[name]) for name in tested), *("" for _ in values)]]] if total else []
-    notes = [LEGEND, *([f"… {', '.join(more)} in {file}"] if more else []), *_reading(summary, dataset)]
+    notes = [*schemas.legend(seen), *([f"… {', '.join(more)} in {file}"] if more else []), *_reading(summary, dataset)]
     return Table(title, columns, sections, notes)
 
 

@@ -5,6 +5,7 @@ from typing import Any
 
 import polars as pl
 
+from biasscope.engine import schemas
 from biasscope.engine.types import POSITIONS
 from biasscope.tables import NONE, Table, number
 
@@ -38,7 +39,7 @@ def _positions(summary: pl.DataFrame) -> Iterator[Table]:
 def _starred(row: dict[str, Any] | None, column: str) -> str:
     if row is None:
         return NONE
-    return number(row[column]) + ("*" if row["p_family"] is not None and row["p_family"] < 0.05 else " ")
+    return number(row[column]) + f"{schemas.mark(row):<1}"
 
 
 def _kind(row: dict[str, Any], slopes: bool) -> str:
@@ -72,10 +73,10 @@ def _repeated(reliability: pl.DataFrame) -> Table:
     halves, seen = _wide(reliability, "split_"), _wide(reliability, "detectable")
     body = []
     for key, row in halves.items():
-        found = seen[key].get(""), seen[key].get("_family"), row.get("spearman"), row.get("top10")
+        found = seen.get(key, {}).get(""), seen.get(key, {}).get("_family"), row.get("spearman"), row.get("top10")
         body.append([key[0] + (f", {key[2]}" if len({source for _, _, source, _ in halves}) > 1 else ""), *map(_band, found)])
     notes = [
-        "detectable: smallest true effect found with power 0.8, at one site and at one of all; median over sites",
+        "one, of all: the effect found with power 0.8 at one site, and starred among all; by simulation, median over sites",
         "halves: 100 random splits of the groups; ρ of the two rankings, share of the top 10 in both [5–95 %]",
     ]
     return Table("how far the ranking can be trusted", ["sites", "one", "of all", "halves: ρ", "top 10"], [body], notes)

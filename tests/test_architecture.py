@@ -14,7 +14,7 @@ ORDER = (
     *("fetching", "download", "predictions", "planted", "weights", "kernels", "models", "packing", "tokens", "twins", "forward", "metrics"),
     *("budget", "effects", "donors", "interventions", "attribution", "scores", "activations", "directions", "circuits"),
     *("probes", "tasks", "probing"),
-    *("resampling", "slopes", "estimates", "subsets", "measured", "baselines", "stats", "reliability"),
+    *("resampling", "slopes", "cells", "families", "estimates", "subsets", "measured", "baselines", "stats", "audit", "reliability"),
     *("controls", "guarantees", "probestats", "comparison", "faithfulness", "bounds"),
     *("store", "journal", "runs", "upkeep", "exports", "canvas", "figures"),
 )
@@ -78,9 +78,9 @@ def test_only_models_boots_and_only_forward_sets_hooks():
 
 
 @pytest.mark.parametrize("path", SOURCES, ids=lambda p: str(p.relative_to(ROOT)))
-def test_no_file_unpickles_and_none_is_longer_than_250_lines(path: Path):
+def test_no_file_unpickles_and_none_is_longer_than_300_lines(path: Path):
     assert not {i.split(".")[0] for i in imports(path)} & {"pickle", "dill", "cloudpickle", "joblib", "shelve"}
-    assert len(path.read_text(encoding="utf-8").splitlines()) <= 250
+    assert len(path.read_text(encoding="utf-8").splitlines()) <= 300
 
 
 @pytest.mark.parametrize("path", SOURCES, ids=lambda p: str(p.relative_to(ROOT)))

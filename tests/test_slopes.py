@@ -8,6 +8,11 @@ from biasscope.engine import resampling, slopes
 RNG = np.random.default_rng
 
 
+@pytest.fixture(autouse=True)
+def few_draws(monkeypatch):
+    monkeypatch.setattr(resampling, "DRAWS", 2000)
+
+
 def pairs(k: int) -> np.ndarray:
     """2 k groups in k clusters of two."""
     return np.repeat(np.arange(k), 2)
@@ -87,7 +92,7 @@ def test_the_interval_of_a_recovered_slope_covers_the_truth(k, margin):
 
 def test_permutations_move_whole_clusters_among_those_of_their_size():
     x, cluster = np.arange(9.0), np.array([0, 1, 1, 2, 3, 3, 4, 5, 5])
-    rows = resampling._permuted(x, cluster, 0)
+    rows = slopes.orders(x, cluster, 0)
     assert (np.sort(rows, axis=1) == x).all()
     for c in (1, 3, 5):  # a pair's x are those of a pair, in either order
         drawn = {tuple(sorted(pair)) for pair in rows[:, cluster == c].tolist()}
@@ -95,13 +100,58 @@ def test_permutations_move_whole_clusters_among_those_of_their_size():
     assert {tuple(pair) for pair in rows[:, 1:3].tolist()} == {(1, 2), (2, 1), (4, 5), (5, 4), (7, 8), (8, 7)}
 
 
+@pytest.mark.parametrize("cluster", [np.arange(14), np.array([0, 0, 1, 2, 2, 3, 4, 5, 6, 7, 7, 8, 9, 9])], ids=["single", "pairs"])
+def test_the_permutation_p_equals_a_naive_loop_of_slopes_over_their_hc3_errors(cluster, monkeypatch):
+    monkeypatch.setattr(resampling, "DRAWS", 200)
+    x, y = RNG(0).normal(size=14), RNG(1).normal(3, 2, (14, 4))
+    x = (x - x.mean()) / x.std()
+    y[:, 2] += x
+    every = slopes.orders(x, cluster, 5)
+    drawn = np.array([np.abs(slopes.line(order, cluster).slope(y) / slopes.line(order, cluster).error(y)) for order in every])
+    line = slopes.line(x, cluster)
+    observed = np.abs(line.slope(y) / line.error(y))
+    found = resampling.judged([slopes.null(x, y, cluster, (every, np.ones(14, bool)))])
+    np.testing.assert_allclose(found.p, (1 + (drawn >= observed * (1 - 1e-9)).sum(0)) / 201)
+    np.testing.assert_allclose(found.p_family, (1 + (drawn.max(1)[:, None] >= observed * (1 - 1e-9)).sum(0)) / 201)
+
+
+def test_leaving_one_cluster_out_equals_the_line_through_the_others():
+    cluster = np.array([0, 0, 1, 2, 2, 3, 4, 5, 6, 7, 7, 8, 9, 9])
+    x, y = RNG(0).normal(size=14), RNG(1).normal(3, 2, (14, 2))
+    rest = cluster != 2
+    other = slopes.line(x[rest], np.unique(cluster[rest], return_inverse=True)[1])
+    np.testing.assert_allclose(slopes.line(x, cluster).without(y)[2], other.slope(y[rest]) / other.error(y[rest]), rtol=1e-6)
+
+
+def test_spread_that_depends_on_x_is_hardly_taken_for_a_slope(monkeypatch):
+    # a permutation of r tests independence, and finds a slope where there is only spread
+    monkeypatch.setattr(resampling, "DRAWS", 499)
+    alarms, by_r = 0, 0
+    for seed in range(200):
+        rng = RNG(seed)
+        x = rng.normal(size=60)
+        x = (x - x.mean()) / x.std()
+        y = rng.normal(size=(60, 40)) * np.sqrt(1 + x**2)[:, None]
+        every = slopes.orders(x, np.arange(60), seed)
+        alarms += resampling.judged([slopes.null(x, y, np.arange(60), (every, np.ones(60, bool)))]).p_family.min() < 0.05
+        r = np.abs(every @ ((y - y.mean(0)) / y.std(0)))
+        by_r += (1 + (r.max(1) >= np.abs(x @ ((y - y.mean(0)) / y.std(0))).max()).sum()) / 500 < 0.05
+    assert alarms / 200 <= 0.14
+    assert by_r > 2 * alarms
+
+
 def test_pairs_that_mirror_each_other_give_no_false_alarm_and_a_planted_slope_is_found(monkeypatch):
-    monkeypatch.setattr(resampling, "FLIPS", 999)
+    monkeypatch.setattr(resampling, "DRAWS", 999)
+
+    def p_family(x, y, seed):
+        every = slopes.orders(x, pairs(20), seed), np.ones(40, bool)
+        return resampling.judged([slopes.null(x, y, pairs(20), every)]).p_family
+
     alarms = found = 0
     for seed in range(300):
         x, y = swapped(RNG(seed), 20, 15)
-        alarms += resampling.permute_p(x, y, seed, pairs(20))[1].min() < 0.05
+        alarms += p_family(x, y, seed).min() < 0.05
         y[:, 3] += 1.2 * x
-        found += resampling.permute_p(x, y, seed, pairs(20))[1][3] < 0.05
+        found += p_family(x, y, seed)[3] < 0.05
     assert alarms / 300 <= 0.05 + 2.5 * np.sqrt(0.05 * 0.95 / 300)
     assert found / 300 > 0.8

@@ -89,7 +89,7 @@ def ablate(
                 adapting.measure(each, sites, source.value, top or adapting.STRONGEST, miss)
             else:
                 sources = ("mean", "zero", "resample") if source is Source.ALL else (source.value,)
-                _measure(each, sites if top is None else each.ranked(sites, sources[0], top), sources, gone, facts)
+                _measure(each, sites if top is None else each.ranked(sites, sources, top), sources, gone, facts)
         summary, trusted = aggregation.controlled(each) if facts else aggregation.aggregated(each, "effects", "exact")
         each.save(summary, adapting.reported(each, trusted) if adaptive else trusted)
     run.plot = plot

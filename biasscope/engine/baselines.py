@@ -7,7 +7,9 @@ import numpy as np
 import polars as pl
 
 from biasscope.engine import estimates, subsets
-from biasscope.engine.estimates import Cells, Columns
+from biasscope.engine.cells import Cells
+from biasscope.engine.estimates import Columns
+from biasscope.engine.families import Family
 from biasscope.engine.measured import BIAS, METRICS, STATISTICS, UNITS, Measured, place, refuse_empty, shares, statistics, table
 from biasscope.engine.resampling import MIN_CLUSTERS, Array
 from biasscope.engine.types import Example
@@ -21,8 +23,8 @@ def baseline(
 ) -> pl.DataFrame:
     """SUMMARY of the clean model's SCORES on one dataset: target's slope, mean and rms, the other metrics' means, correlations.
 
-    Subsets (see `subsets.of_examples`) have the mean of target and sentence, and the slope where they keep 6 clusters. "all" is a
-    family of its own; the other subsets are one family together. Correlations are of the occupation means of target with the share
+    Subsets (see `subsets.of_examples`) have the mean of target and sentence, and the slope where they keep 6 clusters. p_family,
+    and so a star, stands on the ranking statistic of "all" alone. Correlations are of the occupation means of target with the share
     of *men* (100 − per cent of women): positive is the stereotype. That share stands beside each occupation as metric share_of_men.
     """
     refuse_empty(scores)
@@ -33,11 +35,14 @@ def baseline(
     groups = scores["group"].unique().sort().to_list()
     for metric in scores["metric"].unique(maintain_order=True):
         cells = _subset_cells(scores.filter(pl.col("metric") == metric), groups, examples, masks)
-        kinds = np.array([name != "all" for name in masks], np.int64)
-        found = Measured(names, groups, cells, kinds, shares(groups, share_of_men), np.arange(len(groups)))
+        # one star: that of the headline row
+        first = np.array([name == "all" for name in masks])
+        found = Measured(names, groups, cells, [Family(first, first)], shares(groups, share_of_men), np.arange(len(groups)))
         for statistic, columns in statistics(metric, found, seed):
             label = {**labels, "metric": metric, "statistic": statistic, "unit": UNITS[statistic]}
-            tables.append(table(names, columns, label).filter(_shown(metric, statistic)))
+            if metric == "competence" and not any(e.unrelated for e in examples):
+                columns["p"][:] = np.nan  # the log of a probability mass is never above 0
+            tables.append(table(names, columns, label, groups).filter(_shown(metric, statistic)))
         if metric == "target" and share_of_men:
             everything = cells.sites(np.array([name == "all" for name in masks]))
             for name, columns in _correlations(everything, groups, share_of_men, examples, seed):

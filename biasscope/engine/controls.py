@@ -2,6 +2,7 @@
 
 import polars as pl
 
+from biasscope.engine import schemas
 from biasscope.engine.measured import SITE
 from biasscope.engine.stats import ranking
 
@@ -13,10 +14,10 @@ def specificity(summary: pl.DataFrame, control: pl.DataFrame) -> pl.DataFrame:
 
     |b| / (|b| + |c| + |f|) in [0, 1] of the effects on bias (the ranking statistic), competence and factual gender (target on
     `definitional`, from the SUMMARY `control` of the same sites and source). c and f are rms over examples, because means vanish under
-    mean ablation; each of the three is divided by its median over the sites of the scan. Null where b is not significant.
+    mean ablation; each of the three is divided by its median over the sites of the scan. Null where b has no star.
     """
     known = control.filter(pl.col("metric") == "target", pl.col("statistic") == "rms", pl.col("subset") == "all")
-    parts = raw(summary, control).with_columns(specific=pl.when(pl.col("p_family") < 0.05).then(pl.col("raw")))
+    parts = raw(summary, control).with_columns(specific=pl.when(schemas.starred()).then(pl.col("raw")))
     keys = ["dataset", "metric", "statistic", "subset", *PER]
     filled = summary.join(parts.select(*keys, "specific"), on=keys, how="left", nulls_equal=True, maintain_order="left")
     filled = filled.with_columns(specificity=pl.col("specific")).drop("specific")

@@ -3,79 +3,44 @@
 Every function takes the values of one metric as `Cells` and returns columns over the same sites, NaN where a number does not exist.
 """
 
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass, replace
+import warnings
+from collections.abc import Sequence
+from dataclasses import replace
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.stats import rankdata
+from scipy.stats import rankdata, skew
 
 from biasscope.engine import resampling, slopes
-from biasscope.engine.resampling import MIN_CLUSTERS, Array
+from biasscope.engine.cells import Cells, alike, numbered, ratio, standard
+from biasscope.engine.families import FLAT, Family, judge, mean_tests, slope_tests
+from biasscope.engine.resampling import LEVEL, MIN_CLUSTERS, Array
 
 Columns = dict[str, Array]
-NUMBERS = ("n", "clusters", "estimate", "ci_low", "ci_high", "p", "p_family", "q")
-"""The columns every statistic fills, named as in SUMMARY."""
+NUMBERS = ("n", "clusters", "estimate", "ci_low", "ci_high", "p", "p_family", "q", "carried_by", "caution")
+"""The columns every statistic fills, named as in SUMMARY; carried_by is the row of the cells, caution a code."""
+UNEQUAL, SKEWED = 1.0, 2.0
+CAUTIONS = {UNEQUAL: "unequal groups", SKEWED: "skewed values"}
+"""Codes of the column `caution`."""
+EVEN, SKEW = 0.6, 2.0
+"""An interval is marked where n² / Σ n² is below EVEN · k, or |skew| of the clusters above SKEW: coverage falls below 93 % there."""
 RECOVERED = ("recovered", "recovered_low", "recovered_high")
-_FLAT = 1e-20
-"""A sum of squares below this share of its own size is rounding, not spread."""
 
 
-@dataclass(frozen=True)
-class Cells:
-    """Counts, sums and sums of squares of the values of each cluster at each site, `cluster site`; a cluster may be absent (n = 0)."""
-
-    n: Array
-    total: Array
-    square: Array
-
-    @classmethod
-    def of(cls, cluster: NDArray[np.int64], site: NDArray[np.int64], value: Array, shape: tuple[int, int]) -> "Cells":
-        """Cells of values with a cluster number and a site number each; values that are not finite must be left out before."""
-        index = cluster * shape[1] + site
-
-        def add(x: Array | None) -> Array:
-            return np.bincount(index, x, shape[0] * shape[1]).reshape(shape).astype(float)
-
-        return cls(add(None), add(value), add(value**2))
-
-    def clusters(self, rows: NDArray[np.bool_]) -> "Cells":
-        """The same sites over some of the clusters."""
-        return Cells(self.n[rows], self.total[rows], self.square[rows])
-
-    def sites(self, columns: NDArray[np.bool_]) -> "Cells":
-        """The same clusters at some of the sites."""
-        return Cells(self.n[:, columns], self.total[:, columns], self.square[:, columns])
-
-    def means(self) -> Array:
-        """The mean of each cluster at each site, NaN where it is absent."""
-        return np.divide(self.total, self.n, out=np.full_like(self.total, np.nan), where=self.n > 0)
-
-    def merged(self, cluster: NDArray[np.intp]) -> "Cells":
-        """The same sites with clusters of several groups, by the cluster's number of each group."""
-        found = Cells(*(np.zeros((cluster.max() + 1, self.n.shape[1])) for _ in range(3)))
-        for one, other in ((found.n, self.n), (found.total, self.total), (found.square, self.square)):
-            np.add.at(one, cluster, other)
-        return found
-
-    def macro(self) -> "Cells":
-        """Cells in which every cluster counts once, with its mean as its one value."""
-        means = np.nan_to_num(self.means())
-        return Cells((self.n > 0).astype(float), means, means**2)
-
-
-def mean(cells: Cells, seed: int, *, tested: bool = True) -> Columns:
-    """The mean over examples, the interval from whole clusters; p by sign flips of the cluster sums where `tested`."""
+def mean(cells: Cells, seed: int, families: Sequence[Family] = (), *, tested: bool = True) -> Columns:
+    """The mean over examples, the interval from whole clusters; p from the same draws where `tested` (see `mean_tests`)."""
     table = _empty(cells)
-    table["estimate"] = _ratio(cells.total, cells.n)
+    table["estimate"] = ratio(cells.total, cells.n)
     residual = cells.total - np.nan_to_num(table["estimate"]) * cells.n
-    spread = (residual**2).sum(0) > _FLAT * (cells.total**2).sum(0)
+    with np.errstate(divide="ignore", invalid="ignore"):
+        even = cells.n.sum(0) ** 2 / (cells.n**2).sum(0) / table["clusters"]
     for rows, sites in alike(cells, MIN_CLUSTERS):
         part = np.ix_(rows, sites)
         table["ci_low"][sites], table["ci_high"][sites] = resampling.mean_interval(cells.total[part], cells.n[part], seed)
-    if tested:
-        _test(table, spread, lambda sites: resampling.flip_p(cells.total[:, sites], seed))
-    return table
+        table["caution"][sites] = _caution(residual[part], even[sites])
+    for tests in mean_tests(cells, seed) if tested else []:
+        judge(table, tests, families)
+    return _settled(table)
 
 
 def rms(cells: Cells, seed: int) -> Columns:
@@ -84,15 +49,15 @@ def rms(cells: Cells, seed: int) -> Columns:
     return square | {name: np.sqrt(np.maximum(square[name], 0)) for name in ("estimate", "ci_low", "ci_high")}
 
 
-def slope(cells: Cells, x: Array, cluster: NDArray[np.intp], seed: int) -> Columns:
-    """The slope of the group means on x, per standard deviation of x over the groups; p by permutation of x.
+def slope(cells: Cells, x: Array, cluster: NDArray[np.intp], seed: int, families: Sequence[Family] = ()) -> Columns:
+    """The slope of the group means on x, per standard deviation of x over the groups; p by permutation of x (see `slope_tests`).
 
     x is standardised once (ddof = 0), over all groups, so that every site has the same unit. `cluster` numbers the cluster of each
     group: groups of one cluster are drawn and permuted together.
     """
     z = standard(x)
     y, table = cells.means(), _empty(cells.merged(cluster))
-    table["n"], spread = cells.n.sum(0), np.zeros(y.shape[1], bool)
+    table["n"] = cells.n.sum(0)
     for rows, sites in alike(cells, at_least=2):
         here, part, labels = z[rows], y[np.ix_(rows, sites)], numbered(cluster[rows])
         # Groups that happen to share one x have no slope.
@@ -100,21 +65,27 @@ def slope(cells: Cells, x: Array, cluster: NDArray[np.intp], seed: int) -> Colum
             continue
         line = slopes.line(here, labels)
         table["estimate"][sites] = line.slope(part)
-        spread[sites] = ((part - part.mean(0)) ** 2).sum(0) > _FLAT * (part**2).sum(0)
         if labels.max() + 1 >= MIN_CLUSTERS:
             table["ci_low"][sites], table["ci_high"][sites] = line.interval(part, seed)
-    _test(table, spread, lambda sites: resampling.permute_p(z, y[:, sites], seed, cluster))
-    return table
+            table["caution"][sites] = _caution(part - np.outer(here, line.slope(part)), np.ones(len(sites)))
+    for tests in slope_tests(cells, x, cluster, seed):
+        judge(table, tests, families)
+    return _settled(table)
 
 
-def standard(x: Array) -> Array:
-    """x with mean 0 and standard deviation 1 (ddof = 0)."""
-    return (x - x.mean()) / x.std()
+def _settled(table: Columns) -> Columns:
+    """The columns with q, and nobody carrying what does not pass."""
+    table["carried_by"][~(table["p_family"] < LEVEL)] = np.nan
+    return table | {"q": resampling.screened(np.where(np.isnan(table["p_family"]), np.nan, table["p"]))}
 
 
-def numbered(cluster: NDArray[np.intp]) -> NDArray[np.intp]:
-    """The same clusters, numbered from 0 without gaps."""
-    return np.unique(cluster, return_inverse=True)[1]
+def _caution(residual: Array, even: Array) -> Array:
+    """Why an interval is less sure than it says, as a code; NaN where it is not."""
+    with warnings.catch_warnings():
+        # of values that are all alike scipy says so; they have no interval either
+        warnings.simplefilter("ignore", RuntimeWarning)
+        skewed = np.abs(skew(residual, axis=0)) > SKEW
+    return np.where(even < EVEN, UNEQUAL, np.where(skewed, SKEWED, np.nan))
 
 
 def recovered(cells: Cells, total: int, x: Array | None, cluster: NDArray[np.intp], seed: int) -> Columns:
@@ -153,8 +124,8 @@ def correlation(cells: Cells, x: Array, seed: int, *, ranks: bool) -> Columns:
         found = resampling.bca_interval((x, y), lambda a, b, axis: np.nan_to_num(_r(a, b, axis, ranks=ranks)), seed)
         table["ci_low"][:], table["ci_high"][:] = found
         a, b = (rankdata(x), rankdata(y)) if ranks else (x, y)
-        z = (a - a.mean()) / a.std()
-        _test(table, np.ones(1, bool), lambda sites: resampling.permute_p(z, b[:, None][:, sites], seed))
+        line = Cells(np.ones_like(cells.n), b[:, None], b[:, None] ** 2)
+        table["p"] = slope(line, a, np.arange(len(a)), seed)["p"]
     return table
 
 
@@ -163,7 +134,7 @@ def _r(x: Array, y: Array, axis: int = -1, *, ranks: bool) -> Array:
     a, b = (rankdata(x, axis=axis), rankdata(y, axis=axis)) if ranks else (x, y)
     c, d = a - a.mean(axis, keepdims=True), b - b.mean(axis, keepdims=True)
     one, other = (c * c).sum(axis), (d * d).sum(axis)
-    varies = (one > _FLAT * (a * a).sum(axis)) & (other > _FLAT * (b * b).sum(axis))
+    varies = (one > FLAT * (a * a).sum(axis)) & (other > FLAT * (b * b).sum(axis))
     return np.divide((c * d).sum(axis), np.sqrt(one * other), out=np.full(np.shape(one), np.nan), where=varies)
 
 
@@ -176,11 +147,11 @@ def published(lms: Cells, ss: Cells, seed: int) -> dict[str, Columns]:
 def _icats(lms: Cells, ss: Cells, seed: int) -> Columns:
     """ICAT = LMS · min(SS, 100 − SS) / 50 per site, from the two ratios; BCa interval over whole clusters, no p."""
     table = _empty(lms)
-    table["estimate"] = _icat(_ratio(lms.total, lms.n), _ratio(ss.total, ss.n))
+    table["estimate"] = _icat(ratio(lms.total, lms.n), ratio(ss.total, ss.n))
     for site in np.flatnonzero(table["clusters"] >= MIN_CLUSTERS):
         rows = lms.n[:, site] > 0
         columns = tuple(array[rows, site] for array in (lms.total, ss.total, lms.n))
-        found = resampling.bca_interval(columns, lambda a, b, n, axis: _icat(_ratio(a, n, axis), _ratio(b, n, axis)), seed)
+        found = resampling.bca_interval(columns, lambda a, b, n, axis: _icat(ratio(a, n, axis), ratio(b, n, axis)), seed)
         table["ci_low"][site], table["ci_high"][site] = found
     return table
 
@@ -189,39 +160,7 @@ def _icat(lms: Array, ss: Array) -> Array:
     return lms * np.minimum(ss, 100 - ss) / 50
 
 
-def _ratio(total: Array, n: Array, axis: int = 0) -> Array:
-    """Σ total / Σ n, NaN where there is nothing."""
-    size = n.sum(axis)
-    return np.divide(total.sum(axis), size, out=np.full(np.shape(size), np.nan), where=size > 0)
-
-
 def _empty(cells: Cells) -> Columns:
     """All columns, with n and the number of clusters filled in."""
     table = {name: np.full(cells.n.shape[1], np.nan) for name in NUMBERS}
     return table | {"n": cells.n.sum(0), "clusters": (cells.n > 0).sum(0).astype(float)}
-
-
-def alike(cells: Cells, at_least: int) -> Iterator[tuple[NDArray[np.intp], NDArray[np.intp]]]:
-    """Cluster numbers and site numbers of sites that have the same clusters: one matrix of draws serves them."""
-    patterns, which = np.unique(cells.n > 0, axis=1, return_inverse=True)
-    for i, pattern in enumerate(patterns.T):
-        rows, sites = np.flatnonzero(pattern), np.flatnonzero(which == i)
-        if len(rows) >= at_least:
-            yield rows, sites
-
-
-def _test(table: Columns, spread: NDArray[np.bool_], p_of: Callable[[NDArray[np.bool_]], tuple[Array, Array]]) -> None:
-    """Fills p, p_family and q of the sites that can be tested; the others stand outside the family."""
-    sites = spread & (table["clusters"] >= MIN_CLUSTERS)
-    if sites.any():
-        table["p"][sites], table["p_family"][sites] = p_of(sites)
-        table["q"] = resampling.screened(table["p"])
-
-
-def family_wise(cells: Cells, kinds: NDArray[np.int64], statistic: Callable[[Cells], Columns]) -> Columns:
-    """The statistic with every kind of site as a family of its own, in the order of the sites."""
-    table = {name: np.full(cells.n.shape[1], np.nan) for name in NUMBERS}
-    for kind in np.unique(kinds):
-        for name, column in statistic(cells.sites(kinds == kind)).items():
-            table[name][kinds == kind] = column
-    return table

@@ -13,8 +13,8 @@ import numpy as np
 import polars as pl
 
 from biasscope.engine import resampling, stats
+from biasscope.engine.cells import numbered, standard
 from biasscope.engine.circuits import NONE
-from biasscope.engine.estimates import numbered, standard
 from biasscope.engine.measured import measured
 from biasscope.engine.reliability import weighted
 from biasscope.engine.resampling import Array
@@ -66,7 +66,7 @@ def _drawn(
     w = np.vstack([np.ones((1, k)), *([] if seed is None else [resampling.weights(k, seed)])])[:, cluster]
     m = weighted(cells, w, x)
     with np.errstate(divide="ignore", invalid="ignore"):
-        return found.sites["position"].to_list(), m / m[:, [found.total or 0]]
+        return found.sites["position"].to_list(), m / m[:, [found.total(found.sites["source"][0]) or 0]]
 
 
 def curve(summary: pl.DataFrame, sizes: Sequence[int], areas: Mapping[tuple[str, str], Interval]) -> pl.DataFrame:

@@ -12,8 +12,8 @@ import polars as pl
 from scipy.stats import spearmanr
 from sklearn.metrics import roc_auc_score
 
-from biasscope.engine import controls, planted, stats
-from biasscope.engine.estimates import standard
+from biasscope.engine import controls, planted, schemas, stats
+from biasscope.engine.cells import standard
 from biasscope.engine.types import TOTAL, Site
 
 EXACT = 1e-4
@@ -147,7 +147,7 @@ def _graded(how: How, summary: pl.DataFrame) -> Iterator[Finding]:
     yield replace(_check(how, "planted", "planted", "Spearman", rho, rho >= 0.95), auroc=area)
     known = pl.DataFrame([(site.layer, site.head) for site in real], schema={"layer": pl.Int32, "head": pl.Int32}, orient="row")
     null = rows.join(known, on=["layer", "head"], how="anti")
-    alarms = null.filter(pl.col("p_family") < 0.05).height
+    alarms = null.filter(schemas.starred()).height
     yield _check(how, f"{null.height} nulls", "null", "alarms", float(alarms), alarms == 0)
 
 
@@ -161,8 +161,7 @@ def _verdict(holds: bool) -> str:
 
 def _slopes(summary: pl.DataFrame) -> pl.DataFrame:
     """The rows of single sites that rank by slope."""
-    single = (pl.col("component") != "z") | pl.col("head").is_not_null()
-    return stats.ranking(summary).filter(single, pl.col("component") != TOTAL)
+    return stats.ranking(summary).filter(schemas.single_sites(), pl.col("component") != TOTAL)
 
 
 def _estimate(summary: pl.DataFrame, site: Site, statistic: str, metric: str = "target") -> float | None:
@@ -174,7 +173,7 @@ def _estimate(summary: pl.DataFrame, site: Site, statistic: str, metric: str = "
 def auroc(summary: pl.DataFrame, sites: list[Site], statistic: str = "slope", *, heads: bool = False) -> float:
     """The chance that a planted site's |statistic| is larger than that of any other site; the MLP that is part of the plan is left out."""
     rows = summary.filter(pl.col("component").is_in(["z", "mlp_out"]), metric="target", statistic=statistic, subset="all")
-    rows = rows.filter((pl.col("component") != "z") | pl.col("head").is_not_null())
+    rows = rows.filter(schemas.single_sites())
     rows = rows.filter(pl.col("head").is_not_null()) if heads else rows
     squash = planted.SITES["squash"]
     keys = [Site(row["layer"], row["component"], row["head"]) for row in rows.iter_rows(named=True)]

@@ -8,7 +8,7 @@ from numpy.typing import NDArray
 from scipy.stats import rankdata
 
 from biasscope.engine import estimates
-from biasscope.engine.estimates import Cells
+from biasscope.engine.cells import Cells
 from biasscope.engine.measured import table
 from biasscope.engine.resampling import Array
 

@@ -1,11 +1,14 @@
 """How far a ranking of sites can be trusted: what it could detect, what a random half repeats, what other sources and methods say.
 
-RELIABILITY rows, one per number and kind of site; `quantity` is one of
+RELIABILITY rows, one per number and kind of site (or family); `quantity` is one of
 
-- `detectable`, `detectable_family`: the smallest true effect found with power 0.8 at one site, or allowing for all m sites of the kind:
-  (t₀.₉₇₅ + t₀.₈₀) · SE with k − 1 degrees of freedom, or t at 1 − 0.025/m; the median over sites;
+- `detectable`, `detectable_family`: the smallest true effect found with power 0.8 at one site, and starred among all sites of the family,
+  by simulation from the run's residuals (see `audit`); the median over the sites of the kind, null where no effect reaches 0.8;
+- `false_alarms_symmetric`, `false_alarms_resampled`: the share of studies like this one, without any effect, in which a star appears
+  (component `single`: heads and MLPs; `containing`: hook points that contain them); `family_sites`: members of that family, n: measured;
 - `split_spearman`, `split_top10`: Spearman's ρ of the signed site estimates between two halves of the clusters and the share of
   the top 10 that both name, over 100 seeded splits: median, 5 % (`low`) and 95 % (`high`); null below 8 clusters;
+  `split_top10_chance`: the share that two random rankings have in common;
 - `agreement_spearman`, `agreement_top10`: the same two between this source and the source named by `against`, over the same clusters;
 - `calibration_…`: attribution against exact effects, see `calibration`.
 """
@@ -18,9 +21,11 @@ import numpy as np
 import polars as pl
 from numpy.typing import NDArray
 from scipy.stats import rankdata
-from scipy.stats import t as student
 
-from biasscope.engine import estimates, resampling, slopes, stats
+from biasscope.engine import schemas, stats
+from biasscope.engine.audit import STUDIES, MeanModel, Model, SlopeModel, audit
+from biasscope.engine.cells import Cells, alike, numbered, standard
+from biasscope.engine.families import Family, varying
 from biasscope.engine.measured import BIAS, SITE, UNITS, Measured, measured, parts
 from biasscope.engine.resampling import MIN_CLUSTERS, Array
 from biasscope.engine.types import RELIABILITY, TOTAL, Site
@@ -39,30 +44,68 @@ def assess(
     method: str,
     share_of_men: Mapping[str, float] | None,
     partners: Mapping[str, str] | None = None,
+    beside: pl.LazyFrame | None = None,
     seed: int = 0,
 ) -> pl.DataFrame:
     """RELIABILITY of EFFECTS: of target's slope (where groups have a share of men) and mean, per dataset, source and kind of site."""
     rows: list[dict[str, Any]] = []
-    estimated: dict[tuple[Any, ...], dict[str, pl.DataFrame]] = {}
-    for labels, part in parts(effects):
+    for dataset, _, part in parts(effects):
         metric = next(m for m in BIAS if m in set(part.select(pl.col("metric").unique()).collect()["metric"]))
-        found = measured(part, metric, share_of_men, partners or {})
+        found = measured(part, metric, share_of_men, partners or {}, beside)
+        label = {"model": model, "method": method, "dataset": dataset, "metric": metric}
+        needed = np.full((2, found.sites.height), np.nan)
+        for family in found.families:
+            rows += [{**label, **row} for row in _audited(found, family, needed, seed)]
         for statistic in _ranking_statistics(found):
-            label: dict[str, Any] = {"model": model, "method": method, **labels, "metric": metric, "statistic": statistic}
-            for kind in np.unique(found.kinds[(found.sites["component"] != TOTAL).to_numpy()]):
-                where = found.kinds == kind
-                sites = found.sites.filter(where)
-                label |= {"component": sites["component"][0], "heads": sites["head"][0] is not None}
-                rows += [label | row for row in _detectable(found, where, statistic)]
-                rows += [label | row for row in _split(found, where, statistic, seed)]
-                key = tuple(label[name] for name in ("dataset", "metric", "statistic", "component", "heads"))
-                estimate = _all_clusters(found, where, statistic)
-                estimated.setdefault(key, {})[str(labels["source"])] = sites.with_columns(pl.Series("estimate", estimate))
-    for key, by_source in estimated.items():
-        same = {"model": model, "method": method, **dict(zip(("dataset", "metric", "statistic", "component", "heads"), key, strict=True))}
-        for one, other in itertools.combinations(by_source, 2):
-            rows += [{**same, "source": one, "against": other, **row} for row in _agreement(by_source[one], by_source[other])]
+            of_kinds = list(_kinds(found))
+            for kind, where in of_kinds:
+                rows += [{**label, **kind, "statistic": statistic, **row} for row in _of_kind(found, where, statistic, needed, seed)]
+            for one, other in itertools.combinations(of_kinds, 2):
+                if {**one[0], "source": None} == {**other[0], "source": None}:
+                    same = {**label, **one[0], "statistic": statistic, "against": other[0]["source"]}
+                    rows += [{**same, **row} for row in _agreement(*(_estimates(found, where, statistic) for _, where in (one, other)))]
     return table(rows)
+
+
+def _kinds(found: Measured) -> Iterator[tuple[dict[str, Any], NDArray[np.bool_]]]:
+    """Each source and kind of measured site, and its sites; heads and the whole hook point `z` are two kinds."""
+    kinds = found.sites.select("source", "component", heads=pl.col("head").is_not_null())
+    own = (found.sites["measured"] & (found.sites["component"] != TOTAL)).to_numpy()
+    for kind in kinds.filter(own).unique(maintain_order=True).iter_rows(named=True):
+        same = kinds.select(pl.all_horizontal(pl.col(name).eq_missing(pl.lit(value)) for name, value in kind.items())).to_series()
+        yield kind, same.to_numpy() & own
+
+
+def _audited(found: Measured, family: Family, needed: Array, seed: int) -> Iterator[dict[str, Any]]:
+    """The rows of a family; fills in `needed`, the effects found at each site alone and among all."""
+    single = (found.sites["component"].to_numpy() == "mlp_out") | found.sites["head"].is_not_null().to_numpy()
+    label = {"statistic": found.statistic, "component": "single" if (single & family.members).any() else "containing", "heads": False}
+    own, members = int((family.members & family.own).sum()), int(family.members.sum())
+    yield {**label, "quantity": "family_sites", "unit": "sites", "n": own, "estimate": float(members)}
+    model, sites = _modelled(found, family, seed)
+    heard = None if model is None else audit(model, seed)
+    if heard is not None:
+        needed[0, sites], needed[1, sites] = heard.alone, heard.family
+    for name in ("symmetric", "resampled"):
+        share = None if heard is None else getattr(heard, name)
+        yield {**label, "quantity": f"false_alarms_{name}", "unit": "share", "n": STUDIES, "estimate": share}
+
+
+def _modelled(found: Measured, family: Family, seed: int) -> tuple[Model | None, NDArray[np.intp]]:
+    """What studies are drawn from, and its sites: those that vary and have the same groups as most; None where nothing can be tested."""
+    slope = found.statistic == "slope"
+    cells = found.cells.clusters(found.graded) if slope else found.cells.merged(found.cluster)
+    labels = numbered(found.cluster[found.graded]) if slope else np.arange(len(cells.n))
+    varied = varying(cells, slope)
+    shared = [(rows, sites[(varied & family.members)[sites]]) for rows, sites in alike(cells, MIN_CLUSTERS)]
+    if not any(sites.size for _, sites in shared):
+        return None, np.empty(0, np.intp)
+    rows, sites = max(shared, key=lambda pair: pair[1].size)
+    part = np.ix_(rows, sites)
+    if slope:
+        x = standard(found.x[found.graded])[rows]
+        return SlopeModel.of(x, cells.means()[part], numbered(labels[rows]), seed), sites
+    return MeanModel.of(cells.total[part], cells.n[part], seed), sites
 
 
 def table(rows: Sequence[Mapping[str, Any]]) -> pl.DataFrame:
@@ -74,32 +117,19 @@ def table(rows: Sequence[Mapping[str, Any]]) -> pl.DataFrame:
 
 def _ranking_statistics(found: Measured) -> list[str]:
     """slope where it exists, and mean, which under a twin is read only where there is no slope."""
-    if not found.graded.any():
+    if found.statistic == "mean":
         return ["mean"]
-    return ["slope"] if found.total is not None else ["slope", "mean"]
+    return ["slope"] if (found.sites["component"] == TOTAL).any() else ["slope", "mean"]
 
 
-def _detectable(found: Measured, where: NDArray[np.bool_], statistic: str) -> Iterator[dict[str, Any]]:
-    """The two smallest detectable effects; null where there are too few clusters."""
-    cells = found.cells.sites(where)
-    if statistic == "slope":
-        cells, labels = cells.clusters(found.graded), estimates.numbered(found.cluster[found.graded])
-    else:
-        cells, labels = cells.merged(found.cluster), np.arange(found.cluster.max() + 1)
-    error, k, m = np.full(cells.n.shape[1], np.nan), np.zeros(cells.n.shape[1]), cells.n.shape[1]
-    for rows, sites in estimates.alike(cells, at_least=2):
-        part = np.ix_(rows, sites)
-        own = estimates.numbered(labels[rows])
-        k[sites] = own.max() + 1
-        if statistic == "slope":
-            x = estimates.standard(found.x[found.graded])[rows]
-            error[sites] = slopes.line(x, own).error(cells.means()[part]) if np.ptp(x) > 0 else np.nan
-        else:
-            error[sites] = resampling.mean_error(cells.total[part], cells.n[part])
-    usable = (error > 0) & (k >= MIN_CLUSTERS)
-    for quantity, tail in (("detectable", 0.025), ("detectable_family", 0.025 / m)):
-        needed = (student.ppf(1 - tail, k[usable] - 1) + student.ppf(0.8, k[usable] - 1)) * error[usable]
-        yield {"quantity": quantity, "unit": UNITS[statistic], "n": m, "estimate": float(np.median(needed)) if usable.any() else None}
+def _of_kind(found: Measured, where: NDArray[np.bool_], statistic: str, needed: Array, seed: int) -> Iterator[dict[str, Any]]:
+    """What could be detected (of the ranking statistic alone), and what a half of the clusters repeats."""
+    for quantity, sites in zip(("detectable", "detectable_family"), needed[:, where], strict=True):
+        if statistic == found.statistic:
+            known = sites[~np.isnan(sites)]
+            middle = float(np.median(known)) if known.size else None
+            yield {"quantity": quantity, "unit": UNITS[statistic], "n": int(where.sum()), "estimate": middle}
+    yield from _split(found, where, statistic, seed)
 
 
 def _split(found: Measured, where: NDArray[np.bool_], statistic: str, seed: int) -> Iterator[dict[str, Any]]:
@@ -108,21 +138,22 @@ def _split(found: Measured, where: NDArray[np.bool_], statistic: str, seed: int)
     cluster = found.cluster
     if statistic == "slope":
         cells, cluster = cells.clusters(found.graded), cluster[found.graded]
-    clusters = estimates.numbered(cluster)
+    clusters = numbered(cluster)
     k, m = int(clusters.max()) + 1, cells.n.shape[1]
     rho, share = np.full(SPLITS, np.nan), np.full(SPLITS, np.nan)
     if k >= MIN_SPLIT and m > 2:
         rng = np.random.default_rng((seed, _SPLIT))
         half = rng.permuted(np.tile(np.arange(k) < k // 2, (SPLITS, 1)), axis=1)[:, clusters].astype(float)
-        x = estimates.standard(found.x[found.graded]) if statistic == "slope" else None
+        x = standard(found.x[found.graded]) if statistic == "slope" else None
         one, other = (weighted(cells, w, x) for w in (half, 1 - half))
         rho, share = _spearman(one, other), _shared(one, other)
     for quantity, values, unit in (("split_spearman", rho, "rho"), ("split_top10", share, "share")):
         low, middle, high = np.nanquantile(values, [0.05, 0.5, 0.95]) if np.isfinite(values).any() else (np.nan,) * 3
         yield {"quantity": quantity, "unit": unit, "n": SPLITS, "estimate": float(middle), "low": float(low), "high": float(high)}
+    yield {"quantity": "split_top10_chance", "unit": "share", "n": m, "estimate": TOP / m if m > TOP else None}
 
 
-def weighted(cells: estimates.Cells, w: Array, x: Array | None) -> Array:
+def weighted(cells: Cells, w: Array, x: Array | None) -> Array:
     """The statistic of each site when each group counts w times, `draw site`: the slope on x, or the mean over examples."""
     with np.errstate(divide="ignore", invalid="ignore"):
         if x is None:
@@ -133,13 +164,19 @@ def weighted(cells: estimates.Cells, w: Array, x: Array | None) -> Array:
         return (sxy - sx * sy / size) / (sxx - sx**2 / size)
 
 
-def _all_clusters(found: Measured, where: NDArray[np.bool_], statistic: str) -> Array:
+def estimated(effects: pl.DataFrame, share_of_men: Mapping[str, float] | None) -> pl.DataFrame:
+    """The sites of EFFECTS with the estimate of their ranking statistic, and its name: no interval, no test."""
+    found = measured(effects.lazy(), BIAS[0], share_of_men, {})
+    return _estimates(found, np.ones(found.sites.height, bool), found.statistic).with_columns(statistic=pl.lit(found.statistic))
+
+
+def _estimates(found: Measured, where: NDArray[np.bool_], statistic: str) -> pl.DataFrame:
     """The statistic of each site over all clusters."""
-    cells = found.cells.sites(where)
-    if statistic == "mean":
-        return weighted(cells, np.ones((1, len(found.groups))), None)[0]
-    known = found.graded
-    return weighted(cells.clusters(known), np.ones((1, int(known.sum()))), estimates.standard(found.x[known]))[0]
+    cells, x, known = found.cells.sites(where), None, np.ones(len(found.groups), bool)
+    if statistic == "slope":
+        known, x = found.graded, standard(found.x[found.graded])
+    value = weighted(cells.clusters(known), np.ones((1, int(known.sum()))), x)[0]
+    return found.sites.filter(where).with_columns(pl.Series("estimate", value).fill_nan(None))
 
 
 def _spearman(one: Array, other: Array) -> Array:
@@ -163,14 +200,14 @@ def _shared(one: Array, other: Array) -> Array:
 def _agreement(one: pl.DataFrame, other: pl.DataFrame) -> Iterator[dict[str, Any]]:
     """How far two rankings of the same sites agree."""
     both = one.join(other, on=SITE, how="inner", nulls_equal=True, maintain_order="left")
-    a, b = both["estimate"].to_numpy()[None], both["estimate_right"].to_numpy()[None]
+    a, b = (both[name].cast(pl.Float64).to_numpy()[None] for name in ("estimate", "estimate_right"))
     yield {"quantity": "agreement_spearman", "unit": "rho", "n": both.height, "estimate": float(_spearman(a, b)[0])}
     yield {"quantity": "agreement_top10", "unit": "share", "n": both.height, "estimate": float(_shared(a, b)[0])}
 
 
 def chosen(summary: pl.DataFrame, n: int, seed: int) -> tuple[list[Site], list[Site]]:
     """The n sites of each kind that a summary ranks first, and n seeded others of each kind: what `--calibrate` measures exactly."""
-    ranked = stats.ranking(summary).filter((pl.col("component") != "z") | pl.col("head").is_not_null())
+    ranked = stats.ranking(summary).filter(schemas.single_sites())
     best: list[Site] = []
     others: list[Site] = []
     rng = np.random.default_rng((seed, _DRAW))
@@ -194,7 +231,7 @@ def calibration(estimated: pl.DataFrame, exact: pl.DataFrame, others: Sequence[S
     drawn = {(s.component, s.layer, s.head) for s in others}
     keys = ["dataset", "metric", "statistic", *SITE]
     both = stats.ranking(estimated).join(stats.ranking(exact).select(*keys, exact="estimate"), on=keys, how="left", nulls_equal=True)
-    both = both.filter((pl.col("component") != "z") | pl.col("head").is_not_null())
+    both = both.filter(schemas.single_sites())
     rows: list[dict[str, Any]] = []
     for (component,), part in sorted(both.group_by("component", maintain_order=True)):
         first = {name: part[name][0] for name in ("model", "dataset", "source", "metric", "statistic", "component", "method")}

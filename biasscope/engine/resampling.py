@@ -4,7 +4,8 @@ A draw is one row of a matrix over clusters, shared by every site, so that a max
 """
 
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
@@ -14,21 +15,75 @@ Array = NDArray[np.float64]
 
 MIN_CLUSTERS = 6
 """Below this, clusters are too few for any statement about other clusters."""
-DRAWS = 2_000
-FLIPS = 20_000
+FEW = 20
+"""Below this many clusters a mean must also pass the sign flips, which are exact for symmetric effects."""
+DRAWS = 20_000
+"""Bootstrap draws of clusters, sign patterns and permutations alike."""
+BCA = 2_000
+"""Draws of an interval whose statistic is computed anew in each."""
 ENUMERATED = 14
 """Up to this many clusters all sign patterns are counted, so that p is exact."""
-_BOOTSTRAP, _FLIP, _PERMUTE = 1, 2, 3
+LEVEL = 0.05
+_BOOTSTRAP, _FLIP = 1, 2
 _CELLS = 1_000_000
 """Largest `draw site` product held at once (8 MB), so that memory does not grow with the number of sites or draws."""
 _TIE = 1e-9
 """Equal statistics that rounding has parted still count as equal."""
 
 
-def weights(clusters: int, seed: int) -> Array:
+def weights(clusters: int, seed: int, draws: int | None = None) -> Array:
     """How often each bootstrap draw takes each cluster, `draw cluster`: drawn with replacement, rows sum to `clusters`."""
     rng = np.random.default_rng((seed, _BOOTSTRAP))
-    return rng.multinomial(clusters, np.full(clusters, 1 / clusters), size=DRAWS).astype(float)
+    return rng.multinomial(clusters, np.full(clusters, 1 / clusters), size=draws or DRAWS).astype(float)
+
+
+@dataclass(frozen=True)
+class Null:
+    """What a test compares: |t| of each site, and |t*| of each site in draws in which there is nothing."""
+
+    observed: Array
+    drawn: Callable[[slice], Array]
+    """`draw site` of a slice of the draws."""
+    draws: int
+    exact: bool = False
+    """Whether the draws are all there are, the observed arrangement among them."""
+
+    def sites(self, columns: NDArray[np.bool_]) -> "Null":
+        """The same draws at some of the sites."""
+        return Null(self.observed[columns], lambda rows: self.drawn(rows)[:, columns], self.draws, self.exact)
+
+
+@dataclass(frozen=True)
+class Judged:
+    """p of each site alone and within its family, and the |t| from which on p_family is below the level."""
+
+    p: Array
+    p_family: Array
+    critical: float
+
+
+def judged(nulls: Sequence[Null], beside: Sequence[Null] = ()) -> Judged:
+    """p and single-step p_family of the sites of all nulls, one family; those `beside` are members of it that are not tested.
+
+    p_family compares each |t| with the largest |t*| of the whole family within a draw. A drawn (not enumerated) set counts the observed
+    arrangement as one more draw, so that p is never 0.
+    """
+    observed = np.concatenate([null.observed for null in nulls])
+    draws, extra = nulls[0].draws, 0 if nulls[0].exact else 1
+    reached, largest = np.zeros(observed.size), []
+    for rows in _slices(draws, sum(null.observed.size for null in [*nulls, *beside])):
+        drawn = np.hstack([null.drawn(rows) for null in nulls])
+        reached += (drawn >= observed * (1 - _TIE)).sum(0)
+        largest.append(np.max([drawn.max(1), *(null.drawn(rows).max(1) for null in beside)], axis=0))
+    top = np.sort(np.concatenate(largest))
+    above = draws - np.searchsorted(top, observed * (1 - _TIE))
+    return Judged((extra + reached) / (extra + draws), (extra + above) / (extra + draws), critical(top, extra))
+
+
+def critical(top: Array, extra: int = 1) -> float:
+    """The smallest |t| with p_family below the level, given the sorted maxima of the draws; infinite where no |t| is that rare."""
+    most = int(np.ceil(LEVEL * (extra + len(top)))) - 1 - extra
+    return float(top[len(top) - most - 1]) * (1 + 2 * _TIE) if most >= 0 else np.inf
 
 
 def mean_error(total: Array, n: Array) -> Array:
@@ -38,29 +93,79 @@ def mean_error(total: Array, n: Array) -> Array:
     return np.where(flat, 0.0, np.sqrt(k / (k - 1) * (residual**2).sum(0)) / np.abs(n.sum(0)))
 
 
-def mean_interval(total: Array, n: Array, seed: int, *, symmetric: bool = False) -> tuple[Array, Array]:
-    """The 95 % bootstrap-t interval of Σ total / Σ n per site; NaN where there is no spread between clusters.
+@dataclass(frozen=True)
+class Means:
+    """Ratios Σ total / Σ n over clusters, ready to be drawn again: the linearised standard error of a ratio, anew in every draw.
 
-    The standard error is the linearised one of a ratio, see `mean_error`, anew in every draw. `n` may be any other sum over the
-    same clusters: the interval is that of the ratio, and should then be `symmetric` (from |t*|; with a denominator that varies as much
-    as its mean, equal tails covered 88 % at k = 10 and 85 % at k = 36 where it varies twice as much, symmetric ones 96 %).
+    `n` may be any other sum over the same clusters (for `recovered`).
     """
-    k = len(total)
-    w = weights(k, seed)
-    theta = total.sum(0) / n.sum(0)
-    residual = total - theta * n
-    scale = k / (k - 1)
 
-    def part(sites: slice) -> tuple[Array, Array]:
-        e, m = residual[:, sites], n[:, sites]
-        size = w @ m
-        # Residuals are drawn, not values: the shift from θ comes out directly, and no large sums cancel.
+    total: Array
+    n: Array
+
+    @property
+    def estimate(self) -> Array:
+        """The ratio of each site."""
+        return np.asarray(self.total.sum(0) / self.n.sum(0))
+
+    @property
+    def residual(self) -> Array:
+        """What is left of each cluster's total when the ratio is taken away: drawn instead of values, so that no large sums cancel."""
+        return self.total - self.estimate * self.n
+
+    def deviations(self, w: Array, sites: slice | NDArray[np.bool_]) -> tuple[Array, Array]:
+        """How far each draw's ratio is from the estimate, and its squared standard error, `draw site`; w: `draw cluster`."""
+        e, m = self.residual[:, sites], self.n[:, sites]
+        size, k = w @ m, w.sum(1, keepdims=True)
         with np.errstate(divide="ignore", invalid="ignore"):
             shift = (w @ e) / size
             spread = w @ (e * e) - 2 * shift * (w @ (e * m)) + shift**2 * (w @ (m * m))
-            return shift, scale * spread / size**2
+            return shift, k / (k - 1) * spread / size**2
 
-    return studentised(theta, mean_error(total, n) ** 2, part, symmetric=symmetric)
+    def single(self, w: Array) -> tuple[Array, Array]:
+        """`deviations` of all sites in single precision, and quicker where all sites have the same n."""
+        e, v = self.residual.astype(np.float32), w.astype(np.float32)
+        if (self.n != self.n[:, :1]).any():
+            return self.deviations(w, slice(None))
+        m, k = self.n[:, :1].astype(np.float32), np.float32(len(self.n))
+        size = v @ m
+        shift = (v @ e) / size
+        spread = v @ (e * e) - 2 * shift * ((v * m[:, 0]) @ e) + shift * shift * (v @ (m * m))
+        return shift, k / (k - 1) * spread / size**2
+
+    def null(self, seed: int) -> Null:
+        """The studentised cluster bootstrap of "the mean is 0": |θ| / SE against |θ* − θ| / SE*."""
+        w, variance = weights(len(self.total), seed), mean_error(self.total, self.n) ** 2
+        error = np.sqrt(variance)
+        observed = np.abs(self.estimate) / np.where(error > 0, error, np.nan)
+
+        def drawn(rows: slice) -> Array:
+            return np.abs(ratio(*self.deviations(w[rows], slice(None)), variance))
+
+        return Null(observed, drawn, len(w))
+
+    def without(self, sites: NDArray[np.bool_]) -> Array:
+        """t of each of these sites with each cluster left out in turn, `cluster site`."""
+        w = 1.0 - np.eye(len(self.total))
+        shift, variance = self.deviations(w, sites)
+        return (self.estimate[sites] + shift) / np.sqrt(variance)
+
+
+def mean_interval(total: Array, n: Array, seed: int, *, symmetric: bool = False) -> tuple[Array, Array]:
+    """The 95 % bootstrap-t interval of Σ total / Σ n per site; NaN where there is no spread between clusters.
+
+    `symmetric`: from |t*|; with a denominator that varies as much as its mean, equal tails covered 88 % at k = 10 and 85 % at k = 36
+    where it varies twice as much, symmetric ones 96 %.
+    """
+    found, w = Means(total, n), weights(len(total), seed)
+    part = lambda sites: found.deviations(w, sites)  # noqa: E731
+    return studentised(found.estimate, mean_error(total, n) ** 2, part, symmetric=symmetric)
+
+
+def ratio(shift: Array, drawn: Array, variance: Array) -> Array:
+    """t* = shift / SE*; a draw without spread has an infinite t, not the one that rounding leaves it."""
+    flat = drawn <= 1e-10 * variance
+    return np.where(flat, np.copysign(np.inf, shift), shift / np.sqrt(np.where(flat, 1.0, drawn)))
 
 
 def studentised(
@@ -69,12 +174,9 @@ def studentised(
     """The interval estimate − t* · SE, with t* from the draws; NaN unless both ends are finite."""
     low, high = np.full_like(estimate, np.nan), np.full_like(estimate, np.nan)
     for sites in _slices(estimate.size, DRAWS):
-        shift, drawn = part(sites)
-        # A draw without spread has an infinite t, not the one that rounding leaves it.
-        flat = drawn <= 1e-10 * variance[sites]
-        t = np.where(flat, np.copysign(np.inf, shift), shift / np.sqrt(np.where(flat, 1.0, drawn)))
+        t = ratio(*part(sites), variance[sites])
         t = np.abs(t) if symmetric else t
-        tail = int((len(t) + 1) * (0.05 if symmetric else 0.025))
+        tail = int((len(t) + 1) * (LEVEL if symmetric else LEVEL / 2))
         t.partition((tail - 1, len(t) - tail), axis=0)
         upper, lower = t[-tail], -t[-tail] if symmetric else t[tail - 1]
         error = np.sqrt(np.where(variance[sites] > 0, variance[sites], np.nan))
@@ -84,71 +186,19 @@ def studentised(
     return low, high
 
 
-def flip_p(total: Array, seed: int) -> tuple[Array, Array]:
-    """Two-sided p and p_family of "the cluster sums are symmetric about 0", per site; every column needs a non-zero sum.
-
-    p_family compares with the largest |Σ S| / √Σ S² over the sites of the same sign pattern.
-    """
-    unit = total / np.sqrt((total**2).sum(0))
-    exact = len(total) <= ENUMERATED
-    return _against_draws(np.abs(unit.sum(0)), lambda rows: np.abs(rows @ unit), _signs(len(total), seed), exact)
+def flip_null(total: Array, seed: int) -> Null:
+    """Sign flips of "the cluster sums are symmetric about 0", statistic |Σ S| / √Σ S²; every column needs a non-zero sum."""
+    unit, rows = total / np.sqrt((total**2).sum(0)), signs(len(total), seed)
+    return Null(np.abs(unit.sum(0)), lambda part: np.abs(rows[part] @ unit), len(rows), len(total) <= ENUMERATED)
 
 
-def _signs(clusters: int, seed: int) -> Array:
-    """Sign patterns, `draw cluster`: all of them up to 14 clusters (the first sign fixed: |Σ S| has no sign), else 20,000 drawn."""
+def signs(clusters: int, seed: int) -> Array:
+    """Sign patterns, `draw cluster`: all of them up to 14 clusters (the first sign fixed: |Σ S| has no sign), else drawn."""
     if clusters > ENUMERATED:
         rng = np.random.default_rng((seed, _FLIP))
-        return 1.0 - 2.0 * rng.integers(0, 2, (FLIPS, clusters)).astype(float)
+        return 1.0 - 2.0 * rng.integers(0, 2, (DRAWS, clusters)).astype(float)
     bits = np.arange(2 ** (clusters - 1))[:, None] >> np.arange(clusters) & 1
     return 1.0 - 2.0 * bits.astype(float)
-
-
-def permute_p(x: Array, y: Array, seed: int, cluster: NDArray[np.intp] | None = None) -> tuple[Array, Array]:
-    """Two-sided p and p_family of "x is unrelated to y", per site, by 20,000 permutations of x among all clusters.
-
-    y is NaN where a site lacks a group; |r| is then taken over the k groups it has. p_family: the largest |r| over the
-    sites, times √(k−1), which is the same for all unless some lack groups: else those with the fewest would set the maximum.
-    """
-    present = np.isfinite(y)
-    here, size = present.astype(float), present.sum(0)
-    centred = np.where(present, y - np.nansum(y, 0) / size, 0.0)
-    unit = centred / np.sqrt((centred**2).sum(0))
-
-    def correlation(rows: Array) -> Array:
-        spread = (rows * rows) @ here - (rows @ here) ** 2 / size
-        return np.where(spread > _TIE, np.abs(rows @ unit) / np.sqrt(np.maximum(spread, _TIE)), 0.0) * np.sqrt(size - 1)
-
-    rows = _permuted(x, np.arange(len(x)) if cluster is None else cluster, seed)
-    return _against_draws(correlation(x[None])[0], correlation, rows, exact=False)
-
-
-def _permuted(x: Array, cluster: NDArray[np.intp], seed: int) -> Array:
-    """Draws of x, `draw group`: the x of whole clusters change places with those of as many groups, and within the cluster."""
-    rng = np.random.default_rng((seed, _PERMUTE))
-    rows = np.tile(x, (FLIPS, 1))
-    sizes = np.bincount(cluster)
-    for size in np.unique(sizes):
-        members = np.stack([np.flatnonzero(cluster == c) for c in np.flatnonzero(sizes == size)])
-        order = rng.permuted(np.tile(np.arange(len(members)), (FLIPS, 1)), axis=1)
-        drawn = x[members][order]
-        rows[:, members.ravel()] = (rng.permuted(drawn, axis=2) if size > 1 else drawn).reshape(FLIPS, -1)
-    return rows
-
-
-def _against_draws(observed: Array, statistic: Callable[[Array], Array], rows: Array, exact: bool) -> tuple[Array, Array]:
-    """p and p_family: the share of draws whose statistic, or whose largest statistic, is at least the observed one.
-
-    A drawn (not enumerated) set counts the observed arrangement as one more draw, so that p is never 0.
-    """
-    reached, largest = np.zeros(observed.size), []
-    for part in _slices(len(rows), observed.size):
-        drawn = statistic(rows[part])
-        reached += (drawn >= observed - _TIE).sum(0)
-        largest.append(drawn.max(1))
-    top = np.sort(np.concatenate(largest))
-    above = len(top) - np.searchsorted(top, observed - _TIE)
-    extra = 0 if exact else 1
-    return (extra + reached) / (extra + len(rows)), (extra + above) / (extra + len(rows))
 
 
 def _slices(length: int, width: int) -> Iterator[slice]:
@@ -174,6 +224,6 @@ def bca_interval(columns: tuple[Array, ...], statistic: Callable[..., Array], se
     with warnings.catch_warnings(), np.errstate(divide="ignore", invalid="ignore"):
         # Clusters that are all alike, or all on one line, have no interval; the NaN that comes back says so.
         warnings.simplefilter("ignore", DegenerateDataWarning)
-        found = bootstrap(columns, statistic, n_resamples=DRAWS, paired=True, vectorized=True, method="BCa", rng=rng)
+        found = bootstrap(columns, statistic, n_resamples=BCA, paired=True, vectorized=True, method="BCa", rng=rng)
     low, high = float(found.confidence_interval.low), float(found.confidence_interval.high)
     return (low, high) if np.isfinite(low) and np.isfinite(high) else (np.nan, np.nan)

@@ -22,11 +22,16 @@ def single_sites() -> pl.Expr:
     return (pl.col("component") != "z") | pl.col("head").is_not_null()
 
 
+def heads_and_mlps() -> pl.Expr:
+    """Rows of heads and MLPs. The other hook points contain them, and are a family of their own."""
+    return (pl.col("component") == "mlp_out") | ((pl.col("component") == "z") & pl.col("head").is_not_null())
+
+
 def starred() -> pl.Expr:
     """Rows whose mark is a star: "significant" means this, everywhere."""
-    return (
-        (pl.col("p_family") < LEVEL) & ((pl.col("ci_low") > 0) | (pl.col("ci_high") < 0)) & pl.col("carried_by").is_null()
-    ).fill_null(value=False)
+    return ((pl.col("p_family") < LEVEL) & ((pl.col("ci_low") > 0) | (pl.col("ci_high") < 0)) & pl.col("carried_by").is_null()).fill_null(
+        value=False
+    )
 
 
 def mark(row: Mapping[str, Any]) -> str:

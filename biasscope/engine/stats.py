@@ -1,16 +1,18 @@
 """Aggregates of effects: every site's slope, mean and rms, with interval, p and recovered share; which sites rank first.
 
 Per example in, one row per site and statistic out (the clean model's: `baselines`). shift is `statistic = mean`, slope is
-`statistic = slope`; "significant" means p_family < 0.05. A number that does not exist is null; nothing here is ever NaN or infinite.
+`statistic = slope`; "significant" means a star (see `schemas.mark`). A number that does not exist is null, never NaN or infinite.
 """
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from functools import partial
 from typing import Any
 
 import numpy as np
 import polars as pl
 
-from biasscope.engine import estimates
+from biasscope.engine import estimates, schemas
+from biasscope.engine.cells import numbered
 from biasscope.engine.estimates import Columns
 from biasscope.engine.measured import (
     BIAS,
@@ -38,51 +40,61 @@ def summarise(
     method: str,
     share_of_men: Mapping[str, float] | None,
     partners: Mapping[str, str] | None = None,
+    beside: pl.LazyFrame | None = None,
     seed: int = 0,
 ) -> pl.DataFrame:
     """SUMMARY of EFFECTS, one row per site and statistic: slope (where groups have a share of men), mean and rms.
 
-    kl has its mean alone, without p. A family (of p_family and q) is one dataset, source, metric, statistic and kind of site;
-    heads and the whole hook point `z` are two kinds. Sites that lack examples are measured on those they have (n says how many).
-    Slope ranks where it exists, else mean; the other rows follow with the sites in the same order. Below 6 clusters the means of each
-    group stand in rows of their own, subset "term: X".
+    kl has its mean alone, without p. p_family, q and marks stand on the ranking statistic of target alone: slope where it exists, else
+    mean. Its family is all heads and MLPs at all positions under all sources of the run, and the hook points that contain them are
+    another; `beside` (EFFECTS of estimates) are members that could have been chosen and were not measured. Sites that lack examples are
+    measured on those they have (n says how many). The other rows follow with the sites in the same order. Below 6 clusters the means of
+    each group stand in rows of their own, subset "term: X".
 
     `partners` (group → the group it is exchanged for, see `measured.partners`) makes clusters of groups that are each other's twin. Where
     there are rows of the total effect, `recovered` is filled in; and of target's slope and mean only the slope is read there, because
     swaps go both ways and the mean cancels.
     """
     tables = []
-    for labels, part in parts(effects):
-        labels = {"model": model, "method": method, "subset": "all", **labels}
-        tables.append(_ranked(pl.concat(_site_rows(part, labels, share_of_men, partners or {}, seed))))
+    for dataset, sources, part in parts(effects):
+        labels = {"model": model, "method": method, "subset": "all", "dataset": dataset}
+        of = partial(measured, part, share=share_of_men, partners=partners or {}, beside=beside)
+        rows = pl.concat(_site_rows(part, labels, of, seed))
+        tables += [_ranked(rows.filter(pl.col("source").eq_missing(pl.lit(source)))) for source in sources]
     return pl.concat(tables)
 
 
-def _site_rows(
-    effects: pl.LazyFrame, labels: Labels, share: Mapping[str, float] | None, partners: Mapping[str, str], seed: int
-) -> Iterator[pl.DataFrame]:
-    """SUMMARY rows of one dataset and source, a table per metric and statistic."""
+def _site_rows(effects: pl.LazyFrame, labels: Labels, of: Callable[[str], Measured], seed: int) -> Iterator[pl.DataFrame]:
+    """SUMMARY rows of one dataset, a table per metric and statistic."""
     for metric in effects.select(pl.col("metric").unique()).collect().to_series().sort():
-        found = measured(effects, metric, share, partners)
+        found = of(metric)
+        swapped = (found.sites["component"] == TOTAL).any()
         for statistic, columns in statistics(metric, found, seed):
-            if metric in BIAS and found.total is not None and statistic == "mean" and found.graded.any():
+            if metric in BIAS and swapped and statistic == "mean" and found.graded.any():
                 continue
             label = {**labels, "metric": metric, "statistic": statistic, "unit": UNITS[statistic]}
-            if found.total is not None and statistic != "rms":
+            if swapped and statistic != "rms":
                 columns |= _recovered(found, columns, statistic, seed)
-            yield table(found.sites, columns, label)
+            yield table(found.sites, columns, label, found.groups).filter(found.sites["measured"])
             if metric in BIAS and statistic == "mean" and len(set(found.cluster)) < MIN_CLUSTERS:
                 yield from _each_group(found, label)
 
 
 def _recovered(found: Measured, columns: Columns, statistic: str, seed: int) -> Columns:
-    """The columns of `recovered`, where the interval of the total effect leaves out 0."""
-    total = found.total
-    if total is None or not columns["ci_low"][total] * columns["ci_high"][total] > 0:
-        return {}
+    """The columns of `recovered`, for each source of which the total effect's interval leaves out 0."""
     x = found.x[found.graded] if statistic == "slope" else None
     rows = found.graded if statistic == "slope" else np.ones(len(found.groups), bool)
-    return estimates.recovered(found.cells.clusters(rows), total, x, estimates.numbered(found.cluster[rows]), seed)
+    cells, cluster = found.cells.clusters(rows), numbered(found.cluster[rows])
+    filled: Columns = {name: np.full(found.sites.height, np.nan) for name in estimates.RECOVERED}
+    for source in found.sites["source"].unique():
+        total = found.total(source)
+        if total is None or not columns["ci_low"][total] * columns["ci_high"][total] > 0:
+            continue
+        here = found.of(source)
+        of_source = estimates.recovered(cells.sites(here), int(here[:total].sum()), x, cluster, seed)
+        for name, column in of_source.items():
+            filled[name][here] = column
+    return filled
 
 
 def _each_group(found: Measured, label: Labels) -> Iterator[pl.DataFrame]:
@@ -90,7 +102,7 @@ def _each_group(found: Measured, label: Labels) -> Iterator[pl.DataFrame]:
     for i, group in enumerate(found.groups):
         one = found.cells.clusters(np.arange(len(found.groups)) == i)
         numbers = {"n": one.n[0], "clusters": (one.n[0] > 0).astype(float), "estimate": one.means()[0]}
-        yield table(found.sites, numbers, {**label, "subset": f"term: {group}"})
+        yield table(found.sites, numbers, {**label, "subset": f"term: {group}"}).filter(found.sites["measured"])
 
 
 def _ranked(rows: pl.DataFrame) -> pl.DataFrame:
@@ -122,7 +134,7 @@ def top(summary: pl.DataFrame, n: int, components: Sequence[str] | None = None) 
 
     `z` means its heads; a whole hook point `z` is never among them.
     """
-    rows = ranking(summary).filter(pl.col("estimate").is_not_null(), (pl.col("component") != "z") | pl.col("head").is_not_null())
+    rows = ranking(summary).filter(pl.col("estimate").is_not_null(), schemas.single_sites())
     rows = rows if components is None else rows.filter(pl.col("component").is_in(list(components)))
     rows = rows.sort(pl.col("estimate").abs(), descending=True, maintain_order=True).unique(SITE[:3], keep="first", maintain_order=True)
     return [Site(row["layer"], row["component"], row["head"]) for row in rows.head(n).iter_rows(named=True)]
@@ -131,7 +143,7 @@ def top(summary: pl.DataFrame, n: int, components: Sequence[str] | None = None) 
 def by_reach(summary: pl.DataFrame) -> list[Site]:
     """The sites by the far end of the interval of their ranking statistic: first those that may be strongest, however uncertain."""
     reach = pl.max_horizontal(pl.col("ci_low", "ci_high", "estimate").abs())
-    rows = ranking(summary).filter((pl.col("component") != "z") | pl.col("head").is_not_null())
+    rows = ranking(summary).filter(schemas.single_sites())
     rows = rows.sort(reach, *SITE, descending=[True] + [False] * len(SITE), nulls_last=True)
     return [Site(row["layer"], row["component"], row["head"]) for row in rows.iter_rows(named=True)]
 

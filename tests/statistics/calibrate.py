@@ -1,0 +1,171 @@
+"""How often stars appear where there is nothing, and effects of the promised size are found: studies simulated from stored effects.
+
+`python tests/statistics/calibrate.py` (or `make calibrate`) prints the table of docs/method.md, 1,000 studies a row; the default
+suite runs the quick form. The stored effects are group means of runs of biasscope itself (see `stored`).
+"""
+
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import numpy as np
+import polars as pl
+
+from biasscope.engine import estimates, resampling, schemas, slopes
+from biasscope.engine.audit import MeanModel, SlopeModel, audit
+from biasscope.engine.cells import Cells, standard
+from biasscope.engine.families import Family
+
+HERE = Path(__file__).parent / "effects"
+DRAWS = 999
+"""Draws of a simulated study; a run takes 20,000."""
+
+
+def stored(name: str) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Group means `group site`, examples of each group, and its share of men (NaN where it has none).
+
+    Made by `biasscope ablate` (exact) and `patch --source mean` (estimates) on SmolLM2-135M, and on planted:graded.
+    """
+    frame = pl.read_parquet(HERE / f"{name}.parquet")
+    columns = [c for c in frame.columns if c not in ("group", "n", "x")]
+    return frame.select(columns).to_numpy().astype(float), frame["n"].to_numpy().astype(float), frame["x"].to_numpy()
+
+
+def mean_study(rng: np.random.Generator, y: np.ndarray, n: np.ndarray, *, again: bool) -> Cells:
+    """A study without any mean: the groups' residual sums drawn again, or with random signs."""
+    total = n[:, None] * (y - (n @ y) / n.sum())
+    rows = rng.integers(0, len(y), len(y)) if again else np.arange(len(y))
+    signs = 1.0 if again else rng.choice([-1.0, 1.0], (len(y), 1))
+    return cells(total[rows] * signs, n[rows])
+
+
+def slope_study(rng: np.random.Generator, y: np.ndarray, x: np.ndarray, *, again: bool) -> tuple[Cells, np.ndarray]:
+    """A study without any slope, and its x: (x, residual) drawn again, or residuals with random signs."""
+    z = standard(x)
+    residual = y - y.mean(0) - np.outer(z, slopes.line(z).slope(y))
+    rows = rng.integers(0, len(y), len(y)) if again else np.arange(len(y))
+    signs = 1.0 if again else rng.choice([-1.0, 1.0], (len(y), 1))
+    return cells(residual[rows] * signs, np.ones(len(y))), x[rows]
+
+
+def cells(total: np.ndarray, n: np.ndarray) -> Cells:
+    """Cells of cluster sums of sites that all have the same examples."""
+    return Cells(np.repeat(n[:, None], total.shape[1], 1), total, total**2)
+
+
+def all_of(m: int) -> list[Family]:
+    """One family of all sites."""
+    return [Family(np.ones(m, bool), np.ones(m, bool))]
+
+
+def marked(columns: dict[str, np.ndarray]) -> tuple[bool, bool]:
+    """Whether anything passes the family-wise test, and whether anything is starred."""
+    names = ("p_family", "ci_low", "ci_high", "carried_by", "caution")
+    rows = pl.DataFrame({name: columns[name] for name in names}).fill_nan(None)
+    return bool((columns["p_family"] < schemas.LEVEL).any()), rows.select(schemas.starred().any()).item()
+
+
+def mean_alarms(name: str, *, again: bool) -> Callable[[int], tuple[bool, bool]]:
+    """One study of the mean by its seed."""
+    y, n, _ = stored(name)
+    return lambda seed: marked(estimates.mean(mean_study(np.random.default_rng((seed, 41)), y, n, again=again), seed, all_of(y.shape[1])))
+
+
+def slope_alarms(name: str, *, again: bool) -> Callable[[int], tuple[bool, bool]]:
+    """One study of the slope by its seed."""
+    y, _, x = stored(name)
+
+    def one(seed: int) -> tuple[bool, bool]:
+        study, z = slope_study(np.random.default_rng((seed, 42)), y, x, again=again)
+        return marked(estimates.slope(study, z, np.arange(len(z)), seed, all_of(y.shape[1])))
+
+    return one
+
+
+def top_alarms(exact: str, estimated: str, top: int) -> Callable[[int], tuple[bool, bool]]:
+    """One study of the slope at the sites that estimates of the same examples rank first."""
+    (y, _, x), (guess, _, _) = stored(exact), stored(estimated)
+
+    def one(seed: int) -> tuple[bool, bool]:
+        # the same signs for both: an occupation's exact and estimated effects are turned together
+        study, _ = slope_study(np.random.default_rng((seed, 43)), np.hstack([y, guess]), x, again=False)
+        m = y.shape[1]
+        size = np.abs(slopes.line(standard(x)).slope(study.total[:, m:]))
+        chosen = np.isin(np.arange(m), np.argsort(-size)[:top])
+        own = np.hstack([chosen, np.zeros(m, bool)])
+        family = Family(np.hstack([chosen, ~chosen]), own)
+        return marked({name: column[own] for name, column in estimates.slope(study, x, np.arange(len(x)), seed, [family]).items()})
+
+    return one
+
+
+def share(one: Callable[[int], tuple[bool, bool]], studies: int) -> tuple[float, float]:
+    """Shares of studies in which something passes, and in which something is starred."""
+    passed, starred = np.mean([one(seed) for seed in range(studies)], axis=0)
+    return float(passed), float(starred)
+
+
+def power(k: int, statistic: str, studies: int, m: int = 60) -> float | None:
+    """Share of fresh studies in which a site of the `detectable_family` size is starred; None where there is no size.
+
+    The size is the median of that of ten runs, because one run knows its errors only so well.
+    """
+    x, n = np.linspace(-1.7, 1.7, k), np.full(k, 4.0)
+
+    def noise(seed: int, stream: int) -> np.ndarray:
+        rng = np.random.default_rng((seed, k, stream))
+        return rng.normal(size=(k, m)) + 0.7 * rng.normal(size=(k, 1))
+
+    def size(seed: int) -> float:
+        run = noise(seed, 44)
+        slope = statistic == "slope"
+        model = SlopeModel.of(x, run, np.arange(k), 0) if slope else MeanModel.of(run * 4, cells(run, n).n, 0)
+        return float(np.median(audit(model, seed).family))
+
+    effect = np.median([size(seed) for seed in range(10)])
+    if not np.isfinite(effect):
+        return None
+    found = 0
+    for seed in range(studies):
+        y = noise(seed, 45)
+        y[:, 0] += effect * (standard(x) if statistic == "slope" else 1)
+        if statistic == "slope":
+            columns = estimates.slope(cells(y, np.ones(k)), x, np.arange(k), seed, all_of(m))
+        else:
+            columns = estimates.mean(cells(4 * y, n), seed, all_of(m))
+        found += marked({name: column[:1] for name, column in columns.items()})[1]
+    return found / studies
+
+
+ALARMS = {
+    "mean, groups drawn again, WinoGender": mean_alarms("winogender_ablate_mean", again=True),
+    "mean, groups drawn again, StereoSet race": mean_alarms("race_attribution_mean", again=True),
+    "mean, random signs, WinoGender": mean_alarms("winogender_ablate_mean", again=False),
+    "slope, random signs, WinoGender": slope_alarms("winogender_ablate_mean", again=False),
+    "slope, random signs, planted:graded": slope_alarms("planted_graded", again=False),
+    "slope, (x, residual) drawn again, WinoGender": slope_alarms("winogender_ablate_mean", again=True),
+    **{
+        f"slope, random signs, --top {n}, WinoGender": top_alarms("winogender_ablate_mean", "winogender_attribution_mean", n)
+        for n in (5, 10, 20)
+    },
+}
+"""What is simulated → one study by its seed."""
+
+
+def table(studies: int) -> Iterator[str]:
+    """The lines of the table, as Markdown."""
+    yield "| nothing there | passes p_family | a star |\n|---|--:|--:|"
+    for name, one in ALARMS.items():
+        passed, starred = share(one, studies)
+        yield f"| {name} | {passed:.3f} | {starred:.3f} |"
+    yield "\n| `detectable_family` found | k = 8 | 10 | 36 | 60 |\n|---|--:|--:|--:|--:|"
+    for statistic in ("mean", "slope"):
+        cells_ = (power(k, statistic, studies * 2 // 5) for k in (8, 10, 36, 60))
+        yield f"| {statistic} | {' | '.join('–' if p is None else f'{p:.2f}' for p in cells_)} |"
+
+
+if __name__ == "__main__":
+    resampling.DRAWS = DRAWS
+    for line in table(int(sys.argv[1]) if len(sys.argv) > 1 else 1000):
+        sys.stdout.write(line + "\n")
+        sys.stdout.flush()
