@@ -148,7 +148,9 @@ def test_heads_mlps_positions_and_sources_are_one_family_and_containing_hook_poi
     many = pl.concat([heads, table(values * 1.1, component="mlp_out", heads=False), table(-values).with_columns(source=pl.lit("zero"))])
     moved = table(values).with_columns(position=pl.lit("term"))
     one, all_of_them = (rows(summary(pl.concat([part, alone])), statistic="mean") for part in (heads, pl.concat([many, moved])))
-    lowest = [part.filter(pl.col("head").is_not_null(), source="mean", position="all").sort("head")["p_family"] for part in (one, all_of_them)]
+    lowest = [
+        part.filter(pl.col("head").is_not_null(), source="mean", position="all").sort("head")["p_family"] for part in (one, all_of_them)
+    ]
     # the further members are copies of the heads: the maximum is that of the heads, however many there are
     np.testing.assert_allclose(*lowest)
     for part in (one, all_of_them):

@@ -99,7 +99,8 @@ class Model(Protocol):
 def audit(model: Model, seed: int) -> Audit:
     """Simulate the studies, on all cores: each with draws of its own, so that the result is the same on any number of them.
 
-    An effect is found where it moves a site of a normal study over what is asked there. It grows with the unevenness of variances and with the run's own critical value where that is higher than the normal one, as it is for skewed effects.
+    An effect is found where it moves a site of a normal study over what is asked there. It grows with the unevenness of variances, and
+    with the run's own critical value where that is higher than the normal one, as it is for skewed effects.
     """
     t = model.draws()
     own = np.quantile(t, 1 - LEVEL, axis=0, method="higher").astype(float)

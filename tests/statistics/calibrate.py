@@ -108,7 +108,7 @@ def share(one: Callable[[int], tuple[bool, bool]], studies: int) -> tuple[float,
 def power(k: int, statistic: str, studies: int, m: int = 60) -> float | None:
     """Share of fresh studies in which a site of the `detectable_family` size is starred; None where there is no size.
 
-    The size is the median of that of ten runs, because one run knows its errors only so well.
+    The size is the mean of that of ten runs, because one run knows its errors only so well.
     """
     x, n = np.linspace(-1.7, 1.7, k), np.full(k, 4.0)
 
@@ -122,7 +122,7 @@ def power(k: int, statistic: str, studies: int, m: int = 60) -> float | None:
         model = SlopeModel.of(x, run, np.arange(k), 0) if slope else MeanModel.of(run * 4, cells(run, n).n, 0)
         return float(np.median(audit(model, seed).family))
 
-    effect = np.median([size(seed) for seed in range(10)])
+    effect = np.mean([size(seed) for seed in range(10)])
     if not np.isfinite(effect):
         return None
     found = 0
