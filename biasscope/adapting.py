@@ -57,7 +57,7 @@ def measure(scan: Scan, every: Sequence[Site], source_name: str, k: int, miss: f
         drawn = min(len(order), drawn + k)
     said = {"measured": len(done), "sites": len(every), "beyond": beyond, "open": len(open_), "threshold": threshold, "k": k}
     scan.journal.set("adaptive", said)
-    share = f"at most {beyond} of the {len(open_)} others (95 % confidence) exceed the {k}th effect found, {threshold:.3g} nats"
+    share = f"at most {beyond} of the {len(open_)} others (95 % confidence) exceed the effect in place {k}, {threshold:.3g} nats"
     scan.run.warn(f"{scan.dataset.name}: {len(done)} of {len(every)} sites measured; {share}; p_family and q are over the measured sites")
     scan.close(forest.examples, names, forest.dropped, forest.partly)
 
