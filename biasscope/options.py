@@ -104,7 +104,10 @@ Offline = Annotated[bool, option("--offline", "Use no network at all", panel=MOD
 Datasets = Annotated[
     list[str] | None,
     option(
-        "--dataset", "Name or FILE.json, repeatable (default: the original study's three if downloaded, else occupations)", "-d", panel=DATA
+        "--dataset",
+        "Name, or FILE.json of StereoSet's or WinoGender's own sentences; repeatable (default: the study's three if downloaded, else occupations)",
+        "-d",
+        panel=DATA,
     ),
 ]
 Limit = Annotated[int | None, option("--limit", "A seeded sample of N examples, spread evenly over groups", panel=DATA, min=1)]

@@ -33,6 +33,17 @@ def default(dataset: Dataset) -> str:
     return "occupation" if dataset.share_of_men() else "stereotype"
 
 
+def check(task: str, dataset: Dataset) -> None:
+    """UsageError where the task's label can be read off the words of the dataset, so that any probe would be right."""
+    facts = sum("gender" in e.meta for e in dataset.examples)
+    if task == "stereotype" and facts:
+        raise UsageError(
+            f"--task stereotype asks which of two words a text ends in; {facts} of {len(dataset.examples)} prompts of {dataset.name} state\n"
+            f"the gender as a fact, so the pronoun itself, or whether it fits its noun, is the label: a probe would read grammar, no stereotype;\n"
+            f"take --task lean, or stereoset_gender, winogender or occupations"
+        )
+
+
 def inputs(task: str, dataset: Dataset, negatives: str, target: Mapping[str, float] | None = None) -> tuple[list[Input], dict[str, str]]:
     """The inputs of a task, and example id → why an example has none.
 
