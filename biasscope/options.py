@@ -105,7 +105,7 @@ Datasets = Annotated[
     list[str] | None,
     option(
         "--dataset",
-        "Name, or FILE.json of StereoSet's or WinoGender's own sentences; repeatable (default: the study's three if downloaded, else occupations)",
+        "Name, or FILE.json of sentences of StereoSet or WinoGender; repeatable (default: the study's three if present, else occupations)",
         "-d",
         panel=DATA,
     ),

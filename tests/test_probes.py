@@ -333,4 +333,4 @@ def test_a_probe_whose_label_is_the_word_itself_is_refused_before_a_model_is_loa
     monkeypatch.setattr("biasscope.engine.models.boot", lambda *a, **k: pytest.fail("the model was loaded first"))
     where = ["-m", "planted:single", "-o", tmp_path, "--cache-dir", tmp_path / "cache"]
     code, _, err = biasscope("probe", "-d", "definitional", *asked, *where, ok=False)
-    assert code == 2 and "48 of 48 prompts of definitional" in err and "--task lean" in err
+    assert code == 2 and "48 of 48 prompts state the gender as a fact" in err and "--task lean" in err

@@ -38,9 +38,9 @@ def check(task: str, dataset: Dataset) -> None:
     facts = sum("gender" in e.meta for e in dataset.examples)
     if task == "stereotype" and facts:
         raise UsageError(
-            f"--task stereotype asks which of two words a text ends in; {facts} of {len(dataset.examples)} prompts of {dataset.name} state\n"
-            f"the gender as a fact, so the pronoun itself, or whether it fits its noun, is the label: a probe would read grammar, no stereotype;\n"
-            f"take --task lean, or stereoset_gender, winogender or occupations"
+            f"--task stereotype is not defined for {dataset.name}: {facts} of {len(dataset.examples)} prompts state the gender as a fact,\n"
+            "so that the label is the pronoun itself, or whether it fits its noun: grammar, no stereotype;\n"
+            "take --task lean, or another dataset such as stereoset_gender"
         )
 
 
