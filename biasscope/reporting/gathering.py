@@ -60,7 +60,7 @@ def _parts(model: str, dataset: str, found: Sequence[Found], *, every: bool) -> 
     left += [(f, "another run shows the same sites and source") for f in best if f.record.command in MAPS and f.key not in drawn]
     if not every:
         return [part], left
-    own = [replace(run, model=f"{model} (run {run.key})") for run, _ in left]
+    own = [replace(run, label=f"{model} (run {run.key})") for run, _ in left]
     return [part, *(_part(run.model, dataset, [run]) for run in own)], []
 
 
@@ -74,7 +74,7 @@ def _read(run: upkeep.Stored, record: RunRecord, model: str) -> Found:
     summary = pl.concat([SUMMARY.to_frame(), pl.read_parquet(run.folder / "summary.parquet")], how="diagonal")
     summary = summary.with_columns(model=pl.lit(model))
     reliability = pl.read_parquet(trusted) if trusted.is_file() else None
-    return Found(run.folder, repeating.renewed(record, document=True), summary, reliability, model, run.seal)
+    return Found(run.folder, repeating.renewed(record, document=True), summary, reliability, run.seal)
 
 
 def _one_of_each(found: Sequence[Found]) -> tuple[list[Found], list[tuple[Found, str]]]:

@@ -33,14 +33,19 @@ class Found:
     record: RunRecord
     summary: pl.DataFrame
     reliability: pl.DataFrame | None
-    model: str
-    """What its model is called here: the short name, and the first of its digest where several have that name."""
-    seal: Seal
+    seal: Seal = Seal.SEALED
+    label: str = ""
+    """What it is called where another run of its kind has its model's name."""
 
     @property
     def key(self) -> str:
         """The first characters of the run's key."""
         return self.folder.name
+
+    @property
+    def model(self) -> str:
+        """What its model is called: the short name, and the first of its digest where several have that name."""
+        return self.label or str(self.summary["model"][0])
 
     @property
     def file(self) -> str:
