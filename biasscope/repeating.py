@@ -12,6 +12,8 @@ from biasscope.options import Measure
 
 PLACES = ("data_dir", "cache_dir", "output_dir")
 """Options that are about this machine and decide no number."""
+PATH = r"(?<![\w./])[~/][\w.-]*/\S+"
+"""An absolute path within a sentence."""
 DEFAULTS = {f.name: f.default for f in fields(Measure)}
 
 
@@ -41,8 +43,9 @@ def of(record: RunRecord, *, document: bool = False) -> str:
 
 
 def renewed(record: RunRecord, *, document: bool = False) -> RunRecord:
-    """The record with its command built anew."""
-    return record.model_copy(update={"reproduce": of(record, document=document)})
+    """The record with its command built anew; for a `document`, without this machine's folders in its warnings either."""
+    warnings = [re.sub(PATH, lambda found: relative(found[0]), text) if document else text for text in record.warnings]
+    return record.model_copy(update={"reproduce": of(record, document=document), "warnings": warnings})
 
 
 def relative(value: str) -> str:

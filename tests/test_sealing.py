@@ -200,11 +200,16 @@ def test_a_circuit_of_a_run_says_that_it_is_not_sealed_and_refuses_other_weights
 
 def test_no_folder_of_this_machine_enters_the_report(lab: Path, monkeypatch: pytest.MonkeyPatch, tmp_path_factory: pytest.TempPathFactory):
     monkeypatch.chdir(tmp_path_factory.mktemp("elsewhere"))
-    biasscope("report", "-o", lab / "results", "--cache-dir", lab / "cache", "-q")
+    (lab / "results/index.json").unlink()
+    edit(sealed(lab)[0], warnings=[f"{lab / 'data/x.json'} is not the published one, and/or more"])
+    biasscope("report", "-o", lab / "results", "--cache-dir", lab / "none", "-q")
     for end in ("md", "html"):
         text = (lab / f"results/report.{end}").read_text()
         assert str(lab.parent.parent) not in text and "--cache-dir" not in text and "--output-dir" not in text
-        assert "biasscope baseline --model ./ckpt --dataset occupations --limit 24" in text
+        assert (
+            "biasscope baseline --model ./ckpt --dataset occupations --limit 24" in text
+            and "./x.json is not the published one, and/or" in text
+        )
 
 
 def test_a_batch_size_that_was_decided_is_not_asked_for_again(lab: Path):

@@ -24,9 +24,9 @@ def single_sites() -> pl.Expr:
 
 def starred() -> pl.Expr:
     """Rows whose mark is a star: "significant" means this, everywhere."""
-    return ((pl.col("p_family") < LEVEL) & ((pl.col("ci_low") > 0) | (pl.col("ci_high") < 0)) & pl.col("carried_by").is_null()).fill_null(
-        value=False
-    )
+    return (
+        (pl.col("p_family") < LEVEL) & ((pl.col("ci_low") > 0) | (pl.col("ci_high") < 0)) & pl.col("carried_by").is_null()
+    ).fill_null(value=False)
 
 
 def mark(row: Mapping[str, Any]) -> str:
