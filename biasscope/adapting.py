@@ -57,17 +57,10 @@ def measure(scan: Scan, every: Sequence[Site], source_name: str, k: int, miss: f
             break
         sweep(open_[:k], f"stage-{stage:02}b")
         drawn = min(len(order), drawn + k)
-    said: dict[str, Any] = {
-        "measured": len(done),
-        "sites": len(every),
-        "beyond": beyond,
-        "open": len(open_),
-        "threshold": threshold,
-        "k": k,
-    }
     unit = UNITS[_ranked(scan, names)["statistic"][0]]
-    said["unit"] = unit
-    share = f"at most {beyond} of the {len(open_)} others (95 % confidence) exceed effect number {k}, {threshold:.3g} {unit}"
+    said: dict[str, Any] = {"measured": len(done), "sites": len(every), "beyond": beyond, "open": len(open_)}
+    said |= {"threshold": threshold, "k": k, "unit": unit}
+    share = f"at most {beyond} of the {len(open_)} others (95 % confidence) exceed the effect in place {k}, {threshold:.3g} {unit}"
     scan.run.warn(f"{scan.dataset.name}: {len(done)} of {len(every)} sites measured; {share}")
     scan.journal.set("adaptive", said)
     scan.close(forest.examples, names, forest.dropped, forest.partly)

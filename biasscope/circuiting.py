@@ -8,14 +8,15 @@ from typing import TYPE_CHECKING
 
 import polars as pl
 
-from biasscope.engine import measured, runs, stats, upkeep
-from biasscope.engine.errors import DamagedError, DataError, UsageError
+from biasscope.engine import measured, stats, upkeep
+from biasscope.engine.errors import DataError, UsageError
+from biasscope.engine.sealing import Seal
 from biasscope.engine.types import Dataset, Site
 from biasscope.options import Dtype, Measure
 from biasscope.scan import Scan
 
 if TYPE_CHECKING:
-    pass
+    from biasscope.running import Running
 
 SOURCES = ("mean", "corrupt", "zero", "resample")
 """Of a run with several sources, the first of these ranks and replaces."""
@@ -33,6 +34,18 @@ class Origin:
     source: str
     method: str
     partners: dict[str, str] | None
+    model: str
+    """sha256 of the weights that it measured."""
+    seal: Seal
+
+    def check(self, run: "Running") -> None:
+        """Say where the run's record is not sealed; DataError where the model is not the one it measured."""
+        if run.found.digest != self.model:
+            raise DataError(
+                f"{self.folder} measured weights {self.model[:12]}…, {run.options.model} has {run.found.digest[:12]}…; measure it again"
+            )
+        if self.seal is not Seal.SEALED:
+            run.warn(f"run {self.folder.name} is {self.seal}: made by an older version, or copied")
 
     def ranked(self, dataset: Dataset, groups: set[str], slug: str) -> list[Site]:
         """Its heads and MLPs by the ranking statistic over these groups alone, strongest first."""
@@ -58,11 +71,8 @@ def parsed(text: str) -> tuple[int, ...]:
 
 def origin(o: Measure, name: str) -> Origin:
     """The run of that name, and the options with which it is continued: its model, data, seed and numbers."""
-    folder = upkeep.find(o.output_dir, name)
-    record = runs.read(folder)
-    if record is None:
-        raise DamagedError(f"{folder} is not what was written; the command that made it makes it again")
-    asked = record.params
+    stored, record = upkeep.load(o.output_dir, name, o.cache_dir)
+    folder, asked = stored.folder, record.params
     if record.command not in ("ablate", "patch") or asked.get("given") or asked.get("direction") == "denoising":
         raise DataError(f"{folder} cannot rank sites for a circuit; take a run of ablate (without --given) or patch (noising)")
     found = set(pl.read_parquet(folder / "summary.parquet", columns=["source"])["source"])
@@ -72,7 +82,8 @@ def origin(o: Measure, name: str) -> Origin:
     options = replace(o, model=asked["model"], dataset=[record.datasets[0].name], data_dir=Path(asked["data_dir"]), **taken)
     twins = folder / "twins.parquet"
     partners = measured.partners(pl.read_parquet(twins)) if twins.is_file() else None
-    return Origin(record.datasets[0].run_key, folder, options, source, str(asked.get("method", "exact")), partners)
+    model = record.model.digest if record.model else ""
+    return Origin(record.datasets[0].run_key, folder, options, source, str(asked.get("method", "exact")), partners, model, stored.seal)
 
 
 def measure(scan: Scan, origin: Origin, sizes: Sequence[int], target: float | None) -> None:
@@ -129,7 +140,7 @@ def _minimal(scan: Scan, origin: Origin, choosing: set[str], ranked: list[Site],
         names = here.measure(circuits.units(lm, forest, [point], source, scan.batch), None, prefix=f"choosing-{name}-")
         rows = pl.concat(here.journal.tables("effects", [*base, *names]))
         f = faithfulness.estimates_of(rows, shares, origin.partners)[name]
-        scan.run.screen.note(f"minimal set: {len(sites)} sites keep {f:.2f}")
+        scan.run.screen.note(f"minimal set: {len(sites)} {'site keeps' if len(sites) == 1 else 'sites keep'} {f:.2f}")
         return f
 
     small = circuits.greedy(ranked, keeps, target)

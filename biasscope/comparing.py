@@ -7,6 +7,7 @@ from typing import Any
 
 from biasscope import show
 from biasscope.engine import comparison
+from biasscope.engine.sealing import Seal
 from biasscope.engine.store import SCHEMA_VERSION
 from biasscope.options import Format
 from biasscope.tables import Table, number
@@ -20,6 +21,7 @@ def show_tables(found: Sequence[comparison.Ranking], document: dict[str, Any]) -
     """The tables of a comparison; each ranking has a letter, which the first table explains."""
     letters = {ranking.name: _letter(i) for i, ranking in enumerate(found)}
     legend = [f"{letter}: {text}" for letter, text in zip(letters.values(), comparison.labels(found), strict=True)]
+    legend += [f"run {row['run']}: its record is {row['seal']}" for row in document["runs"] if row["seal"] is not Seal.SEALED]
 
     def two(row: dict[str, Any]) -> str:
         return f"{letters[row['first']]}, {letters[row['second']]}"

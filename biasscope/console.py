@@ -108,6 +108,15 @@ def _bar(units: list[Any], label: str) -> Iterator[Any]:
         yield from progress.track(units, description=safe_text(label))
 
 
+def confirmed(question: str) -> bool:
+    """Whether the person at the terminal says yes; where nobody is there to ask, the command itself says it."""
+    if not (sys.stdin.isatty() and sys.stderr.isatty()):
+        return True
+    sys.stderr.write(f"{safe_text(question)} [y/N] ")
+    sys.stderr.flush()
+    return sys.stdin.readline().strip().lower() in ("y", "yes")
+
+
 def clock(seconds: float) -> str:
     """A duration for people: 42 s, 3:05 min, 1:02:03 h."""
     whole = round(seconds)
@@ -115,12 +124,6 @@ def clock(seconds: float) -> str:
         return f"{whole} s"
     minutes, rest = divmod(whole, 60)
     return f"{minutes}:{rest:02} min" if minutes < 60 else f"{minutes // 60}:{minutes % 60:02}:{rest:02} h"
-
-
-def size(count: float) -> str:
-    """A number of bytes for people: 17 MB."""
-    power = min(4, max(0, (len(str(int(count))) - 1) // 3))
-    return f"{count / 1000**power:.3g} {('B', 'kB', 'MB', 'GB', 'TB')[power]}"
 
 
 def age(days: float) -> str:

@@ -2,7 +2,6 @@
 
 import inspect
 import re
-import shlex
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, fields
 from enum import StrEnum
@@ -105,7 +104,10 @@ Offline = Annotated[bool, option("--offline", "Use no network at all", panel=MOD
 Datasets = Annotated[
     list[str] | None,
     option(
-        "--dataset", "Name or FILE.json, repeatable (default: the original study's three if downloaded, else occupations)", "-d", panel=DATA
+        "--dataset",
+        "Name, or FILE.json of sentences of StereoSet or WinoGender; repeatable (default: the study's three if present, else occupations)",
+        "-d",
+        panel=DATA,
     ),
 ]
 Limit = Annotated[int | None, option("--limit", "A seeded sample of N examples, spread evenly over groups", panel=DATA, min=1)]
@@ -158,19 +160,6 @@ class Measure:
         """The options as the record shows them; how the result was printed is no part of it."""
         shown = ("format", "json", "rows", "quiet", "verbose", "debug", "no_cache", "fresh", "wait")
         return {k: str(v) if isinstance(v, Path) else v for k, v in asdict(self).items() if k not in shown}
-
-
-def reproduced(command: str, measure: Measure, dataset: list[str], own: dict[str, Any]) -> str:
-    """The command line that gives a run again: model, datasets and whatever differs from the defaults."""
-    shared = {f.name: getattr(measure, f.name) for f in fields(Measure) if getattr(measure, f.name) != f.default}
-    shared = {name: value for name, value in shared.items() if name in measure.resolved()}
-    words = ["biasscope", command]
-    model = {} if "predictions" in own else {"model": measure.model}  # no model ran
-    for name, value in (model | shared | {"dataset": dataset} | own).items():
-        for single in value if isinstance(value, list) else [value]:
-            flag = f"--{name.replace('_', '-')}"
-            words += [] if single is None or single is False else [flag] if single is True else [flag, str(single)]
-    return shlex.join(words)
 
 
 def flatten(command: Callable[..., None]) -> Callable[..., None]:

@@ -15,8 +15,10 @@ from biasscope.scan import Scan
 
 
 def task(dataset: Dataset, asked: str) -> str:
-    """The task as asked, or the dataset's own."""
-    return tasks.default(dataset) if asked == "auto" else asked
+    """The task as asked, or the dataset's own. UsageError where it asks nothing there."""
+    chosen = tasks.default(dataset) if asked == "auto" else asked
+    tasks.check(chosen, dataset)
+    return chosen
 
 
 def measure(scan: Scan, chosen: str, negatives: str, component: str, position: str, split: Any, *, causal: bool) -> None:

@@ -14,7 +14,7 @@ from typing import Any
 
 from biasscope import session
 from biasscope.console import Screen
-from biasscope.engine import datasets, journal, models, runs, store, weights
+from biasscope.engine import datasets, journal, models, runs, sealing, store, weights
 from biasscope.engine.types import Dataset
 from biasscope.options import Measure
 from biasscope.scan import Scan
@@ -46,6 +46,7 @@ class Running(session.Session):
 
     def scans(self, **asked: Any) -> Iterator[Scan]:
         """The datasets that are not finished, one after the other, each locked; the finished ones are taken as they stand."""
+        self.slug = sealing.claim(self.options.output_dir, self.slug, self.found.digest)
         with contextlib.ExitStack() as stack:
             root = self.options.cache_dir / "runs"
             if self.options.no_cache:

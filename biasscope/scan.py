@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Literal
 
 import polars as pl
 
-from biasscope.engine import journal, runs
+from biasscope.engine import journal, runs, upkeep
 from biasscope.engine.errors import DataError
 from biasscope.engine.types import Dataset, Example, Site, Unit
 from biasscope.options import memory
@@ -46,12 +46,13 @@ class Scan:
     def stands(self) -> bool:
         """Whether the run's folder holds the finished run, which is then the result."""
         path = self.run.folder(self.dataset.name, self.key)
-        record = None if self.run.options.no_cache or self.run.options.fresh else runs.read(path)
+        options = self.run.options
+        record = None if options.no_cache or options.fresh else upkeep.stored(path, options.cache_dir).record
         if record is None or record.datasets[0].run_key != self.key:
             return False
         part = record.datasets[0].model_copy(update={"reused": record.datasets[0].units, "path": str(path)})
         self.run.model = record.model
-        self.run.batch_size = record.params["batch_size"]
+        self.run.batch_size = record.batch_size
         for warning in record.warnings:
             self.run.warn(warning)
         self.run.adopt(part)

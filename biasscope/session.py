@@ -9,12 +9,12 @@ from typing import Any
 
 import polars as pl
 
-from biasscope import show
+from biasscope import repeating, show
 from biasscope.console import Screen, clock
-from biasscope.engine import exports, runs
+from biasscope.engine import exports, runs, sealing
 from biasscope.engine.errors import BiasScopeError, PartialError
 from biasscope.engine.types import RELIABILITY
-from biasscope.options import Measure, reproduced
+from biasscope.options import Measure
 
 ROWS = ("effects", "exact", "scores", "triples", "activations", "predictions")
 """Tables that --rows shows."""
@@ -86,7 +86,7 @@ class Session:
         return pl.scan_parquet(file)
 
     def keep(self, part: runs.DatasetPart, key: str, summary: pl.DataFrame, reliability: pl.DataFrame | None = None) -> None:
-        """Nothing: closes the run whose other tables stand in its folder; keeps what `finish` shows."""
+        """Close the run whose other tables stand in its folder, its record last and sealed; keep what `finish` shows."""
         path = self.folder(part.name, key)
         runs.write(path, "summary", [summary])
         if reliability is not None:
@@ -94,7 +94,9 @@ class Session:
         tables = {file.stem: runs.digests.of_file(file) for file in sorted(path.glob("*.parquet"))}
         part = part.model_copy(update={"run_key": key, "path": str(path), "tables": tables, "lost": self.lost})
         self.lost = 0
-        runs.close(self.record([part]))
+        record = self.record([part])
+        sealing.seal(path, runs.digest(record), self.options.cache_dir / "runs" / key)
+        runs.close(record)
         self.adopt(part)
         self.screen.note(f"{part.name}: {part.used} of {part.found} examples in {part.groups} groups, saved to {path}")
 
@@ -103,7 +105,9 @@ class Session:
         folder = Path(part.path)
         summary = pl.read_parquet(folder / "summary.parquet")
         if not self.own.get("given"):  # the original study never removed anything beforehand
-            exports.export(self.options.output_dir / runs.safe_name(self.slug), self.command, part.name, summary)
+            effects = pl.scan_parquet(folder / "effects.parquet") if "effects" in part.tables else None
+            study = self.options.output_dir / runs.safe_name(self.slug)
+            exports.export(study, self.command, part.name, summary, effects=effects, key=part.run_key)
         self.parts.append(part)
         self.summaries.append(summary)
         self.reliability.append(pl.read_parquet(folder / "reliability.parquet") if "reliability" in part.tables else RELIABILITY.to_frame())
@@ -124,14 +128,16 @@ class Session:
     def record(self, parts: list[runs.DatasetPart]) -> runs.RunRecord:
         """The record as it stands, with those datasets."""
         asked = list(self.options.dataset or [part.name for part in self.parts or parts])
+        params = self.options.resolved() | {"dataset": asked} | self.own
         return runs.RunRecord(
             command=self.command,
             model=self.model,
-            params=self.options.resolved() | {"dataset": asked, "batch_size": self.batch_size} | self.own,
+            params=params,
             seed=self.options.seed,
             versions=runs.versions(),
             created=runs.now(),
-            reproduce=reproduced(self.command, self.options, asked, self.own),
+            batch_size=self.batch_size,
+            reproduce=repeating.command(self.command, params),
             timing={phase: round(seconds, 3) for phase, seconds in self.timing.items()},
             peak_rss_bytes=runs.peak_rss_bytes(),
             warnings=self.warnings_of(parts),

@@ -4,7 +4,7 @@ import json
 import math
 import sys
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, TextIO
 
@@ -174,10 +174,10 @@ def listing(
     sys.stdout.flush()
 
 
-def record(found: RunRecord, table: tables.Table, chosen: Format | None) -> None:
-    """Nothing: writes one run's record to stdout, whole for programs and the essentials for people."""
+def record(found: RunRecord, table: tables.Table, seal: str, chosen: Format | None) -> None:
+    """Write one run's record to stdout, whole for programs and the essentials for people, and whether it is sealed."""
     if (chosen or (Format.TABLE if sys.stdout.isatty() else Format.JSON)) is Format.TABLE:
-        draw(table, sys.stdout)
+        draw(replace(table, notes=[*table.notes, f"{'record':<12} {seal}"]), sys.stdout)
     else:
-        sys.stdout.write(found.model_dump_json(indent=2) + "\n")
+        sys.stdout.write(json.dumps(found.model_dump(mode="json") | {"seal": seal}, allow_nan=False, indent=2) + "\n")
     sys.stdout.flush()

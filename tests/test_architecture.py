@@ -16,7 +16,7 @@ ORDER = (
     *("probes", "tasks", "probing"),
     *("resampling", "slopes", "cells", "families", "estimates", "subsets", "measured", "baselines", "stats", "audit", "reliability"),
     *("controls", "guarantees", "probestats", "comparison", "faithfulness", "bounds"),
-    *("store", "journal", "runs", "upkeep", "exports", "canvas", "figures"),
+    *("store", "journal", "runs", "sealing", "upkeep", "exports", "canvas", "figures"),
 )
 """Every engine module, each importing only what stands before it."""
 SOURCES = sorted(ROOT.rglob("*.py"))

@@ -402,6 +402,22 @@ def test_patch_takes_the_twin_by_default_and_gives_effect_total_and_recovered(ti
     assert (again["summary"], again["reliability"]) == (document["summary"], document["reliability"])
 
 
+def test_the_study_s_estimates_are_the_mean_under_twins_of_the_run_named_beside_them(tiny_gpt2, tmp_path):
+    """SUMMARY has the slope alone there; an earlier run's file, of another source, must not stay."""
+    base = ("patch", "--components", "z,mlp_out", "--model", tiny_gpt2, *SMALL[:2], "-o", tmp_path, "--json")
+    biasscope(*base, "--source", "mean", "--limit", 3)
+    document = json.loads(biasscope(*base, "--limit", 24)[1])
+    (part,), folder = document["run"]["datasets"], tmp_path / tiny_gpt2.name
+    assert "mean" not in {row["statistic"] for row in document["summary"] if row["metric"] == "target"}
+    found = json.loads((folder / "attribution_patching_occupations.json").read_text())
+    rows = pl.read_parquet(f"{part['path']}/effects.parquet").filter(metric="target", component="z", layer=1)
+    assert found["blocks.1.attn.hook_z.2"] == pytest.approx(rows.filter(head=2)["effect"].mean(), abs=1e-12)
+    assert found["blocks.1.attn.hook_z"] == pytest.approx(rows.filter(pl.col("head").is_null())["effect"].mean(), abs=1e-12)
+    assert len(found) == 4 * (1 + 4 + 1) and all(isinstance(value, float) for value in found.values())
+    origin = json.loads((folder / "origins.json").read_text())["occupations/attribution_patching_occupations.json"]
+    assert origin == {"run": part["run_key"], "command": "patch", "method": "attribution", "source": "corrupt"}
+
+
 def test_patch_by_position_gives_the_map_from_the_term_to_the_readout(tiny_gpt2, tmp_path):
     where = ("--components", "resid_post", "--positions", "readout,term,between")
     base = ("patch", "--method", "exact", *where, "--model", tiny_gpt2, *SMALL, "-o", tmp_path)

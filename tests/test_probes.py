@@ -326,3 +326,11 @@ def test_encode_writes_what_it_read(tmp_path):
         if found["values"].dtype == pl.List
         else True
     )
+
+
+@pytest.mark.parametrize("asked", [[], ["--task", "stereotype"]])
+def test_a_probe_whose_label_is_the_word_itself_is_refused_before_a_model_is_loaded(asked, tmp_path, monkeypatch):
+    monkeypatch.setattr("biasscope.engine.models.boot", lambda *a, **k: pytest.fail("the model was loaded first"))
+    where = ["-m", "planted:single", "-o", tmp_path, "--cache-dir", tmp_path / "cache"]
+    code, _, err = biasscope("probe", "-d", "definitional", *asked, *where, ok=False)
+    assert code == 2 and "48 of 48 prompts state the gender as a fact" in err and "--task lean" in err

@@ -144,6 +144,13 @@ def test_records_that_join_to_nothing_are_listed(data: Path, tmp_path: Path) -> 
         datasets.load(write(tmp_path, foreign), data)
 
 
+@pytest.mark.parametrize("skip", [False, True])
+def test_own_sentences_in_the_study_s_shape_are_refused_with_what_is_read_instead(data: Path, tmp_path: Path, skip: bool) -> None:
+    own = [record(1, "My neighbour the plumber is BLANK.", ("rough", "gentle", "purple"))]
+    with pytest.raises(DataError, match=r"none of its 1 records .* only sentences of StereoSet or WinoGender are read"):
+        datasets.load(write(tmp_path, own), data, skip_invalid=skip)
+
+
 def test_a_record_of_another_shape_is_counted(data: Path, tmp_path: Path) -> None:
     loaded = datasets.load(write(tmp_path, [*intrasentence(), {"context": "x"}, 3]), data, skip_invalid=True)
     assert loaded.dropped == {"a field is missing or is no text": 2}

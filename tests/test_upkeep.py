@@ -133,6 +133,7 @@ def test_runs_are_listed_newest_first_and_damaged_ones_named(tmp_path):
     (tmp_path / "gpt2/winogender/patch/cccc3333").mkdir(parents=True)
     (tmp_path / "gpt2/winogender/patch/cccc3333/run.json").write_text("{")
     found = json.loads(biasscope("runs", "ls", "-o", tmp_path, "--json")[1])
+    assert {row["seal"] for row in found} == {"not sealed"}
     assert [(row["run"], row["intact"]) for row in found] == [("bbbb2222", True), ("aaaa1111", True), ("cccc3333", False)]
 
 

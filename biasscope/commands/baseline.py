@@ -51,7 +51,7 @@ def baseline(
 def _score_predictions(o: options.Measure, file: Path) -> None:
     """Nothing: the published scores of somebody else's predictions; no model is loaded."""
     from biasscope.console import Screen
-    from biasscope.engine import baselines, digests, predictions, runs, store
+    from biasscope.engine import baselines, digests, predictions, runs, sealing, store
     from biasscope.engine.datasets.stereoset import SOURCE
     from biasscope.engine.errors import UsageError
     from biasscope.session import Session
@@ -64,6 +64,7 @@ def _score_predictions(o: options.Measure, file: Path) -> None:
     for name in dict.fromkeys(o.dataset or ["stereoset"]):
         with run.phase("statistics"):
             triples = predictions.load(file, name, o.data_dir)
+            run.slug = sealing.claim(o.output_dir, runs.safe_name(file.stem), digests.of_file(file))
             summary = baselines.stereoset(triples, model=run.slug, dataset=name, seed=o.seed)
         part = runs.DatasetPart(
             name=name,

@@ -31,6 +31,7 @@ def cache(
     repair: Annotated[bool, options.option("--repair", "verify: drop what is damaged, so that it is measured again")] = False,
     older_than: Annotated[float, options.option("--older-than", "prune: days since the last change", min=0)] = 30,
     everything: Annotated[bool, options.option("--all", "rm: all of it")] = False,
+    yes: Annotated[bool, options.option("--yes", "prune, rm: do not ask", "-y")] = False,
     dry_run: Annotated[bool, options.option("--dry-run", "prune, rm: only say what would go")] = False,
     cache_dir: options.CacheDir = options.Measure.cache_dir,
     format: options.FormatOption = None,  # noqa: A002  the option's name
@@ -40,9 +41,9 @@ def cache(
 ) -> None:
     """List, verify, prune or remove what has been measured in parts and converted."""
     from biasscope import show
-    from biasscope.console import Screen, age, size
+    from biasscope.console import Screen, age, confirmed
     from biasscope.engine import upkeep
-    from biasscope.engine.errors import DamagedError, UsageError
+    from biasscope.engine.errors import DamagedError, UsageError, in_bytes
 
     screen, chosen = Screen(quiet), options.Format.JSON if json else format
     if (action is Action.RM) != bool(keys or everything):
@@ -51,14 +52,17 @@ def cache(
         found = upkeep.damage(cache_dir, repair=repair)
         show.listing("damaged", [{"damaged": text} for text in found], [[text] for text in found], chosen)
         if found and not repair:
-            raise DamagedError(f"{len(found)} parts of {cache_dir} are not what was written; `biasscope cache verify --repair` drops them")
-        return screen.note(f"{len(found)} damaged parts dropped" if found else f"everything in {cache_dir} is what was written")
+            raise DamagedError(f"{len(found)} damaged in {cache_dir}: not what was written; `biasscope cache verify --repair` drops them")
+        return screen.note(f"dropped, because damaged: {len(found)}" if found else f"everything in {cache_dir} is what was written")
     entries = upkeep.entries(cache_dir)
     if action is Action.PRUNE:
         entries = upkeep.stale(entries, older_than)
     elif keys:
         entries = upkeep.chosen(entries, keys)
+    total = f"{len(entries)} {'entry' if len(entries) == 1 else 'entries'}, {in_bytes(sum(e.bytes for e in entries))}"
     if action is not Action.LS and not dry_run:
+        if entries and not (yes or confirmed(f"remove {total} from {cache_dir}?")):
+            return screen.note("nothing removed")
         upkeep.sweep(cache_dir)
         for entry in entries:
             upkeep.drop(entry)
@@ -69,7 +73,7 @@ def cache(
         what = e.command or e.kind
         rows.append({"key": e.key, "what": what, "model": e.model, "dataset": e.dataset, "state": state, "size": e.bytes})
         rows[-1] |= {"age": round(e.age_days, 4), "units": e.units, "path": str(e.path)}
-        cells.append([e.key[:8], what, e.model, e.dataset, state, size(e.bytes), age(e.age_days)])
+        cells.append([e.key[:8], what, e.model, e.dataset, state, in_bytes(e.bytes), age(e.age_days)])
     show.listing(str(cache_dir), rows, cells, chosen)
     done = {"ls": "in all", "prune": "pruned", "rm": "removed"}[action.value] + (" (not done: --dry-run)" if dry_run else "")
-    return screen.note(f"{len(entries)} entries, {size(sum(e.bytes for e in entries))} {done}")
+    return screen.note(f"{total} {done}")

@@ -27,6 +27,7 @@ def circuit(
     asked = {"from": origin.key, "sizes": list(circuiting.parsed(sizes)), "minimal": minimal, "target": target if minimal else None}
     own = {"from": source_run, "sizes": sizes, "minimal": minimal, "target": target if minimal else None}
     run = running.start("circuit", origin.options, own)
+    origin.check(run)
     for each in run.scans(**asked):
         if not each.complete:
             circuiting.measure(each, origin, circuiting.parsed(sizes), target if minimal else None)

@@ -18,6 +18,7 @@ def compare(
     runs: Annotated[list[str], typer.Argument(help="Folders of finished runs, or the first characters of their keys")],
     top: Annotated[int, options.option("--top", "How many of the strongest sites count as the top", min=1)] = 10,
     output_dir: options.OutputDir = Path("results"),
+    cache_dir: options.CacheDir = options.Measure.cache_dir,
     format: options.FormatOption = None,  # noqa: A002  the option's name
     json: options.Json = False,
     debug: options.Debug = False,
@@ -25,22 +26,20 @@ def compare(
     """Compare rankings of sites: across datasets, sources and methods of a model, and by relative depth across models."""
     import polars as pl
 
-    from biasscope import comparing
+    from biasscope import comparing, repeating
     from biasscope.engine import comparison, upkeep
-    from biasscope.engine import runs as engine
-    from biasscope.engine.errors import DamagedError, DataError
+    from biasscope.engine.errors import DataError
 
     found: list[comparison.Ranking] = []
     used: list[dict[str, Any]] = []
-    for folder in dict.fromkeys(upkeep.find(output_dir, run) for run in runs):
-        record = engine.read(folder)
-        if record is None:
-            raise DamagedError(f"{folder} is not what was written; the command that made it makes it again")
+    named = {stored.folder: (stored, record) for stored, record in (upkeep.load(output_dir, run, cache_dir) for run in runs)}
+    models = upkeep.models([stored for stored, _ in named.values()])
+    for folder, (stored, record) in named.items():
         if record.command not in ("ablate", "patch"):
             raise DataError(f"{folder} is a run of `{record.command}`, which ranks no sites; compare runs of ablate and patch")
-        summary = pl.read_parquet(folder / "summary.parquet")
+        summary = pl.read_parquet(folder / "summary.parquet").with_columns(model=pl.lit(models[folder]))
         found += comparison.rankings(folder.name, 0 if record.model is None else record.model.layers, summary)
-        used.append({"run": folder.name, "path": str(folder), "reproduce": record.reproduce})
+        used.append({"run": folder.name, "path": str(folder), "seal": stored.seal, "reproduce": repeating.of(record)})
     if len(found) < 2:
         raise DataError(f"one ranking alone cannot be compared: {', '.join(comparison.labels(found))}; give two runs or more")
     comparing.show_comparison(found, used, top, options.Format.JSON if json else format)

@@ -47,7 +47,7 @@ def probe(
     plot: options.Plot = False,
 ) -> None:
     """Where bias is linearly readable, layer by layer: held-out accuracy, AUC and selectivity, against shuffled labels."""
-    from biasscope import running
+    from biasscope import probing, running
     from biasscope.engine.errors import UsageError
 
     if causal and site is not options.Component.RESID:
@@ -55,10 +55,9 @@ def probe(
     asked = {name: value.value for name, value in (("task", task), ("negatives", negatives), ("site", site), ("position", position))}
     asked["split"] = split.value
     run = running.start("probe", o, asked | {"causal": causal})
+    tasks = {dataset.name: probing.task(dataset, task.value) for dataset in run.datasets}  # refused before a model is loaded
     for each in run.scans(**asked, causal=causal):
-        from biasscope import probing
-
-        chosen = probing.task(each.dataset, task.value)
+        chosen = tasks[each.dataset.name]
         if not each.complete:
             probing.measure(each, chosen, negatives.value, site.value, position.value, split.value, causal=causal)
         each.save(probing.summary(each, chosen, site.value, position.value, causal=causal))

@@ -24,12 +24,14 @@ def report(
         Path | None, options.option("--out", "Markdown file; page and figures stand beside it (default: report.md in --output-dir)")
     ] = None,
     output_dir: options.OutputDir = Path("results"),
+    cache_dir: options.CacheDir = options.Measure.cache_dir,
     format: options.FormatOption = None,  # noqa: A002  the option's name
     json: options.Json = False,
     quiet: options.Quiet = False,
     debug: options.Debug = False,
 ) -> None:
     """Turn finished runs into a report: Markdown with figures, and one HTML page. Measures nothing and loads no model."""
-    from biasscope.reporting import writing
+    from biasscope.reporting import gathering, writing
 
-    writing.write(runs or [], model, out or output_dir / "report.md", output_dir, options.Format.JSON if json else format, quiet=quiet)
+    found = gathering.gather(output_dir, runs or [], model, cache_dir)
+    writing.write(found, out or output_dir / "report.md", options.Format.JSON if json else format, quiet=quiet)

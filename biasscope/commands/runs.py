@@ -23,34 +23,36 @@ def runs(
     action: Annotated[Action, typer.Argument(help="ls, show")],
     run: Annotated[str | None, typer.Argument(help="Folder of a run, or the first characters of its key (show)")] = None,
     output_dir: options.OutputDir = Path("results"),
+    cache_dir: options.CacheDir = options.Measure.cache_dir,
     format: options.FormatOption = None,  # noqa: A002  the option's name
     json: options.Json = False,
     debug: options.Debug = False,
 ) -> None:
     """List the finished runs, or show how one was made."""
-    from biasscope import show, tables
-    from biasscope.engine import runs as engine
+    from biasscope import repeating, show, tables
     from biasscope.engine import upkeep
-    from biasscope.engine.errors import DamagedError, UsageError
+    from biasscope.engine.errors import UsageError
+    from biasscope.engine.sealing import Seal
 
     chosen = options.Format.JSON if json else format
     if (action is Action.SHOW) != (run is not None):
         raise UsageError("`runs show` takes one RUN, `runs ls` takes none")
     if run is not None:
-        folder = upkeep.find(output_dir, run)
-        record = engine.read(folder)
-        if record is None:
-            raise DamagedError(f"{folder} is not what was written; the command that made it makes it again")
-        return show.record(record, tables.record(record), chosen)
+        one, record = upkeep.load(output_dir, run, cache_dir)
+        record = repeating.renewed(record)
+        return show.record(record, tables.record(record), one.seal, chosen)
     rows: list[dict[str, Any]] = []
     cells: list[list[str]] = []
-    for folder, found in upkeep.finished(output_dir).items():
-        model, dataset, command, key = folder.parts[-4:]
-        row = {"run": key, "command": command, "model": model, "dataset": dataset, "how": "damaged or older", "created": None}
+    stored = upkeep.finished(output_dir, cache_dir)
+    models = upkeep.models(stored)
+    for each in stored:
+        found, (_, dataset, command, key) = each.record, each.folder.parts[-4:]
+        how = "edited" if each.seal is Seal.EDITED else "damaged or older"
+        row = {"run": key, "command": command, "model": models[each.folder], "dataset": dataset, "how": how, "created": None}
         if found is not None:
             how = " ".join(str(found.params[name]) for name in ("method", "source", "site") if found.params.get(name))
             row |= {"how": how, "created": found.created}
         cells.append([*list(map(str, row.values()))[:5], "–" if found is None else found.created[5:16].replace("T", " ")])
         used = None if found is None else found.datasets[0].used
-        rows.append({**row, "used": used, "intact": found is not None, "path": str(folder)})
+        rows.append({**row, "used": used, "intact": found is not None, "seal": each.seal, "path": str(each.folder)})
     return show.listing(str(output_dir), rows, cells, chosen)

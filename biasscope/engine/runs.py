@@ -81,8 +81,10 @@ class RunRecord(Strict):
     seed: int
     versions: dict[str, str]
     created: str
+    batch_size: int | None = None
+    """Tokens × copies of a pass, as decided; null where nothing was decided, and in records of older versions."""
     reproduce: str
-    """The command that gives this run again."""
+    """The command that gives this run again; where it is shown, it is built anew from `params`."""
     timing: dict[str, float]
     """Seconds per phase."""
     peak_rss_bytes: int
@@ -156,8 +158,13 @@ def write(path: Path, name: str, frames: Iterable[pl.DataFrame]) -> Path:
     return file
 
 
+def digest(record: RunRecord) -> str:
+    """The sha256 of the file that `close` writes."""
+    return digests.of_bytes(store.as_json(record.model_dump(mode="json")))
+
+
 def close(record: RunRecord) -> None:
-    """Nothing: writes the record of a run whose tables stand, which makes it a finished one."""
+    """Write the record of a run whose tables stand, last: its presence marks the run as complete."""
     (part,) = record.datasets
     store.write_json(Path(part.path) / RECORD, record.model_dump(mode="json"))
 

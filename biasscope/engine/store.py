@@ -19,7 +19,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from biasscope.engine import digests
-from biasscope.engine.errors import BiasScopeError
+from biasscope.engine.errors import BiasScopeError, in_bytes
 from biasscope.engine.types import (
     ACTIVATIONS,
     BANDS,
@@ -103,9 +103,14 @@ def write_table(file: Path, frame: pl.DataFrame, schema: pl.Schema) -> str:
     return write_bytes(file, encoded(frame, schema, file.name))
 
 
+def as_json(value: Any) -> bytes:
+    """The value as the strict JSON of a file."""
+    return (json.dumps(value, indent=2, ensure_ascii=False, allow_nan=False) + "\n").encode()
+
+
 def write_json(file: Path, value: Any) -> None:
-    """Nothing: writes strict JSON."""
-    write_bytes(file, (json.dumps(value, indent=2, ensure_ascii=False, allow_nan=False) + "\n").encode())
+    """Write strict JSON."""
+    write_bytes(file, as_json(value))
 
 
 def write_bytes(file: Path, content: bytes) -> str:
@@ -150,9 +155,9 @@ def replace(file: Path, write: Callable[[Path], Any], size: int) -> None:
 def unwritable(problem: OSError, file: Path, size: int) -> BiasScopeError:
     """What to tell of a failed write."""
     if problem.errno in (errno.ENOSPC, errno.EDQUOT):
-        have = shutil.disk_usage(file.parent).free
-        need = f"need about {max(size, 1) / 1e6:.2g} MB more for {file.name}"
-        return BiasScopeError(f"disk full: {need}, have {have / 1e6:.2g} MB at {file.parent}; make room, then the same command goes on")
+        need = f"{file.name} needs {in_bytes(size)}" if size else f"no room for {file.name}"
+        have = f"{in_bytes(shutil.disk_usage(file.parent).free)} free at {file.parent}"
+        return BiasScopeError(f"disk full: {need}, {have}; make room, then the same command goes on")
     return BiasScopeError(f"cannot write {file}: {problem.strerror or problem}; choose another folder (--output-dir, --cache-dir)")
 
 

@@ -33,6 +33,17 @@ def default(dataset: Dataset) -> str:
     return "occupation" if dataset.share_of_men() else "stereotype"
 
 
+def check(task: str, dataset: Dataset) -> None:
+    """UsageError where the task's label can be read off the words of the dataset, so that any probe would be right."""
+    facts = sum("gender" in e.meta for e in dataset.examples)
+    if task == "stereotype" and facts:
+        raise UsageError(
+            f"--task stereotype is not defined for {dataset.name}: {facts} of {len(dataset.examples)} prompts state the gender as a fact,\n"
+            "so that the label is the pronoun itself, or whether it fits its noun: grammar, no stereotype;\n"
+            "take --task lean, or another dataset such as stereoset_gender"
+        )
+
+
 def inputs(task: str, dataset: Dataset, negatives: str, target: Mapping[str, float] | None = None) -> tuple[list[Input], dict[str, str]]:
     """The inputs of a task, and example id → why an example has none.
 

@@ -4,16 +4,17 @@ import contextlib
 import json
 import shutil
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from filelock import FileLock, Timeout
 
-from biasscope.engine import digests, journal, runs, store
-from biasscope.engine.errors import UsageError
-from biasscope.engine.weights import CONVERSION
+from biasscope.engine import digests, journal, runs, sealing, store
+from biasscope.engine.errors import DamagedError, UsageError
+from biasscope.engine.sealing import Seal
+from biasscope.engine.weights import CONVERSION, slug
 
 SHORTEST = 4
 """Characters of a key that are enough to name it, if they name one alone."""
@@ -161,16 +162,61 @@ def drop(entry: Entry) -> None:
     shutil.rmtree(entry.path, ignore_errors=True)
 
 
-def finished(output: Path) -> dict[Path, runs.RunRecord | None]:
-    """The folders under results/ that hold a record, the newest first; None where it, or a table of it, is not what was written."""
-    folders = [file.parent for file in output.glob(f"*/*/*/*/{runs.RECORD}")]
-    records = {folder: runs.read(folder) for folder in folders}
-    return dict(sorted(records.items(), key=lambda item: ("" if item[1] is None else item[1].created, str(item[0])), reverse=True))
+@dataclass(frozen=True)
+class Stored:
+    """A finished run as it stands in its folder."""
+
+    folder: Path
+    record: runs.RunRecord | None
+    """None where it was edited, or a table of it is not what was written."""
+    seal: Seal
+
+    @property
+    def damage(self) -> str:
+        """What is the matter with it, empty where nothing is."""
+        return "" if self.record else f"was {self.seal}" if self.seal is Seal.EDITED else "is not what was written"
+
+    @property
+    def model(self) -> tuple[str, str]:
+        """What its model is called, and what identifies it: the sha256 of its weights, or where none ran the folder."""
+        place = self.folder.resolve().parent.parent.parent
+        used = self.record.model if self.record else None
+        if used is None:
+            return place.name, digests.digest(str(place))
+        folders = {runs.safe_name(name): name for name in sealing.names(slug(used.name), used.digest)}
+        return folders.get(place.name, slug(used.name)), used.digest
+
+
+def stored(folder: Path, cache: Path | None = None) -> Stored:
+    """The run in that folder; `cache`: where its seal is looked for too."""
+    seal = sealing.state(folder, cache)
+    return Stored(folder, None if seal is Seal.EDITED else runs.read(folder), seal)
+
+
+def load(output: Path, name: str, cache: Path | None = None) -> tuple[Stored, runs.RunRecord]:
+    """The run of that name, and its record. UsageError where there is none, DamagedError where it is not what was written."""
+    found = stored(find(output, name), cache)
+    if found.record is None:
+        raise DamagedError(f"{found.folder} {found.damage}; the command that made it makes it again")
+    return found, found.record
+
+
+def models(found: Collection[Stored]) -> dict[Path, str]:
+    """Folder of a run → what its model is called where these are shown together: the first of a name keeps it."""
+    order = sorted((run for run in found if run.record), key=lambda run: run.record.created if run.record else "")
+    called = sealing.distinct(run.model for run in order)
+    return {run.folder: called.get(run.model, run.model[0]) for run in found}
+
+
+def finished(output: Path, cache: Path | None = None) -> list[Stored]:
+    """The runs under results/, the newest first; those that are not what was written last."""
+    found = [stored(file.parent, cache) for file in output.glob(f"*/*/*/*/{runs.RECORD}")]
+    return sorted(found, key=lambda run: ("" if run.record is None else run.record.created, str(run.folder)), reverse=True)
 
 
 def find(output: Path, name: str) -> Path:
     """The folder of a run named by its path or the first characters of its key. UsageError where there is none, or several."""
     if (Path(name) / runs.RECORD).is_file():
         return Path(name)
-    folder: Path = _one(name, {folder.name: folder for folder in finished(output)})
+    folder: Path = _one(name, {file.parent.name: file.parent for file in output.glob(f"*/*/*/*/{runs.RECORD}")})
     return folder

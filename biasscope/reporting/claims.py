@@ -30,7 +30,7 @@ def probes(parts: Sequence[Part], gallery: Gallery) -> Iterator[Block]:
         yield Block("pictures", pictures=drawn)
     for part in parts:
         for found in part.probes[:1]:
-            table = probe_table.probes(found.summary, part.name, f"{found.folder}/summary.parquet")
+            table = probe_table.probes(found.summary, part.name, found.file)
             yield Block(
                 "table",
                 table=Table(f"{table.title} (every fifth row)", table.columns, [table.sections[0][::5], *table.sections[1:]], table.notes),
@@ -44,7 +44,7 @@ def sets(parts: Sequence[Part], gallery: Gallery) -> Iterator[Block]:
             yield missing(f"Not measured for {part.model}: biasscope circuit --from RUN, with a run of ablate or patch")
         drawn, made = [], []
         for found in part.circuits:
-            made.append(circuit_table.sets(found.summary, part.name, f"{found.folder}/summary.parquet"))
+            made.append(circuit_table.sets(found.summary, part.name, found.file))
             if found.summary.filter(pl.col("statistic") == "faithfulness")["estimate"].is_not_null().any():
                 source = found.summary["source"].drop_nulls().to_list()[0]
                 title = f"Sets of sites: {part.model}\n{part.dataset}, {words.SOURCES.get(source, source)}"

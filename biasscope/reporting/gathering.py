@@ -2,59 +2,79 @@
 
 import json
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import polars as pl
 
+from biasscope import repeating
 from biasscope.engine import runs, stats, upkeep
-from biasscope.engine.errors import DamagedError, DataError
+from biasscope.engine.errors import DataError
 from biasscope.engine.runs import RunRecord
 from biasscope.engine.types import SUMMARY, TOTAL
 from biasscope.reporting.nouns import Found, Gathered, Map, Part
 
 MAPS = ("patch", "ablate")
+SHOWN = (*MAPS, "baseline", "probe", "circuit")
 KIND = ("method", "source", "direction", "steps", "positions", "components", "given", "control", "task", "negatives", "site", "position")
 """Parameters that make another kind of measurement, not a smaller one of the same kind."""
 PREFERRED = ("exact corrupt", "exact mean", "exact resample", "exact zero", "exact clean", "attribution corrupt", "attribution mean")
 """Which map of a dataset stands first."""
 
 
-def gather(output_dir: Path, wanted: Sequence[str], model: str | None) -> Gathered:
-    """The named runs, or all under `output_dir`, one of each kind.
+def gather(output_dir: Path, wanted: Sequence[str], model: str | None, cache: Path | None = None) -> Gathered:
+    """The named runs, all of them; or of those under `output_dir` one of each kind.
 
     DataError where there is none, DamagedError where a named one is not what was written.
     """
-    folders = {path: runs.read(path) for path in map(Path, (upkeep.find(output_dir, run) for run in wanted))}
-    if broken := [path for path, record in folders.items() if record is None]:
-        raise DamagedError(f"{broken[0]} is not what was written; the command that made it makes it again")
-    records = folders or upkeep.finished(output_dir)
-    whole = [
-        _read(path, record)
-        for path, record in records.items()
-        if record is not None and record.command in (*MAPS, "baseline", "probe", "circuit")
-    ]
-    shown = [found for found in whole if model is None or model in (found.model, found.record.model.name if found.record.model else "")]
+    named = {run.folder: run for run, _ in (upkeep.load(output_dir, name, cache) for name in wanted)}
+    stored = list(named.values()) or upkeep.finished(output_dir, cache)
+    called = upkeep.models(stored)
+    whole = [_read(run, run.record, called[run.folder]) for run in stored if run.record and run.record.command in SHOWN]
+    if others := set(named) - {found.folder for found in whole}:
+        raise DataError(f"{others.pop()} is no run of {', '.join(SHOWN)}: a report does not show it; leave it out")
+    shown = [found for found in whole if model is None or model in _names(found)]
     if not shown:
         which = f" of model '{model}' (there are: {', '.join(sorted({f.model for f in whole}))})" if model and whole else ""
         raise DataError(f"no finished run{which} under {output_dir}; `biasscope baseline` and `biasscope patch` make the first")
-    used, left = _one_of_each(shown)
-    names = list(dict.fromkeys((found.model, found.dataset) for found in sorted(used, key=lambda f: (_order(f.dataset), f.model))))
-    parts = [_part(name, dataset, [f for f in used if (f.model, f.dataset) == (name, dataset)]) for name, dataset in names]
-    drawn = {m.run.key for part in parts for m in (*part.maps, *part.along)}
-    left += [(f, "another run shows the same sites and source") for f in used if f.record.command in MAPS and f.key not in drawn]
-    used = [f for f in used if f.record.command not in MAPS or f.key in drawn]
-    return Gathered(parts, used, left, [path for path, record in records.items() if record is None])
+    parts: list[Part] = []
+    left: list[tuple[Found, str]] = []
+    for name, dataset in dict.fromkeys((f.model, f.dataset) for f in sorted(shown, key=lambda f: (_order(f.dataset), f.model))):
+        more, rest = _parts(name, dataset, [f for f in shown if (f.model, f.dataset) == (name, dataset)], every=bool(wanted))
+        parts, left = parts + more, left + rest
+    unused = {run.folder for run, _ in left}
+    used = [run for run in shown if run.folder not in unused]
+    return Gathered(parts, used, left, [run for run in stored if run.record is None])
+
+
+def _names(found: Found) -> tuple[str, ...]:
+    """What --model may call the model of a run."""
+    return found.model, runs.safe_name(found.model), found.record.model.name if found.record.model else ""
+
+
+def _parts(model: str, dataset: str, found: Sequence[Found], *, every: bool) -> tuple[list[Part], list[tuple[Found, str]]]:
+    """One part with one run of each kind, and the others with the reason; with `every`, each of those in a part of its own."""
+    best, left = _one_of_each(found)
+    part = _part(model, dataset, best)
+    drawn = {m.run.key for m in (*(part.shown if every else part.maps), *part.along)}
+    left += [(f, "another run shows the same sites and source") for f in best if f.record.command in MAPS and f.key not in drawn]
+    if not every:
+        return [part], left
+    own = [replace(run, label=f"{model} (run {run.key})") for run, _ in left]
+    return [part, *(_part(run.model, dataset, [run]) for run in own)], []
 
 
 def _order(dataset: str) -> tuple[int, str]:
     return (("winogender", "occupations").index(dataset) if dataset in ("winogender", "occupations") else 2, dataset)
 
 
-def _read(path: Path, record: RunRecord) -> Found:
-    trusted = path / "reliability.parquet"
+def _read(run: upkeep.Stored, record: RunRecord, model: str) -> Found:
+    trusted = run.folder / "reliability.parquet"
     # columns that an older version did not have are null
-    summary = pl.concat([SUMMARY.to_frame(), pl.read_parquet(path / "summary.parquet")], how="diagonal")
-    return Found(path, record, summary, pl.read_parquet(trusted) if trusted.is_file() else None)
+    summary = pl.concat([SUMMARY.to_frame(), pl.read_parquet(run.folder / "summary.parquet")], how="diagonal")
+    summary = summary.with_columns(model=pl.lit(model))
+    reliability = pl.read_parquet(trusted) if trusted.is_file() else None
+    return Found(run.folder, repeating.renewed(record, document=True), summary, reliability, run.seal)
 
 
 def _one_of_each(found: Sequence[Found]) -> tuple[list[Found], list[tuple[Found, str]]]:
@@ -100,7 +120,7 @@ def _part(model: str, dataset: str, found: Sequence[Found]) -> Part:
             continue
         seen.setdefault(m.name, m)
     of = {name: [run for run in found if run.record.command == name] for name in ("baseline", "probe", "circuit")}
-    asked = str(found[0].record.params.get("model", model))
+    asked = repeating.relative(str(found[0].record.params.get("model", model)))
     return Part(
         model,
         asked,

@@ -7,7 +7,9 @@ from typing import Any
 import polars as pl
 
 from biasscope.engine.runs import RunRecord
+from biasscope.engine.sealing import DEPTH, Seal
 from biasscope.engine.types import TOTAL
+from biasscope.engine.upkeep import Stored
 
 SIGHT = {
     "corrupt": "twin patched in",
@@ -31,6 +33,9 @@ class Found:
     record: RunRecord
     summary: pl.DataFrame
     reliability: pl.DataFrame | None
+    seal: Seal = Seal.SEALED
+    label: str = ""
+    """What it is called where another run of its kind has its model's name."""
 
     @property
     def key(self) -> str:
@@ -39,8 +44,13 @@ class Found:
 
     @property
     def model(self) -> str:
-        """The short name of the model."""
-        return str(self.summary["model"][0])
+        """What its model is called: the short name, and the first of its digest where several have that name."""
+        return self.label or str(self.summary["model"][0])
+
+    @property
+    def file(self) -> str:
+        """The file of its summary, from the results folder on."""
+        return "/".join([*self.folder.parts[-DEPTH:], "summary.parquet"])
 
     @property
     def dataset(self) -> str:
@@ -126,7 +136,8 @@ class Gathered:
     used: list[Found]
     left: list[tuple[Found, str]] = field(default_factory=list)
     """Runs that are not shown, with the reason."""
-    damaged: list[Path] = field(default_factory=list)
+    damaged: list[Stored] = field(default_factory=list)
+    """Runs that are not what was written."""
 
 
 def total(found: Map) -> dict[str, Any] | None:

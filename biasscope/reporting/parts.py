@@ -8,6 +8,8 @@ import polars as pl
 from biasscope import tables
 from biasscope.engine import figures, stats
 from biasscope.engine.baselines import SHARE
+from biasscope.engine.sealing import DEPTH
+from biasscope.repeating import relative
 from biasscope.reporting import claims, sites, words
 from biasscope.reporting.document import Block, Gallery, Picture, Section, bullets, missing, paragraph
 from biasscope.reporting.nouns import Gathered, Part, clean
@@ -68,7 +70,7 @@ def _summary(found: Gathered) -> Section:
     told = ("examples dropped", "minimal set")
     failed = [f"{run.model}: {text}" for run in found.used for text in run.record.warnings if not any(word in text for word in told)]
     blocks += [paragraph("Warnings of the runs:"), bullets(list(dict.fromkeys(failed)))] if failed else []
-    blocks += [missing(f"Not read, because it is not what was written: {path}") for path in found.damaged]
+    blocks += [missing(f"Not read, because it {run.damage}: {'/'.join(run.folder.parts[-DEPTH:])}") for run in found.damaged]
     return Section("Summary", blocks)
 
 
@@ -90,7 +92,7 @@ def _clean(parts: Sequence[Part], gallery: Gallery) -> Iterator[Block]:
         if part.baseline is None:
             yield missing(f"Not measured for {part.model}: {words.command('baseline', part)}")
             continue
-        yield Block("table", table=tables.clean_model(part.baseline.summary, part.dataset, f"{part.baseline.folder}/summary.parquet"))
+        yield Block("table", table=tables.clean_model(part.baseline.summary, part.dataset, part.baseline.file))
         single = part.baseline.summary.filter(pl.col("subset").str.starts_with("occupation: "))
         named = single.with_columns(pl.col("subset").str.strip_prefix("occupation: ").alias("occupation"))
         share = named.filter(pl.col("metric") == SHARE).select("occupation", pl.col("estimate").alias("share"))
@@ -126,13 +128,14 @@ def _again(found: Gathered) -> Section:
         if record.model is not None and record.model.digest not in seen:
             seen.add(record.model.digest)
             used = record.model
-            facts.append(f"model {used.name}: revision {used.revision or NONE}, {used.dtype} on {used.device}")
+            facts.append(f"model {relative(used.name)}: revision {used.revision or NONE}, {used.dtype} on {used.device}")
             facts.append(f"its weights: sha256 {used.digest}; its tokenizer: sha256 {used.tokenizer_digest}")
         if part.digest not in seen:
             seen.add(part.digest)
             facts.append(f"data {part.name}: content sha256 {part.digest}, {part.used} of {part.found} examples used")
     versions = sorted({", ".join(f"{name} {number}" for name, number in run.record.versions.items()) for run in found.used})
     facts += [f"versions: {text}" for text in versions] + [f"seeds: {', '.join(sorted({str(run.record.seed) for run in found.used}))}"]
+    facts += [text] if (text := words.not_sealed(found)) else []
     lost = [(run, run.record.datasets[0].dropped) for run in found.used if run.record.datasets[0].dropped]
     dropped = [
         f"left out of {run.key} ({run.record.command}): {'; '.join(f'{n} × {reason}' for reason, n in why.items())}" for run, why in lost

@@ -7,8 +7,9 @@ import polars as pl
 
 from biasscope.engine import stats
 from biasscope.engine.resampling import MIN_CLUSTERS
+from biasscope.engine.sealing import Seal
 from biasscope.engine.types import Site
-from biasscope.reporting.nouns import Found, Map, Part, clean, total
+from biasscope.reporting.nouns import Found, Gathered, Map, Part, clean, total
 from biasscope.tables import NONE, number
 
 NAMED = 4
@@ -208,6 +209,12 @@ def probe(found: Found) -> str:
 def command(name: str, part: Part, more: str = "") -> str:
     """The command that would measure what is missing."""
     return f"{shlex.join(['biasscope', name, '--model', part.asked, '--dataset', part.dataset])}{more}"
+
+
+def not_sealed(found: Gathered) -> str:
+    """Which runs' records are checked against nothing; empty where all are sealed."""
+    keys = ", ".join(run.key for run in found.used if run.seal is not Seal.SEALED)
+    return f"not sealed, made by an older version or copied: {keys}" if keys else ""
 
 
 def _statistic(row: dict[str, Any]) -> str:

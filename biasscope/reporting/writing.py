@@ -2,7 +2,6 @@
 
 import json
 import sys
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -11,17 +10,16 @@ from biasscope.console import Screen
 from biasscope.engine import runs, store
 from biasscope.engine.errors import PartialError, UsageError
 from biasscope.options import Format
-from biasscope.reporting import document, gathering, parts
+from biasscope.reporting import document, parts, words
 from biasscope.reporting.nouns import Found, Gathered
 from biasscope.tables import Table
 
 
-def write(wanted: Sequence[str], model: str | None, out: Path, output_dir: Path, chosen: Format | None, *, quiet: bool) -> None:
-    """Nothing: writes the report, then what it used to stdout. PartialError where runs under `output_dir` could not be read."""
+def write(found: Gathered, out: Path, chosen: Format | None, *, quiet: bool) -> None:
+    """Write the report, then what it used to stdout. PartialError where runs could not be read."""
     if out.suffix != ".md":
         raise UsageError(f"--out {out} must end in .md; the HTML page gets the same name with .html")
     runs.check_writable(out.parent)
-    found = gathering.gather(output_dir, wanted, model)
     gallery = document.Gallery(out.parent / f"{out.stem}_figures")
     sections = parts.sections(found, gallery)
     given: dict[str, Any] = {"title": _title(found), "lead": [_lead(found)], "sections": sections, "folder": gallery.folder.name}
@@ -31,9 +29,8 @@ def write(wanted: Sequence[str], model: str | None, out: Path, output_dir: Path,
     gallery.sweep()
     _say(found, gallery, [out, page], chosen, Screen(quiet=quiet))
     if found.damaged:
-        raise PartialError(
-            f"{len(found.damaged)} runs are not what was written and are missing in the report: {', '.join(map(str, found.damaged[:5]))}"
-        )
+        what = "; ".join(f"{run.folder} {run.damage}" for run in found.damaged[:5])
+        raise PartialError(f"missing in the report, {len(found.damaged)} in all: {what}; the command that made a run makes it again")
 
 
 def _title(found: Gathered) -> str:
@@ -51,7 +48,7 @@ def _lead(found: Gathered) -> str:
 def _row(run: Found) -> dict[str, Any]:
     record = run.record
     used = {"run": run.key, "command": record.command, "model": run.model, "dataset": run.dataset, "created": record.created}
-    return {**used, "path": str(run.folder), "tables": record.datasets[0].tables, "reproduce": record.reproduce}
+    return {**used, "path": str(run.folder), "seal": run.seal, "tables": record.datasets[0].tables, "reproduce": record.reproduce}
 
 
 def _say(found: Gathered, gallery: document.Gallery, files: list[Path], chosen: Format | None, screen: Screen) -> None:
@@ -63,10 +60,11 @@ def _say(found: Gathered, gallery: document.Gallery, files: list[Path], chosen: 
     if chosen is Format.TABLE:
         cells = [[run.key, run.record.command, run.model, run.dataset, run.record.created[:10]] for run in found.used]
         notes = [f"written: {', '.join(map(str, files))}", f"figures: {gallery.drawn} drawn, {gallery.kept} unchanged, in {gallery.folder}"]
+        notes += [text] if (text := words.not_sealed(found)) else []
         show.draw(Table("used", ["run", "command", "model", "dataset", "made"], [cells], notes), sys.stdout)
     elif chosen is Format.JSON:
         written = {"schema_version": store.SCHEMA_VERSION, "files": [str(file) for file in files], "figures": figures}
-        damaged = [str(path) for path in found.damaged]
+        damaged = [str(run.folder) for run in found.damaged]
         sys.stdout.write(json.dumps({**written, "used": used, "left_out": left, "damaged": damaged}, allow_nan=False, indent=2) + "\n")
     else:
         plain = [{name: str(value) for name, value in row.items() if name != "tables"} for row in used]

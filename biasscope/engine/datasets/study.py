@@ -51,6 +51,11 @@ def read(name: str, data_dir: Path, *, skip_invalid: bool = False) -> Dataset:
     truth = (stereoset if kind.source == "stereoset" else winogender).read(kind.source, data_dir)
     joined, problems, notes = _join(kind, records, truth)
     found = len(joined) + len(problems)
+    if not joined and all(problem.reason.startswith(NO_MATCH) for problem in problems):
+        advice = "own sentences need a file in engine/datasets, see the README"
+        raise DataError(
+            f"{path}: none of its {found} records is in {kind.source}; only sentences of StereoSet or WinoGender are read, {advice}"
+        )
     dropped = reading.refuse(problems, path, found, skip=skip_invalid)
     examples = tuple(replace(example, dataset=stem) for example in _unique(joined))
     record = {**truth.record, "file": path.name}
