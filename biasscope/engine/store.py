@@ -35,7 +35,7 @@ from biasscope.engine.types import (
 )
 
 SCHEMA_VERSION = 2
-ALGORITHM_VERSION = 4
+ALGORITHM_VERSION = 5
 """Raised when the same inputs would give other numbers, so that old runs are not taken for new ones."""
 SCHEMAS = {
     "effects": EFFECTS,
@@ -81,8 +81,10 @@ def differences(wanted: Mapping[str, Any], found: Mapping[str, Any]) -> list[str
 
 
 def encoded(frame: pl.DataFrame, schema: pl.Schema, name: str) -> bytes:
-    """The frame as the bytes of a zstd Parquet file, after comparing its columns with the declared ones; a list column, if any,
-    has lists of one length, which becomes its type."""
+    """The frame as the bytes of a zstd Parquet file, after comparing its columns with the declared ones.
+
+    A list column whose lists have one length has that in its type; a head's width and the model's need not be one (Gemma 3, Qwen 3).
+    """
     if frame.schema != schema:
         raise TypeError(f"{name} has columns {dict(frame.schema)}, declared are {dict(schema)}")
     # not polars' own writer: its errors carry no errno, so a full disk could not be told from another fault
@@ -93,7 +95,7 @@ def encoded(frame: pl.DataFrame, schema: pl.Schema, name: str) -> bytes:
 
 def _arrow(frame: pl.DataFrame) -> pa.Table:
     for column, kind in frame.schema.items():
-        if isinstance(kind, pl.List) and frame.height:
+        if isinstance(kind, pl.List) and frame[column].list.len().n_unique() == 1:
             frame = frame.with_columns(pl.col(column).list.to_array(len(frame[column][0])))
     return frame.to_arrow(compat_level=pl.CompatLevel.oldest())
 
