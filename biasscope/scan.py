@@ -106,7 +106,10 @@ class Scan:
             return interventions.source(name, lm, forest, sites, seed=self.run.options.seed)
         unit = f"{prefix}means"
         self.measure([Unit(unit, lambda: {"means": interventions.means(lm, forest, sites, self.run.screen.track)})], None)
-        return interventions.mean_of(lm, self.journal.get(unit, "means"))
+        table = self.journal.get(unit, "means")
+        if left_out := table["left_out"][0]:
+            self.run.warn(f"{self.dataset.name}: the means leave out {left_out} of {len(forest.examples)} examples (not finite)")
+        return interventions.mean_of(lm, table)
 
     def estimated(self, every: Sequence[Site], source: str) -> pl.DataFrame:
         """SUMMARY of the sites by attribution on the same examples."""
@@ -187,9 +190,12 @@ class Scan:
             else:
                 texts.append(text)
                 used.append(example)
+        names = self.measure(activations.units(lm, texts, site, position), "encode")
+        there = set().union(*(table["example_id"] for table in self.journal.tables("activations", names)))
+        dropped.update(activations.NOT_FINITE for example in used if example.id not in there)
         for reason, n in dropped.items():
             self.run.warn(f"{self.dataset.name}: {n} of {len(self.dataset.examples)} examples dropped: {reason}")
-        self.close(used, self.measure(activations.units(lm, texts, site, position), "encode"), dropped)
+        self.close([example for example in used if example.id in there], names, dropped)
 
     def close(self, used: Sequence[Example], units: list[str], dropped: Counter[str], partly: Mapping[str, int] | None = None) -> None:
         """Nothing: writes down that the units are all, and what the run is of."""

@@ -27,7 +27,6 @@ OTHERS = {
     "clean": "baseline",
     **{f"activations of {s}": f"encode --site {s}" for s in ("resid", "z", "mlp_out")},
     "probes of heads": "probe --site z --split holdout",
-    "removed directions": "probe --causal --split holdout",
 }
 
 
@@ -59,6 +58,10 @@ def test_every_command_runs_with_every_source(folder, tiny_folder, family, comma
     for table in Path(part["path"]).glob("*.parquet"):
         numbers = pl.read_parquet(table).select(pl.selectors.float()) if table.stem in ("effects", "exact", "control", "scores") else None
         assert numbers is None or all(numbers[column].is_finite().all() for column in numbers.columns)
+
+
+def test_directions_are_removed_from_a_stream_of_another_width_than_its_heads(folder, tiny_folder):
+    assert run(folder, tiny_folder("gemma3-narrow"), "probe --causal --split holdout")["summary"]
 
 
 @pytest.mark.parametrize("family", NARROWS)

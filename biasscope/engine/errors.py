@@ -41,3 +41,10 @@ class DamagedError(BiasScopeError):
     """The cache holds files that are not what was written."""
 
     exit_code = 12
+
+
+def not_finite(dtype: str) -> str:
+    """What to do where a model gives NaN or infinity, in those numbers."""
+    if dtype == "float32":
+        return "its weights give NaN or infinity there: look for such numbers in them, or take another copy"
+    return f"{dtype} may overflow there; " + ("try --dtype bfloat16 or float32" if dtype == "float16" else "try --dtype float32")

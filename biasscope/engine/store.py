@@ -120,7 +120,7 @@ def write_stream(file: Path, frames: Iterable[pl.DataFrame], schema: pl.Schema) 
     """Nothing: writes frames that need not fit into memory together as one Parquet file, a row group each."""
 
     def write(temp: Path) -> None:
-        parts = iter(frames)
+        parts = (frame for frame in frames if frame.height)
         first = next(parts, schema.to_frame())
         # a list column has lists of one length, which only the first frame knows
         with pq.ParquetWriter(temp, _arrow(first).schema, compression="zstd") as writer:
