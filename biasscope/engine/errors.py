@@ -1,5 +1,9 @@
 """Errors that the user can mend, one class an exit code (documented in the README, never renumbered)."""
 
+import errno
+import shutil
+from pathlib import Path
+
 
 class BiasScopeError(Exception):
     """What is wrong, what was found, what to do, in one to three lines. Anything else is a bug and keeps its traceback."""
@@ -41,6 +45,15 @@ class DamagedError(BiasScopeError):
     """The cache holds files that are not what was written."""
 
     exit_code = 12
+
+
+def unwritable(problem: OSError, file: Path, size: int = 0) -> BiasScopeError:
+    """What to tell of a failed write of `size` bytes; 0: not known."""
+    if problem.errno in (errno.ENOSPC, errno.EDQUOT):
+        have = f", have {shutil.disk_usage(file.parent).free / 1e6:.2g} MB" if file.parent.is_dir() else ""
+        need = f"need about {size / 1e6:.2g} MB more for {file.name}{have} at {file.parent}" if size else f"no space left at {file.parent}"
+        return BiasScopeError(f"disk full: {need}; make room, then the same command goes on")
+    return BiasScopeError(f"cannot write {file}: {problem.strerror or problem}; choose another folder (--output-dir, --cache-dir)")
 
 
 def not_finite(dtype: str) -> str:

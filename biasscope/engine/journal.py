@@ -20,7 +20,7 @@ import polars as pl
 from filelock import FileLock, Timeout
 
 from biasscope.engine import digests, store
-from biasscope.engine.errors import DamagedError, LockedError
+from biasscope.engine.errors import DamagedError, LockedError, unwritable
 
 JOURNAL, KEY, LOCK, HOLDER = "journal.jsonl", "key.json", "lock", "holder.json"
 
@@ -125,7 +125,7 @@ class Journal:
                 handle.flush()
                 os.fsync(handle.fileno())
         except OSError as problem:
-            raise store.unwritable(problem, file, len(line)) from problem
+            raise unwritable(problem, file, len(line)) from problem
 
 
 def _line(entry: dict[str, Any]) -> bytes:
@@ -168,7 +168,7 @@ def held(folder: Path, *, wait: bool = False) -> Iterator[None]:
     except Timeout:
         raise LockedError(f"another process works on this run: {holder(folder)}; let it finish, or add --wait") from None
     except OSError as problem:
-        raise store.unwritable(problem, folder, 0) from problem
+        raise unwritable(problem, folder) from problem
     try:
         own = {"pid": os.getpid(), "host": socket.gethostname(), "since": time.strftime("%Y-%m-%d %H:%M:%S %z")}
         with contextlib.suppress(OSError):  # only for the message to others

@@ -4,12 +4,10 @@ A shard is read only after its sha256 agreed with the journal's: polars and pyar
 """
 
 import contextlib
-import errno
 import importlib.metadata
 import itertools
 import json
 import os
-import shutil
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -19,7 +17,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from biasscope.engine import digests
-from biasscope.engine.errors import BiasScopeError
+from biasscope.engine.errors import unwritable
 from biasscope.engine.types import (
     ACTIVATIONS,
     BANDS,
@@ -147,15 +145,6 @@ def replace(file: Path, write: Callable[[Path], Any], size: int) -> None:
         # on a disk that fails even here the leftover is swept at the next start
         with contextlib.suppress(OSError):
             temp.unlink(missing_ok=True)
-
-
-def unwritable(problem: OSError, file: Path, size: int) -> BiasScopeError:
-    """What to tell of a failed write."""
-    if problem.errno in (errno.ENOSPC, errno.EDQUOT):
-        have = shutil.disk_usage(file.parent).free
-        need = f"need about {max(size, 1) / 1e6:.2g} MB more for {file.name}"
-        return BiasScopeError(f"disk full: {need}, have {have / 1e6:.2g} MB at {file.parent}; make room, then the same command goes on")
-    return BiasScopeError(f"cannot write {file}: {problem.strerror or problem}; choose another folder (--output-dir, --cache-dir)")
 
 
 def sync_folder(path: Path) -> None:
