@@ -172,6 +172,8 @@ class Scan:
         pending = [unit for unit in units if unit.name not in self.journal.units]
         if label and len(units) - len(pending) > 0:
             self.run.screen.note(f"{self.dataset.name}: reused {len(units) - len(pending)}/{len(units)}")
+        if pending and len(threads := self.journal.threads()) > 1:
+            self.run.warn(f"{self.dataset.name}: measured with {', '.join(map(str, threads))} threads in turn: last digits depend on it")
         with self.run.phase("passes"):
             for unit in self.run.screen.track(pending, label) if label else pending:
                 self.journal.put(unit.name, unit.compute())
@@ -211,6 +213,7 @@ class Scan:
             partly=dict(partly or {}),
             groups=len({e.group for e in used}),
             units=len(units) + ("twins" in self.journal.units),
+            threads=self.journal.facts.get("threads", []),
         )
         model = None if self.run.model is None else self.run.model.model_dump()
         warnings = self.run.warnings_of([part])

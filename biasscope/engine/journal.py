@@ -103,6 +103,15 @@ class Journal:
         self._append({"fact": fact, "value": value})
         self.facts[fact] = value
 
+    def threads(self) -> list[int]:
+        """The numbers of threads with which the run has been measured, the present one written down where it is new."""
+        import torch
+
+        known: list[int] = self.facts.get("threads", [])
+        if (now := torch.get_num_threads()) not in known:
+            self.set("threads", [*known, now])
+        return list(self.facts["threads"])
+
     def rewrite(self) -> None:
         """Nothing: the journal without what is damaged, and without the shards that it no longer names."""
         entries = [{"fact": name, "value": value} for name, value in self.facts.items()]

@@ -78,7 +78,7 @@ def _told(cache_dir: Path) -> Iterator[None]:
         raise unwritable(OSError(int(code[1]), os.strerror(int(code[1]))), cache_dir / "models") from error
     except OSError as problem:
         file = Path(str(problem.filename)) if problem.filename else cache_dir / "models"
-        if cache_dir not in (file, *file.parents):
+        if cache_dir.resolve() not in (file.resolve(), *file.resolve().parents):
             raise DataError(f"cannot read {file}: {problem.strerror}; give a model that can be read") from problem
         raise unwritable(problem, file) from problem
 
@@ -154,7 +154,9 @@ def convert(file: Path, folder: Path) -> None:
             quantised = AutoModelForCausalLM.from_pretrained(file.parent, dtype=torch.float32, **source)
             tokenizer = AutoTokenizer.from_pretrained(file.parent, **source)
     except Exception as error:  # of a cut or damaged file the reader raises whatever it stumbles over
-        raise DataError(f"cannot read {file} as a GGUF model: {first_line(error)}; convert it to safetensors yourself") from error
+        raise DataError(
+            f"cannot read {file} as a GGUF model: {first_line(error)}; is it whole? Else convert it to safetensors yourself"
+        ) from error
     # save_pretrained refuses a model that remembers its quantisation: carry the numbers into a plain one
     settings = {k: v for k, v in quantised.config.to_dict().items() if k != "quantization_config"}
     plain = type(quantised)(type(quantised.config).from_dict(settings))
