@@ -62,6 +62,21 @@ def inside(lm: "LM", sites: Sequence[Site]) -> list[Site]:
     return list(sites)
 
 
+def apart(chosen: Choice, gone: Sequence[Site]) -> None:
+    """Refuse heads that are to be both replaced all the while (--given) and measured (--heads)."""
+    both = [f"{layer}.{head}" for layer, head in chosen.heads or () if Site(layer, "z", head) in gone]
+    if both:
+        raise UsageError(f"--heads {','.join(both)} stands in --given too: what is already replaced has no effect to measure; leave it out")
+
+
+def without(sites: Sequence[Site], gone: Sequence[Site]) -> list[Site]:
+    """The sites that are not replaced all the while; UsageError where none is left."""
+    left = [site for site in sites if site not in gone]
+    if not left:
+        raise UsageError("--given replaces every site that --layers names; name other layers")
+    return left
+
+
 def parse_layers(text: str) -> tuple[int, ...]:
     """The layers of "3,5,7-9"."""
     layers: set[int] = set()

@@ -80,10 +80,23 @@ class Folder(TyperGroup):
         except KeyboardInterrupt:
             console.error(f"Ctrl-C; {KEPT}", "stopped")
             raise typer.Exit(130) from None
-        except BrokenPipeError:
-            # the reader has what it wanted (`| head -1`); nothing more may be flushed into the closed pipe at exit
-            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-            raise typer.Exit(0) from None
+        except OSError as problem:
+            raise typer.Exit(_stdout_failed(problem)) from None
+
+    def make_context(self, *args: Any, **settings: Any) -> Any:
+        """The context; help is written while it is made."""
+        try:
+            return super().make_context(*args, **settings)
+        except OSError as problem:
+            raise typer.Exit(_stdout_failed(problem)) from None
+
+
+def _stdout_failed(problem: OSError) -> int:
+    """The exit code where stdout failed (its reader has left, it is full); any other error is a bug and goes on."""
+    code = console.unwritable_stdout(problem)
+    if code is None:
+        raise problem
+    return code
 
 
 def terminated(_signal: int, _frame: Any) -> None:
@@ -139,4 +152,15 @@ def main() -> None:
     console.hush_environment()
     signal.signal(signal.SIGTERM, terminated)
     signal.signal(signal.SIGINT, interrupted)
-    app(prog_name="biasscope")
+    console.write_in_any_encoding()
+    try:
+        app(prog_name="biasscope")
+    except SystemExit as leaving:
+        if isinstance(leaving.__context__, BrokenPipeError):  # rich leaves with 1 where the reader has what it wanted (`| head -1`)
+            leaving.code = 0
+        raise
+    finally:
+        try:
+            sys.stdout.flush()
+        except OSError as problem:
+            sys.exit(_stdout_failed(problem))

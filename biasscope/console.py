@@ -1,6 +1,8 @@
 """The only place that talks to a person: progress, notes and errors on stderr, data on stdout."""
 
+import codecs
 import contextlib
+import errno
 import io
 import logging
 import os
@@ -9,7 +11,7 @@ import time
 import warnings
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TextIO
 
 EVERY = 5.0
 """Seconds between two lines of progress where there is no terminal."""
@@ -21,6 +23,50 @@ def safe_text(text: str) -> str:
     White space of any kind becomes one space each. Nothing of ours is ever parsed as rich markup, so none needs escaping.
     """
     return "".join(" " if c.isspace() else c for c in text if c.isprintable() or c.isspace())
+
+
+PLAIN = {"−": "-", "–": "-", "—": "-", "·": ".", "…": "...", "×": "x", "→": "->", "≥": ">=", "≤": "<=", "≠": "!=", "±": "+-", "√": "sqrt"}
+PLAIN |= {"“": '"', "”": '"', "‘": "'", "’": "'", "°": "^", "†": "#", "○": "o", "●": "*", "│": "|", "─": "-", "┼": "+", "█": "#"}
+PLAIN |= {"ρ": "rho", "α": "alpha", "β": "beta", "Δ": "delta", "Σ": "sum", "²": "^2", "ä": "a", "é": "e", "ö": "o", "ü": "u"}
+"""What stands for a character where the stream's encoding does not have it; a question mark for all others."""
+
+
+def _plain(error: UnicodeError) -> tuple[str, int]:
+    """What to write instead of the characters that an encoding lacks, and where to go on."""
+    if not isinstance(error, UnicodeEncodeError):
+        raise error
+    return "".join(PLAIN.get(c, "?") for c in error.object[error.start : error.end]), error.end
+
+
+codecs.register_error("biasscope", _plain)
+
+
+def write_in_any_encoding() -> None:
+    """Let stdout and stderr replace what their encoding does not have (Windows' cp1252, Latin-1, ASCII), instead of failing."""
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="biasscope")
+
+
+def encodable(text: str, stream: TextIO) -> str:
+    """The text as the stream will show it: what is laid out in columns must have its final length."""
+    encoding = stream.encoding or "utf-8"
+    return text.encode(encoding, "biasscope").decode(encoding)
+
+
+def unwritable_stdout(problem: OSError) -> int | None:
+    """The exit code where it was stdout that failed, which is closed then: 0 where its reader has left, 1 with a message where it is full.
+
+    None where it was another file: those that we open have a name in their error, or have been told of already.
+    """
+    if problem.filename is not None or problem.errno not in (errno.EPIPE, errno.ENOSPC, errno.EDQUOT, errno.EIO):
+        return None
+    # nothing more may be flushed into it at exit
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    if problem.errno == errno.EPIPE:
+        return 0
+    error(f"cannot write to stdout: {(problem.strerror or str(problem)).lower()}")
+    return 1
 
 
 def _stderr(text: str) -> None:

@@ -37,22 +37,32 @@ def measure(scan: Scan, chosen: str, negatives: str, component: str, position: s
         if isinstance(text, str) or (position == "term" and text.term is None):
             lost[one.example_id] = text if isinstance(text, str) else "its text does not name the term"
     kept = [one for one in asked if one.example_id not in lost]
-    dropped = Counter(lost.values())
-    for reason, n in dropped.items():
-        scan.run.warn(f"{scan.dataset.name}: {n} of {len(scan.dataset.examples)} examples dropped: {reason}")
+    layers: dict[int, np.ndarray] = {}
+    if kept:
+        layers = _activations(scan, [read[one.id] for one in kept], component, position)
+        finite = np.all([np.isfinite(x).all(1) for x in layers.values()], axis=0)
+        lost |= {one.example_id: activations.NOT_FINITE for one, sound in zip(kept, finite, strict=True) if not sound}
+        stays = np.array([one.example_id not in lost for one in kept])
+        kept, layers = [one for one in kept if one.example_id not in lost], {row: x[stays] for row, x in layers.items()}
+    dropped = _said(scan, lost)
     if not kept:
         raise DataError(f"{scan.dataset.name}: no input for a probe is left: {', '.join(f'{n} × {r}' for r, n in dropped.items())}")
-    texts = [read[one.id] for one in kept]
-    layers, items = _activations(scan, texts, component, position), tasks.items(kept)
+    items, tokens = tasks.items(kept), [text.ids for one in kept if not isinstance(text := read[one.id], str)]
     level = tasks.LEVELS[chosen]
     with probing.workers(sum(x.size for x in layers.values())) as pool:
         units = probing.units(layers, scan.journal.units, kept, items, split, level, seed, pool)
-        names += scan.measure(
-            [*units, probing.bag([t.ids for t in texts if not isinstance(t, str)], kept, items, split, level, seed)], "probes"
-        )
+        names += scan.measure([*units, probing.bag(tokens, kept, items, split, level, seed)], "probes")
     if causal:
         names += _causal(scan, component)
     scan.close([e for e in scan.dataset.examples if e.id not in lost], names, dropped)
+
+
+def _said(scan: Scan, lost: dict[str, str]) -> Counter[str]:
+    """How many examples are dropped for which reason, with a warning for each."""
+    dropped = Counter(lost.values())
+    for reason, n in dropped.items():
+        scan.run.warn(f"{scan.dataset.name}: {n} of {len(scan.dataset.examples)} examples dropped: {reason}")
+    return dropped
 
 
 def _scores(scan: Scan) -> list[Unit]:

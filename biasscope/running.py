@@ -13,13 +13,16 @@ from pathlib import Path
 from typing import Any
 
 from biasscope import session
-from biasscope.console import Screen
+from biasscope.console import Screen, clock
 from biasscope.engine import datasets, journal, models, runs, sealing, store, weights
 from biasscope.engine.types import Dataset
 from biasscope.options import Measure
 from biasscope.scan import Scan
 
 TOKENIZER_FILES = ("tokenizer*.json", "tokenizer.model", "vocab.*", "merges.txt", "special_tokens_map.json", "added_tokens.json")
+
+CONVERTED = 3.3e6
+"""Bytes of a GGUF file that are converted in a second, roughly."""
 
 
 @dataclass(kw_only=True)
@@ -78,6 +81,9 @@ def start(command: str, options: Measure, own: dict[str, Any] | None = None) -> 
     names = dict.fromkeys(options.dataset or datasets.default(options.data_dir))
     loaded = [datasets.load(name, options.data_dir, **read) for name in names]  # type: ignore[arg-type]
     begun = time.monotonic()
+    if (file := weights.unconverted(options.model, options.cache_dir)) is not None:
+        seconds = max(5.0, file.stat().st_size / CONVERTED)
+        screen.note(f"converting {options.model} once ({file.name}), about {clock(seconds)}")
     with screen.hushed():
         found = weights.locate(options.model, revision=options.revision, cache_dir=options.cache_dir, offline=options.offline)
     running = Running(

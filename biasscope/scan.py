@@ -107,7 +107,10 @@ class Scan:
             return interventions.source(name, lm, forest, sites, seed=self.run.options.seed)
         unit = f"{prefix}means"
         self.measure([Unit(unit, lambda: {"means": interventions.means(lm, forest, sites, self.run.screen.track)})], None)
-        return interventions.mean_of(lm, self.journal.get(unit, "means"))
+        table = self.journal.get(unit, "means")
+        if left_out := table["left_out"][0]:
+            self.run.warn(f"{self.dataset.name}: the means leave out {left_out} of {len(forest.examples)} examples (not finite)")
+        return interventions.mean_of(lm, table)
 
     def estimated(self, every: Sequence[Site], *sources: str) -> pl.DataFrame:
         """SUMMARY of the sites by attribution with the first source on the same examples.
@@ -181,6 +184,8 @@ class Scan:
         pending = [unit for unit in units if unit.name not in self.journal.units]
         if label and len(units) - len(pending) > 0:
             self.run.screen.note(f"{self.dataset.name}: reused {len(units) - len(pending)}/{len(units)}")
+        if pending and len(threads := self.journal.threads()) > 1:
+            self.run.warn(f"{self.dataset.name}: measured with {', '.join(map(str, threads))} threads in turn: last digits depend on it")
         with self.run.phase("passes"):
             for unit in self.run.screen.track(pending, label) if label else pending:
                 self.journal.put(unit.name, unit.compute())
@@ -199,9 +204,12 @@ class Scan:
             else:
                 texts.append(text)
                 used.append(example)
+        names = self.measure(activations.units(lm, texts, site, position), "encode")
+        there = set().union(*(table["example_id"] for table in self.journal.tables("activations", names)))
+        dropped.update(activations.NOT_FINITE for example in used if example.id not in there)
         for reason, n in dropped.items():
             self.run.warn(f"{self.dataset.name}: {n} of {len(self.dataset.examples)} examples dropped: {reason}")
-        self.close(used, self.measure(activations.units(lm, texts, site, position), "encode"), dropped)
+        self.close([example for example in used if example.id in there], names, dropped)
 
     def close(self, used: Sequence[Example], units: list[str], dropped: Counter[str], partly: Mapping[str, int] | None = None) -> None:
         """Nothing: writes down that the units are all, and what the run is of."""
@@ -217,6 +225,7 @@ class Scan:
             partly=dict(partly or {}),
             groups=len({e.group for e in used}),
             units=len(units) + ("twins" in self.journal.units),
+            threads=self.journal.facts.get("threads", []),
         )
         model = None if self.run.model is None else self.run.model.model_dump()
         warnings = self.run.warnings_of([part])

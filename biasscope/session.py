@@ -12,7 +12,7 @@ import polars as pl
 from biasscope import repeating, show
 from biasscope.console import Screen, clock
 from biasscope.engine import exports, runs, sealing
-from biasscope.engine.errors import BiasScopeError, PartialError
+from biasscope.engine.errors import BiasScopeError, PartialError, not_finite
 from biasscope.engine.types import RELIABILITY
 from biasscope.options import Measure
 
@@ -69,21 +69,31 @@ class Session:
     def write(self, path: Path, name: str, frames: Iterable[pl.DataFrame]) -> pl.LazyFrame:
         """A per-example table of a run, as it now stands in its folder; values that are not finite are counted."""
         lost = total = 0
+        prompts: dict[str, None] = {}
 
         def counted() -> Iterator[pl.DataFrame]:
             nonlocal lost, total
             for frame in frames:
                 if "value" in frame.columns:
-                    lost, total = lost + int(frame["value"].is_finite().not_().sum()), total + frame.height
+                    bad = frame.filter(pl.col("value").is_finite().not_())
+                    lost, total = lost + bad.height, total + frame.height
+                    prompts.update(dict.fromkeys(bad["example_id"]))
                 yield frame
 
         file = runs.write(path, name, counted())
+        some = ", ".join(list(prompts)[:3]) + (", …" if len(prompts) > 3 else "")
+        found = f"{lost} of {total} values are not finite, those of {len(prompts)} prompts ({some})"
         if lost > TOLERATED * total:
-            raise BiasScopeError(f"{lost} of {total} values in {file} are not finite; try --dtype float32 or another device")
+            raise BiasScopeError(f"{found}; {self.advice}")
         if lost:
-            self.warn(f"{lost} of {total} values in {name} are not finite and enter no statistic")
+            self.warn(f"{found} in {name}: they enter no statistic; {self.advice}")
         self.lost += lost
         return pl.scan_parquet(file)
+
+    @property
+    def advice(self) -> str:
+        """What to do about values that are not finite."""
+        return not_finite(self.options.dtype.value)
 
     def keep(self, part: runs.DatasetPart, key: str, summary: pl.DataFrame, reliability: pl.DataFrame | None = None) -> None:
         """Close the run whose other tables stand in its folder, its record last and sealed; keep what `finish` shows."""
@@ -123,7 +133,7 @@ class Session:
         self.screen.note(f"finished in {clock(sum(self.timing.values()))}")
         show.result(show.Result(self.record(self.parts), self.summaries, self.reliability, self.rows, self.plot), self.options)
         if lost := sum(part.lost for part in self.parts):
-            raise PartialError(f"finished, but {lost} values are not finite and were left out; --dtype float32 may help")
+            raise PartialError(f"finished, but {lost} values are not finite and were left out; {self.advice}")
 
     def record(self, parts: list[runs.DatasetPart]) -> runs.RunRecord:
         """The record as it stands, with those datasets."""

@@ -12,7 +12,7 @@ import polars as pl
 import pyarrow.parquet as pq
 
 from biasscope import circuit_table, plots, probe_table, tables, trust
-from biasscope.console import safe_text
+from biasscope.console import encodable, safe_text
 from biasscope.engine.runs import RunRecord
 from biasscope.options import Format, Measure
 
@@ -139,20 +139,23 @@ def draw(table: tables.Table, stream: TextIO) -> None:
     from rich.table import Table
     from rich.text import Text
 
+    def shown(text: str) -> Text:
+        return Text(encodable(safe_text(text), stream))
+
     drawn = Table(
-        title=Text(safe_text(table.title)), title_justify="left", box=box.SIMPLE_HEAD, padding=(0, 1), pad_edge=False, collapse_padding=True
+        title=shown(table.title), title_justify="left", box=box.SIMPLE_HEAD, padding=(0, 1), pad_edge=False, collapse_padding=True
     )
     for index, column in enumerate(table.columns):
-        drawn.add_column(Text(column), justify="left" if index == 0 else "right", no_wrap=True)
+        drawn.add_column(shown(column), justify="left" if index == 0 else "right", no_wrap=True)
     for section in table.sections:
         for cells in section:
-            drawn.add_row(*(Text(safe_text(cell)) for cell in cells))
+            drawn.add_row(*(shown(cell) for cell in cells))
         drawn.add_section()
     console = Console(file=stream, width=None if stream.isatty() else 80, highlight=False, soft_wrap=False)
     if table.columns:
         console.print(drawn)
     for note in table.notes:
-        console.print(Text(safe_text(note)), soft_wrap=True)
+        console.print(shown(note), soft_wrap=True)
 
 
 def listing(

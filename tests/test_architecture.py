@@ -12,7 +12,8 @@ ROOT = Path(biasscope.__file__).parent
 ORDER = (
     *("errors", "types", "schemas", "sources", "reading", "digests", "triples", "containers", "datasets", "counterfactuals"),
     *("fetching", "download", "predictions", "planted", "weights", "kernels", "models", "packing", "tokens", "twins", "forward", "metrics"),
-    *("budget", "effects", "donors", "interventions", "attribution", "scores", "activations", "directions", "circuits"),
+    *("budget", "effects", "soundness", "means", "donors", "interventions", "attribution", "scores"),
+    *("activations", "directions", "circuits"),
     *("probes", "tasks", "probing"),
     *("resampling", "slopes", "cells", "families", "estimates", "subsets", "measured", "baselines", "stats", "audit", "reliability"),
     *("controls", "guarantees", "probestats", "comparison", "faithfulness", "bounds"),

@@ -1,4 +1,4 @@
-"""What ends a run, and that the same command then goes on to the same bytes."""
+"""What ends a run, and that the same command then goes on to the same bytes, with the same number of threads."""
 
 import json
 import os
@@ -154,6 +154,18 @@ def test_a_signal_ends_the_run_within_two_seconds_and_says_how_to_go_on(lab, unb
     assert lab.tables() == unbroken.tables()
 
 
+def test_going_on_with_another_number_of_threads_is_said_and_recorded(lab):
+    pid = lab.start(pause=0.05)
+    while lab.measured < 5:
+        time.sleep(0.01)
+    os.kill(pid, signal.SIGKILL)
+    lab.end(pid)
+    assert lab.journal().facts["threads"] == [1] and lab.run(threads=2) == 0
+    (record,) = (json.loads(file.read_text(encoding="utf-8")) for file in (lab.folder / "results").rglob("run.json"))
+    assert record["datasets"][0]["threads"] == [1, 2] and "measured with 1, 2 threads in turn" in lab.said
+    assert any("1, 2 threads" in warning for warning in record["warnings"])
+
+
 def test_whatever_write_fails_on_a_full_disk_nothing_is_torn_and_the_run_goes_on(lab, unbroken):
     code, n = 1, 0
     while code:
@@ -181,7 +193,7 @@ def test_each_single_failing_write_of_a_finished_scan_leaves_a_whole_result(lab,
 def test_eight_processes_on_one_run_measure_every_unit_once(lab, unbroken):
     pids = [lab.start("--wait", results=f"r{i}") for i in range(8)]
     assert [lab.end(pid) for pid in pids] == [0] * 8, lab.said
-    assert lab.measured == UNITS and len((lab.journal().folder / "journal.jsonl").read_bytes().splitlines()) == UNITS + 3
+    assert lab.measured == UNITS and len((lab.journal().folder / "journal.jsonl").read_bytes().splitlines()) == UNITS + 4
     assert all(lab.tables(f"r{i}") == unbroken.tables() for i in range(8))
 
 

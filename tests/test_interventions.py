@@ -23,7 +23,8 @@ def only(effects: pl.DataFrame, metric: str, site: Site, example: str) -> dict:
 def test_the_sweep_equals_one_example_and_one_site_at_a_time(family, name, tiny, examples):
     lm = tiny(family)
     forest = tokens.forest(lm, examples)
-    sites = [Site(0, "z", 1), Site(2, "z", 3), Site(2, "mlp_out")]
+    middle = lm.n_layers // 2
+    sites = [Site(0, "z", 1), Site(middle, "z", lm.n_heads - 1), Site(middle, "mlp_out")]
     effects = iv.sweep(lm, forest, sites, iv.source(name, lm, forest, sites), batch=64)
     for site, new in slow.sources(name, lm, examples, sites).items():
         hooks = [slow.replaced(site, *new)]

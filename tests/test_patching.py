@@ -3,6 +3,7 @@
 from dataclasses import replace
 from functools import partial
 
+import numpy as np
 import polars as pl
 import pytest
 import slow
@@ -12,6 +13,7 @@ from transformer_lens.tools.analysis.attribution_patching import attribution_pat
 
 from biasscope.engine import attribution, donors, forward, stats, tokens
 from biasscope.engine import interventions as iv
+from biasscope.engine.packing import Scored, pack
 from biasscope.engine.types import TOTAL, Example, Site
 
 PAIRS = {
@@ -286,22 +288,43 @@ def test_resample_takes_a_whole_node_of_the_same_depth_for_all_sites(tiny, examp
     lm = tiny(family)
     forest = tokens.forest(lm, examples, share=share)
     points = [Site(1, "z"), Site(2, "mlp_out")]
-    source = iv.resample(lm, forest, points, 3)
-    acts = [forward.capture(lm, block, points)[0] for block in forest.blocks]
-    others = 0
-    for number, block in enumerate(forest.blocks):
-        chosen = donors.of(forest, number, 3)
-        assert set(chosen) == {tuple(p) for p in (block.owner >= 0).nonzero().tolist()}
-        for (row, node), (n, r, c) in chosen.items():
-            assert block.depth[row, node] == forest.blocks[n].depth[r, c] and forest.blocks[n].weights[r, c] > 0
-            others += (n, r, c) != (number, row, node)
-            for point in points:
-                torch.testing.assert_close(source.at(block, point)[row, node], acts[n][point][r, c])
-        if block.mask is None:  # equal prefixes in several rows are one node
-            paths = {tuple(block.ids[row, : node + 1].tolist()): donor for (row, node), donor in chosen.items()}
-            assert all(paths[tuple(block.ids[row, : node + 1].tolist())] == donor for (row, node), donor in chosen.items())
+    source, pool, others = iv.resample(lm, forest, points, 3), donors.pool(forest), 0
+    for block in forest.blocks:
+        for row, node in (block.owner >= 0).nonzero().tolist():
+            prefix = block.prefix(row, node)
+            donor = donors.of(pool, prefix, 3)
+            others += donor != prefix
+            assert len(donor) == len(prefix)
+            plain = pack([[Scored((*donor, 0), len(donor), 0)]], [(0,)], "all", packed=False)
+            for point, act in forward.capture(lm, plain, points)[0].items():
+                torch.testing.assert_close(source.at(block, point)[row, node], act[0, -1], atol=1e-4, rtol=1e-4)
     assert others > 5
-    assert donors.of(forest, 0, 3) == donors.of(forest, 0, 3) != donors.of(forest, 0, 4)
+
+
+def test_exact_effects_and_estimates_take_the_same_donors(tiny, examples):
+    lm = tiny("gpt2")
+    shared, apart = (tokens.forest(lm, examples, share=share) for share in ("all", "example"))
+    pools = [donors.pool(forest) for forest in (shared, apart)]
+    prefixes = {prefix for same, _ in pools[0].values() for prefix in same}
+    assert len(prefixes) > 20 and prefixes == {prefix for same, _ in pools[1].values() for prefix in same}
+    assert all(donors.of(pools[0], p, 3) == donors.of(pools[1], p, 3) for p in prefixes)
+    assert any(donors.of(pools[0], p, 3) != donors.of(pools[0], p, 4) for p in prefixes)
+    site = Site(3, "mlp_out")
+    values = {name: iv.resample(lm, forest, [site], 3) for name, forest in (("all", shared), ("example", apart))}
+    place = {block.prefix(*at): (block, *at) for block in shared.blocks for at in (block.owner >= 0).nonzero().tolist()}
+    for block in apart.blocks:
+        for at in (block.owner >= 0).nonzero().tolist():
+            same, row, node = place[block.prefix(*at)]
+            one, other = values["example"].at(block, site)[*at], values["all"].at(same, site)[row, node]
+            torch.testing.assert_close(one, other, atol=1e-4, rtol=1e-4)
+
+
+def test_donors_are_drawn_as_often_as_examples_use_them(tiny, examples):
+    pool = donors.pool(tokens.forest(tiny("gpt2"), examples))
+    prefixes, uses = pool[4]
+    drawn = [donors.of(pool, prefixes[0], seed) for seed in range(2000)]
+    shares = [drawn.count(prefix) / 2000 for prefix in prefixes]
+    assert shares == pytest.approx([float(n) / float(uses[-1]) for n in np.diff(uses, prepend=0)], abs=0.04)
 
 
 def test_a_twin_s_mean_is_not_read_where_there_is_a_slope_and_recovered_is_a_share_of_the_total(tiny):

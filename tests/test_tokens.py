@@ -128,7 +128,22 @@ def test_the_boundary_of_the_context_is_exact(tiny):
     (scored, _), _ = only(lm, example(0, "The nurse said that"))
     fits, too_long = (replace(lm, context=len(scored.ids) - 1 - n) for n in (0, 1))
     assert len(only(fits, example(0, "The nurse said that"))[0]) == 2
-    assert only(too_long, example(0, "The nurse said that")) == ([], [f"longer than the model's context of {too_long.context} tokens"])
+    assert only(too_long, example(0, "The nurse said that")) == (
+        [],
+        [f"target: longer than the model's context of {too_long.context} tokens"],
+    )
+
+
+def test_a_sentence_that_is_too_long_leaves_the_target(tiny):
+    e = example(
+        0, "The nurse is", " kind", " late", suffix=" to the teacher", sentences=tuple(f"The nurse is {w} to the teacher" for w in "abc")
+    )
+    lm = replace(tiny("gpt2"), context=len(tiny("gpt2").tokenizer("The nurse is kind").input_ids))
+    found, reasons = only(lm, e, True)
+    assert ([SLOTS[s.slot] for s in found], len(reasons)) == (["stereo", "anti"], 1) and reasons[0].startswith("sentence: longer than")
+    assert [s.ids for s in found] == [s.ids for s in only(lm, e)[0]]
+    forest = tokens.forest(lm, [e], sentences=True)
+    assert (dict(forest.dropped), dict(forest.partly), len(forest.examples)) == ({}, {reasons[0]: 1}, 1)
 
 
 def test_a_tokenizer_larger_than_the_vocabulary_is_refused(tiny):

@@ -1,7 +1,7 @@
 """A process that has imported everything and forks one child per command, so that many short runs can be started and killed.
 
-Reads JSON lines: {"args", "err", "log", "pause", "fail"} starts `biasscope ARGS` and answers its pid; {"wait": pid} answers its exit code,
-negative for a signal. The child writes a line to `log` per measured unit, sleeps `pause` seconds in each, and its n-th fsync
+Reads JSON lines: {"args", "err", "log", "pause", "fail", "threads"} starts `biasscope ARGS` and answers its pid; {"wait": pid} answers its
+exit code, negative for a signal. The child writes a line to `log` per measured unit, sleeps `pause` seconds in each, and its n-th fsync
 fails as on a full disk where `fail` is n.
 """
 
@@ -45,6 +45,7 @@ def child(task: dict[str, Any]) -> None:
         sync(handle)
 
     interventions._unit, os.fsync = logged, full
+    torch.set_num_threads(task.get("threads", 1))
     sys.argv = ["biasscope", *task["args"]]
     code: Any = 1
     try:

@@ -75,6 +75,7 @@ def ablate(
         raise UsageError("--adaptive measures one source on the whole model: it does not go with --given, --control or --source all")
     chosen = choice.Choice.parse(heads, layers)
     gone = choice.parse_sites("--given", given) if given else ()
+    choice.apart(chosen, gone)
     own: dict[str, Any] = {"source": source.value, "heads": heads, "layers": layers, "top": top}
     own["by"] = by.value if top and not adaptive else None
     own |= {"given": given, "adaptive": adaptive, "miss": miss if adaptive else None, "control": control and control.value}
@@ -84,7 +85,7 @@ def ablate(
     facts = datasets.load(control.value, o.data_dir) if control else None
     for each in run.scans(source=source.value, sites=asked, control=facts and [facts.name, facts.digest]):
         if not each.complete:
-            sites = [site for site in chosen.sites(run.lm) if site not in choice.inside(run.lm, gone)]
+            sites = choice.without(chosen.sites(run.lm), choice.inside(run.lm, gone))
             if adaptive:
                 adapting.measure(each, sites, source.value, top or adapting.STRONGEST, miss)
             else:

@@ -1,6 +1,6 @@
 """Activations at named positions of texts, for probes and for other tools: one row per text, site and position."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
 
@@ -13,11 +13,14 @@ from biasscope.engine import forward
 from biasscope.engine.errors import DataError, UsageError
 from biasscope.engine.models import LM
 from biasscope.engine.packing import ROWS, Block, Scored, rows
+from biasscope.engine.soundness import soundly
 from biasscope.engine.tokens import encode, term_places
 from biasscope.engine.types import ACTIVATIONS, Site, Unit
 
 POSITIONS = ("last", "term", "mean")
 COMPONENTS = ("resid", "z", "mlp_out")
+NOT_FINITE = "its activations are not finite"
+"""Why a text that can be read is in no table."""
 
 
 @dataclass(frozen=True)
@@ -61,10 +64,18 @@ def units(lm: LM, texts: Sequence[Text], component: str, position: str) -> list[
     # a text's last token is read, not predicted: the 0 behind it stands for nothing
     blocks = rows([[Scored((*t.ids, 0), len(t.ids), 0)] for t in kept], min(ROWS["example"], lm.window), "all", lm.packed)
     wanted = sites(lm, component)
-    return [Unit(f"B{number:05}", partial(_read, lm, block, kept, wanted, position)) for number, block in enumerate(blocks)]
+    read = partial(_read, lm, kept, wanted, position)
+    return [Unit(f"B{number:05}", partial(_finite, read, block)) for number, block in enumerate(blocks)]
 
 
-def _read(lm: LM, block: Block, texts: Sequence[Text], wanted: Sequence[Site], position: str) -> dict[str, pl.DataFrame]:
+def _finite(read: Callable[[Block], dict[str, pl.DataFrame]], block: Block) -> dict[str, pl.DataFrame]:
+    """One block's ACTIVATIONS without the texts that have any which is not finite."""
+    table = soundly(read, block)["activations"]
+    bad = table.filter(pl.col("values").list.eval(pl.element().is_finite().not_()).list.any())["example_id"].unique()
+    return {"activations": table.filter(pl.col("example_id").is_in(bad.implode()).not_()) if bad.len() else table}
+
+
+def _read(lm: LM, texts: Sequence[Text], wanted: Sequence[Site], position: str, block: Block) -> dict[str, pl.DataFrame]:
     """One block's ACTIVATIONS, in the order of its texts, then of the sites."""
     acts, _ = forward.capture(lm, block, wanted)
     row, paths = block.places[block.readout, 0], _paths(block)

@@ -21,6 +21,7 @@ from biasscope.engine.interventions import Source, whole
 from biasscope.engine.metrics import METRICS
 from biasscope.engine.models import LM
 from biasscope.engine.packing import Block
+from biasscope.engine.soundness import soundly
 from biasscope.engine.tokens import Forest
 from biasscope.engine.types import Site, Track, Unit, silent
 
@@ -73,7 +74,7 @@ def units(
         found = [effects(forest, block, source.name, places, {metric: before}, {metric: after})]
         return {"effects": pl.concat([*found, *([total(lm, forest, block, source.name, [metric])] if source.twin else [])])}
 
-    return [Unit(f"B{number:05}", partial(compute, block)) for number, block in enumerate(forest.blocks)]
+    return [Unit(f"B{number:05}", partial(soundly, compute, block)) for number, block in enumerate(forest.blocks)]
 
 
 def _products(

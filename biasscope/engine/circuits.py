@@ -12,6 +12,8 @@ from biasscope.engine.effects import defined, effects
 from biasscope.engine.interventions import Source
 from biasscope.engine.metrics import METRICS
 from biasscope.engine.models import LM
+from biasscope.engine.packing import Block
+from biasscope.engine.soundness import soundly
 from biasscope.engine.tokens import Forest
 from biasscope.engine.types import SET, Site, Unit
 
@@ -59,10 +61,10 @@ def points(ranked: Sequence[Site], sizes: Sequence[int], seed: int) -> list[Poin
 def units(lm: LM, forest: Forest, wanted: Sequence[Point], source: Source, batch: int | None = None) -> list[Unit]:
     """EFFECTS of the sets (component `set`, position the set's name) in pieces of one row block and as many sets as a pass holds."""
     size = budget.batch_size(lm, batch)
-    start = lru_cache(maxsize=1)(lambda number: forward.clean(lm, forest.blocks[number]))
+    start = lru_cache(maxsize=1)(partial(forward.clean, lm))
 
-    def compute(number: int, some: Sequence[Point]) -> dict[str, pl.DataFrame]:
-        block, clean = forest.blocks[number], start(number)
+    def compute(some: Sequence[Point], block: Block) -> dict[str, pl.DataFrame]:
+        clean = start(block)
         puts = {site: source.put(block, site) for site in sorted({s for point in some for s in point.replaced}, key=_order)}
         edits = [{site: put for site, put in puts.items() if site in point.replaced} for point in some]
         before = defined(METRIC, clean.readouts)
@@ -73,7 +75,7 @@ def units(lm: LM, forest: Forest, wanted: Sequence[Point], source: Source, batch
     for number, block in enumerate(forest.blocks):
         copies = max(1, size // block.ids.numel())
         for first in range(0, len(wanted), copies):
-            found.append(Unit(f"B{number:05}-S{first:05}", partial(compute, number, wanted[first : first + copies])))
+            found.append(Unit(f"B{number:05}-S{first:05}", partial(soundly, partial(compute, wanted[first : first + copies]), block)))
     return found
 
 

@@ -13,6 +13,7 @@ from biasscope.engine.effects import defined, effects
 from biasscope.engine.metrics import METRICS
 from biasscope.engine.models import LM
 from biasscope.engine.packing import Block
+from biasscope.engine.soundness import soundly
 from biasscope.engine.tokens import Forest
 from biasscope.engine.types import Site, Unit
 
@@ -51,12 +52,14 @@ def units(lm: LM, forest: Forest, removals: Sequence[Removal], batch: int | None
     Neighbours share the block's clean pass.
     """
     size = budget.batch_size(lm, batch)
-    start = lru_cache(maxsize=1)(lambda number: forward.clean(lm, forest.blocks[number]))
+    start = lru_cache(maxsize=1)(partial(forward.clean, lm))
 
-    def compute(number: int, removal: Removal) -> dict[str, pl.DataFrame]:
-        return {"effects": _removed(lm, forest, forest.blocks[number], start(number), removal, size)}
+    def compute(removal: Removal, block: Block) -> dict[str, pl.DataFrame]:
+        return {"effects": _removed(lm, forest, block, start(block), removal, size)}
 
-    return [Unit(f"{r.name}-B{i:05}", partial(compute, i, r)) for i in range(len(forest.blocks)) for r in removals]
+    return [
+        Unit(f"{r.name}-B{i:05}", partial(soundly, partial(compute, r), block)) for i, block in enumerate(forest.blocks) for r in removals
+    ]
 
 
 def _removed(lm: LM, forest: Forest, block: Block, start: forward.Clean, removal: Removal, size: int) -> pl.DataFrame:

@@ -7,6 +7,11 @@ def in_bytes(count: float) -> str:
     return f"{count / 1000**power:.3g} {('B', 'kB', 'MB', 'GB', 'TB')[power]}"
 
 
+import errno
+import shutil
+from pathlib import Path
+
+
 class BiasScopeError(Exception):
     """What is wrong, what was found, what to do, in one to three lines. Anything else is a bug and keeps its traceback."""
 
@@ -47,3 +52,19 @@ class DamagedError(BiasScopeError):
     """The cache holds files that are not what was written."""
 
     exit_code = 12
+
+
+def unwritable(problem: OSError, file: Path, size: int = 0) -> BiasScopeError:
+    """What to tell of a failed write of `size` bytes; 0: not known."""
+    if problem.errno in (errno.ENOSPC, errno.EDQUOT):
+        need = f"{file.name} needs {in_bytes(size)}" if size else f"no room for {file.name}"
+        have = f"{in_bytes(shutil.disk_usage(file.parent).free)} free at {file.parent}" if file.parent.is_dir() else f"at {file.parent}"
+        return BiasScopeError(f"disk full: {need}, {have}; make room, then the same command goes on")
+    return BiasScopeError(f"cannot write {file}: {problem.strerror or problem}; choose another folder (--output-dir, --cache-dir)")
+
+
+def not_finite(dtype: str) -> str:
+    """What to do where a model gives NaN or infinity, in those numbers."""
+    if dtype == "float32":
+        return "its weights give NaN or infinity there: look for such numbers in them, or take another copy"
+    return f"{dtype} may overflow there; " + ("try --dtype bfloat16 or float32" if dtype == "float16" else "try --dtype float32")

@@ -12,11 +12,13 @@ from torch import Tensor
 from biasscope.engine import budget, donors, forward
 from biasscope.engine.effects import Place, defined, effects, total
 from biasscope.engine.errors import UsageError
+from biasscope.engine.means import means
 from biasscope.engine.metrics import METRICS
 from biasscope.engine.models import LM
 from biasscope.engine.packing import Block
+from biasscope.engine.soundness import soundly
 from biasscope.engine.tokens import Forest
-from biasscope.engine.types import MEANS, Site, Track, Unit, silent
+from biasscope.engine.types import Site, Track, Unit, silent
 
 ABLATION_METRICS = ("target", "competence", "kl")
 
@@ -65,28 +67,6 @@ def zero(lm: LM) -> Source:
     return Source("zero", lambda block, site: torch.zeros((), device=lm.device))
 
 
-def means(lm: LM, forest: Forest, wanted: Sequence[Site], track: Track = silent) -> pl.DataFrame:
-    """MEANS of every hook point that the wanted sites are part of, weighted by how many examples use a node.
-
-    Depth 0 has its own mean (the first position is an attention sink, far from all others); all other nodes share one.
-    """
-    points = sorted({whole(s) for s in wanted})
-    totals: dict[Site, Tensor] = {}
-    weight = torch.zeros(2, dtype=torch.float64)
-    for block in track(list(forest.blocks), "means"):
-        share = torch.stack([block.weights * (block.depth == 0), block.weights * (block.depth > 0)]).double()
-        weight += share.sum((1, 2))
-        for point, act in forward.capture(lm, block, points)[0].items():
-            part = torch.einsum("crn,rn...->c...", share.to(act), act)
-            totals[point] = totals.get(point, 0) + part.double()
-    rows = [
-        (point.component, point.layer, depth == 0, (total[depth] / weight[depth].clamp(min=1)).flatten().tolist())
-        for point, total in totals.items()
-        for depth in (0, 1)
-    ]
-    return pl.DataFrame(rows, schema=MEANS, orient="row")
-
-
 def mean_of(lm: LM, table: pl.DataFrame) -> Source:
     """The source that puts the means of the table."""
     found: dict[Site, list[Tensor]] = {}
@@ -113,22 +93,25 @@ def corrupt(lm: LM, wanted: Sequence[Site], name: str = "corrupt") -> Source:
 def resample(lm: LM, forest: Forest, wanted: Sequence[Site], seed: int) -> Source:
     """The activations of other prompts: each node takes those of a seeded node of the same depth, one donor for all sites.
 
-    See `donors` for how they are drawn.
+    See `donors` for how they are drawn. A donor whose own pass is not finite is drawn again.
     """
     points = sorted({whole(s) for s in wanted})
-    numbers = {id(block): number for number, block in enumerate(forest.blocks)}
+    pool = donors.pool(forest)
 
     def donated(block: Block) -> dict[Site, Tensor]:
-        chosen = donors.of(forest, numbers[id(block)], seed)
+        takers = [(place, block.prefix(*place)) for place in (block.owner >= 0).nonzero().tolist()]
         found: dict[Site, Tensor] = {}
-        for number in sorted({n for n, _, _ in chosen.values()}):
-            acts = forward.capture(lm, forest.blocks[number], points)[0]
-            takers = [(place, (row, node)) for place, (n, row, node) in chosen.items() if n == number]
-            (rows, nodes), (from_rows, from_nodes) = (torch.tensor(side).T for side in zip(*takers, strict=True))
+        for attempt in range(donors.ATTEMPTS):
+            drawn = [donors.of(pool, prefix, seed, attempt) for _, prefix in takers]
+            number = {donor: i for i, donor in enumerate(dict.fromkeys(drawn))}
+            acts, at = donors.activations(lm, list(number), points), torch.tensor([number[donor] for donor in drawn])
+            row, node = torch.tensor([place for place, _ in takers]).T
             for point, act in acts.items():
-                if point not in found:
-                    found[point] = act.new_zeros(*block.ids.shape, *act.shape[2:])
-                found[point][rows, nodes] = act[from_rows, from_nodes]
+                found.setdefault(point, act.new_zeros(*block.ids.shape, *act.shape[1:]))[row, node] = act[at]
+            finite = torch.stack([act.flatten(1).isfinite().all(1) for act in acts.values()]).all(0)[at]
+            takers = [taker for taker, fine in zip(takers, finite.tolist(), strict=True) if not fine]
+            if not takers:
+                break
         return found
 
     act = _last(donated)
@@ -207,22 +190,22 @@ def units(
         by_layer.setdefault(site.layer, []).extend((site, position) for position in positions)
 
     @lru_cache(maxsize=1)
-    def start(number: int) -> tuple[forward.Clean, forward.Edit]:
-        gone = {site: source.put(forest.blocks[number], site) for site in given}
-        return forward.clean(lm, forest.blocks[number], gone), gone
+    def start(block: Block) -> tuple[forward.Clean, forward.Edit]:
+        gone = {site: source.put(block, site) for site in given}
+        return forward.clean(lm, block, gone), gone
 
-    def compute(number: int, layer: int) -> dict[str, pl.DataFrame]:
-        clean, gone = start(number)
+    def compute(layer: int, block: Block) -> dict[str, pl.DataFrame]:
+        clean, gone = start(block)
         later = {site: put for site, put in gone.items() if site.layer >= layer}  # what is before it is in the residual stream
-        return {"effects": _unit(lm, forest, forest.blocks[number], clean, later, by_layer[layer], source, metrics, size)}
+        return {"effects": _unit(lm, forest, block, clean, later, by_layer[layer], source, metrics, size)}
 
-    def whole_prompt(number: int) -> dict[str, pl.DataFrame]:
-        return {"effects": total(lm, forest, forest.blocks[number], source.name, metrics)}
+    def whole_prompt(block: Block) -> dict[str, pl.DataFrame]:
+        return {"effects": total(lm, forest, block, source.name, metrics)}
 
     found = []
-    for number in range(len(forest.blocks)):
-        found += [Unit(f"B{number:05}-L{layer:03}", partial(compute, number, layer)) for layer in sorted(by_layer)]
-        found += [Unit(f"B{number:05}-total", partial(whole_prompt, number))] if source.twin else []
+    for number, block in enumerate(forest.blocks):
+        found += [Unit(f"B{number:05}-L{layer:03}", partial(soundly, partial(compute, layer), block)) for layer in sorted(by_layer)]
+        found += [Unit(f"B{number:05}-total", partial(soundly, whole_prompt, block))] if source.twin else []
     return found
 
 

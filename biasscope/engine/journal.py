@@ -20,7 +20,7 @@ import polars as pl
 from filelock import FileLock, Timeout
 
 from biasscope.engine import digests, store
-from biasscope.engine.errors import DamagedError, LockedError
+from biasscope.engine.errors import DamagedError, LockedError, unwritable
 
 JOURNAL, KEY, LOCK, HOLDER = "journal.jsonl", "key.json", "lock", "holder.json"
 
@@ -103,6 +103,15 @@ class Journal:
         self._append({"fact": fact, "value": value})
         self.facts[fact] = value
 
+    def threads(self) -> list[int]:
+        """The numbers of threads with which the run has been measured, the present one written down where it is new."""
+        import torch
+
+        known: list[int] = self.facts.get("threads", [])
+        if (now := torch.get_num_threads()) not in known:
+            self.set("threads", [*known, now])
+        return list(self.facts["threads"])
+
     def rewrite(self) -> None:
         """Nothing: the journal without what is damaged, and without the shards that it no longer names."""
         entries = [{"fact": name, "value": value} for name, value in self.facts.items()]
@@ -125,7 +134,7 @@ class Journal:
                 handle.flush()
                 os.fsync(handle.fileno())
         except OSError as problem:
-            raise store.unwritable(problem, file, len(line)) from problem
+            raise unwritable(problem, file, len(line)) from problem
 
 
 def _line(entry: dict[str, Any]) -> bytes:
@@ -168,7 +177,7 @@ def held(folder: Path, *, wait: bool = False) -> Iterator[None]:
     except Timeout:
         raise LockedError(f"another process works on this run: {holder(folder)}; let it finish, or add --wait") from None
     except OSError as problem:
-        raise store.unwritable(problem, folder, 0) from problem
+        raise unwritable(problem, folder) from problem
     try:
         own = {"pid": os.getpid(), "host": socket.gethostname(), "since": time.strftime("%Y-%m-%d %H:%M:%S %z")}
         with contextlib.suppress(OSError):  # only for the message to others

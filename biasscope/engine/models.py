@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from biasscope.engine.errors import DataError, UsageError
-from biasscope.engine.weights import DEFAULT, Weights, first_line, locate
+from biasscope.engine.weights import DEFAULT, Weights, first_line, locate, quiet
 
 if TYPE_CHECKING:
     import torch
@@ -69,7 +69,8 @@ def boot(weights: Weights, *, device: str = "auto", dtype: str = "float32") -> L
     local = {"local_files_only": True, "trust_remote_code": False}
     try:
         tokenizer = AutoTokenizer.from_pretrained(weights.folder, **local)
-        model = AutoModelForCausalLM.from_pretrained(weights.folder, dtype=getattr(torch, dtype), use_safetensors=True, **local)
+        with quiet():
+            model = AutoModelForCausalLM.from_pretrained(weights.folder, dtype=getattr(torch, dtype), use_safetensors=True, **local)
     except Exception as error:
         raise DataError(f"cannot load model {weights.name}: {first_line(error)}") from error
     if len(tokenizer) < 2:

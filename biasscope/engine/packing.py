@@ -36,9 +36,12 @@ class Scored:
         return tuple(zip(self.ids, self.twin, strict=True)) if self.twin else self.ids
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Block:
     """Rows that run in one pass, holding whole examples. Rows are padded at the right."""
+
+    groups: tuple[tuple[Scored, ...], ...]
+    """The sequences of each example in it."""
 
     ids: Int[Tensor, "row node"]
     depth: Int[Tensor, "row node"]
@@ -64,7 +67,16 @@ class Block:
         """The block of the counterfactual prompts, whose twins are these. TypeError where there are none."""
         if self.twin is None:
             raise TypeError("this block has no counterfactual twin")
-        return replace(self, ids=self.twin, twin=self.ids)
+        groups = tuple(tuple(replace(s, ids=s.twin, twin=s.ids) for s in group) for group in self.groups)
+        return replace(self, groups=groups, ids=self.twin, twin=self.ids)
+
+    def alone(self) -> list["Block"]:
+        """A block per example, each sequence in a row of its own: nothing of one example reaches another, as in a plain pass."""
+        return [pack([group], [same], "example", packed=False) for group, same in zip(self.groups, self.examples, strict=True)]
+
+    def prefix(self, row: int, node: int) -> tuple[int, ...]:
+        """The ids from the first token to a node, its own last."""
+        return tuple((self.ids[row, : node + 1] if self.mask is None else self.ids[row, self.mask[row, node]]).tolist())
 
 
 def rows(groups: Sequence[list[Scored]], limit: int, share: str, packed: bool) -> list[Block]:
@@ -155,26 +167,28 @@ def pack(groups: Sequence[Sequence[Scored]], examples: Sequence[tuple[int, ...]]
             spots += [(where, nodes[t - 1], scored.ids[t], local * len(SLOTS) + scored.slot) for t in range(scored.first, len(scored.ids))]
             if number == 0:
                 readout.append((where, nodes[scored.first - 1]))
-    paired = any(scored.twin for group in groups for scored in group)
-    return _tensors(trees, spots, readout, tuple(examples), packed, paired)
+    return _tensors(trees, spots, readout, tuple(map(tuple, groups)), tuple(examples), packed)
 
 
 def _tensors(
     trees: list[_Tree],
     spots: list[tuple[int, int, int, int]],
     readout: list[tuple[int, int]],
+    groups: tuple[tuple[Scored, ...], ...],
     examples: tuple[tuple[int, ...], ...],
     packed: bool,
-    paired: bool,
 ) -> Block:
     width = max(len(t.ids) for t in trees)
 
-    def padded(values: list[list[int]], fill: int) -> Int[Tensor, "row node"]:
-        return torch.tensor([v + [fill] * (width - len(v)) for v in values])
+    def padded(values: list[list[int]], fill: int | None = None) -> Int[Tensor, "row node"]:
+        # without a fill by the row's own first value: a token that gives NaN must not stand in a row that does not have it
+        return torch.tensor([v + [v[0] if fill is None else fill] * (width - len(v)) for v in values])
 
     place = {spot: i for i, spot in enumerate(sorted({s[:2] for s in spots} | set(readout)))}
+    paired = any(scored.twin for group in groups for scored in group)
     return Block(
-        ids=padded([t.ids for t in trees], trees[0].ids[0]),
+        groups=groups,
+        ids=padded([t.ids for t in trees]),
         depth=padded([t.depth for t in trees], 0),
         mask=_ancestors(trees[0].parent) if packed else None,
         weights=padded([t.weight for t in trees], 0),
@@ -183,7 +197,7 @@ def _tensors(
         places=torch.tensor(list(place)),
         predict=torch.tensor([(place[row, node], target, key) for row, node, target, key in spots]),
         readout=torch.tensor([place[r] for r in readout]),
-        twin=padded([t.twin for t in trees], trees[0].twin[0]) if paired else None,
+        twin=padded([t.twin for t in trees]) if paired else None,
     )
 
 

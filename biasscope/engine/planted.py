@@ -126,8 +126,9 @@ class Builder:
         from transformers import GPT2Config, GPT2LMHeadModel
 
         self.tokenizer, (self.write, self.read) = tokenizer(known), _directions()
-        config = GPT2Config(vocab_size=len(self.tokenizer), n_embd=WIDTH, n_layer=LAYERS, n_head=HEADS, n_inner=WIDTH, n_positions=512)
-        config.update({"bos_token_id": 0, "eos_token_id": 0, "layer_norm_epsilon": 2.0**30, "tie_word_embeddings": False})
+        shape: dict[str, Any] = {"n_embd": WIDTH, "n_layer": LAYERS, "n_head": HEADS, "n_inner": WIDTH, "n_positions": 512}
+        config = GPT2Config(vocab_size=len(self.tokenizer), bos_token_id=0, eos_token_id=0, **shape)
+        config.update({"layer_norm_epsilon": 2.0**30, "tie_word_embeddings": False})
         self.model = GPT2LMHeadModel(config).eval().requires_grad_(False)
         rng, net, dims = torch.Generator().manual_seed(seed), self.model.transformer, slice(2, HALF)
 

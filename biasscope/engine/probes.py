@@ -182,7 +182,7 @@ def layer(
     dense = not hasattr(x, "tocsr")
     if dense and not np.isfinite(x).all():
         bad = int((~np.isfinite(x)).any(1).sum())
-        raise DataError(f"{bad} of {len(x)} activations are not finite; try --dtype float32")
+        raise DataError(f"{bad} of {len(x)} activations are not finite")
     splits = folds(items, split, seed)
     found = {"grouped": held_out(x, items.label, items.group, splits)}
     if not controls:

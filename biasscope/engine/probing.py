@@ -102,7 +102,9 @@ def _tables(layer: int | None, chosen: Sequence[Input], items: Items, seed: int,
 
 
 def matrices(frames: Iterable[pl.DataFrame], rows: Sequence[tuple[str, int]], ids: Sequence[str]) -> dict[int, np.ndarray]:
-    """Row number → the activations there, [text d], in the order of the ids; `rows`: component and layer of each. Heads follow another."""
+    """Row number → the activations there, [text d], in the order of the ids; `rows`: component and layer of each.
+
+    Heads follow each other. NaN where a text is not in the table."""
     place = {id_: i for i, id_ in enumerate(ids)}
     found: dict[int, np.ndarray] = {}
     for frame in frames:
@@ -115,6 +117,6 @@ def matrices(frames: Iterable[pl.DataFrame], rows: Sequence[tuple[str, int]], id
                 width = values.shape[1]
                 start = 0 if head is None else int(head) * width
                 if number not in found:
-                    found[number] = np.zeros((len(ids), width * len(heads)), np.float32)
+                    found[number] = np.full((len(ids), width * len(heads)), np.nan, np.float32)
                 found[number][[place[id_] for id_ in one["example_id"]], start : start + width] = values
     return found

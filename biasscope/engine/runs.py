@@ -62,6 +62,8 @@ class DatasetPart(Strict):
     """Pieces that the run consists of."""
     reused: int = 0
     """Of these, how many had been measured before."""
+    threads: list[int] = []
+    """With how many threads its parts were measured; the last digits of a number depend on it."""
     lost: int = 0
     """Values left out of the statistics because they are not finite."""
     run_key: str = ""

@@ -11,6 +11,7 @@ from biasscope.engine.effects import defined
 from biasscope.engine.metrics import METRICS, sentence_logp
 from biasscope.engine.models import LM
 from biasscope.engine.packing import Block
+from biasscope.engine.soundness import soundly
 from biasscope.engine.tokens import Forest
 from biasscope.engine.types import SCORES, TRIPLES, Track, Unit, silent
 
@@ -25,7 +26,7 @@ def baseline(lm: LM, forest: Forest, *, track: Track = silent) -> tuple[pl.DataF
 
 def units(lm: LM, forest: Forest) -> list[Unit]:
     """The clean pass in pieces of one row block each."""
-    return [Unit(f"B{number:05}", partial(_scores, lm, forest, block)) for number, block in enumerate(forest.blocks)]
+    return [Unit(f"B{number:05}", partial(soundly, partial(_scores, lm, forest), block)) for number, block in enumerate(forest.blocks)]
 
 
 def _scores(lm: LM, forest: Forest, block: Block) -> dict[str, pl.DataFrame]:

@@ -4,12 +4,10 @@ A shard is read only after its sha256 agreed with the journal's: polars and pyar
 """
 
 import contextlib
-import errno
 import importlib.metadata
 import itertools
 import json
 import os
-import shutil
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -19,7 +17,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from biasscope.engine import digests
-from biasscope.engine.errors import BiasScopeError, in_bytes
+from biasscope.engine.errors import unwritable
 from biasscope.engine.types import (
     ACTIVATIONS,
     BANDS,
@@ -35,7 +33,7 @@ from biasscope.engine.types import (
 )
 
 SCHEMA_VERSION = 2
-ALGORITHM_VERSION = 4
+ALGORITHM_VERSION = 5
 """Raised when the same inputs would give other numbers, so that old runs are not taken for new ones."""
 SCHEMAS = {
     "effects": EFFECTS,
@@ -81,8 +79,10 @@ def differences(wanted: Mapping[str, Any], found: Mapping[str, Any]) -> list[str
 
 
 def encoded(frame: pl.DataFrame, schema: pl.Schema, name: str) -> bytes:
-    """The frame as the bytes of a zstd Parquet file, after comparing its columns with the declared ones; a list column, if any,
-    has lists of one length, which becomes its type."""
+    """The frame as the bytes of a zstd Parquet file, after comparing its columns with the declared ones.
+
+    A list column whose lists have one length has that in its type; a head's width and the model's need not be one (Gemma 3, Qwen 3).
+    """
     if frame.schema != schema:
         raise TypeError(f"{name} has columns {dict(frame.schema)}, declared are {dict(schema)}")
     # not polars' own writer: its errors carry no errno, so a full disk could not be told from another fault
@@ -93,7 +93,7 @@ def encoded(frame: pl.DataFrame, schema: pl.Schema, name: str) -> bytes:
 
 def _arrow(frame: pl.DataFrame) -> pa.Table:
     for column, kind in frame.schema.items():
-        if isinstance(kind, pl.List) and frame.height:
+        if isinstance(kind, pl.List) and frame[column].list.len().n_unique() == 1:
             frame = frame.with_columns(pl.col(column).list.to_array(len(frame[column][0])))
     return frame.to_arrow(compat_level=pl.CompatLevel.oldest())
 
@@ -123,7 +123,7 @@ def write_stream(file: Path, frames: Iterable[pl.DataFrame], schema: pl.Schema) 
     """Nothing: writes frames that need not fit into memory together as one Parquet file, a row group each."""
 
     def write(temp: Path) -> None:
-        parts = iter(frames)
+        parts = (frame for frame in frames if frame.height)
         first = next(parts, schema.to_frame())
         # a list column has lists of one length, which only the first frame knows
         with pq.ParquetWriter(temp, _arrow(first).schema, compression="zstd") as writer:
@@ -150,15 +150,6 @@ def replace(file: Path, write: Callable[[Path], Any], size: int) -> None:
         # on a disk that fails even here the leftover is swept at the next start
         with contextlib.suppress(OSError):
             temp.unlink(missing_ok=True)
-
-
-def unwritable(problem: OSError, file: Path, size: int) -> BiasScopeError:
-    """What to tell of a failed write."""
-    if problem.errno in (errno.ENOSPC, errno.EDQUOT):
-        need = f"{file.name} needs {in_bytes(size)}" if size else f"no room for {file.name}"
-        have = f"{in_bytes(shutil.disk_usage(file.parent).free)} free at {file.parent}"
-        return BiasScopeError(f"disk full: {need}, {have}; make room, then the same command goes on")
-    return BiasScopeError(f"cannot write {file}: {problem.strerror or problem}; choose another folder (--output-dir, --cache-dir)")
 
 
 def sync_folder(path: Path) -> None:

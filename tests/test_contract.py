@@ -1,0 +1,71 @@
+"""Every measuring command with every source runs on every shape of model, through the store."""
+
+import json
+from pathlib import Path
+
+import polars as pl
+import pytest
+from conftest import NARROWS
+from typer.testing import CliRunner
+
+from biasscope import cli
+
+SCANS = {
+    "every source": "ablate --source all",
+    "chosen": "ablate --top 3 --source mean",
+    "adaptive": "ablate --adaptive --top 2",
+    "control": "ablate --control definitional --layers 1",
+    "given": "ablate --given 0.0,1.mlp --heads 1.0,1.1",
+    "twins": "patch --calibrate 2",
+    "steps": "patch --steps 2",
+    "denoising": "patch --method exact --direction denoising --layers 1",
+    "positions": "patch --method exact --positions term,readout --layers 1",
+    **{f"attribution {s}": f"patch --source {s} --layers 1" for s in ("mean", "zero", "resample")},
+    **{f"exact {s}": f"patch --method exact --source {s} --layers 1" for s in ("corrupt", "mean", "zero", "resample")},
+}
+OTHERS = {
+    "clean": "baseline",
+    **{f"activations of {s}": f"encode --site {s}" for s in ("resid", "z", "mlp_out")},
+    "probes of heads": "probe --site z --split holdout",
+}
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """One cache and one results folder for all runs of all shapes."""
+    return tmp_path_factory.mktemp("contract")
+
+
+def run(folder: Path, model: Path, command: str) -> dict:
+    """The JSON document of a command on a few prompts of as many occupations."""
+    name, *options = command.split()
+    data = ["--model", str(model), "--dataset", "occupations"] if name != "circuit" else []
+    limit = ["--limit", "12"] if name != "circuit" else []
+    where = ["--cache-dir", str(folder / "cache"), "--output-dir", str(folder / "results"), "--json", "--quiet"]
+    done = CliRunner().invoke(cli.app, [name, *data, *limit, *options, *where], env={"COLUMNS": "80"})
+    if done.exception and not isinstance(done.exception, SystemExit):
+        raise done.exception
+    assert done.exit_code == 0, done.stderr
+    return json.loads(done.stdout, parse_constant=pytest.fail)
+
+
+@pytest.mark.parametrize("family", NARROWS)
+@pytest.mark.parametrize("command", [*SCANS.values(), *OTHERS.values()], ids=[*SCANS, *OTHERS])
+def test_every_command_runs_with_every_source(folder, tiny_folder, family, command):
+    document = run(folder, tiny_folder(family), command)
+    (part,) = document["run"]["datasets"]
+    assert part["used"] > 0 and part["lost"] == 0 and (document["summary"] or command.startswith("encode"))
+    for table in Path(part["path"]).glob("*.parquet"):
+        numbers = pl.read_parquet(table).select(pl.selectors.float()) if table.stem in ("effects", "exact", "control", "scores") else None
+        assert numbers is None or all(numbers[column].is_finite().all() for column in numbers.columns)
+
+
+def test_directions_are_removed_from_a_stream_of_another_width_than_its_heads(folder, tiny_folder):
+    assert run(folder, tiny_folder("gemma3-narrow"), "probe --causal --split holdout")["summary"]
+
+
+@pytest.mark.parametrize("family", NARROWS)
+@pytest.mark.parametrize("command", ["ablate --source mean", "patch"])
+def test_a_circuit_comes_of_every_scan(folder, tiny_folder, family, command):
+    key = run(folder, tiny_folder(family), command)["run"]["datasets"][0]["run_key"][:8]
+    assert run(folder, tiny_folder(family), f"circuit --from {key} --sizes 1,2")["summary"]
