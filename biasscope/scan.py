@@ -181,7 +181,7 @@ class Scan:
         lm, dropped = self.run.lm, Counter[str]()
         texts, used = [], []
         for example in self.dataset.examples:
-            text = activations.text(lm, example.id, example.prompt, example.group)
+            text = activations.text(lm, example.id, example.prompt, example.word)
             if isinstance(text, str) or (position == "term" and text.term is None):
                 dropped[text if isinstance(text, str) else "its prompt does not name the term"] += 1
             else:

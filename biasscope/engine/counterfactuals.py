@@ -74,7 +74,7 @@ def of_occupation(example: Example, partner: str) -> Twin | str:
     """The twin of a prompt about an occupation, or the reason why there is none."""
     if partner == example.meta.get("participant"):
         return f"its twin's occupation is the participant, {partner}"
-    prompt, found = _replaced(example.prompt, example.group, partner)
+    prompt, found = _replaced(example.prompt, example.word, partner)
     return Twin(prompt, partner) if found else "the prompt does not name its occupation"
 
 
@@ -101,7 +101,7 @@ def of_sentence(example: Example, terms: Iterable[str], seed: int) -> tuple[Twin
         return example.flaw
     if not prompt or not example.stereo.startswith(" "):
         return "no prefix with a space before BLANK"
-    term = "Persian" if example.group == "Persian people" else example.group
+    term = "Persian" if example.word == "Persian people" else example.word
     classes = {"race": (*COUNTRIES, *PEOPLES), "religion": tuple(RELIGION), "gender": tuple(GENDER), "profession": tuple(terms)}
     if term not in classes[example.bias_type]:
         return "no counterpart is defined for its term"

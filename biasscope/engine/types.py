@@ -35,13 +35,16 @@ class Example:
     dataset: str
     bias_type: str
     group: str
-    """The cluster for intervals: StereoSet target term, WinoGender occupation."""
+    """The cluster for intervals: StereoSet target term, WinoGender occupation, sentence pair of `definitional`."""
     prompt: str
     """The text before the readout, less one space where the continuation begins with one. May be empty."""
     stereo: str
-    """The stereotype's filler, or the male pronoun (for every occupation), with its leading space where it has one."""
+    """The stereotype's filler, or the male pronoun (for every occupation), with its leading space where it has one.
+
+    Of `definitional`: the pronoun that fits the noun.
+    """
     anti: str
-    """The anti-stereotype's filler, or the female pronoun."""
+    """The anti-stereotype's filler, or the female pronoun. Of `definitional`: the pronoun that does not fit."""
     unrelated: str | None = None
     suffix: str = ""
     """The text after the filler. Never scored by `target`; a token that crosses into it drops the example."""
@@ -50,6 +53,13 @@ class Example:
     flaw: str | None = None
     """Why `target` is not defined for this example (two BLANKs); `sentence` still is."""
     meta: Mapping[str, str | float] = field(default_factory=dict)
+    term: str | None = None
+    """The word of the prompt that it is about, where that is not its group."""
+
+    @property
+    def word(self) -> str:
+        """The word of the prompt that it is about: what a twin replaces and `--positions term` finds."""
+        return self.group if self.term is None else self.term
 
 
 @dataclass(frozen=True)
