@@ -28,6 +28,8 @@ class Scan:
     key: str
     before: int = 0
     """Units that had been measured when it was opened."""
+    prefix: str = ""
+    """Before the names of its units, where it measures other prompts than the run's own (see `beside`)."""
 
     def resume(self) -> None:
         """Nothing: looks at what has been measured before, and says what of it is damaged."""
@@ -104,8 +106,8 @@ class Scan:
         lm = self.run.lm
         if name != "mean":
             return interventions.source(name, lm, forest, sites, seed=self.run.options.seed)
-        unit = f"{prefix}means"
-        self.measure([Unit(unit, lambda: {"means": interventions.means(lm, forest, sites, self.run.screen.track)})], None)
+        means = Unit("means", lambda: {"means": interventions.means(lm, forest, sites, self.run.screen.track)})
+        (unit,) = self.measure([means], None, prefix=prefix)
         return interventions.mean_of(lm, self.journal.get(unit, "means"))
 
     def estimated(self, every: Sequence[Site], source: str) -> pl.DataFrame:
@@ -143,9 +145,9 @@ class Scan:
 
         return self.measure(units, f"exact ({source.name})", prefix="exact-", table="exact")
 
-    def beside(self, dataset: Dataset) -> "Scan":
-        """The same run measuring other prompts as well."""
-        return replace(self, dataset=dataset)
+    def beside(self, dataset: Dataset, prefix: str = "") -> "Scan":
+        """The same run measuring other prompts as well, in units of that prefix."""
+        return replace(self, dataset=dataset, prefix=prefix)
 
     def controlled(self, sites: Sequence[Site], sources: Sequence[str], given: Sequence[Site]) -> list[str]:
         """The names of the units that hold the same sites' effects on this dataset, each source made of its own prompts."""
@@ -163,7 +165,7 @@ class Scan:
 
         def named(unit: Unit) -> Unit:
             tables = unit.compute if table is None else lambda: {table: unit.compute()["effects"]}
-            return Unit(prefix + unit.name, tables)
+            return Unit(self.prefix + prefix + unit.name, tables)
 
         units = [named(unit) for unit in units]
         pending = [unit for unit in units if unit.name not in self.journal.units]

@@ -35,7 +35,7 @@ from biasscope.engine.types import (
 )
 
 SCHEMA_VERSION = 2
-ALGORITHM_VERSION = 4
+ALGORITHM_VERSION = 5
 """Raised when the same inputs would give other numbers, so that old runs are not taken for new ones."""
 SCHEMAS = {
     "effects": EFFECTS,

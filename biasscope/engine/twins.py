@@ -16,7 +16,11 @@ from biasscope.engine.types import TWINS, Dataset, Example
 
 
 def fit(lm: LM, dataset: Dataset, seed: int) -> tuple[dict[str, Twin], dict[str, str]]:
-    """Example id → its twin, and example id → why it has none. Partners are of the whole dataset: a sample's twins are the whole's."""
+    """Example id → its twin, and example id → why it has none.
+
+    Partners are of the whole dataset: a sample's twins are the whole's. Those of a part of the data (`Dataset.part`) are within it.
+    """
+    outside, where = {counterfactuals.written(word) for word in dataset.outside}, " in its half" if dataset.outside else ""
     everything = dataset.whole or dataset.examples
     known = [e for e in everything if "bls_pct_female" in e.meta]
     facts = {e.word: (float(e.meta["bls_pct_female"]), float(e.meta["bergsma_pct_female"])) for e in known}
@@ -29,9 +33,11 @@ def fit(lm: LM, dataset: Dataset, seed: int) -> tuple[dict[str, Twin], dict[str,
     for e in dataset.examples:
         found: tuple[Twin, ...] | Twin | str
         if facts:
-            found = counterfactuals.of_occupation(e, partners[e.word]) if e.word in partners else "no occupation of as many tokens"
+            found = counterfactuals.of_occupation(e, partners[e.word]) if e.word in partners else f"no occupation of as many tokens{where}"
         else:
             found = counterfactuals.of_sentence(e, terms[e.bias_type], seed)
+        if isinstance(found, tuple) and outside:
+            found = tuple(twin for twin in found if twin.partner not in outside) or f"no counterpart{where}"
         twin = found if isinstance(found, str) else _first(lm, e, (found,) if isinstance(found, Twin) else found)
         if isinstance(twin, str):
             dropped[e.id] = twin

@@ -1,8 +1,8 @@
 """The engine's nouns and the schemas of its tables. No torch, no reading or writing of files."""
 
 from collections import Counter
-from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass, field
+from collections.abc import Callable, Collection, Iterable, Mapping
+from dataclasses import dataclass, field, replace
 from typing import Any, Literal
 
 import polars as pl
@@ -80,6 +80,15 @@ class Dataset:
     """Source, revision and licence, as the run's record shows them."""
     whole: tuple[Example, ...] = ()
     """All examples where --limit drew some, else empty: a sample's twins are those of the whole."""
+    outside: frozenset[str] = frozenset()
+    """Words that stand in no twin, because they belong to another part of the data."""
+
+    def part(self, name: str, groups: Collection[str]) -> "Dataset":
+        """The examples of some groups as data of their own: no twin of theirs names another group of the whole."""
+        own = {e.word for e in self.examples if e.group in groups}
+        outside = frozenset(e.word for e in self.whole or self.examples) - own
+        examples = tuple(e for e in self.examples if e.group in groups)
+        return replace(self, name=name, examples=examples, whole=(), outside=outside)
 
     def share_of_men(self) -> dict[str, float] | None:
         """Per cent of men in each occupation (100 − BLS per cent of women), or None where the dataset has no statistic."""
