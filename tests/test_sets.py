@@ -180,7 +180,9 @@ def test_neither_half_of_a_circuit_depends_on_the_prompts_of_the_other(tmp_path,
         where = ("-o", tmp_path / "r", "--cache-dir", tmp_path / "c", "--json")
         run = ranked(*command, "--model", "planted:single", "--dataset", "occupations", "--limit", 60, *where)
         document = json.loads(biasscope("circuit", "--from", run, "--sizes", "19", *where)[1])
-        effects = pl.read_parquet(Path(document["run"]["datasets"][0]["path"]) / "effects.parquet")
+        folder = Path(document["run"]["datasets"][0]["path"])
+        effects, twins = pl.read_parquet(folder / "effects.parquet"), folder / "twins.parquet"
+        assert not twins.is_file() or set(pl.read_parquet(twins)["partner"]) <= set(effects["group"])
         return members(document, "top 19"), set(effects["group"]), effects.filter(position="none").select("example_id", "baseline", "value")
 
     ranking, reporting, values = found()
