@@ -3,8 +3,7 @@
 import polars as pl
 
 from biasscope.engine import stats
-from biasscope.engine.faithfulness import MEMBER
-from biasscope.engine.types import Site
+from biasscope.engine.types import MEMBER, Site
 from biasscope.probe_table import share
 from biasscope.tables import NONE, Table
 

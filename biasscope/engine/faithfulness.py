@@ -19,12 +19,10 @@ from biasscope.engine.estimates import numbered, standard
 from biasscope.engine.measured import measured
 from biasscope.engine.reliability import weighted
 from biasscope.engine.resampling import Array
-from biasscope.engine.types import SUMMARY, TOTAL, Site
+from biasscope.engine.types import MEMBER, SUMMARY, TOTAL, Site
 
 MODES = ("keep", "remove")
 AREAS = ("area", "area_abs")
-MEMBER = "member"
-"""The statistic of rows that name a site of a set and hold no number."""
 Interval = tuple[float, float, float]
 """Lower end, estimate, upper end."""
 

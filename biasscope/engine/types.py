@@ -130,6 +130,8 @@ class Site:
 
 SET = Site(0, "set")
 """Stands for a set of sites replaced together, named by the position: layer null in tables."""
+MEMBER = "member"
+"""The statistic of SUMMARY rows that name a site of a set and hold no number."""
 
 _SITE = {"component": pl.String, "layer": pl.Int32, "head": pl.Int32, "position": pl.String}
 
