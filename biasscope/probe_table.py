@@ -7,12 +7,11 @@ import polars as pl
 from biasscope.engine import stats
 from biasscope.tables import NONE, Table
 
-HELD_OUT = {"kfold": "groups are held out in turn", "holdout": "a fifth of the groups is held out, once"}
 WITHOUT = {"bag": "bag of tokens", "chance": "chance"}
 """What is known without the model's activations."""
 
 
-def probes(summary: pl.DataFrame, dataset: str, file: str, split: str = "kfold") -> Table:
+def probes(summary: pl.DataFrame, dataset: str, file: str) -> Table:
     """Accuracy, AUC and selectivity of every layer, the band of shuffled labels, and what is known without the model."""
     cells = {(r["method"], r["statistic"], r["layer"]): r for r in summary.iter_rows(named=True) if r["method"] != "removal"}
     layers = sorted({layer for method, _, layer in cells if method == "probe"})
@@ -41,7 +40,7 @@ def probes(summary: pl.DataFrame, dataset: str, file: str, split: str = "kfold")
         stream if component == "resid" else "row: layer",
         "selectivity: accuracy − that for a coin per group or filler, groups on both sides; shuffled: accuracy, 5–95 %",
         *(["Δ: removing the row's direction, nats; random: 5–95 % of 20 random directions"] if extra else []),
-        f"{HELD_OUT[split]}; bag: which tokens the text has; balanced accuracy, log-loss and more in {file}",
+        f"groups are held out in turn; bag: which tokens the text has; balanced accuracy, log-loss and more in {file}",
     ]
     note = stats.few_clusters_note(first["clusters"], "term" if dataset.startswith("stereoset") else "group")
     return Table(title, columns, [body, known], [*notes, *([note] if note else [])])
