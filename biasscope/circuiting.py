@@ -1,19 +1,23 @@
-"""The steps of `circuit`: sites ranked on one half of the groups of an earlier run, sets of them measured on the other."""
+"""The steps of `circuit`: the sites of an earlier run ranked anew on one half of the groups, sets of them measured on the other.
+
+Each half has sources of its own: its means and donors are made of its prompts alone, and its twins name none of the other's terms.
+"""
 
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import polars as pl
 
-from biasscope.engine import measured, stats, upkeep
+from biasscope.engine import measured, runs, schemas, stats, upkeep
 from biasscope.engine.errors import DataError, UsageError
 from biasscope.engine.sealing import Seal
-from biasscope.engine.types import Dataset, Site
+from biasscope.engine.types import Site
 from biasscope.options import Dtype, Measure
 from biasscope.scan import Scan
+from biasscope.tables import number
 
 if TYPE_CHECKING:
     from biasscope.running import Running
@@ -26,39 +30,61 @@ TAKEN = ("limit", "seed", "dtype", "revision", "skip_invalid", "max_memory")
 
 @dataclass(frozen=True)
 class Origin:
-    """The run that ranks the sites."""
+    """The run whose sites are ranked, and how it measured."""
 
-    key: str
+    record: runs.RunRecord
     folder: Path
     options: Measure
     source: str
-    method: str
-    partners: dict[str, str] | None
-    model: str
-    """sha256 of the weights that it measured."""
+    partners: dict[str, str]
+    """Group → the one group it was exchanged for."""
     seal: Seal
 
     def check(self, run: "Running") -> None:
         """Say where the run's record is not sealed; DataError where the model is not the one it measured."""
-        if run.found.digest != self.model:
+        digest = self.record.model.digest if self.record.model else ""
+        if run.found.digest != digest:
             raise DataError(
-                f"{self.folder} measured weights {self.model[:12]}…, {run.options.model} has {run.found.digest[:12]}…; measure it again"
+                f"{self.folder} measured weights {digest[:12]}…, {run.options.model} has {run.found.digest[:12]}…; measure it again"
             )
         if self.seal is not Seal.SEALED:
             run.warn(f"run {self.folder.name} is {self.seal}: made by an older version, or copied")
 
-    def ranked(self, dataset: Dataset, groups: set[str], slug: str) -> list[Site]:
-        """Its heads and MLPs by the ranking statistic over these groups alone, strongest first."""
-        rows = pl.scan_parquet(self.folder / "effects.parquet").filter(
+    @property
+    def key(self) -> str:
+        """The run's key."""
+        return self.record.datasets[0].run_key
+
+    @property
+    def twins(self) -> bool:
+        """Whether its sites took the activations of twins."""
+        return self.source == "corrupt"
+
+    def sites(self) -> list[Site]:
+        """Its heads and MLPs, in the model's order."""
+        rows = pl.read_parquet(self.folder / "summary.parquet").filter(
             pl.col("source") == self.source,
-            pl.col("group").is_in(sorted(groups)),
-            pl.col("metric") == "target",
             pl.col("component").is_in(["z", "mlp_out"]),
             pl.col("position") == "all",
-            (pl.col("component") != "z") | pl.col("head").is_not_null(),
+            schemas.single_sites(),
         )
-        summary = stats.summarise(rows, model=slug, method=self.method, share_of_men=dataset.share_of_men(), seed=self.options.seed)
-        return stats.top(summary, summary.height)
+        found = {Site(*row) for row in rows.select("layer", "component", "head").iter_rows()}
+        return sorted(found, key=lambda site: (site.layer, site.component, -1 if site.head is None else site.head))
+
+    def chosen(self) -> str | None:
+        """The option by which the run chose its sites on all of its groups, if it did."""
+        asked = self.record.params
+        return "--adaptive" if asked.get("adaptive") else f"--top {asked['top']}" if asked.get("top") else None
+
+    def more(self, sites: int) -> str:
+        """What to do where these sites do nothing together."""
+        model, ways = self.record.model, []
+        every = model.layers * (model.heads + 1) if model else sites
+        if sites < every:
+            ways.append(f"scan more sites (these are {sites} of the model's {every} heads and MLPs)")
+        if self.options.limit is not None:
+            ways.append("scan more examples (without --limit)")
+        return " or ".join(ways or ["take a run with another --source or dataset"])
 
 
 def parsed(text: str) -> tuple[int, ...]:
@@ -81,66 +107,117 @@ def origin(o: Measure, name: str) -> Origin:
     taken["dtype"] = Dtype(taken["dtype"])
     options = replace(o, model=asked["model"], dataset=[record.datasets[0].name], data_dir=Path(asked["data_dir"]), **taken)
     twins = folder / "twins.parquet"
-    partners = measured.partners(pl.read_parquet(twins)) if twins.is_file() else None
-    model = record.model.digest if record.model else ""
-    return Origin(record.datasets[0].run_key, folder, options, source, str(asked.get("method", "exact")), partners, model, stored.seal)
+    partners = measured.partners(pl.read_parquet(twins)) if twins.is_file() else {}
+    return Origin(record, folder, options, source, partners, stored.seal)
 
 
 def measure(scan: Scan, origin: Origin, sizes: Sequence[int], target: float | None) -> None:
-    """Nothing: measures what is not stored yet."""
-    from biasscope.engine import circuits, interventions
+    """Measure what is not stored yet. DataError, found early and kept, where the sites together do nothing that sets could share."""
+    from biasscope.engine import circuits
 
-    seed, whole = scan.run.options.seed, scan.dataset
-    groups = sorted({e.group for e in whole.examples})
-    number = dict(zip(groups, measured.clusters(groups, origin.partners or {}).tolist(), strict=True))
-    choosing, reporting = circuits.halves(number, seed)
-    ranked = origin.ranked(whole, choosing, scan.run.slug)
-    if len(ranked) < 2:
-        raise DataError(f"{origin.folder} ranks {len(ranked)} heads and MLPs; a circuit needs two or more")
-    sizes = [k for k in sizes if k < len(ranked)]
+    if reason := scan.journal.facts.get("nothing"):
+        raise DataError(reason)
+    sites = origin.sites()
+    if len(sites) < 2:
+        raise DataError(f"{origin.folder} ranks {len(sites)} heads and MLPs; a circuit needs two or more")
+    sizes = [k for k in sizes if k < len(sites)]
     if not sizes:
-        raise UsageError(f"--sizes: the run has {len(ranked)} heads and MLPs; give a smaller size")
-    scan.journal.set("circuit", {"sites": len(ranked), "sizes": sizes, "ranked": [str(s) for s in ranked[: max(sizes)]]})
-    here, names = _half(scan, reporting), []
-    forest = here.forest(twins=origin.source == "corrupt")
-    sites = interventions.sites(scan.run.lm, ("z", "mlp_out"))
-    source = here.source(origin.source, forest, sites)
-    names += here.measure(circuits.units(scan.run.lm, forest, circuits.points(ranked, sizes, seed), source, scan.batch), "sets of sites")
+        raise UsageError(f"--sizes: the run has {len(sites)} heads and MLPs; give a smaller size")
+    choosing, reporting = _halves(scan, origin)
+    lm, forest = scan.run.lm, reporting.forest(twins=origin.twins)
+    source = reporting.source(origin.source, forest, sites)
+    names = reporting.measure(circuits.units(lm, forest, [circuits.none(sites)], source, scan.batch), "whole and none", prefix="none-")
+    _refuse_nothing(scan, origin, names, len(sites))
+    ranked = _ranked(choosing, origin, sites)
+    scan.journal.set("circuit", {"sites": len(sites), "sizes": sizes, "ranked": _written(ranked[: max(sizes)])})
+    wanted = circuits.points(ranked, sizes, scan.run.options.seed)
+    names += reporting.measure(circuits.units(lm, forest, wanted, source, scan.batch), "sets of sites")
     if target is not None:
-        small = _minimal(scan, origin, choosing, ranked, target)
+        small = _minimal(choosing, origin, ranked, target)
         point = circuits.Point("minimal", frozenset(ranked) - set(small))
-        names += here.measure(circuits.units(scan.run.lm, forest, [point], source, scan.batch), "minimal set", prefix="minimal-")
-        scan.journal.set("minimal", [str(site) for site in small])
-    outside = sum(e.group not in reporting for e in whole.examples)
+        names += reporting.measure(circuits.units(lm, forest, [point], source, scan.batch), "minimal set", prefix="minimal-")
+        scan.journal.set("minimal", _written(small))
+    if how := origin.chosen():
+        scan.run.warn(f"{scan.dataset.name}: the run chose its {len(sites)} sites on all groups ({how}); their order alone is held out")
+    outside = len(scan.dataset.examples) - len(reporting.dataset.examples)
     dropped = forest.dropped + type(forest.dropped)({"its group chose the sites": outside})
     scan.close(forest.examples, names, dropped, forest.partly)
 
 
-def _half(scan: Scan, groups: set[str]) -> Scan:
-    """The scan over the examples of some groups; twins are still those of the whole dataset."""
+def _halves(scan: Scan, origin: Origin) -> tuple[Scan, Scan]:
+    """The scans of the half of the groups that chooses and of the half that reports; groups that are each other's twin stay together."""
+    from biasscope.engine import circuits
+
     data = scan.dataset
-    examples = tuple(e for e in data.examples if e.group in groups)
-    return scan.beside(replace(data, examples=examples, whole=data.whole or data.examples))
+    groups = sorted({e.group for e in data.examples})
+    number = dict(zip(groups, measured.clusters(groups, origin.partners).tolist(), strict=True))
+    choosing, reporting = circuits.halves(number, scan.run.options.seed)
+    one = scan.beside(data.part(f"{data.name} (choosing half)", choosing), "choosing-")
+    return one, scan.beside(data.part(f"{data.name} (reporting half)", reporting))
 
 
-def _minimal(scan: Scan, origin: Origin, choosing: set[str], ranked: list[Site], target: float) -> list[Site]:
-    """A minimal set of sites that keeps the target, found on the half that chose the sites alone."""
+def _refuse_nothing(scan: Scan, origin: Origin, names: Sequence[str], sites: int) -> None:
+    """Raise DataError, and keep its reason, where m(all) − m(none) may be 0 on the half that reports."""
+    from biasscope.engine import faithfulness
+
+    shares, seed = scan.dataset.share_of_men(), scan.run.options.seed
+    partners = measured.partners(scan.journal.get("twins", "twins")) if origin.twins else None
+    with scan.run.phase("statistics"):
+        effects = pl.concat(scan.journal.tables("effects", names))
+        row = faithfulness.denominator(effects, model=scan.run.slug, share_of_men=shares, partners=partners, seed=seed)
+    if row["ci_low"] is not None and row["ci_low"] * row["ci_high"] > 0:
+        return
+    scan.journal.set("nothing", f"{scan.dataset.name}: {_reason(row, origin, sites)}; {origin.more(sites)}")
+    raise DataError(scan.journal.facts["nothing"])
+
+
+def _reason(row: Mapping[str, Any], origin: Origin, sites: int) -> str:
+    """Why sets of sites have no share in m(all) − m(none), whose SUMMARY row this is."""
+    if few := stats.few_clusters_note(row["clusters"], "group"):
+        return f"a share has no interval on the half that reports, {few}"
+    change = {name: None if row[name] is None else -row[name] for name in ("estimate", "ci_high", "ci_low")}
+    estimate, low, high = map(number, change.values())
+    return (
+        f"replacing all {sites} sites (source {origin.source}) changes the {row['statistic']} of target by {estimate} [{low}, {high}] "
+        f"{row['unit']}\nin the {row['clusters']} groups that report, which may be 0: there is nothing to share out"
+    )
+
+
+def _ranked(here: Scan, origin: Origin, sites: list[Site]) -> list[Site]:
+    """The sites by the ranking statistic, strongest first, measured as the run measured them but on the half that chooses alone."""
+    from biasscope.engine import attribution, interventions
+
+    lm, asked = here.run.lm, origin.record.params
+    exact = asked.get("method", "exact") == "exact"
+    forest = here.forest(share="all" if exact else "example", twins=origin.twins)
+    source = here.source(origin.source, forest, sites)
+    if exact:
+        units = interventions.units(lm, forest, sites, source, metrics=("target",), batch=here.batch)
+    else:
+        units = attribution.units(lm, forest, sites, source, steps=asked.get("steps"))
+    names = here.measure(units, "ranking", prefix="rank-")
+    with here.run.phase("statistics"):
+        effects, shares = pl.concat(here.journal.tables("effects", names)), here.dataset.share_of_men()
+        summary = stats.summarise(effects, model=here.run.slug, method="circuit", share_of_men=shares, seed=here.run.options.seed)
+    return stats.top(summary, summary.height)
+
+
+def _minimal(here: Scan, origin: Origin, ranked: list[Site], target: float) -> list[Site]:
+    """A minimal set of sites that keeps the target, found on the half that chooses alone."""
     from biasscope.engine import circuits, faithfulness
 
-    here = _half(scan, choosing)
-    forest = here.forest(twins=origin.source == "corrupt")
-    source = here.source(origin.source, forest, ranked, "choosing-")
-    lm, shares = scan.run.lm, scan.dataset.share_of_men()
-    none = circuits.Point(circuits.NONE, frozenset(ranked))
-    base = here.measure(circuits.units(lm, forest, [none], source, scan.batch), None, prefix="choosing-none-")
+    forest = here.forest(twins=origin.twins)
+    source = here.source(origin.source, forest, ranked)
+    lm, shares = here.run.lm, here.dataset.share_of_men()
+    base = here.measure(circuits.units(lm, forest, [circuits.none(ranked)], source, here.batch), None, prefix="none-")
 
     def keeps(sites: Sequence[Site]) -> float | None:
         name = hashlib.sha256(" ".join(map(str, sites)).encode()).hexdigest()[:12]
         point = circuits.Point(name, frozenset(ranked) - set(sites))
-        names = here.measure(circuits.units(lm, forest, [point], source, scan.batch), None, prefix=f"choosing-{name}-")
+        names = here.measure(circuits.units(lm, forest, [point], source, here.batch), None, prefix=f"{name}-")
         rows = pl.concat(here.journal.tables("effects", [*base, *names]))
-        f = faithfulness.estimates_of(rows, shares, origin.partners)[name]
-        scan.run.screen.note(f"minimal set: {len(sites)} {'site keeps' if len(sites) == 1 else 'sites keep'} {f:.2f}")
+        f = faithfulness.estimates_of(rows, shares)[name]
+        here.run.screen.note(f"minimal set: {len(sites)} {'site keeps' if len(sites) == 1 else 'sites keep'} {f:.2f}")
         return f
 
     small = circuits.greedy(ranked, keeps, target)
@@ -149,19 +226,24 @@ def _minimal(scan: Scan, origin: Origin, choosing: set[str], ranked: list[Site],
     return small
 
 
+def _written(sites: Sequence[Site]) -> list[list[Any]]:
+    """The sites as the journal keeps them: Site(*row) gives one back."""
+    return [[site.layer, site.component, site.head] for site in sites]
+
+
 def summary(scan: Scan) -> pl.DataFrame:
-    """SUMMARY of the sets: f with intervals, areas, random sets, the minimal one."""
+    """SUMMARY of the sets: f with intervals, areas, random sets, the minimal one, and which sites the largest and the minimal hold."""
     from biasscope.engine import faithfulness
 
-    effects, said = scan.table("effects").collect(), scan.journal.facts["circuit"]
-    partners = measured.partners(scan.table("twins").collect()) if "twins" in scan.journal.facts["finished"]["units"] else None
-    shares, seed = scan.dataset.share_of_men(), scan.run.options.seed
+    effects, facts = scan.table("effects").collect(), scan.journal.facts
+    partners = measured.partners(scan.table("twins").collect()) if "twins" in facts["finished"]["units"] else None
+    shares, seed, asked = scan.dataset.share_of_men(), scan.run.options.seed, facts["circuit"]
     with scan.run.phase("statistics"):
         sets = faithfulness.of_sets(effects, model=scan.run.slug, share_of_men=shares, partners=partners, seed=seed)
-        areas = faithfulness.areas(effects, said["sites"], said["sizes"], share_of_men=shares, partners=partners, seed=seed)
-        found = faithfulness.curve(sets, said["sizes"], areas)
-        small = scan.journal.facts.get("minimal")
-        if small:
-            found = pl.concat([found, faithfulness.minimal(sets, "minimal", len(small))])
-            scan.run.warn(f"{scan.dataset.name}: the minimal set is {', '.join(small)}")
-    return found
+        areas = faithfulness.areas(effects, asked["sites"], asked["sizes"], share_of_men=shares, partners=partners, seed=seed)
+        found = [faithfulness.curve(sets, asked["sizes"], areas)]
+        named = {f"top {max(asked['sizes'])}": asked["ranked"]}
+        if small := facts.get("minimal"):
+            found.append(faithfulness.minimal(sets, "minimal", len(small)))
+            named[f"minimal {len(small)}"] = small
+    return pl.concat([*found, *(faithfulness.members(sets, name, [Site(*row) for row in rows]) for name, rows in named.items())])

@@ -31,7 +31,7 @@ def measure(scan: Scan, chosen: str, negatives: str, component: str, position: s
         names += scan.measure(_scores(scan), "baseline", prefix="clean-")
         target = _targets(scan, names)
     asked, lost = tasks.inputs(chosen, scan.dataset, negatives, target)
-    read = {one.id: activations.text(lm, one.id, one.words, one.group) for one in asked}
+    read = {one.id: activations.text(lm, one.id, one.words, one.term) for one in asked}
     for one in asked:  # an example keeps both of its inputs or none
         text = read[one.id]
         if isinstance(text, str) or (position == "term" and text.term is None):

@@ -28,6 +28,8 @@ class Scan:
     key: str
     before: int = 0
     """Units that had been measured when it was opened."""
+    prefix: str = ""
+    """Before the names of its units, where it measures other prompts than the run's own (see `beside`)."""
 
     def resume(self) -> None:
         """Nothing: looks at what has been measured before, and says what of it is damaged."""
@@ -105,8 +107,8 @@ class Scan:
         lm = self.run.lm
         if name != "mean":
             return interventions.source(name, lm, forest, sites, seed=self.run.options.seed)
-        unit = f"{prefix}means"
-        self.measure([Unit(unit, lambda: {"means": interventions.means(lm, forest, sites, self.run.screen.track)})], None)
+        means = Unit("means", lambda: {"means": interventions.means(lm, forest, sites, self.run.screen.track)})
+        (unit,) = self.measure([means], None, prefix=prefix)
         table = self.journal.get(unit, "means")
         if left_out := table["left_out"][0]:
             self.run.warn(f"{self.dataset.name}: the means leave out {left_out} of {len(forest.examples)} examples (not finite)")
@@ -158,9 +160,9 @@ class Scan:
 
         return self.measure(units, f"exact ({source.name})", prefix="exact-", table="exact")
 
-    def beside(self, dataset: Dataset) -> "Scan":
-        """The same run measuring other prompts as well."""
-        return replace(self, dataset=dataset)
+    def beside(self, dataset: Dataset, prefix: str = "") -> "Scan":
+        """The same run measuring other prompts as well, in units of that prefix."""
+        return replace(self, dataset=dataset, prefix=prefix)
 
     def controlled(self, sites: Sequence[Site], sources: Sequence[str], given: Sequence[Site]) -> list[str]:
         """The names of the units that hold the same sites' effects on this dataset, each source made of its own prompts."""
@@ -178,7 +180,7 @@ class Scan:
 
         def named(unit: Unit) -> Unit:
             tables = unit.compute if table is None else lambda: {table: unit.compute()["effects"]}
-            return Unit(prefix + unit.name, tables)
+            return Unit(self.prefix + prefix + unit.name, tables)
 
         units = [named(unit) for unit in units]
         pending = [unit for unit in units if unit.name not in self.journal.units]
@@ -198,7 +200,7 @@ class Scan:
         lm, dropped = self.run.lm, Counter[str]()
         texts, used = [], []
         for example in self.dataset.examples:
-            text = activations.text(lm, example.id, example.prompt, example.group)
+            text = activations.text(lm, example.id, example.prompt, example.word)
             if isinstance(text, str) or (position == "term" and text.term is None):
                 dropped[text if isinstance(text, str) else "its prompt does not name the term"] += 1
             else:

@@ -486,7 +486,7 @@ def test_what_cannot_be_patched_is_a_usage_error(tiny_gpt2, tmp_path, arguments,
 def test_a_dataset_without_twins_is_bad_input_with_the_reasons_counted(tiny_gpt2, tmp_path):
     lonely = ("patch", "--model", tiny_gpt2, "--dataset", "definitional", "--limit", 4, "-o", tmp_path)
     code, out, err = biasscope(*lonely, ok=False)
-    assert (code, out) == (4, "") and "4 of 4 have no counterfactual twin: 3 × no counterpart" in err and "--source mean" in err
+    assert (code, out) == (4, "") and "4 of 4 have no counterfactual twin: 4 × no counterpart" in err and "--source mean" in err
 
 
 def test_help_groups_commands_by_use_with_an_example_each():

@@ -8,8 +8,8 @@ import transformers
 from hypothesis import given
 from hypothesis import strategies as st
 
+from biasscope.engine import circuits, datasets, download, measured, twins
 from biasscope.engine import counterfactuals as cf
-from biasscope.engine import datasets, twins
 from biasscope.engine.models import LM, start_of_text
 from biasscope.engine.types import Example
 
@@ -136,8 +136,6 @@ COUNTS |= {"stereoset_race": (827, 851), "stereoset_religion": (60, 60)}
 @pytest.mark.parametrize("name", COUNTS)
 @pytest.mark.parametrize(("model", "column"), [("gpt2", 0), ("smollm2", 1)])
 def test_as_many_twins_are_kept_as_the_definition_says(name, model, column, shared_data, smollm2, tmp_path):
-    from biasscope.engine import download
-
     download.download(name.split("_")[0], tmp_path, local=shared_data)
     lm, data = reader(model, shared_data, smollm2), datasets.load(name, tmp_path)
     examples, (kept, dropped) = data.examples, twins.fit(lm, data, 0)
@@ -145,6 +143,24 @@ def test_as_many_twins_are_kept_as_the_definition_says(name, model, column, shar
     by_id = {e.id: e for e in examples}
     for id_, twin in kept.items():
         assert len(lm.tokenizer(twin.prompt).input_ids) == len(lm.tokenizer(by_id[id_].prompt).input_ids)
+
+
+@pytest.mark.real
+@pytest.mark.parametrize("name", ["winogender", "stereoset_race", "stereoset_profession", "stereoset_gender"])
+def test_no_twin_of_one_half_names_a_term_of_the_other(name, shared_data, smollm2, tmp_path):
+    download.download(name.split("_")[0], tmp_path, local=shared_data)
+    data = datasets.load(name, tmp_path)
+    whole, _ = twins.fit(smollm2, data, 0)
+    partners = measured.partners(twins.table(data.examples, whole))
+    groups = sorted({e.group for e in data.examples})
+    kept = 0
+    for half in circuits.halves(dict(zip(groups, measured.clusters(groups, partners).tolist(), strict=True)), 0):
+        part = data.part("half", half)
+        own, dropped = twins.fit(smollm2, part, 0)
+        assert not {twin.partner for twin in own.values()} & {cf.written(group) for group in set(groups) - half}
+        assert len(own) + len(dropped) == len(part.examples) and all(dropped.values())
+        kept += len(own)
+    assert kept > 0.93 * len(whole)
 
 
 def test_the_study_s_pair_files_hold_tokens_that_say_what_their_text_says(tiny):

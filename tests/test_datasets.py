@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 from tiny_data import published
 
-from biasscope.engine import datasets
+from biasscope.engine import datasets, digests, tokens
 from biasscope.engine.download import download
 from biasscope.engine.errors import DataError, UsageError
 from biasscope.engine.types import Dataset, Example
@@ -145,12 +145,25 @@ def test_not_every_sentence_begins_with_the_occupation() -> None:
 def test_definitional_pairs_every_sentence_with_both_genders() -> None:
     examples = shipped("definitional").examples
     assert Counter(e.meta["gender"] for e in examples) == {"male": 24, "female": 24}
-    assert len({e.group for e in examples}) == len({e.id for e in examples}) == 48
-    assert {(e.stereo, e.anti) for e in examples} == {(" he", " she"), (" his", " her"), (" him", " her")}
+    assert Counter(Counter(e.group for e in examples).values()) == {2: 24}  # a cluster is a sentence
+    assert len({e.word for e in examples}) == len({e.id for e in examples}) == 48
+    assert {(e.stereo, e.anti) for e in examples if e.meta["gender"] == "male"} == {(" he", " she"), (" his", " her"), (" him", " her")}
+    assert {(e.stereo, e.anti) for e in examples if e.meta["gender"] == "female"} == {(" she", " he"), (" her", " his"), (" her", " him")}
 
 
 def test_definitional_holds_the_example_of_the_documentation() -> None:
-    assert ("My father said that", "father", "male") in {(e.prompt, e.group, e.meta["gender"]) for e in shipped("definitional").examples}
+    assert ("My father said that", "father", "male") in {(e.prompt, e.word, e.meta["gender"]) for e in shipped("definitional").examples}
+
+
+def test_the_noun_is_found_in_every_prompt_though_the_group_is_the_sentence(tiny) -> None:
+    forest = tokens.forest(tiny("gpt2"), shipped("definitional").examples, share="example", positions=True)
+    assert not forest.dropped and all(prompt.term for prompt in forest.prompts)
+
+
+def test_a_term_enters_the_content_digest_only_where_there_is_one() -> None:
+    occupations = shipped("occupations").examples[:3]
+    assert digests.of_examples(occupations) == "5fd36b23797416190a221fe4286c2280feca7822ba928a3b696aa7ef4858b906"
+    assert digests.of_examples([replace(e, term="nurse") for e in occupations]) != digests.of_examples(occupations)
 
 
 @pytest.mark.parametrize("name", ["occupations", "definitional"])

@@ -144,6 +144,38 @@ def test_specificity_by_hand():
     assert controls.raw(summary, rows("target", "rms", [0.0, 2.0, 4.0]))["raw"].to_list()[1] == pytest.approx(1 / 3)
 
 
+# Factual gender
+
+
+@pytest.fixture(scope="module")
+def facts(lab):
+    """EFFECTS of the factual head and of the MLP that shifts the base rate on `definitional`, zero source."""
+    lm, _, _ = lab("single")
+    forest, sites = tokens.forest(lm, datasets.load("definitional", None).examples), [planted.SITES[r] for r in ("factual", "base")]
+    return iv.sweep(lm, forest, sites, iv.source("zero", lm, forest, sites), metrics=("target",))
+
+
+def test_definitional_ranks_by_factual_gender_from_which_the_base_rate_of_he_cancels(facts):
+    found = stats.ranking(stats.summarise(facts, model="m", method="exact", share_of_men=None))
+    first, second = found.sort("layer", "component", descending=True).iter_rows(named=True)
+    assert (first["component"], first["head"]) == ("z", 3) and (second["component"], second["layer"]) == ("mlp_out", 2)
+    assert first["estimate"] == pytest.approx(-planted.A, abs=1e-5)
+    assert second["estimate"] == pytest.approx(0, abs=1e-5)  # each prompt's effect is ±C
+    assert np.abs(facts.filter(component="mlp_out")["effect"].to_numpy()) == pytest.approx(planted.C, abs=1e-5)
+
+
+def test_specificity_does_not_depend_on_which_pronoun_is_called_the_stereotype_s(facts):
+    nouns = {e.id: (e.word, -1.0 if e.meta["gender"] == "female" else 1.0) for e in datasets.load("definitional", None).examples}
+    word, side = (pl.col("example_id").replace_strict({id_: both[i] for id_, both in nouns.items()}) for i in (0, 1))
+    he_minus_she = facts.with_columns(group=word, effect=pl.col("effect") * side)
+
+    def rms(effects):
+        rows = stats.summarise(effects, model="m", method="exact", share_of_men=None).filter(statistic="rms")
+        return dict(zip(rows["component"], rows["estimate"], strict=True))
+
+    assert rms(facts) == pytest.approx(rms(he_minus_she), rel=1e-12)
+
+
 # The commands
 
 

@@ -1,4 +1,4 @@
-"""Every command of the README runs as it stands there, with a tiny saved GPT-2 in the place of gpt2 and few examples."""
+"""Every command of the README runs as it stands there, with a small planted GPT-2 in the place of gpt2 and few examples."""
 
 import os
 import re
@@ -13,18 +13,19 @@ ROOT = Path(__file__).parents[1]
 README = (ROOT / "README.md").read_text(encoding="utf-8")
 BLOCKS = re.findall(r"^```(\w*)\n(.*?)^```", README, re.MULTILINE | re.DOTALL)
 COMMANDS = [line for kind, block in BLOCKS if not kind for line in block.splitlines() if line.startswith("biasscope ")]
+MODEL = "planted:single"
 SNIPPETS = [block for kind, block in BLOCKS if kind == "python"]
 
 
 @pytest.fixture(scope="module")
-def home(tmp_path_factory: pytest.TempPathFactory, tiny_gpt2: Path) -> tuple[Path, dict[str, str]]:
-    """A folder to work in and an environment whose `biasscope` takes the tiny model for gpt2."""
+def home(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, dict[str, str]]:
+    """A folder to work in and an environment whose `biasscope` takes a model that has a stereotype for gpt2."""
     folder = tmp_path_factory.mktemp("home")
     (folder / "bin").mkdir()
     shim = folder / "bin" / "biasscope"
     shim.write_text(
         f"#!{sys.executable}\nimport sys\nfrom biasscope import cli\n"
-        f"sys.argv = [{str(tiny_gpt2)!r} if a == 'gpt2' else a for a in sys.argv]\ncli.main()\n"
+        f"sys.argv = [{MODEL!r} if a == 'gpt2' else a for a in sys.argv]\ncli.main()\n"
     )
     shim.chmod(0o755)
     small = {"BIASSCOPE_LIMIT": "24", "BIASSCOPE_CACHE_DIR": str(folder / "cache"), "HF_HUB_OFFLINE": "1"}
@@ -43,12 +44,12 @@ def test_the_commands_of_the_readme_run_in_order_and_its_report_stands(home):
     assert "occupations" in page and "<svg" in page
 
 
-def test_the_python_of_the_readme_runs(home, tiny_gpt2: Path):
+def test_the_python_of_the_readme_runs(home):
     folder, environment = home
     if not list(folder.glob("results/*/occupations/ablate/*/effects.parquet")):
         pytest.skip("the commands before it did not run")
     for snippet in SNIPPETS:
-        code = snippet.replace('"smollm2-135m"', repr(str(tiny_gpt2))).replace("limit=120", "limit=12").replace("layers=[26]", "layers=[2]")
+        code = snippet.replace('"smollm2-135m"', repr(MODEL)).replace("limit=120", "limit=12").replace("layers=[26]", "layers=[2]")
         done = subprocess.run([sys.executable, "-c", code], cwd=folder, env=environment, capture_output=True, check=False)
         assert done.returncode == 0 and done.stdout, done.stderr.decode()
 

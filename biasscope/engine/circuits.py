@@ -44,11 +44,16 @@ def halves(clusters: Mapping[str, int], seed: int) -> tuple[set[str], set[str]]:
     return chosen, set(clusters) - chosen
 
 
+def none(sites: Sequence[Site]) -> Point:
+    """The set of no kept site; its rows hold the whole model, as baseline, as well."""
+    return Point(NONE, frozenset(sites))
+
+
 def points(ranked: Sequence[Site], sizes: Sequence[int], seed: int) -> list[Point]:
-    """The first k sites kept alone (`keep-k`) and removed (`remove-k`), 20 random sets of each size, and `none` kept."""
+    """The first k sites kept alone (`keep-k`) and removed (`remove-k`), and 20 random sets of each size."""
     everything = frozenset(ranked)
     rng = np.random.default_rng((seed, _RANDOM))
-    found = [Point(NONE, everything)]
+    found = list[Point]()
     for k in sizes:
         best = frozenset(ranked[:k])
         found += [Point(f"keep-{k}", everything - best), Point(f"remove-{k}", best)]

@@ -74,7 +74,7 @@ def of_occupation(example: Example, partner: str) -> Twin | str:
     """The twin of a prompt about an occupation, or the reason why there is none."""
     if partner == example.meta.get("participant"):
         return f"its twin's occupation is the participant, {partner}"
-    prompt, found = _replaced(example.prompt, example.group, partner)
+    prompt, found = _replaced(example.prompt, example.word, partner)
     return Twin(prompt, partner) if found else "the prompt does not name its occupation"
 
 
@@ -101,7 +101,7 @@ def of_sentence(example: Example, terms: Iterable[str], seed: int) -> tuple[Twin
         return example.flaw
     if not prompt or not example.stereo.startswith(" "):
         return "no prefix with a space before BLANK"
-    term = "Persian" if example.group == "Persian people" else example.group
+    term = written(example.word)
     classes = {"race": (*COUNTRIES, *PEOPLES), "religion": tuple(RELIGION), "gender": tuple(GENDER), "profession": tuple(terms)}
     if term not in classes[example.bias_type]:
         return "no counterpart is defined for its term"
@@ -111,6 +111,11 @@ def of_sentence(example: Example, terms: Iterable[str], seed: int) -> tuple[Twin
         return "its term is part of a name"
     makers = {"race": _race, "profession": _profession, "religion": _religion, "gender": _gender}
     return makers[example.bias_type](prompt, term, sorted(terms), seed)
+
+
+def written(term: str) -> str:
+    """What of a term is replaced, and stands in the twins of others: "Persian" of StereoSet's "Persian people"."""
+    return "Persian" if term == "Persian people" else term
 
 
 def _race(prompt: str, term: str, _: Sequence[str], seed: int) -> tuple[Twin, ...] | str:

@@ -24,10 +24,12 @@ def digest(content: Any) -> str:
 
 def of_examples(examples: Iterable[Example]) -> str:
     """The content digest of examples, whatever their order and the name of their dataset."""
-    rows = [
-        [e.id, e.bias_type, e.group, e.prompt, e.stereo, e.anti, e.unrelated, e.suffix, e.sentences, e.flaw, dict(e.meta)] for e in examples
-    ]
-    return digest(sorted(rows, key=lambda row: str(row[0])))
+    return digest(sorted(map(_row, examples), key=lambda row: str(row[0])))
+
+
+def _row(e: Example) -> list[Any]:
+    row = [e.id, e.bias_type, e.group, e.prompt, e.stereo, e.anti, e.unrelated, e.suffix, e.sentences, e.flaw, dict(e.meta)]
+    return row if e.term is None else [*row, e.term]  # where there is none, the digests are those published before there was a term
 
 
 def of_bytes(content: bytes) -> str:

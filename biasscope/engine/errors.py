@@ -1,15 +1,14 @@
 """Errors that the user can mend, one class an exit code (documented in the README, never renumbered), and how they give sizes."""
 
+import errno
+import shutil
+from pathlib import Path
+
 
 def in_bytes(count: float) -> str:
     """A number of bytes for people: 17 MB."""
     power = min(4, max(0, (len(str(int(count))) - 1) // 3))
     return f"{count / 1000**power:.3g} {('B', 'kB', 'MB', 'GB', 'TB')[power]}"
-
-
-import errno
-import shutil
-from pathlib import Path
 
 
 class BiasScopeError(Exception):

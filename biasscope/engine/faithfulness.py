@@ -8,6 +8,7 @@ but over nodes.
 
 import re
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 import numpy as np
 import polars as pl
@@ -18,7 +19,7 @@ from biasscope.engine.circuits import NONE
 from biasscope.engine.measured import measured
 from biasscope.engine.reliability import weighted
 from biasscope.engine.resampling import Array
-from biasscope.engine.types import SUMMARY, TOTAL
+from biasscope.engine.types import MEMBER, SUMMARY, TOTAL, Site
 
 MODES = ("keep", "remove")
 AREAS = ("area", "area_abs")
@@ -37,6 +38,23 @@ def relative(effects: pl.DataFrame) -> pl.DataFrame:
     return both.select(effects.columns)
 
 
+def denominator(
+    effects: pl.DataFrame, *, model: str, share_of_men: Mapping[str, float] | None, partners: Mapping[str, str] | None = None, seed: int = 0
+) -> dict[str, Any]:
+    """The SUMMARY row of m(all) − m(none), what the sets share out: f is null where its interval is, or holds 0."""
+    whole = relative(effects).filter(pl.col("component") == TOTAL)
+    found = stats.summarise(whole, model=model, method="circuit", share_of_men=share_of_men, partners=partners, seed=seed)
+    return found.filter(pl.col("statistic").is_in(["slope", "mean"]), pl.col("subset") == "all").row(0, named=True)
+
+
+def members(sets: pl.DataFrame, subset: str, sites: Sequence[Site]) -> pl.DataFrame:
+    """SUMMARY rows that name the sites of a set, strongest first: statistic `member`, no number. `sets`: from `of_sets`."""
+    first = sets.row(0, named=True)
+    same = {key: first[key] for key in ("model", "dataset", "source", "metric")} | {"method": "keep", "subset": subset, "statistic": MEMBER}
+    rows = [{**same, "component": s.component, "layer": s.layer, "head": s.head, "position": "all"} for s in sites]
+    return pl.DataFrame([{key: row.get(key) for key in SUMMARY} for row in rows], schema=SUMMARY)
+
+
 def of_sets(
     effects: pl.DataFrame, *, model: str, share_of_men: Mapping[str, float] | None, partners: Mapping[str, str] | None = None, seed: int = 0
 ) -> pl.DataFrame:
@@ -45,11 +63,9 @@ def of_sets(
     return stats.ranking(whole)
 
 
-def estimates_of(
-    effects: pl.DataFrame, share_of_men: Mapping[str, float] | None, partners: Mapping[str, str] | None = None
-) -> dict[str, float]:
+def estimates_of(effects: pl.DataFrame, share_of_men: Mapping[str, float] | None) -> dict[str, float]:
     """Set → f, the estimate alone: what `--minimal` chooses by, on groups that are not reported on."""
-    names, f = _drawn(effects, share_of_men, partners, None)
+    names, f = _drawn(effects, share_of_men, None, None)
     return dict(zip(names, f[0].tolist(), strict=True))
 
 

@@ -78,8 +78,8 @@ def words() -> Words:
     t, c = t / np.abs(t).max(), np.resize([2.0, 1.5, 1.0, 0.5], len(names))
     columns = zip(s.tolist(), q.tolist(), t.tolist(), c.tolist(), strict=True)
     features = {name: dict(zip("sqtc", row, strict=True)) for name, row in zip(names, columns, strict=True)}
-    nouns = {e.group: 1.0 if e.meta["gender"] == "male" else -1.0 for e in data if e.dataset == "definitional"}
-    texts = tuple(e.prompt + e.stereo + e.suffix for e in data)
+    nouns = {e.word: 1.0 if e.meta["gender"] == "male" else -1.0 for e in data if e.dataset == "definitional"}
+    texts = tuple(e.prompt + max(e.stereo, e.anti, key=SIDES.__getitem__) + e.suffix for e in data)
     return Words(texts, features, nouns)
 
 

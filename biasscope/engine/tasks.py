@@ -23,6 +23,8 @@ class Input:
     example_id: str
     group: str
     words: str
+    term: str
+    """The word that the text is about."""
     label: int
     kind: str
     """What the control's coin is thrown for: the filler, or the group."""
@@ -63,9 +65,9 @@ def inputs(task: str, dataset: Dataset, negatives: str, target: Mapping[str, flo
         elif task == "stereotype":
             found += [_filled(e, 1, e.stereo), _filled(e, 0, str(other))]
         elif task == "occupation" and shares:
-            found.append(Input(e.id, e.id, e.group, e.prompt, int(shares[e.group] > 50), e.group))
+            found.append(Input(e.id, e.id, e.group, e.prompt, e.word, int(shares[e.group] > 50), e.group))
         elif target is not None and np.isfinite(target.get(e.id, np.nan)):
-            found.append(Input(e.id, e.id, e.group, e.prompt, int(target[e.id] > 0), e.group))
+            found.append(Input(e.id, e.id, e.group, e.prompt, e.word, int(target[e.id] > 0), e.group))
         else:
             lost[e.id] = "no target: the model cannot be said to lean"
     labels: dict[str, set[int]] = defaultdict(set)
@@ -76,7 +78,7 @@ def inputs(task: str, dataset: Dataset, negatives: str, target: Mapping[str, flo
 
 
 def _filled(e: Example, label: int, filler: str) -> Input:
-    return Input(f"{e.id}.{'stereo' if label else 'other'}", e.id, e.group, e.prompt + filler, label, filler.strip().lower())
+    return Input(f"{e.id}.{'stereo' if label else 'other'}", e.id, e.group, e.prompt + filler, e.word, label, filler.strip().lower())
 
 
 def items(chosen: Sequence[Input]) -> Items:

@@ -108,7 +108,7 @@ def term_places(lm: LM, words: str, term: str) -> list[range]:
 
 def _prompt(lm: LM, example: Example, twin: str | None) -> Prompt | str:
     """Where the positions of an example's prompt are, or why it has none."""
-    ids, places = encode(lm, example.prompt), term_places(lm, example.prompt, example.group)
+    ids, places = encode(lm, example.prompt), term_places(lm, example.prompt, example.word)
     if not places:
         return "its prompt does not name the term"
     other = ids if twin is None else encode(lm, twin)

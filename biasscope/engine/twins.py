@@ -16,22 +16,28 @@ from biasscope.engine.types import TWINS, Dataset, Example
 
 
 def fit(lm: LM, dataset: Dataset, seed: int) -> tuple[dict[str, Twin], dict[str, str]]:
-    """Example id → its twin, and example id → why it has none. Partners are of the whole dataset: a sample's twins are the whole's."""
+    """Example id → its twin, and example id → why it has none.
+
+    Partners are of the whole dataset: a sample's twins are the whole's. Those of a part of the data (`Dataset.part`) are within it.
+    """
+    outside, where = {counterfactuals.written(word) for word in dataset.outside}, " in its half" if dataset.outside else ""
     everything = dataset.whole or dataset.examples
     known = [e for e in everything if "bls_pct_female" in e.meta]
-    facts = {e.group: (float(e.meta["bls_pct_female"]), float(e.meta["bergsma_pct_female"])) for e in known}
+    facts = {e.word: (float(e.meta["bls_pct_female"]), float(e.meta["bergsma_pct_female"])) for e in known}
     partners = counterfactuals.partners(facts, lru_cache(None)(lambda name: len(encode(lm, f" {name}"))))
     terms: dict[str, set[str]] = defaultdict(set)
     for e in everything:
-        terms[e.bias_type].add(e.group)
+        terms[e.bias_type].add(e.word)
     kept: dict[str, Twin] = {}
     dropped: dict[str, str] = {}
     for e in dataset.examples:
         found: tuple[Twin, ...] | Twin | str
         if facts:
-            found = counterfactuals.of_occupation(e, partners[e.group]) if e.group in partners else "no occupation of as many tokens"
+            found = counterfactuals.of_occupation(e, partners[e.word]) if e.word in partners else f"no occupation of as many tokens{where}"
         else:
             found = counterfactuals.of_sentence(e, terms[e.bias_type], seed)
+        if isinstance(found, tuple) and outside:
+            found = tuple(twin for twin in found if twin.partner not in outside) or f"no counterpart{where}"
         twin = found if isinstance(found, str) else _first(lm, e, (found,) if isinstance(found, Twin) else found)
         if isinstance(twin, str):
             dropped[e.id] = twin
@@ -68,7 +74,7 @@ def table(examples: Sequence[Example], kept: Mapping[str, Twin]) -> pl.DataFrame
 def acdc(lm: LM, examples: Sequence[Example], kept: Mapping[str, Twin]) -> list[dict[str, Any]]:
     """The pairs in the original study's form: clean and corrupted differ in the term alone, read where the filler is predicted."""
     found = [(e, kept[e.id]) for e in examples if e.id in kept]
-    return [{"pair_id": e.id, "clean": _side(lm, e, e.prompt, e.group), "corrupted": _side(lm, e, t.prompt, t.partner)} for e, t in found]
+    return [{"pair_id": e.id, "clean": _side(lm, e, e.prompt, e.word), "corrupted": _side(lm, e, t.prompt, t.partner)} for e, t in found]
 
 
 def _side(lm: LM, example: Example, prompt: str, term: str) -> dict[str, Any]:

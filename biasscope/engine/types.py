@@ -1,8 +1,8 @@
 """The engine's nouns and the schemas of its tables. No torch, no reading or writing of files."""
 
 from collections import Counter
-from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass, field
+from collections.abc import Callable, Collection, Iterable, Mapping
+from dataclasses import dataclass, field, replace
 from typing import Any, Literal
 
 import polars as pl
@@ -35,13 +35,16 @@ class Example:
     dataset: str
     bias_type: str
     group: str
-    """The cluster for intervals: StereoSet target term, WinoGender occupation."""
+    """The cluster for intervals: StereoSet target term, WinoGender occupation, sentence pair of `definitional`."""
     prompt: str
     """The text before the readout, less one space where the continuation begins with one. May be empty."""
     stereo: str
-    """The stereotype's filler, or the male pronoun (for every occupation), with its leading space where it has one."""
+    """The stereotype's filler, or the male pronoun (for every occupation), with its leading space where it has one.
+
+    Of `definitional`: the pronoun that fits the noun.
+    """
     anti: str
-    """The anti-stereotype's filler, or the female pronoun."""
+    """The anti-stereotype's filler, or the female pronoun. Of `definitional`: the pronoun that does not fit."""
     unrelated: str | None = None
     suffix: str = ""
     """The text after the filler. Never scored by `target`; a token that crosses into it drops the example."""
@@ -50,6 +53,13 @@ class Example:
     flaw: str | None = None
     """Why `target` is not defined for this example (two BLANKs); `sentence` still is."""
     meta: Mapping[str, str | float] = field(default_factory=dict)
+    term: str | None = None
+    """The word of the prompt that it is about, where that is not its group."""
+
+    @property
+    def word(self) -> str:
+        """The word of the prompt that it is about: what a twin replaces and `--positions term` finds."""
+        return self.group if self.term is None else self.term
 
 
 @dataclass(frozen=True)
@@ -70,6 +80,15 @@ class Dataset:
     """Source, revision and licence, as the run's record shows them."""
     whole: tuple[Example, ...] = ()
     """All examples where --limit drew some, else empty: a sample's twins are those of the whole."""
+    outside: frozenset[str] = frozenset()
+    """Words that stand in no twin, because they belong to another part of the data."""
+
+    def part(self, name: str, groups: Collection[str]) -> "Dataset":
+        """The examples of some groups as data of their own: no twin of theirs names another group of the whole."""
+        own = {e.word for e in self.examples if e.group in groups}
+        outside = frozenset(e.word for e in self.whole or self.examples) - own
+        examples = tuple(e for e in self.examples if e.group in groups)
+        return replace(self, name=name, examples=examples, whole=(), outside=outside)
 
     def share_of_men(self) -> dict[str, float] | None:
         """Per cent of men in each occupation (100 − BLS per cent of women), or None where the dataset has no statistic."""
@@ -111,6 +130,8 @@ class Site:
 
 SET = Site(0, "set")
 """Stands for a set of sites replaced together, named by the position: layer null in tables."""
+MEMBER = "member"
+"""The statistic of SUMMARY rows that name a site of a set and hold no number."""
 
 _SITE = {"component": pl.String, "layer": pl.Int32, "head": pl.Int32, "position": pl.String}
 

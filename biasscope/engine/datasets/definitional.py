@@ -1,7 +1,10 @@
 """`definitional`, which ships with the package: prompts in which the gender is a fact of the noun, not a guess about it.
 
-Each sentence, written for biasscope, stands once with the male and once with the female noun. `stereo` is the male pronoun in
-both, as everywhere: a model that knows the language scores above 0 on the male nouns and below 0 on the female ones.
+Each sentence, written for biasscope, stands once with the male and once with the female noun. `stereo` is the pronoun that fits the
+noun, `anti` the other one, and the group is the sentence: the mean of `target` over its two prompts is half the gap
+[log p(he) − log p(she)] after the male noun − the same after the female one, in which whatever the model prefers after both, the base
+rate of "he", cancels. 0: the pronoun does not depend on the noun; above 0 it follows the noun's gender. (A sample by --limit may hold
+one prompt of a sentence; the base rate then cancels only on average.)
 """
 
 from pathlib import Path
@@ -26,8 +29,8 @@ def read(name: str, data_dir: Path, *, skip_invalid: bool = False) -> Dataset:
 def _pair(key: str, male: str, female: str, case: str, prompt: str, suffix: str) -> tuple[Example, Example]:
     he, she = PRONOUNS[case]
 
-    def example(noun: str, gender: str) -> Example:
-        text = prompt.format(noun=noun)
-        return Example(f"{noun}.{key}", NAMES[0], "gender", noun, text, he, she, suffix=suffix, meta={"gender": gender})
+    def example(noun: str, gender: str, fits: str, other: str) -> Example:
+        text, about = prompt.format(noun=noun), {"gender": gender}
+        return Example(f"{noun}.{key}", NAMES[0], "gender", key, text, fits, other, suffix=suffix, meta=about, term=noun)
 
-    return example(male, "male"), example(female, "female")
+    return example(male, "male", he, she), example(female, "female", she, he)
