@@ -69,7 +69,8 @@ def onward(there: Path, folder: Path, data: Path | None) -> Iterator[str]:
         if number % 2:
             expected[run] = steps.cut(folder, run)
             shutil.rmtree(folder / run)
-    shutil.rmtree(folder / "stdout")
+    for name in ("stdout", "results/report_figures"):
+        shutil.rmtree(folder / name)
     _perform(folder, steps.ROOT, data)
     for part in _parts(folder):
         if part["path"] in expected and part["reused"] != expected[part["path"]]:
