@@ -9,6 +9,8 @@ PRINTED = re.compile(r"[-−]?\d+(?:\.\d+(?:e[-−+]?\d+)?|e[-−+]?\d+)")
 COUNTED = re.compile(r"/floats/(?:p|p_family|q)\[")
 DRAWS = 2e-3
 """How far a p may be: it is a share of draws, and one that is as far out as what was measured falls to either side."""
+LISTED = 3
+"""Differences of one list that are shown."""
 _GONE = object()
 
 
@@ -22,8 +24,9 @@ def differences(stored: Any, found: Any, close: float, where: str = "") -> Itera
         if list(stored) != list(found) and set(stored) == set(found):
             yield f"{where}: the order is {', '.join(found)}; stored {', '.join(stored)}"
     elif isinstance(stored, list) and isinstance(found, list):
-        for number, (one, other) in enumerate(zip_longest(stored, found, fillvalue=_GONE)):
-            yield from _of(one, other, close, f"{where}[{number}]")
+        pairs = enumerate(zip_longest(stored, found, fillvalue=_GONE))
+        lines = [line for number, (one, other) in pairs for line in _of(one, other, close, f"{where}[{number}]")]
+        yield from lines if len(lines) <= LISTED else [*lines[:LISTED], f"{where}: {len(lines)} of {len(found)} differ in all"]
     elif not same(stored, found, max(close, DRAWS) if COUNTED.search(where) else close):
         yield f"{where}: {_shown(found)}; stored {_shown(stored)}"
 
