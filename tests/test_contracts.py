@@ -1,0 +1,194 @@
+"""What every data set, source and command keeps, whichever there are: a new one is tested by being there."""
+
+import json
+import shlex
+import shutil
+from collections import Counter
+from pathlib import Path
+from typing import Any
+
+import polars as pl
+import pytest
+from golden import steps
+
+from biasscope import cli
+from biasscope.engine import datasets
+
+KEPT = "--device cpu --cache-dir cache -o results"
+SMALL = f"-m tiny-gpt2 -d occupations --limit 24 {KEPT}"
+COMMANDS = {
+    "ablate": f"ablate {SMALL} --source all --layers 1",
+    "baseline": f"baseline {SMALL}",
+    "cache": "cache ls --cache-dir cache",
+    "circuit": f"circuit --from {{ablate}} --sizes 1,2 {KEPT}",
+    "compare": "compare {ablate} {patch} -o results",
+    "download": "download stereoset winogender --from {data} --data-dir data",
+    "encode": f"encode {SMALL}",
+    "pairs": f"pairs {SMALL}",
+    "patch": f"patch {SMALL} --components z,mlp_out",
+    "probe": f"probe {SMALL} --split holdout --site z",
+    "report": "report {ablate} {patch} -o results",
+    "runs": "runs ls -o results",
+    "verify": "verify --limit 60",
+}
+"""Command → a short call; {name} is the run that the call of that name saves."""
+MEASURING = ("baseline", "ablate", "patch", "probe", "encode", "circuit")
+PRINTING = [name for name in COMMANDS if name not in ("download", "verify")]
+"""The others are tested where they are at home: `download` prints no table, `verify` takes as long as all of these."""
+
+
+class Home:
+    """A folder with tiny models, where each call is made once and what it saved is known."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder, self.call = steps.prepare(folder), steps.inside(folder)
+        self.saved: dict[str, str] = {}
+
+    def out(self, words: str) -> str:
+        """What a call prints."""
+        code, out, err = self.call(shlex.split(words))
+        assert code == 0, err
+        return out
+
+    def document(self, words: str) -> Any:
+        """What a call prints as strict JSON."""
+        return json.loads(self.out(f"{words} --json"), parse_constant=pytest.fail)
+
+    def words(self, name: str) -> str:
+        """The call of a command, the runs that it names made before."""
+        for other in MEASURING:
+            if f"{{{other}}}" in COMMANDS[name] and other not in self.saved:
+                self.part(other)
+        return COMMANDS[name].format_map(self.saved)
+
+    def part(self, name: str, words: str | None = None) -> dict[str, Any]:
+        """The dataset of the run that a measuring command saves."""
+        (part,) = self.document(words or self.words(name))["run"]["datasets"]
+        self.saved.setdefault(name, part["path"])
+        return part
+
+
+@pytest.fixture(scope="module")
+def home(tmp_path_factory: pytest.TempPathFactory) -> Home:
+    return Home(tmp_path_factory.mktemp("contracts") / "home")
+
+
+@pytest.fixture(scope="module")
+def data(home: Home) -> Path:
+    """The folder with every downloadable data set, as the command leaves it."""
+    found = steps.real_data()
+    if found is not None and not (home.folder / "data").is_dir():
+        home.out(COMMANDS["download"].format(data=shlex.quote(str(found))))
+    return home.folder / "data"
+
+
+# Data sets
+
+
+@pytest.fixture(params=datasets.names())
+def dataset(request: pytest.FixtureRequest, data: Path) -> Any:
+    """Each data set, whole."""
+    if not data.is_dir() and request.param not in ("occupations", "definitional"):
+        pytest.skip("real data not found; set BIASSCOPE_TEST_DATA to its folder")
+    return datasets.load(request.param, data)
+
+
+def test_found_is_used_and_dropped_and_no_two_examples_have_one_id(dataset: Any) -> None:
+    assert dataset.found == len(dataset.examples) + dataset.dropped.total() > 0
+    assert not [name for name, count in Counter(e.id for e in dataset.examples).items() if count > 1]
+
+
+def test_prompt_continuation_and_suffix_are_the_data_s_own_sentences(dataset: Any) -> None:
+    """But for the case of the first letter of a filler: some of StereoSet's sentences have their own."""
+    for e in dataset.examples:
+        if e.sentences and not e.flaw:
+            built = [f"{e.prompt}{filler}{e.suffix}".casefold() for filler in (e.stereo, e.anti, e.unrelated)]
+            assert built == [sentence.casefold() for sentence in e.sentences], e.id
+
+
+def test_an_example_names_its_group_and_has_two_continuations_or_a_flaw(dataset: Any) -> None:
+    assert all(e.flaw or (e.group and e.bias_type and e.stereo and e.anti and e.stereo != e.anti) for e in dataset.examples)
+
+
+@pytest.mark.parametrize("name", datasets.names())
+def test_every_example_has_a_twin_or_a_reason(home: Home, data: Path, name: str) -> None:
+    if not data.is_dir() and name not in ("occupations", "definitional"):
+        pytest.skip("real data not found; set BIASSCOPE_TEST_DATA to its folder")
+    rows = home.document(f"pairs -m tiny-gpt2 -d {name} --limit 60 --data-dir data {KEPT}")
+    assert len({row["example_id"] for row in rows}) == len(rows) >= 48
+    assert all((row["twin"] is None) == bool(row["reason"]) == (not row["kept"]) for row in rows)
+    assert all(row["twin"] != row["clean"] for row in rows)
+
+
+# Commands
+
+
+def test_every_command_has_a_call_here(home: Home) -> None:
+    assert set(COMMANDS) == set(cli.Folder().commands)
+
+
+@pytest.mark.parametrize("name", PRINTING)
+def test_json_is_strict_and_no_row_of_a_table_is_wider_than_80_columns(home: Home, name: str) -> None:
+    words = home.words(name)
+    assert home.document(words)
+    rows = [line for line in home.out(f"{words} --format table").splitlines() if line.startswith(" ")]
+    assert rows and max(map(len, rows)) <= 80
+    assert name == "pairs" or not [line for line in rows if "…" in line]  # no cell is cut but a prompt
+
+
+@pytest.mark.parametrize("name", MEASURING)
+def test_a_summary_says_of_every_number_what_it_is_of(home: Home, name: str) -> None:
+    rows = home.document(home.words(name))["summary"]
+    assert name == "encode" or rows
+    assert all(row["unit"] and row["metric"] and row["statistic"] for row in rows)
+    assert all(row["ci_low"] <= row["estimate"] <= row["ci_high"] for row in rows if row["ci_low"] is not None and row["estimate"])
+
+
+@pytest.mark.parametrize("name", MEASURING)
+def test_what_has_been_measured_is_reused_with_and_without_its_results(home: Home, name: str) -> None:
+    first = home.part(name)
+    again = home.part(name)
+    shutil.rmtree(home.folder / first["path"])
+    anew = home.part(name)
+    assert again["reused"] == anew["reused"] == first["units"] > 0
+    assert first["tables"] == again["tables"] == anew["tables"]
+
+
+@pytest.mark.parametrize("name", MEASURING)
+def test_reproduce_gives_the_same_key_and_bytes_in_an_empty_cache(home: Home, name: str) -> None:
+    first = home.document(home.words(name))["run"]
+    program, *words = shlex.split(first["reproduce"])
+    assert program == "biasscope"
+    again = home.part(name, f"{shlex.join(words)} --no-cache")
+    assert (again["run_key"], again["tables"]) == (first["datasets"][0]["run_key"], first["datasets"][0]["tables"])
+    assert again["reused"] == 0
+
+
+# Sources
+
+
+def choices(command: str, option: str) -> list[str]:
+    """The words that an option of a command takes."""
+    (found,) = [p for p in cli.load(command).params if option in p.opts]
+    return [word.value for word in type(found.default)]
+
+
+CASES = [f"ablate --layers 1 --source {name}" for name in choices("ablate", "--source") if name != "all"]
+CASES += [
+    f"patch --components z,mlp_out --method {method} --source {name}"
+    for method in choices("patch", "--method")
+    for name in choices("patch", "--source")
+]
+
+
+@pytest.mark.parametrize("words", CASES)
+def test_the_size_of_a_pass_changes_no_effect(home: Home, words: str) -> None:
+    command, *rest = words.split()
+    effects = [
+        pl.read_parquet(home.folder / part["path"] / "effects.parquet")
+        for part in (home.part(words, f"{command} {SMALL} {' '.join(rest)} {size}") for size in ("", "--batch-size 40"))
+    ]
+    key = [name for name, kind in effects[0].schema.items() if not kind.is_float()]
+    one, other = (frame.sort(key) for frame in effects)
+    assert one.select(key).equals(other.select(key))
+    assert (one["effect"] - other["effect"]).abs().max() < 1e-4
