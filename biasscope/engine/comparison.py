@@ -9,9 +9,9 @@ import numpy as np
 import polars as pl
 from scipy.stats import hypergeom, spearmanr
 
-from biasscope.engine import stats
+from biasscope.engine import schemas, stats
 from biasscope.engine.measured import SITE
-from biasscope.engine.types import TOTAL, Site
+from biasscope.engine.types import SUMMARY, TOTAL, Site
 
 DEPTHS = 10
 """Slices of relative depth in which models are compared."""
@@ -27,19 +27,21 @@ class Ranking:
     dataset: str
     layers: int
     rows: pl.DataFrame
-    """Component, layer, head, position, estimate, p_family of single sites."""
+    """Component, layer, head, position, estimate of single sites, and whether each is `starred`."""
 
 
 def rankings(name: str, layers: int, summary: pl.DataFrame) -> list[Ranking]:
     """The rankings that a run's SUMMARY holds, one a method and source; a control's rows are not among them."""
-    own = stats.ranking(summary.filter(pl.col("dataset") == summary["dataset"][0]))
-    own = own.filter(pl.col("component") != TOTAL, (pl.col("component") != "z") | pl.col("head").is_not_null())
+    # columns that an older version did not have are null
+    whole = pl.concat([SUMMARY.to_frame(), summary], how="diagonal")
+    own = stats.ranking(whole.filter(pl.col("dataset") == summary["dataset"][0]))
+    own = own.filter(pl.col("component") != TOTAL, schemas.single_sites())
     parts = own.partition_by("method", "source", maintain_order=True)
     methods = own["method"].n_unique() > 1
     found = []
     for part in parts:
         label = name if len(parts) == 1 else f"{name} {part['source'][0]}" + (f" {part['method'][0]}" if methods else "")
-        rows = part.select(*SITE, "estimate", "p_family").filter(pl.col("estimate").is_not_null())
+        rows = part.select(*SITE, "estimate", starred=schemas.starred()).filter(pl.col("estimate").is_not_null())
         found.append(Ranking(label, part["model"][0], part["dataset"][0], layers, rows))
     return found
 
@@ -48,7 +50,7 @@ def pairs(found: Sequence[Ranking], k: int) -> list[dict[str, Any]]:
     """Each two rankings of the same model's sites by kind: Spearman's ρ, how many of the top k are shared, and what chance gives.
 
     `expected` = k² / m of m sites; `p_shared` = the chance of at least as many by chance (hypergeometric); `significant_both`: sites
-    with p_family < 0.05 in both.
+    that have a star in both.
     """
     rows = []
     for one, other in itertools.combinations(found, 2):
@@ -65,21 +67,21 @@ def _agreement(part: pl.DataFrame, k: int) -> dict[str, Any]:
     rho = float(spearmanr(a, b).statistic) if m > 2 and np.ptp(a) > 0 and np.ptp(b) > 0 else None
     size = min(k, m)
     shared = len(set(np.argsort(-np.abs(a), kind="stable")[:size]) & set(np.argsort(-np.abs(b), kind="stable")[:size]))
-    both = part.filter(pl.col("p_family") < 0.05, pl.col("p_family_right") < 0.05).height
+    both = part.filter("starred", "starred_right").height
     chance = {"expected": size**2 / m, "p_shared": float(hypergeom(m, size, size).sf(shared - 1))}
     return {"sites": m, "spearman": rho, "top": size, "shared": shared, **chance, "significant_both": both}
 
 
 def common(found: Sequence[Ranking]) -> list[dict[str, Any]]:
-    """The sites with p_family < 0.05 in every ranking of one model, with the estimate in each; strongest on average first."""
+    """The sites with a star in every ranking of one model, with the estimate in each; strongest on average first."""
     rows = []
     for (model, _), same in _by_model(found).items():
         if len(same) < 2:
             continue
         tables = [{_key(row): row for row in r.rows.iter_rows(named=True)} for r in same]
-        for key in set.intersection(*(set(table) for table in tables)):
+        for key in (key for key in tables[0] if all(key in table for table in tables)):
             each = [table[key] for table in tables]
-            if all(row["p_family"] is not None and row["p_family"] < 0.05 for row in each):
+            if all(row["starred"] for row in each):
                 site = Site(each[0]["layer"], each[0]["component"], each[0]["head"])
                 values = {r.name: row["estimate"] for r, row in zip(same, each, strict=True)}
                 place = {"site": str(site), "component": site.component, "layer": site.layer, "head": site.head, "position": key[3]}
