@@ -8,10 +8,10 @@ from typing import Any
 
 from biasscope import __version__, show
 from biasscope.console import Screen
-from biasscope.engine import runs, store
+from biasscope.engine import runs, schemas, store
 from biasscope.engine.errors import PartialError, UsageError
 from biasscope.options import Format
-from biasscope.reporting import document, gathering, parts
+from biasscope.reporting import document, gathering, mapped, parts
 from biasscope.reporting.nouns import Found, Gathered
 from biasscope.tables import Table
 
@@ -44,8 +44,19 @@ def _title(found: Gathered) -> str:
 def _lead(found: Gathered) -> str:
     return (
         f"{len(found.used)} runs of biasscope {__version__}; the newest of {max(run.record.created for run in found.used)[:10]}. "
-        "Estimates with 95 % intervals over groups (occupations, terms); significant: p_family < 0.05 among all sites of a kind."
+        f"Estimates with 95 % intervals over groups (occupations, terms). {_family(found)}"
     )
+
+
+def _family(found: Gathered) -> str:
+    """What significant means for the runs that are shown, and over how many sites."""
+    shown = [m for part in found.parts for m in part.shown]
+    if not shown:
+        return ""
+    sizes = {m.run.key: mapped.sites_of(m) for m in shown}
+    said = [f"{every} in run {key}" + (f", {n} of them measured" if n < every else "") for key, (every, n) in sizes.items()]
+    star = schemas.LEGENDS[schemas.STAR].removeprefix(f"{schemas.STAR} ")
+    return f"Significant (*): {star}; p_family is over all sites that a run could have named ({'; '.join(said)})."
 
 
 def _row(run: Found) -> dict[str, Any]:
