@@ -124,8 +124,8 @@ def test_only_stars_are_counted_and_the_family_of_chosen_sites_is_said():
     (found_map,) = one.shown
     said = mapped.found_sites(found_map)
     assert "1 of 4 heads is significant" in said and "of all 300 sites, 20 measured" in said
-    lead = writing._lead(Gathered([one], [run]))
-    assert "300 in run k, 20 of them measured" in lead and "among all sites of a kind" not in lead and "not the work of one group" in lead
+    lead = " ".join(writing._lead(Gathered([one], [run])))
+    assert "300 (run k, 20 of them measured)" in lead and "among all sites of a kind" not in lead and "not the work of one group" in lead
 
 
 def test_what_would_have_been_found_is_said_where_nothing_was():

@@ -10,7 +10,7 @@ from biasscope.engine.measured import SITE
 from biasscope.engine.resampling import MIN_CLUSTERS
 from biasscope.engine.types import RELIABILITY
 from biasscope.reporting import words
-from biasscope.reporting.nouns import LISTED, Map, Part, total
+from biasscope.reporting.nouns import LISTED, Gathered, Map, Part, total
 from biasscope.tables import NONE, number, overlap
 
 NAMED = 4
@@ -63,6 +63,15 @@ def sites_of(found: Map) -> tuple[int, int]:
     row = _trusted(found, "family_sites", kind=None)
     own = found.ranked.filter(pl.col("p_family").is_not_null(), pl.col("component").is_in(SINGLE)).height
     return (own, own) if row is None else (int(row["estimate"]), row["n"])
+
+
+def families(found: Gathered) -> str:
+    """How large the family of each shown run is: "300 (run 79a2, 20 of them measured), 54 (runs 1f2e, 8c01)"."""
+    runs = {m.run.key: sites_of(m) for part in found.parts for m in part.shown}
+    sizes: dict[tuple[int, str], list[str]] = {}
+    for key, (every, measured) in runs.items():
+        sizes.setdefault((every, f", {measured} of them measured" if measured < every else ""), []).append(key)
+    return ", ".join(f"{n} (run{'s' if len(keys) > 1 else ''} {', '.join(keys)}{said})" for (n, said), keys in sizes.items())
 
 
 def short_sites(found: Map) -> str:

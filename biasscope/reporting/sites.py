@@ -1,6 +1,7 @@
 """The parts of a report about sites: heat maps, bars, the strongest sites, the map of positions, attribution against exact effects."""
 
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from typing import Any
 
 import polars as pl
@@ -32,7 +33,8 @@ def which_sites(parts: Sequence[Part], gallery: Gallery) -> Iterator[Block]:
             yield Block("table", table=strongest(found, part))
             if found.run.reliability is not None:
                 made = trust.tables(found.rows.clear(), found.run.reliability.filter(source=found.source))
-                yield from (Block("table", table=table) for table in made if table.columns)
+                named = (replace(table, title=f"{table.title} (run {found.run.key})") for table in made if table.columns)
+                yield from (Block("table", table=table) for table in named)
 
 
 def _heat_maps(maps: Sequence[Map], gallery: Gallery) -> Iterator[Block]:
@@ -87,7 +89,7 @@ def _alt(kind: str, found: Map, what: str, rows: pl.DataFrame) -> str:
     top = ", ".join(f"{words.site(row)} {words.interval(row)}" for row in order.iter_rows(named=True))
     tested = rows["p_family"].is_not_null().any()
     passed = f"{rows.filter(schemas.starred()).height} of {rows.height} significant; " if tested else ""
-    return f"{_title(kind, found, what)}. {passed}largest: {top} {rows['unit'][0]}".replace("\n", ", ")
+    return f"{_title(kind, found, what)} (run {found.run.key}). {passed}largest: {top} {rows['unit'][0]}".replace("\n", ", ")
 
 
 def strongest(found: Map, part: Part) -> Table:
@@ -164,9 +166,11 @@ def calibration(parts: Sequence[Part], gallery: Gallery) -> Iterator[Block]:
             )
             rows = rows.filter(pl.col("component").is_in(list(KINDS))).drop_nulls(["exact", "estimate"])
             agreed = comparison.pairs([*comparison.rankings("a", 1, estimated.rows), *comparison.rankings("b", 1, exact.rows)], LISTED)
-            text = "; ".join(_agreed(r) for r in agreed if r["component"] in KINDS)
+            text = "; ".join(_agreed(r) for r in agreed if r["component"] in KINDS and r["spearman"] is not None)
             title = f"Attribution against exact: {part.model}\n{part.dataset}, {exact.name}"
-            yield paragraph(f"{part.name}, {exact.name} (run {exact.run.key}) against attribution (run {estimated.run.key}): {text}.")
+            yield paragraph(
+                f"{part.name}, {exact.name} (run {exact.run.key}) against attribution (run {estimated.run.key}): {text or NONE}."
+            )
             yield Block(
                 "pictures",
                 pictures=[

@@ -24,7 +24,7 @@ def write(wanted: Sequence[str], model: str | None, out: Path, output_dir: Path,
     found = gathering.gather(output_dir, wanted, model)
     gallery = document.Gallery(out.parent / f"{out.stem}_figures")
     sections = parts.sections(found, gallery)
-    given: dict[str, Any] = {"title": _title(found), "lead": [_lead(found)], "sections": sections, "folder": gallery.folder.name}
+    given: dict[str, Any] = {"title": _title(found), "lead": _lead(found), "sections": sections, "folder": gallery.folder.name}
     page = out.with_suffix(".html")
     store.write_bytes(out, document.render("md", **given).encode())
     store.write_bytes(page, document.render("html", **given).encode())
@@ -41,22 +41,16 @@ def _title(found: Gathered) -> str:
     return f"Where bias sits: {', '.join(models)} on {', '.join(datasets)}"
 
 
-def _lead(found: Gathered) -> str:
-    return (
-        f"{len(found.used)} runs of biasscope {__version__}; the newest of {max(run.record.created for run in found.used)[:10]}. "
-        f"Estimates with 95 % intervals over groups (occupations, terms). {_family(found)}"
-    )
-
-
-def _family(found: Gathered) -> str:
-    """What significant means for the runs that are shown, and over how many sites."""
-    shown = [m for part in found.parts for m in part.shown]
-    if not shown:
-        return ""
-    sizes = {m.run.key: mapped.sites_of(m) for m in shown}
-    said = [f"{every} in run {key}" + (f", {n} of them measured" if n < every else "") for key, (every, n) in sizes.items()]
+def _lead(found: Gathered) -> list[str]:
+    """What the report is made of, and what significant means in it."""
+    newest = max(run.record.created for run in found.used)[:10]
+    made = f"{len(found.used)} runs of biasscope {__version__}; the newest of {newest}."
+    lines = [f"{made} Estimates with 95 % intervals over groups (occupations, terms)."]
     star = schemas.LEGENDS[schemas.STAR].removeprefix(f"{schemas.STAR} ")
-    return f"Significant (*): {star}; p_family is over all sites that a run could have named ({'; '.join(said)})."
+    families = mapped.families(found)
+    return (
+        [*lines, f"Significant (*): {star}.", f"p_family is over all sites that a run could have named: {families}."] if families else lines
+    )
 
 
 def _row(run: Found) -> dict[str, Any]:
