@@ -10,7 +10,7 @@ from biasscope import comparing, plots, probe_table, show, tables, trust
 from biasscope.engine import comparison
 from biasscope.engine.runs import DatasetPart, RunRecord
 from biasscope.engine.types import RELIABILITY, SUMMARY
-from biasscope.reporting import gathering, mapped, parts, words, writing
+from biasscope.reporting import document, gathering, mapped, parts, words, writing
 from biasscope.reporting.nouns import Found, Gathered, Part
 
 CERTAIN = {"split_top10": 0.8, "split_top10_chance": 10 / 270, "detectable": 0.09, "detectable_family": 0.13, "split_spearman": 0.45}
@@ -101,6 +101,14 @@ def test_a_measured_number_stands_before_its_estimate_and_alone(two_maps: Part):
     assert "L0H0 alone recovers 0.714" in text and "recovers 0.751" not in text
     assert "twin patched in, estimated by attribution" in text and "1 with measured numbers in run measured" in text
     assert "where a site has both numbers, the measured one counts" in text
+
+
+def test_a_long_sentence_is_shown_to_its_end():
+    far = {"estimate": -0.0951, "ci_low": -0.137, "ci_high": -0.0531, "p_family": 1e-5}
+    estimated = found("patch", rows(*[far] * 40, method="attribution"), "12345678", trusted(family_sites=300.0, n=200), layers="1-9")
+    one = part(estimated, found("patch", rows(*[far] * 20), "87654321", layers="2-3"))
+    text = document.clean_text(mapped.found_sites(one.shown[1], one.shown[0]))
+    assert "L0H20" in text and text.endswith("16 more, 20 with measured numbers in run 87654321.")
 
 
 def test_first_screen_figure_and_table_are_of_the_same_run(two_maps: Part):

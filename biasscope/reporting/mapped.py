@@ -36,9 +36,8 @@ def found_sites(found: Map, beside: Map | None = None) -> str:
         least = detectable(found)
         missed = "" if least is None else f" An effect of {number(least)} {found.unit} or more would probably have been found."
         return f"{start}: none of {every} {kind} is significant.{missed}"
-    effect = f"change of the {words.statistic({'statistic': found.statistic})}, {found.unit}"
     are = "is" if passed.height == 1 else "are"
-    return f"{start}: {passed.height} of {every} {kind} {are} significant ({effect}): {_named(passed, beside)}."
+    return f"{start}: {passed.height} of {every} {kind} {are} significant ({found.statistic}, {found.unit}): {_named(passed, beside)}."
 
 
 def _named(passed: pl.DataFrame, beside: Map | None) -> str:

@@ -50,7 +50,7 @@ def clean_model(part: Part) -> str:
     row = clean(part)
     if row is None or part.baseline is None:
         return f"The clean model was not measured: {command('baseline', part)}"
-    measured = f"the clean model's {statistic(row)} is {interval(row, row['unit'])}"
+    measured = f"the clean model's {_statistic(row)} is {interval(row, row['unit'])}"
     return f"Run {part.baseline.key}: {measured}{_verdict(row, part.dataset)}."
 
 
@@ -125,6 +125,6 @@ def command(name: str, part: Part, more: str = "") -> str:
     return f"{shlex.join(['biasscope', name, '--model', part.asked, '--dataset', part.dataset])}{more}"
 
 
-def statistic(row: dict[str, Any]) -> str:
+def _statistic(row: dict[str, Any]) -> str:
     """The ranking statistic of a row, in words."""
     return "slope of target on the share of men" if row["statistic"] == "slope" else "mean of target"
