@@ -10,7 +10,7 @@ from biasscope.engine import comparison
 from biasscope.engine.sealing import Seal
 from biasscope.engine.store import SCHEMA_VERSION
 from biasscope.options import Format
-from biasscope.tables import Table, number
+from biasscope.tables import NONE, Table, number, overlap, probability
 from biasscope.trust import KINDS
 
 NAMES = {"z": "heads"} | {name: kind for name, kind in KINDS.items() if name != "z"}
@@ -28,10 +28,11 @@ def show_tables(found: Sequence[comparison.Ranking], document: dict[str, Any]) -
 
     body = []
     for row in document["pairs"]:
-        shared = [f"{row['shared']} of {row['top']}", f"{row['expected']:.1f}", number(row["p_shared"]), str(row["significant_both"])]
+        common = overlap(row["shared"], row["top"], row["expected"])
+        shared = [common, NONE if common == NONE else probability(row["p_shared"]), str(row["significant_both"])]
         body.append([two(row), NAMES.get(row["component"], row["component"]), number(row["spearman"]), *shared])
-    columns = ["runs", "sites", "ρ", "top shared", "by chance", "p", "signif."]
-    notes = [*legend, "signif.: sites with p_family < 0.05 in both; p: of as many shared by chance"]
+    columns = ["runs", "sites", "ρ", "top shared", "p", "signif."]
+    notes = [*legend, "signif.: sites with a star in both; p: of as many shared by luck, – where luck alone gives more than half"]
     made = [Table("agreement of rankings", columns, [body], notes)] if body else []
     if document["depths"]:
         cells = [[two(r), NAMES.get(r["component"], r["component"]), number(r["spearman"]), str(r["slices"])] for r in document["depths"]]
@@ -47,7 +48,7 @@ def show_tables(found: Sequence[comparison.Ranking], document: dict[str, Any]) -
             )
         )
     elif body:
-        made.append(Table("significant in all", [], [], ["no site has p_family < 0.05 in every run"]))
+        made.append(Table("significant in all", [], [], ["no site has a star in every run"]))
     return made
 
 

@@ -5,13 +5,23 @@ from typing import Any
 import polars as pl
 
 from biasscope.engine import stats
+from biasscope.notes import noun
 from biasscope.tables import NONE, Table
 
 WITHOUT = {"bag": "bag of tokens", "chance": "chance"}
 """What is known without the model's activations."""
+HELD = {"holdout": "a fifth of the groups is held out", "": "groups are held out in turn"}
+"""Which groups a probe has not seen, by --split."""
 
 
-def probes(summary: pl.DataFrame, dataset: str, file: str) -> Table:
+def readable(row: dict[str, Any] | None, band: dict[str, Any] | None) -> bool | None:
+    """Whether an accuracy's interval lies wholly above the band of shuffled labels; None, no verdict, where either has no interval."""
+    if row is None or band is None or row["ci_low"] is None or band["ci_high"] is None:
+        return None
+    return bool(row["ci_low"] > band["ci_high"])
+
+
+def probes(summary: pl.DataFrame, dataset: str, file: str, split: str | None = None) -> Table:
     """Accuracy, AUC and selectivity of every layer, the band of shuffled labels, and what is known without the model."""
     cells = {(r["method"], r["statistic"], r["layer"]): r for r in summary.iter_rows(named=True) if r["method"] != "removal"}
     layers = sorted({layer for method, _, layer in cells if method == "probe"})
@@ -26,7 +36,8 @@ def probes(summary: pl.DataFrame, dataset: str, file: str) -> Table:
         shuffled = NONE if band is None else f"{band['ci_low']:.2f}–{band['ci_high']:.2f}"
         # what removing does takes the place of the AUC: 80 columns hold no more
         middle = [share(selectivity, interval=False)] if extra else [share(auc), share(selectivity)]
-        body.append([str(layer), share(accuracy), *middle, shuffled, *extra.get(layer, [])])
+        star = "*" if readable(accuracy, band) else " "
+        body.append([str(layer), share(accuracy) + star, *middle, shuffled, *extra.get(layer, [])])
     columns = ["row", "accuracy [95 %]", *([] if extra else ["AUC"]), "selectivity", "shuffled"]
     columns += [f"Δ{'slope' if slopes else 'target'}", "random"] if extra else []
     known = []
@@ -40,10 +51,11 @@ def probes(summary: pl.DataFrame, dataset: str, file: str) -> Table:
         stream if component == "resid" else "row: layer",
         "selectivity: accuracy − that for a coin per group or filler, groups on both sides; shuffled: accuracy, 5–95 %",
         *(["Δ: removing the row's direction, nats; random: 5–95 % of 20 random directions"] if extra else []),
-        f"groups are held out in turn; bag: which tokens the text has; balanced accuracy, log-loss and more in {file}",
+        f"{HELD.get(split or '', HELD[''])}; bag: which tokens the text has; balanced accuracy, log-loss and more in {file}",
     ]
-    note = stats.few_clusters_note(first["clusters"], "term" if dataset.startswith("stereoset") else "group")
-    return Table(title, columns, [body, known], [*notes, *([note] if note else [])])
+    notes[:0] = ["* interval wholly above the shuffled band"] if any("*" in cells[1] for cells in body) else []
+    note = stats.few_clusters_note(first["clusters"], noun(dataset))
+    return Table(title, columns, [body, known], [*notes, *([note] if note else [])], ("random", "AUC"))
 
 
 def share(row: dict[str, Any] | None, *, interval: bool = True) -> str:

@@ -3,21 +3,26 @@
 import json
 import math
 import sys
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, TextIO
+from typing import TYPE_CHECKING, Any, TextIO
 
 import polars as pl
 import pyarrow.parquet as pq
 
 from biasscope import circuit_table, plots, probe_table, tables, trust
-from biasscope.console import encodable, safe_text
+from biasscope.console import safe_text
 from biasscope.engine.runs import RunRecord
 from biasscope.options import Format, Measure
 
+if TYPE_CHECKING:
+    from rich.table import Table as Drawing
+
 FLUSH = 1000
 """Rows written to stdout at a time."""
+LONG = 32
+"""Characters to which a column of text may be folded; names and numbers are shorter and stay on one line."""
 
 
 @dataclass(frozen=True)
@@ -107,7 +112,8 @@ def show_tables(found: Result, stream: TextIO) -> None:
         if found.record.command == "baseline":
             draw(tables.clean_model(summary, part.name, f"{part.path}/summary.parquet"), stream)
         elif found.record.command == "probe":
-            draw(probe_table.probes(summary, part.name, f"{part.path}/summary.parquet"), stream)
+            split = found.record.params.get("split")
+            draw(probe_table.probes(summary, part.name, f"{part.path}/summary.parquet", split), stream)
         elif found.record.command == "circuit":
             draw(circuit_table.sets(summary, part.name, f"{part.path}/summary.parquet"), stream)
         elif found.record.command == "encode":
@@ -133,29 +139,61 @@ def draw_plots(found: Result, stream: TextIO) -> None:
 
 
 def draw(table: tables.Table, stream: TextIO) -> None:
-    """Nothing: draws one table, in as many columns as the stream has (80 where it is no terminal)."""
-    from rich import box
+    """Draw one table, in as many columns as the stream has (80 where it is no terminal): what does not fit leaves as whole columns."""
     from rich.console import Console
+    from rich.text import Text
+
+    def shown(text: str) -> str:
+        return encodable(safe_text(text), stream)
+
+    console = Console(file=stream, width=None if stream.isatty() else 80, highlight=False, soft_wrap=False)
+    columns, notes = list(map(shown, table.columns)), list(map(shown, table.notes))
+    sections = [[list(map(shown, cells)) for cells in section] for section in table.sections]
+    spare = tuple(map(shown, table.spare))
+    table = replace(table, title=shown(table.title), columns=columns, sections=sections, notes=notes, spare=spare)
+    kept = list(range(len(table.columns)))
+    while _width(table, kept) > console.width and len(kept) > 1:
+        kept.remove(_least(table, kept))
+    if table.columns:
+        console.print(_drawn(table, kept))
+    left = [table.columns[index] for index in range(len(table.columns)) if index not in kept]
+    kept_notes = [note for note in table.notes if note.split(":")[0] not in left]
+    for note in [*kept_notes, *([f"no room for: {', '.join(left)}"] if left else [])]:
+        console.print(Text(note), soft_wrap=True)
+
+
+def _least(table: tables.Table, kept: Sequence[int]) -> int:
+    """The column that is needed least of those kept, the first never: the table's spare ones, then from the right."""
+    names = [table.columns[index] for index in kept]
+    return next((kept[names.index(name, 1)] for name in table.spare if name in names[1:]), kept[-1])
+
+
+def _width(table: tables.Table, kept: Sequence[int]) -> int:
+    """Characters that the table needs with these columns."""
+    return sum(min(LONG, _longest(table, index)) for index in kept) + 2 * len(kept)
+
+
+def _longest(table: tables.Table, index: int) -> int:
+    """Characters of a column's longest cell."""
+    from rich.cells import cell_len
+
+    return max(cell_len(cell) for cell in [table.columns[index], *(row[index] for rows in table.sections for row in rows)])
+
+
+def _drawn(table: tables.Table, kept: Sequence[int]) -> "Drawing":
+    from rich import box
     from rich.table import Table
     from rich.text import Text
 
-    def shown(text: str) -> Text:
-        return Text(encodable(safe_text(text), stream))
-
-    drawn = Table(
-        title=shown(table.title), title_justify="left", box=box.SIMPLE_HEAD, padding=(0, 1), pad_edge=False, collapse_padding=True
-    )
-    for index, column in enumerate(table.columns):
-        drawn.add_column(shown(column), justify="left" if index == 0 else "right", no_wrap=True)
+    drawn = Table(title=Text(table.title), title_justify="left", box=box.SIMPLE_HEAD, padding=(0, 1), pad_edge=False, collapse_padding=True)
+    for index in kept:
+        text = _longest(table, index) > LONG
+        drawn.add_column(Text(table.columns[index]), justify="left" if index == 0 or text else "right", no_wrap=not text, overflow="fold")
     for section in table.sections:
         for cells in section:
-            drawn.add_row(*(shown(cell) for cell in cells))
+            drawn.add_row(*(Text(cells[index]) for index in kept))
         drawn.add_section()
-    console = Console(file=stream, width=None if stream.isatty() else 80, highlight=False, soft_wrap=False)
-    if table.columns:
-        console.print(drawn)
-    for note in table.notes:
-        console.print(shown(note), soft_wrap=True)
+    return drawn
 
 
 def listing(

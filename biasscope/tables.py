@@ -10,12 +10,13 @@ from biasscope.engine import schemas, stats
 from biasscope.engine.resampling import MIN_CLUSTERS
 from biasscope.engine.runs import RunRecord
 from biasscope.engine.types import TOTAL, Site
+from biasscope.notes import SPARE, of_summary
 
 NONE = "–"
 SHOWN = {"heads": 15, "MLPs": 5, "hook points": 5}
 """Rows shown of each kind of site; the rest is in the file."""
 SMALL = 1e-4
-"""Below this a number is written with an exponent."""
+"""Below this a number is written with an exponent, and a p as "below": it is near the floor of its draws."""
 
 
 @dataclass(frozen=True)
@@ -26,6 +27,8 @@ class Table:
     columns: list[str]
     sections: list[list[list[str]]]
     notes: list[str]
+    spare: tuple[str, ...] = ()
+    """Columns that leave first where the screen is too narrow, in this order."""
 
 
 def number(value: float | None) -> str:
@@ -40,9 +43,21 @@ def number(value: float | None) -> str:
     return f"{value:.0e}".replace("-", "−")
 
 
+def probability(p: float | None) -> str:
+    """A p, or "< 1e−4": below that it says how many draws there were."""
+    return "< 1e−4" if p is not None and p < SMALL else number(p)
+
+
+def overlap(shared: float | None, top: int, luck: float | None) -> str:
+    """How many of the `top` are shared beside what luck gives ("8 of 10, 0.4 by luck"); a dash where luck alone gives more than half."""
+    if shared is None or luck is None or luck > top / 2:
+        return NONE
+    return f"{shared:.0f} of {top}, {luck:.1f} by luck"
+
+
 def interval(row: dict[str, Any]) -> str:
-    """Estimate and 95 % interval in one cell, with its marks."""
-    star = f"{schemas.mark(row):<1}"
+    """Estimate and 95 % interval in one cell, with the marks of the row."""
+    star = schemas.mark(row) or " "
     if row["ci_low"] is None or row["ci_high"] is None:
         return f"{number(row['estimate'])}{star} [{NONE}]"
     widest = max(abs(row["ci_low"]), abs(row["ci_high"]))
@@ -57,22 +72,22 @@ def clean_model(summary: pl.DataFrame, dataset: str, file: str) -> Table:
     units: dict[str, list[str]] = {}
     hidden = 0
     groups = _most(summary.filter(pl.col("subset") == "all"), "clusters")
-    seen = []
+    shown = []
     for row in summary.iter_rows(named=True):
         if _detail(row, groups):
             hidden += 1
             continue
-        seen.append(row)
+        shown.append(row)
         name = _named(row)
-        cells = [name, row["subset"], interval(row), number(row["p"]), str(row["n"]), str(row["clusters"])]
+        cells = [name, row["subset"], interval(row), probability(row["p"]), str(row["n"]), str(row["clusters"])]
         sections.setdefault(row["metric"], []).append(cells)
         units.setdefault(row["unit"], []).append(name)
     notes = ["; ".join(f"{', '.join(dict.fromkeys(names))}: {unit}" for unit, names in units.items() if unit != "r")]
-    notes += schemas.legend(seen)
-    notes += ["k: groups (occupations, terms), the unit of intervals and p"]
+    notes += ["k: groups (occupations, terms), the unit of intervals and p", *schemas.legend(shown)]
     notes += [f"… {hidden} more rows in {file}"] if hidden else []
     columns = ["score", "over", "estimate [95 % interval]", "p", "n", "k"]
-    return Table(f"{dataset}: {summary['model'][0]}, clean", columns, list(sections.values()), [*notes, *_reading(summary, dataset)])
+    notes += of_summary(summary, dataset, [])
+    return Table(f"{dataset}: {summary['model'][0]}, clean", columns, list(sections.values()), notes, ("n", "p", "k"))
 
 
 def _detail(row: dict[str, Any], groups: int) -> bool:
@@ -132,21 +147,20 @@ def effects(summary: pl.DataFrame, dataset: str, file: str, control: pl.DataFram
     ranked, total = stats.ranking(summary), _total(summary)
     slopes = ranked["statistic"][0] == "slope"
     values = {name: _by_site(rows) for name, rows in _beside(summary, slopes, control) if rows.height}
-    tested = [] if control.height else ["p_family"]
-    sections, more = [], []
-    seen: list[dict[str, Any]] = []
+    tested = [] if control.height or ranked["p_family"].is_null().all() else ["p_family"]
+    sections, more, marked = [], [], [*([total] if total else [])]
     for kind, limit in SHOWN.items():
         rows = [row for row in ranked.iter_rows(named=True) if _kind(row) == kind]
         shown = [row for row in rows if not _again(row, total is not None)][:limit]
-        seen += shown
         sections += [[_cells(row, tested, values) for row in shown]] if shown else []
+        marked += shown
         more += [f"{len(rows) - len(shown)} more {kind}"] if len(rows) > len(shown) else []
     first = ranked.row(0, named=True)
     title = f"{dataset}: {first['method']}, source {first['source']}, {_most(ranked, 'n')} examples"
     columns = ["site", f"{'slope' if slopes else 'effect'} [95 % interval]", *tested, *values]
-    sections += [[["total", interval(total), *(number(total[name]) for name in tested), *("" for _ in values)]]] if total else []
-    notes = [*schemas.legend(seen), *([f"… {', '.join(more)} in {file}"] if more else []), *_reading(summary, dataset)]
-    return Table(title, columns, sections, notes)
+    sections += [[["total", interval(total), *(probability(total[name]) for name in tested), *("" for _ in values)]]] if total else []
+    notes = [*schemas.legend(marked), *([f"… {', '.join(more)} in {file}"] if more else []), *of_summary(summary, dataset, columns)]
+    return Table(title, columns, sections, notes, SPARE)
 
 
 def _beside(summary: pl.DataFrame, slopes: bool, control: pl.DataFrame) -> list[tuple[str, pl.DataFrame]]:
@@ -201,26 +215,5 @@ def _again(row: dict[str, Any], total: bool) -> bool:
 def _cells(row: dict[str, Any], tested: list[str], values: dict[str, dict[tuple[Site, str], float | None]]) -> list[str]:
     site = _site(row)
     name = str(site[0]) + ("" if site[1] == "all" else f" {site[1]}")
-    return [name, interval(row), *(number(row[column]) for column in tested), *(number(column.get(site)) for column in values.values())]
-
-
-def _reading(summary: pl.DataFrame, dataset: str) -> list[str]:
-    """How to read what the table shows, a line each."""
-    sites = summary["component"].is_not_null().any()
-    lines = []
-    if (summary["statistic"] == "slope").any():
-        lines.append("slope: of target on the occupation's share of men, nats per SD: the stereotype")
-        shown = (summary["statistic"] == "mean").any() and sites
-        lines += ["shift: mean change of target, nats, in all occupations alike: base rate of “he”"] if shown else []
-    elif sites:
-        lines.append("effect: mean change of target, nats; positive: towards the stereotype (or the male pronoun)")
-    if (summary["component"] == TOTAL).any():
-        lines.append("total: the whole prompt exchanged for its twin; recov.: effect / total, – where the total's interval holds 0")
-    if sites:
-        costs = ["compet.: rms of the change of competence, nats; kl: nats"] if (summary["metric"] == "kl").any() else []
-        lines += ["rms: of target, nats", *costs]
-    if summary["specificity"].is_not_null().any():
-        lines += ["factual: rms of the change of target where gender is a fact; specif.: share of bias in bias + competence + factual"]
-    groups = _most(summary.filter(pl.col("subset") == "all"), "clusters")
-    note = stats.few_clusters_note(groups, "term" if dataset.startswith("stereoset") else "group")
-    return [*lines, note] if note else lines
+    tests = [probability(row[column]) for column in tested]
+    return [name, interval(row), *tests, *(number(column.get(site)) for column in values.values())]

@@ -7,19 +7,43 @@ import polars as pl
 
 from biasscope.engine import schemas
 from biasscope.engine.types import POSITIONS
-from biasscope.tables import NONE, Table, number
+from biasscope.tables import NONE, Table, number, overlap
 
 KINDS = {"z": "z (whole)", "mlp_out": "MLPs"}
 
 
 def tables(summary: pl.DataFrame, reliability: pl.DataFrame) -> Iterator[Table]:
-    """What follows the effects of a dataset: the map of positions, how far rankings repeat and agree, the calibration."""
+    """What follows the effects of a dataset: the map of positions, how far rankings repeat and agree, the calibration, the stars."""
     for rows in summary.partition_by("dataset", "method", "source", maintain_order=True):
         yield from _positions(rows)
-    for make in (_repeated, _agreeing, _calibrated):
+    for make in (_repeated, _agreeing, calibrated):
         found = make(reliability)
         if found.sections[0]:
             yield found
+    if lines := [text for text in (family(reliability), false_alarms(reliability)) if text]:
+        yield Table("", [], [], lines)
+
+
+def family(reliability: pl.DataFrame) -> str | None:
+    """Over which sites p_family is, where not all of them were measured."""
+    row = _single(reliability, "family_sites")
+    if row is None or row["n"] >= row["estimate"]:
+        return None
+    return f"p_family is over all {row['estimate']:.0f} sites that could have been chosen, {row['n']} of them measured"
+
+
+def false_alarms(reliability: pl.DataFrame) -> str | None:
+    """How often a star appears where there is nothing to find; None where that was not simulated."""
+    names = {"false_alarms_symmetric": "symmetric", "false_alarms_resampled": "as skewed as here"}
+    rows = {said: _single(reliability, name) for name, said in names.items()}
+    shares = [f"{100 * row['estimate']:.0f} % ({said})" for said, row in rows.items() if row]
+    return f"in data like these without any effect a star appears in {' to '.join(shares)} of studies" if shares else None
+
+
+def _single(reliability: pl.DataFrame, quantity: str) -> dict[str, Any] | None:
+    """The row of a quantity that a run has once; None where it has no number."""
+    rows = reliability.filter(pl.col("quantity") == quantity, pl.col("estimate").is_not_null())
+    return rows.row(0, named=True) if rows.height else None
 
 
 def _positions(summary: pl.DataFrame) -> Iterator[Table]:
@@ -31,15 +55,13 @@ def _positions(summary: pl.DataFrame) -> Iterator[Table]:
         shown = "recovered" if part["recovered"].is_not_null().any() else "estimate"
         cells = {(row["layer"], row["position"]): row for row in part.iter_rows(named=True)}
         layers = sorted({layer for layer, _ in cells})
-        body = [[str(layer), *(_starred(cells.get((layer, position)), shown) for position in columns)] for layer in layers]
+        body = [[str(layer), *(_marked(cells.get((layer, position)), shown) for position in columns)] for layer in layers]
         unit = "effect / total" if shown == "recovered" else part["unit"][0]
-        yield Table(f"{part['component'][0]}, {unit}", ["layer", *columns], [body], [])
+        yield Table(f"{part['component'][0]}, {unit}", ["layer", *columns], [body], schemas.legend(cells.values()))
 
 
-def _starred(row: dict[str, Any] | None, column: str) -> str:
-    if row is None:
-        return NONE
-    return number(row[column]) + f"{schemas.mark(row):<1}"
+def _marked(row: dict[str, Any] | None, column: str) -> str:
+    return NONE if row is None else number(row[column]) + (schemas.mark(row) or " ")
 
 
 def _kind(row: dict[str, Any], slopes: bool) -> str:
@@ -73,32 +95,48 @@ def _repeated(reliability: pl.DataFrame) -> Table:
     halves, seen = _wide(reliability, "split_"), _wide(reliability, "detectable")
     body = []
     for key, row in halves.items():
-        found = seen.get(key, {}).get(""), seen.get(key, {}).get("_family"), row.get("spearman"), row.get("top10")
-        body.append([key[0] + (f", {key[2]}" if len({source for _, _, source, _ in halves}) > 1 else ""), *map(_band, found)])
+        found = seen.get(key, {}).get(""), seen.get(key, {}).get("_family"), row.get("spearman")
+        name = key[0] + (f", {key[2]}" if len({source for _, _, source, _ in halves}) > 1 else "")
+        body.append([name, *map(_band, found), _shared(row.get("top10"), _luck(reliability, key[0]))])
     notes = [
         "one, of all: the effect found with power 0.8 at one site, and starred among all; by simulation, median over sites",
-        "halves: 100 random splits of the groups; ρ of the two rankings, share of the top 10 in both [5–95 %]",
+        "halves: 100 random splits of the groups; ρ of the two rankings [5–95 %], how many of the top 10 are in both, and by luck",
     ]
-    return Table("how far the ranking can be trusted", ["sites", "one", "of all", "halves: ρ", "top 10"], [body], notes)
+    return Table("how far the ranking can be trusted", ["sites", "one", "of all", "halves: ρ", "top 10 in both"], [body], notes)
+
+
+def _luck(reliability: pl.DataFrame, kind: str) -> float | None:
+    """The share of the ten strongest of a kind of site that luck repeats."""
+    for key, row in _wide(reliability, "split_").items():
+        if key[0] == kind and "top10_chance" in row:
+            return row["top10_chance"]["estimate"]
+    return None
+
+
+def _shared(row: dict[str, Any] | None, luck: float | None) -> str:
+    """How many of the ten strongest are shared, beside luck."""
+    if row is None or row["estimate"] is None:
+        return NONE
+    return overlap(10 * row["estimate"], 10, None if luck is None else 10 * luck)
 
 
 def _agreeing(reliability: pl.DataFrame) -> Table:
     """How far sources name the same sites."""
     body = [
-        [kind, f"{source}, {against}", _band(row.get("spearman")), _band(row.get("top10"))]
+        [kind, f"{source}, {against}", _band(row.get("spearman")), _shared(row.get("top10"), 10 / max(1, row["top10"]["n"]))]
         for (kind, _, source, against), row in _wide(reliability, "agreement_").items()
     ]
     return Table("agreement between sources", ["sites", "sources", "ρ", "top 10 shared"], [body], [])
 
 
-def _calibrated(reliability: pl.DataFrame) -> Table:
+def calibrated(reliability: pl.DataFrame) -> Table:
     """Attribution against exact effects."""
-    wanted = ("spearman", "sign", "largest", "exceed", "recall10")
-    body = [
-        [kind, str(next(iter(row.values()))["n"]), *(_band(row.get(name)) for name in wanted)]
-        for (kind, *_), row in _wide(reliability, "calibration_").items()
-    ]
-    columns = ["sites", "n", "ρ", "same sign", "largest M", "beyond M <", "recall@10"]
+    wanted = ("spearman", "sign", "largest", "exceed")
+    body = []
+    for (kind, *_), row in _wide(reliability, "calibration_").items():
+        cells = [str(next(iter(row.values()))["n"]), *(_band(row.get(name)) for name in wanted)]
+        body.append([kind, *cells, _shared(row.get("recall10"), _luck(reliability, kind))])
+    columns = ["sites", "n", "ρ", "same sign", "largest M", "beyond M <", "top 10 in both"]
     notes = [
         "n random sites measured exactly; with 95 % confidence fewer than “beyond M” of the sites not ranked first exceed M, their largest"
     ]

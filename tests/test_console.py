@@ -92,7 +92,7 @@ def test_numbers_have_three_significant_digits_and_a_dash_where_there_is_none(va
 
 
 def test_a_star_marks_the_family_wise_test_and_not_the_single_p():
-    row = {"estimate": -0.3, "ci_low": -0.4, "ci_high": -0.2, "p": 0.001, "p_family": 0.2}
+    row = {"estimate": -0.3, "ci_low": -0.4, "ci_high": -0.2, "p": 0.001, "p_family": 0.2, "carried_by": None, "caution": None}
     assert tables.interval(row) == "−0.300  [−0.400, −0.200]"
     assert tables.interval(row | {"p_family": 0.01}) == "−0.300* [−0.400, −0.200]"
 

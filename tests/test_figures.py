@@ -38,7 +38,7 @@ def probe_rows(layers: int) -> pl.DataFrame:
     own = sites(layers, None, 0.1, method="probe", statistic="accuracy").with_columns(pl.col("estimate") + 0.7, component=pl.lit("resid"))
     shuffled = sites(layers, None, 0.02, method="shuffled", statistic="accuracy").with_columns(pl.col("ci_low", "ci_high") + 0.5)
     chosen = sites(layers, None, 1e-7, method="within groups", statistic="selectivity")
-    bag = own.head(1).with_columns(layer=pl.lit(None, pl.Int32), method=pl.lit("bag"))
+    bag = own.head(1).with_columns(layer=pl.lit(None, pl.Int32), method=pl.lit("bag of tokens"))
     return pl.concat([own, shuffled, chosen, bag])
 
 
@@ -113,7 +113,10 @@ def labels(axis: Axis) -> list[Text]:
 
 def test_a_heat_map_shows_each_head_where_it_is_and_rings_the_significant():
     rows = sites(3, 2).with_columns(
-        estimate=pl.Series([0.1, 0.2, 0.3, 0.4, None, 0.6]), p_family=pl.Series([0.5, 0.01, 0.5, 0.5, None, 0.04])
+        estimate=pl.Series([0.1, 0.2, 0.3, 0.4, None, 0.6]),
+        p_family=pl.Series([0.5, 0.01, 0.5, 0.01, None, 0.04]),
+        ci_low=pl.Series([0.0, 0.1, 0.1, -0.1, None, 0.4]),
+        ci_high=pl.Series([0.2, 0.3, 0.5, 0.9, None, 0.8]),
     )
     axes = figures.heat_map(rows, title="t", largest=1.0, unit="nats").axes[0]
     grid = axes.images[0].get_array()

@@ -39,8 +39,17 @@ def test_signs_and_stars_say_what_colour_would():
     text = drawn(components=("z",))
     assert "\x1b" not in text
     (line,) = [line for line in text.splitlines() if line.startswith("    0 ")]
-    cells = [line[6 + 3 * i : 8 + 3 * i] for i in range(5)]
-    assert cells[:3] == ["+*", "-*", "+*"] and cells[3] in (",*", ", ") and cells[4] == "· "
+    assert [line[6 + 3 * i : 9 + 3 * i] for i in range(5)] == ["++*", "--*", "+* ", ",* ", "·  "]
+    legend = text.splitlines()[0]
+    assert legend.startswith("heads: slope, nats/SD; ++ -- from 1.2") and "; + from 0.6" in legend and "; , from 0.2" in legend
+    assert legend.endswith("; · less; * significant") and "'" not in legend
+
+
+def test_a_legend_explains_the_marks_that_are_drawn_and_a_star_needs_its_interval():
+    rows = summary([2.0, -2.0], components=("z",)).with_columns(ci_low=pl.lit(-3.0), ci_high=pl.lit(3.0))
+    stream = io.StringIO()
+    plots.sites(rows, stream)
+    assert "† passes the test, interval holds 0" in stream.getvalue() and "++†--†" in stream.getvalue() and "*" not in stream.getvalue()
 
 
 def test_a_terminal_gets_colour_and_bars_have_the_length_of_their_effect(monkeypatch):
@@ -49,8 +58,21 @@ def test_a_terminal_gets_colour_and_bars_have_the_length_of_their_effect(monkeyp
     monkeypatch.setenv("TERM", "xterm-256color")
     assert "\x1b[" in drawn(Terminal())
     bars = [line for line in drawn(components=("mlp_out",)).splitlines() if ".mlp" in line]
-    lengths = [line.count("█") + line.count("▒") for line in bars]
-    assert lengths[:2] == [40, 40] and lengths[2] == pytest.approx(14, abs=1) and "▒" in bars[1] and "█" in bars[0]
+    assert all(line[29] == "│" for line in bars)
+    sides = [(line[9:29].count("█"), line[30:].count("█")) for line in bars]
+    assert sides[:2] == [(0, 20), (20, 0)] and sides[2] == (0, pytest.approx(7, abs=1)) and "█" not in bars[4]
+
+
+def test_bars_of_mlps_are_on_the_scale_of_the_heads():
+    share = shares(20)
+    x = np.array([share[f"g{j:02d}"] for j in range(20)])
+    x = (x - x.mean()) / x.std()
+    noise = 0.05 * np.random.default_rng(0).normal(size=(1, 20))
+    frames = [table(2.0 * x[None] + noise, heads=True, component="z"), table(0.1 * x[None] + noise, heads=False, component="mlp_out")]
+    stream = io.StringIO()
+    plots.sites(stats.summarise(pl.concat(frames), model="m", method="exact", share_of_men=share), stream)
+    (bar,) = [line for line in stream.getvalue().splitlines() if ".mlp" in line]
+    assert bar.count("█") + bar.count("░") == 1
 
 
 def test_plot_goes_beside_the_data_and_is_no_part_of_the_record(tiny_gpt2, tmp_path, monkeypatch):

@@ -11,7 +11,7 @@ from scipy.stats import hypergeom, spearmanr
 
 from biasscope.engine import schemas, stats
 from biasscope.engine.measured import SITE
-from biasscope.engine.types import TOTAL, Site
+from biasscope.engine.types import SUMMARY, TOTAL, Site
 
 DEPTHS = 10
 """Slices of relative depth in which models are compared."""
@@ -27,12 +27,14 @@ class Ranking:
     dataset: str
     layers: int
     rows: pl.DataFrame
-    """Component, layer, head, position, estimate and whether it is starred, of single sites."""
+    """Component, layer, head, position, estimate of single sites, and whether each is `starred`."""
 
 
 def rankings(name: str, layers: int, summary: pl.DataFrame) -> list[Ranking]:
     """The rankings that a run's SUMMARY holds, one a method and source; a control's rows are not among them."""
-    own = stats.ranking(summary.filter(pl.col("dataset") == summary["dataset"][0]))
+    # columns that an older version did not have are null
+    whole = pl.concat([SUMMARY.to_frame(), summary], how="diagonal")
+    own = stats.ranking(whole.filter(pl.col("dataset") == summary["dataset"][0]))
     own = own.filter(pl.col("component") != TOTAL, schemas.single_sites())
     parts = own.partition_by("method", "source", maintain_order=True)
     methods = own["method"].n_unique() > 1
@@ -48,7 +50,7 @@ def pairs(found: Sequence[Ranking], k: int) -> list[dict[str, Any]]:
     """Each two rankings of the same model's sites by kind: Spearman's ρ, how many of the top k are shared, and what chance gives.
 
     `expected` = k² / m of m sites; `p_shared` = the chance of at least as many by chance (hypergeometric); `significant_both`: sites
-    starred in both.
+    that have a star in both.
     """
     rows = []
     for one, other in itertools.combinations(found, 2):
@@ -65,19 +67,19 @@ def _agreement(part: pl.DataFrame, k: int) -> dict[str, Any]:
     rho = float(spearmanr(a, b).statistic) if m > 2 and np.ptp(a) > 0 and np.ptp(b) > 0 else None
     size = min(k, m)
     shared = len(set(np.argsort(-np.abs(a), kind="stable")[:size]) & set(np.argsort(-np.abs(b), kind="stable")[:size]))
-    both = part.filter(pl.col("starred") & pl.col("starred_right")).height
+    both = part.filter("starred", "starred_right").height
     chance = {"expected": size**2 / m, "p_shared": float(hypergeom(m, size, size).sf(shared - 1))}
     return {"sites": m, "spearman": rho, "top": size, "shared": shared, **chance, "significant_both": both}
 
 
 def common(found: Sequence[Ranking]) -> list[dict[str, Any]]:
-    """The sites starred in every ranking of one model, with the estimate in each; strongest on average first."""
+    """The sites with a star in every ranking of one model, with the estimate in each; strongest on average first."""
     rows = []
     for (model, _), same in _by_model(found).items():
         if len(same) < 2:
             continue
         tables = [{_key(row): row for row in r.rows.iter_rows(named=True)} for r in same]
-        for key in set.intersection(*(set(table) for table in tables)):
+        for key in (key for key in tables[0] if all(key in table for table in tables)):
             each = [table[key] for table in tables]
             if all(row["starred"] for row in each):
                 site = Site(each[0]["layer"], each[0]["component"], each[0]["head"])

@@ -7,6 +7,7 @@ import numpy as np
 import polars as pl
 from matplotlib.figure import Figure
 
+from biasscope.engine import schemas
 from biasscope.engine.canvas import (
     COOL,
     DIVERGING,
@@ -29,7 +30,7 @@ BAR = 0.115
 
 @styled
 def heat_map(rows: pl.DataFrame, *, title: str, largest: float, unit: str) -> Figure:
-    """Layers × heads of one statistic; colours from −largest to largest; a ring where p_family < 0.05; grey: not measured."""
+    """Layers × heads of one statistic; colours from −largest to largest; a ring where there is a star; grey: not measured."""
     layers, heads = _extent(rows["layer"]), _extent(rows["head"])
     grid = np.full((layers, heads), np.nan)
     grid[rows["layer"].to_numpy(), rows["head"].to_numpy()] = rows["estimate"].fill_null(np.nan).to_numpy()
@@ -38,7 +39,7 @@ def heat_map(rows: pl.DataFrame, *, title: str, largest: float, unit: str) -> Fi
     image = axes.imshow(
         np.ma.masked_invalid(grid), cmap=DIVERGING, vmin=-largest, vmax=largest, aspect="auto", origin="lower", interpolation="nearest"
     )
-    found = rows.filter(pl.col("p_family") < 0.05)
+    found = rows.filter(schemas.starred())
     axes.scatter(found["head"], found["layer"], s=9, facecolors="none", edgecolors="black", linewidths=0.7)
     axes.set(xlabel="head", ylabel="layer")
     whole_numbers(axes.xaxis, 8)
@@ -49,15 +50,15 @@ def heat_map(rows: pl.DataFrame, *, title: str, largest: float, unit: str) -> Fi
 
 @styled
 def bars(rows: pl.DataFrame, *, title: str, unit: str) -> Figure:
-    """Estimates and 95 % intervals by layer; full where p_family < 0.05, else pale."""
+    """Estimates and 95 % intervals by layer; full where there is a star, else pale."""
     rows = rows.sort("layer")
     drawn = sheet(title, (max(1.4, BAR * _extent(rows["layer"])),))
     axes = drawn.axes[0]
-    for row in rows.iter_rows(named=True):
+    for row in rows.with_columns(starred=schemas.starred()).iter_rows(named=True):
         if row["estimate"] is None:
             continue
-        sure = row["p_family"] is not None and row["p_family"] < 0.05
-        axes.barh(row["layer"], row["estimate"], height=0.72, color=WARM if row["estimate"] > 0 else COOL, alpha=1.0 if sure else 0.35)
+        strength = 1.0 if row["starred"] else 0.35
+        axes.barh(row["layer"], row["estimate"], height=0.72, color=WARM if row["estimate"] > 0 else COOL, alpha=strength)
         if row["ci_low"] is not None:
             axes.plot([row["ci_low"], row["ci_high"]], [row["layer"]] * 2, color=INK, linewidth=0.8)
     axes.axvline(0, color=INK, linewidth=0.8)
@@ -69,7 +70,7 @@ def bars(rows: pl.DataFrame, *, title: str, unit: str) -> Figure:
 
 @styled
 def positions(rows: pl.DataFrame, *, title: str, shown: str, unit: str) -> Figure:
-    """Layer × position of a residual component: the column `shown` (recovered or estimate); a ring where p_family < 0.05."""
+    """Layer × position of a residual component: the column `shown` (recovered or estimate); a ring where there is a star."""
     columns = rows["position"].unique(maintain_order=True).to_list()
     layers = _extent(rows["layer"])
     grid = np.full((layers, len(columns)), np.nan)
@@ -79,7 +80,7 @@ def positions(rows: pl.DataFrame, *, title: str, shown: str, unit: str) -> Figur
     drawn = sheet(title, (min(6.4, max(1.6, 0.105 * layers)),), right=0.9)
     axes = drawn.axes[0]
     image = axes.imshow(np.ma.masked_invalid(grid), cmap=DIVERGING, vmin=-largest, vmax=largest, aspect="auto", origin="lower")
-    found = rows.filter(pl.col("p_family") < 0.05)
+    found = rows.filter(schemas.starred())
     axes.scatter([columns.index(p) for p in found["position"]], found["layer"], s=9, facecolors="none", edgecolors="black", linewidths=0.7)
     axes.set_xticks(range(len(columns)), columns)
     axes.set(ylabel="layer", xlabel="position in the prompt")
@@ -115,7 +116,7 @@ def probes(summary: pl.DataFrame, *, title: str) -> Figure:
     above, below = drawn.axes
     own = _by_layer(summary, "probe", "accuracy")
     shuffled, selective = _by_layer(summary, "shuffled", "accuracy"), _by_layer(summary, "within groups", "selectivity")
-    bag = summary.filter(pl.col("method") == "bag", pl.col("statistic") == "accuracy")["estimate"].drop_nulls().to_list()
+    bag = summary.filter(pl.col("method") == "bag of tokens", pl.col("statistic") == "accuracy")["estimate"].drop_nulls().to_list()
     if shuffled["ci_low"].is_not_null().any():
         above.fill_between(
             shuffled["layer"], _floats(shuffled, "ci_low"), _floats(shuffled, "ci_high"), color=MUTED, alpha=0.3, linewidth=0

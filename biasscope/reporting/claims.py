@@ -10,7 +10,7 @@ from biasscope.engine import comparison, figures
 from biasscope.reporting import words
 from biasscope.reporting.document import Block, Gallery, Picture, Section, missing
 from biasscope.reporting.nouns import LISTED, Gathered, Map, Part
-from biasscope.tables import Table, number
+from biasscope.tables import Table, number, overlap, probability
 
 
 def probes(parts: Sequence[Part], gallery: Gallery) -> Iterator[Block]:
@@ -30,7 +30,7 @@ def probes(parts: Sequence[Part], gallery: Gallery) -> Iterator[Block]:
         yield Block("pictures", pictures=drawn)
     for part in parts:
         for found in part.probes[:1]:
-            table = probe_table.probes(found.summary, part.name, found.file)
+            table = probe_table.probes(found.summary, part.name, found.file, found.record.params.get("split"))
             yield Block(
                 "table",
                 table=Table(f"{table.title} (every fifth row)", table.columns, [table.sections[0][::5], *table.sections[1:]], table.notes),
@@ -90,14 +90,13 @@ def agreement(found: Gathered, gallery: Gallery) -> Section:
             [
                 f"{r['first']}, {r['second']}",
                 number(r["spearman"]),
-                f"{r['shared']} of {r['top']}",
-                f"{r['expected']:.1f}",
-                number(r["p_shared"]),
+                overlap(r["shared"], r["top"], r["expected"]),
+                probability(r["p_shared"]),
                 str(r["significant_both"]),
             ]
             for r in pairs
         ]
-        columns = ["maps", "ρ, all heads", "top shared", "by chance", "p", "signif. in both"]
+        columns = ["maps", "ρ, all heads", "top shared", "p", "signif. in both"]
         blocks.append(Block("table", table=Table("", columns, [rows], legend)))
     if depths:
         rows = [[f"{r['first']}, {r['second']}", number(r["spearman"]), str(r["slices"])] for r in depths]

@@ -18,7 +18,7 @@ from biasscope.tables import Table
 
 NAME = re.compile(r"^[a-z-]+-[0-9a-f]{12}\.(png|svg)$")
 """Names of files that a report writes into its folder of figures, and may remove."""
-LONGEST = 300
+LONGEST = 400
 """Characters of a cell; what is longer is cut, and says so."""
 
 

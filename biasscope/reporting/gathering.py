@@ -19,7 +19,7 @@ SHOWN = (*MAPS, "baseline", "probe", "circuit")
 KIND = ("method", "source", "direction", "steps", "positions", "components", "given", "control", "task", "negatives", "site", "position")
 """Parameters that make another kind of measurement, not a smaller one of the same kind."""
 PREFERRED = ("exact corrupt", "exact mean", "exact resample", "exact zero", "exact clean", "attribution corrupt", "attribution mean")
-"""Which map of a dataset stands first."""
+"""Which map of a dataset stands first among measured and among estimated ones."""
 
 
 def gather(output_dir: Path, wanted: Sequence[str], model: str | None, cache: Path | None = None) -> Gathered:
@@ -102,16 +102,10 @@ def _part(model: str, dataset: str, found: Sequence[Found]) -> Part:
     maps = [m for run in found if run.record.command in MAPS for m in _maps(run)]
     order = {name: i for i, name in enumerate(PREFERRED)}
 
-    def place(m: Map) -> tuple[bool, int, bool, bool, int]:
+    def place(m: Map) -> tuple[bool, bool, bool, int, bool, bool, int]:
         first = order.get(f"{m.method} {m.source}", len(order))
-        params = m.run.record.params
-        return (
-            bool(params.get("given")) or m.partial,
-            first,
-            bool(params.get("steps")),
-            m.ranked["specificity"].is_null().all(),
-            -m.ranked.height,
-        )
+        steps, costs = bool(m.run.record.params.get("steps")), m.ranked["specificity"].is_null().all()
+        return m.given, m.estimated, m.partial, first, steps, costs, -m.ranked.height
 
     maps.sort(key=place)
     seen: dict[str, Map] = {}

@@ -71,18 +71,29 @@ class Map:
 
     @property
     def name(self) -> str:
-        """What was done, in words."""
+        """What was done, in words; what was not measured is called estimated."""
+        how = "estimated by attribution" if self.estimated else self.method
         given, steps = (self.run.record.params.get(name) for name in ("given", "steps"))
         more = (
             (f" in {steps} steps" if steps else "")
             + (f", with {given} ablated" if given else "")
             + (", chosen sites" if self.partial else "")
         )
-        return f"{SIGHT.get(self.source, self.source)}, {self.method}{more}"
+        return f"{SIGHT.get(self.source, self.source)}, {how}{more}"
+
+    @property
+    def estimated(self) -> bool:
+        """Whether the effects are gradient estimates."""
+        return self.method == "attribution"
+
+    @property
+    def given(self) -> bool:
+        """Whether other sites were ablated all the while."""
+        return bool(self.run.record.params.get("given"))
 
     @property
     def partial(self) -> bool:
-        """Whether only chosen sites were measured: what passes among them passes no test over all."""
+        """Whether only chosen sites were measured."""
         return any(self.run.record.params.get(name) for name in ("top", "heads", "layers", "adaptive"))
 
     @property
@@ -110,7 +121,7 @@ class Part:
     dataset: str
     baseline: Found | None
     maps: list[Map]
-    """Whole maps, the preferred first."""
+    """Maps over all positions, measured ones first."""
     along: list[Map]
     """Maps split by position."""
     probes: list[Found]
@@ -123,9 +134,19 @@ class Part:
 
     @property
     def shown(self) -> list[Map]:
-        """The maps that are drawn: no estimates where the same was measured exactly, and as many as a row has."""
-        exact = {m.source for m in self.maps if m.method == "exact"}
-        return [m for m in self.maps if m.method == "exact" or m.source not in exact][:ROW]
+        """The maps that are drawn: no estimates where all of the same sites were measured, and as many as a row has."""
+        whole = {m.source for m in self.maps if not (m.estimated or m.partial or m.given)}
+        return [m for m in self.maps if not m.estimated or m.source not in whole][:ROW]
+
+    @property
+    def first(self) -> Map | None:
+        """The map that the first screen, the first figure and the first table are about."""
+        return next(iter(self.shown), None)
+
+    def measured(self, found: Map) -> Map | None:
+        """The shown map of chosen sites whose measurements stand before these estimates; None where there is none."""
+        same = [m for m in self.shown if not m.estimated and not m.given and m.source == found.source]
+        return same[0] if found.estimated and same else None
 
 
 @dataclass(frozen=True)

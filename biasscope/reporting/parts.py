@@ -10,7 +10,7 @@ from biasscope.engine import figures, stats
 from biasscope.engine.baselines import SHARE
 from biasscope.engine.sealing import DEPTH
 from biasscope.repeating import relative
-from biasscope.reporting import claims, sites, words
+from biasscope.reporting import claims, mapped, sites, words
 from biasscope.reporting.document import Block, Gallery, Picture, Section, bullets, missing, paragraph
 from biasscope.reporting.nouns import Gathered, Part, clean
 from biasscope.tables import NONE, Table
@@ -38,17 +38,12 @@ def _found(found: Gathered) -> Section:
     """The first screen: one line a model and dataset, and what none of it shows."""
     rows = []
     for part in found.parts:
-        sites = words.short_sites(part.maps[0]) if part.maps else "not measured"
-        again = words.repeated(part.maps[0]) if part.maps else None
-        rows.append(
-            [
-                part.name,
-                words.main_number(part),
-                sites,
-                (again or NONE).split(" come up")[0] + (" repeat in half of the groups" if again else ""),
-            ]
-        )
-    columns = ["model, dataset", "clean model [95 %]", "significant (p_family < 0.05)", "how certain"]
+        first = part.first
+        sites = "not measured" if first is None else mapped.short_sites(first)
+        count, luck = ((first and mapped.repeated(first)) or ", ").split(", ")
+        again = f"{count} repeat in half of the groups, {luck} (run {first.run.key})" if first and count else NONE
+        rows.append([part.name, words.main_number(part), sites, again])
+    columns = ["model, dataset", "clean model [95 %]", "significant (*)", "how certain"]
     return Section("What was found", [_short_limits(), Block("table", "wide", table=Table("", columns, [rows], []))])
 
 
@@ -60,10 +55,11 @@ def _short_limits() -> Block:
 def _summary(found: Gathered) -> Section:
     blocks: list[Block] = []
     for part in found.parts:
-        lines = [words.clean_model(part), *(words.found_sites(m) for m in part.shown)]
-        lines += [f"Certainty of the first map: {text}." for m in part.maps[:1] if (text := words.repeated(m))]
-        lines += [text for m in part.maps[:1] if (text := words.recovery(m))]
-        lines += [text] if (text := words.specific(part)) else []
+        lines = [words.clean_model(part), *mapped.both(part)]
+        for m in part.shown:
+            measured = part.measured(m)
+            lines += [mapped.found_sites(m, measured), *([] if measured else mapped.certainty(m))]
+            lines += [text] if not measured and (text := mapped.recovery(m)) else []
         lines += [*map(words.probe, part.probes), *map(words.sets, part.circuits)]
         blocks += [paragraph(f"{part.model} on {part.dataset}:"), bullets(lines)]
     # what was left out, and why, stands with how to repeat it; minimal sets have their own sentence
@@ -127,12 +123,15 @@ def _again(found: Gathered) -> Section:
         record, (part,) = run.record, run.record.datasets
         if record.model is not None and record.model.digest not in seen:
             seen.add(record.model.digest)
-            used = record.model
-            facts.append(f"model {relative(used.name)}: revision {used.revision or NONE}, {used.dtype} on {used.device}")
-            facts.append(f"its weights: sha256 {used.digest}; its tokenizer: sha256 {used.tokenizer_digest}")
+            model = record.model
+            facts.append(f"model {relative(model.name)}: revision {model.revision or NONE}, {model.dtype} on {model.device}")
+            facts.append(f"its weights: sha256 {model.digest}; its tokenizer: sha256 {model.tokenizer_digest}")
         if part.digest not in seen:
             seen.add(part.digest)
-            facts.append(f"data {part.name}: content sha256 {part.digest}, {part.used} of {part.found} examples used")
+            facts.append(f"data {part.name}: content sha256 {part.digest}")
+    facts.append(
+        "examples used: " + "; ".join(f"{p.used} of {p.found} in run {run.key}" for run in found.used for p in run.record.datasets)
+    )
     versions = sorted({", ".join(f"{name} {number}" for name, number in run.record.versions.items()) for run in found.used})
     facts += [f"versions: {text}" for text in versions] + [f"seeds: {', '.join(sorted({str(run.record.seed) for run in found.used}))}"]
     facts += [text] if (text := words.not_sealed(found)) else []

@@ -1,17 +1,19 @@
 """The parts of a report about sites: heat maps, bars, the strongest sites, the map of positions, attribution against exact effects."""
 
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from typing import Any
 
 import polars as pl
 
 from biasscope import tables, trust
-from biasscope.engine import comparison, figures
+from biasscope.engine import comparison, figures, schemas
 from biasscope.engine.measured import SITE
-from biasscope.reporting import words
+from biasscope.notes import COLUMNS
+from biasscope.reporting import mapped, words
 from biasscope.reporting.document import Block, Gallery, missing, paragraph
 from biasscope.reporting.nouns import LISTED, Map, Part
-from biasscope.tables import Table, number
+from biasscope.tables import NONE, Table, number, overlap, probability
 
 KINDS = {"z": "heads", "mlp_out": "MLPs", "attn_out": "attention outputs"}
 """Components for which estimates are compared with exact effects."""
@@ -22,20 +24,17 @@ def which_sites(parts: Sequence[Part], gallery: Gallery) -> Iterator[Block]:
     for part in parts:
         if not part.maps:
             yield missing(f"Not measured for {part.model}: {words.command('patch', part, ' --method exact')}")
+    yield from (paragraph(f"{part.name}: {text}") for part in parts for text in mapped.both(part))
     yield from _heat_maps([m for part in parts for m in part.shown], gallery)
     for part in parts:
         # effects of twins are on target alone: what replacing a site costs is in the first map that has it
         costs = [m for m in part.shown if (m.rows["metric"] == "kl").any()]
-        for found in [*part.maps[:1], *(m for m in costs[:1] if m not in part.maps[:1])]:
+        for found in [*part.shown[:1], *(m for m in costs[:1] if m not in part.shown[:1])]:
             yield Block("table", table=strongest(found, part))
-            yield from (
-                (
-                    Block("table", table=table)
-                    for table in trust.tables(found.rows.clear(), found.run.reliability.filter(source=found.source))
-                )
-                if (found.run.reliability is not None)
-                else ()
-            )
+            if found.run.reliability is not None:
+                made = trust.tables(found.rows.clear(), found.run.reliability.filter(source=found.source))
+                named = (replace(table, title=f"{table.title} (run {found.run.key})") for table in made if table.columns)
+                yield from (Block("table", table=table) for table in named)
 
 
 def _heat_maps(maps: Sequence[Map], gallery: Gallery) -> Iterator[Block]:
@@ -88,8 +87,9 @@ def _alt(kind: str, found: Map, what: str, rows: pl.DataFrame) -> str:
     """The figure in words: how many pass, and the strongest."""
     order = rows.sort(pl.col("estimate").abs(), descending=True, nulls_last=True).head(3)
     top = ", ".join(f"{words.site(row)} {words.interval(row)}" for row in order.iter_rows(named=True))
-    passed = rows.filter(pl.col("p_family") < 0.05).height
-    return f"{_title(kind, found, what)}. {passed} of {rows.height} significant; largest: {top} {rows['unit'][0]}".replace("\n", ", ")
+    tested = rows["p_family"].is_not_null().any()
+    passed = f"{rows.filter(schemas.starred()).height} of {rows.height} significant; " if tested else ""
+    return f"{_title(kind, found, what)} (run {found.run.key}). {passed}largest: {top} {rows['unit'][0]}".replace("\n", ", ")
 
 
 def strongest(found: Map, part: Part) -> Table:
@@ -102,7 +102,7 @@ def strongest(found: Map, part: Part) -> Table:
     if found.statistic != "slope" or found.source in ("corrupt", "clean"):
         beside.pop("shift")
     values = {name: _by_site(found.rows.filter(metric=m, statistic=s, subset="all"), "estimate") for name, (m, s) in beside.items()}
-    values = {"recovered": _by_site(found.ranked, "recovered"), **values, "specificity": _by_site(found.ranked, "specificity")}
+    values = {"recov.": _by_site(found.ranked, "recovered"), **values, "specif.": _by_site(found.ranked, "specificity")}
     values = {name: cells for name, cells in values.items() if any(v is not None for v in cells.values())}
     kinds = found.ranked.filter(pl.col("component").is_in(["z", "mlp_out"]), pl.col("estimate").is_not_null())
     rows = kinds.sort(pl.col("estimate").abs(), descending=True, maintain_order=True).head(LISTED)
@@ -110,10 +110,10 @@ def strongest(found: Map, part: Part) -> Table:
     for row in rows.iter_rows(named=True):
         place = tuple(row[name] for name in SITE[:3])
         body.append(
-            [words.site(row), tables.interval(row), number(row["p_family"]), *(number(cells.get(place)) for cells in values.values())]
+            [words.site(row), tables.interval(row), probability(row["p_family"]), *(number(cells.get(place)) for cells in values.values())]
         )
     columns = ["site", f"{found.statistic} [95 %], {found.unit}", "p_family", *values]
-    notes = ["* p_family < 0.05; shift and compet. in nats (compet.: rms of the change), kl in nats"]
+    notes = [*schemas.legend(rows.to_dicts()), *(COLUMNS[name] for name in values)]
     measured = any(m.ranked["specificity"].is_not_null().any() for m in part.maps)
     notes += [] if measured else [f"no specificity: {words.command('ablate', part, ' --control definitional')}"]
     return Table(f"Strongest sites, {part.name}: {found.name} (run {found.run.key})", columns, [body], notes)
@@ -166,13 +166,11 @@ def calibration(parts: Sequence[Part], gallery: Gallery) -> Iterator[Block]:
             )
             rows = rows.filter(pl.col("component").is_in(list(KINDS))).drop_nulls(["exact", "estimate"])
             agreed = comparison.pairs([*comparison.rankings("a", 1, estimated.rows), *comparison.rankings("b", 1, exact.rows)], LISTED)
-            text = "; ".join(
-                f"{KINDS[r['component']]}: ρ {number(r['spearman'])}, {r['shared']} of the top {r['top']} shared"
-                for r in agreed
-                if r["component"] in KINDS
-            )
+            text = "; ".join(_agreed(r) for r in agreed if r["component"] in KINDS and r["spearman"] is not None)
             title = f"Attribution against exact: {part.model}\n{part.dataset}, {exact.name}"
-            yield paragraph(f"{part.name}, {exact.name} against attribution: {text}.")
+            yield paragraph(
+                f"{part.name}, {exact.name} (run {exact.run.key}) against attribution (run {estimated.run.key}): {text or NONE}."
+            )
             yield Block(
                 "pictures",
                 pictures=[
@@ -184,8 +182,13 @@ def calibration(parts: Sequence[Part], gallery: Gallery) -> Iterator[Block]:
         for run in dict.fromkeys(m.run.key for m in part.maps):
             found = next(m.run for m in part.maps if m.run.key == run)
             if found.reliability is not None and found.reliability["quantity"].str.starts_with("calibration").any():
-                rows = found.reliability.filter(pl.col("quantity").str.starts_with("calibration"))
-                yield from (Block("table", table=table) for table in trust.tables(found.summary.clear(), rows))
+                yield Block("table", table=trust.calibrated(found.reliability))
         if not pairs:
             both = " and ".join(words.command("patch", part, f" --method {method}") for method in ("attribution", "exact"))
             yield missing(f"Not compared for {part.model}: needs both methods with one source; {both}")
+
+
+def _agreed(row: dict[str, Any]) -> str:
+    """How far estimates and measurements of a kind of site agree."""
+    shared = overlap(row["shared"], row["top"], row["expected"])
+    return f"{KINDS[row['component']]}: ρ {number(row['spearman'])}" + ("" if shared == NONE else f"; strongest in both: {shared}")

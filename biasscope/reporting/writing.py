@@ -7,10 +7,10 @@ from typing import Any
 
 from biasscope import __version__, show
 from biasscope.console import Screen
-from biasscope.engine import runs, store
+from biasscope.engine import runs, schemas, store
 from biasscope.engine.errors import PartialError, UsageError
 from biasscope.options import Format
-from biasscope.reporting import document, parts, words
+from biasscope.reporting import document, mapped, parts, words
 from biasscope.reporting.nouns import Found, Gathered
 from biasscope.tables import Table
 
@@ -22,7 +22,7 @@ def write(found: Gathered, out: Path, chosen: Format | None, *, quiet: bool) -> 
     runs.check_writable(out.parent)
     gallery = document.Gallery(out.parent / f"{out.stem}_figures")
     sections = parts.sections(found, gallery)
-    given: dict[str, Any] = {"title": _title(found), "lead": [_lead(found)], "sections": sections, "folder": gallery.folder.name}
+    given: dict[str, Any] = {"title": _title(found), "lead": _lead(found), "sections": sections, "folder": gallery.folder.name}
     page = out.with_suffix(".html")
     store.write_bytes(out, document.render("md", **given).encode())
     store.write_bytes(page, document.render("html", **given).encode())
@@ -38,10 +38,15 @@ def _title(found: Gathered) -> str:
     return f"Where bias sits: {', '.join(models)} on {', '.join(datasets)}"
 
 
-def _lead(found: Gathered) -> str:
+def _lead(found: Gathered) -> list[str]:
+    """What the report is made of, and what significant means in it."""
+    newest = max(run.record.created for run in found.used)[:10]
+    made = f"{len(found.used)} runs of biasscope {__version__}; the newest of {newest}."
+    lines = [f"{made} Estimates with 95 % intervals over groups (occupations, terms)."]
+    star = schemas.LEGENDS[schemas.STAR].removeprefix(f"{schemas.STAR} ")
+    families = mapped.families(found)
     return (
-        f"{len(found.used)} runs of biasscope {__version__}; the newest of {max(run.record.created for run in found.used)[:10]}. "
-        "Estimates with 95 % intervals over groups (occupations, terms); significant: p_family < 0.05 among all sites of a kind."
+        [*lines, f"Significant (*): {star}.", f"p_family is over all sites that a run could have named: {families}."] if families else lines
     )
 
 

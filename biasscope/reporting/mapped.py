@@ -1,0 +1,158 @@
+"""Findings about maps of sites as sentences, each made from the numbers of one run, which it names."""
+
+from typing import Any
+
+import polars as pl
+
+from biasscope import trust
+from biasscope.engine import schemas, stats
+from biasscope.engine.measured import SITE
+from biasscope.engine.resampling import MIN_CLUSTERS
+from biasscope.engine.types import RELIABILITY
+from biasscope.reporting import words
+from biasscope.reporting.nouns import LISTED, Gathered, Map, Part, total
+from biasscope.tables import NONE, number, overlap
+
+NAMED = 4
+"""Sites named in a sentence."""
+SINGLE = ("z", "mlp_out")
+"""Components of single sites, which are one family."""
+
+
+def significant(found: Map, component: str = "z") -> pl.DataFrame:
+    """The starred sites of a component, the largest first."""
+    return found.sites(component).filter(schemas.starred()).sort(pl.col("estimate").abs(), descending=True)
+
+
+def found_sites(found: Map, beside: Map | None = None) -> str:
+    """Which heads are significant, or that none is; of estimates, those that were not measured `beside`."""
+    component, kind = ("mlp_out", "MLPs") if found.sites("z").is_empty() else ("z", "heads")
+    start = f"Run {found.run.key} ({found.name}{_family(found)})"
+    groups = max(found.ranked["clusters"].drop_nulls().to_list(), default=0)
+    if groups < MIN_CLUSTERS:
+        return f"{start}: not testable, {stats.few_clusters_note(groups, 'group')}."
+    passed, every = significant(found, component), found.sites(component).height
+    if passed.is_empty():
+        least = detectable(found)
+        missed = "" if least is None else f" An effect of {number(least)} {found.unit} or more would probably have been found."
+        return f"{start}: none of {every} {kind} is significant.{missed}"
+    are = "is" if passed.height == 1 else "are"
+    return f"{start}: {passed.height} of {every} {kind} {are} significant ({found.statistic}, {found.unit}): {_named(passed, beside)}."
+
+
+def _named(passed: pl.DataFrame, beside: Map | None) -> str:
+    """The first sites with their numbers, and how many more; a site that was measured `beside` has its number there."""
+    measured = passed.clear() if beside is None else beside.ranked.filter(pl.col("estimate").is_not_null())
+    own = passed.join(measured, on=SITE, how="anti", nulls_equal=True, maintain_order="left")
+    named = [f"{words.site(row)} {words.interval(row)}" for row in own.head(NAMED).iter_rows(named=True)]
+    named += [f"{own.height - NAMED} more"] if own.height > NAMED else []
+    if beside is not None and passed.height > own.height:
+        named.append(f"{passed.height - own.height} with measured numbers in run {beside.run.key}")
+    return ", ".join(named)
+
+
+def _family(found: Map) -> str:
+    """Over which sites p_family is, where not all of them were measured."""
+    every = sites_of(found)
+    return "" if every[1] >= every[0] else f"; of all {every[0]} sites, {every[1]} measured"
+
+
+def sites_of(found: Map) -> tuple[int, int]:
+    """How many sites the family has, and how many of them this map holds numbers of."""
+    row = _trusted(found, "family_sites", kind=None)
+    own = found.ranked.filter(pl.col("p_family").is_not_null(), pl.col("component").is_in(SINGLE)).height
+    return (own, own) if row is None else (int(row["estimate"]), row["n"])
+
+
+def families(found: Gathered) -> str:
+    """How large the family of each shown run is: "300 (run 79a2, 20 of them measured), 54 (runs 1f2e, 8c01)"."""
+    runs = {m.run.key: sites_of(m) for part in found.parts for m in part.shown}
+    sizes: dict[tuple[int, str], list[str]] = {}
+    for key, (every, measured) in runs.items():
+        sizes.setdefault((every, f", {measured} of them measured" if measured < every else ""), []).append(key)
+    return ", ".join(f"{n} (run{'s' if len(keys) > 1 else ''} {', '.join(keys)}{said})" for (n, said), keys in sizes.items())
+
+
+def short_sites(found: Map) -> str:
+    """The same for a cell of a table."""
+    heads = found.sites("z")
+    groups = max(found.ranked["clusters"].drop_nulls().to_list(), default=0)
+    if groups < MIN_CLUSTERS:
+        return f"not testable ({stats.few_clusters_note(groups, 'group')})"
+    passed = significant(found)
+    names = ", ".join(words.site(row) for row in passed.head(NAMED).iter_rows(named=True))
+    names = f": {names}{', …' if passed.height > NAMED else ''}" if names else ""
+    return f"{passed.height} of {heads.height} heads{names} ({found.name}{_family(found)}; run {found.run.key})"
+
+
+def both(part: Part) -> list[str]:
+    """That chosen sites were measured and all were estimated, and which counts."""
+    lines = []
+    for estimates in part.shown:
+        if exact := part.measured(estimates):
+            chosen, every = (m.ranked.filter(pl.col("component").is_in(SINGLE)).height for m in (exact, estimates))
+            lines.append(
+                f"Run {exact.run.key} measured {chosen} chosen sites, run {estimates.run.key} estimated {every}: "
+                "where a site has both numbers, the measured one counts."
+            )
+    return lines
+
+
+def recovery(found: Map) -> str | None:
+    """The total effect and what the strongest head recovers of it; None where the source is no twin."""
+    whole = total(found)
+    if whole is None:
+        return None
+    first = found.sites("z").sort(pl.col("recovered").abs(), descending=True, nulls_last=True).head(1)
+    share = first.row(0, named=True) if first.height else None
+    text = f"Run {found.run.key}: exchanging the whole prompt for its twin changes it by {words.interval(whole, found.unit)}"
+    if share is None or share["recovered"] is None:
+        return text + "; no share recovered is given, because that interval holds 0."
+    if share["recovered_low"] is not None and share["recovered_low"] <= 0 <= share["recovered_high"]:
+        return f"{text}; no single head is shown to recover a share of it."
+    ends = f" [{number(share['recovered_low'])}, {number(share['recovered_high'])}]" if share["recovered_low"] is not None else ""
+    how = "is estimated to recover" if found.estimated else "alone recovers"
+    return f"{text}; {words.site(share)} {how} {number(share['recovered'])}{ends} of it."
+
+
+def detectable(found: Map) -> float | None:
+    """The effect found with power 0.8 at one of all heads."""
+    row = _trusted(found, "detectable_family")
+    return None if row is None else row["estimate"]
+
+
+def repeated(found: Map) -> str | None:
+    """How many of the ten strongest heads a random half of the groups repeats, beside luck; None where luck alone gives most of them."""
+    row, chance = _trusted(found, "split_top10"), _trusted(found, "split_top10_chance")
+    if row is None or row["estimate"] is None:
+        return None
+    luck = chance["estimate"] if chance else LISTED / max(1, found.sites("z").height)
+    text = overlap(LISTED * row["estimate"], LISTED, LISTED * luck)
+    return None if text == NONE else text
+
+
+def certainty(found: Map) -> list[str]:
+    """What repeats in the other half of the groups, and how often a star would appear without an effect."""
+    row, again = _trusted(found, "split_top10"), repeated(found)
+    lines = []
+    if row and again:
+        count, luck = again.split(", ")
+        low, high = (f"{LISTED * (row[name] or 0):.0f}" for name in ("low", "high"))
+        text = f"of the {LISTED} strongest heads {count.split()[0]} come up again in the other half of the groups"
+        lines.append(f"Run {found.run.key}: {text} (5–95 % of splits: {low} to {high}; {luck}).")
+    if found.run.reliability is not None and (alarms := trust.false_alarms(_own(found))):
+        lines.append(f"Run {found.run.key}: {alarms}.")
+    return lines
+
+
+def _own(found: Map) -> pl.DataFrame:
+    """RELIABILITY of the map's method and source."""
+    table = found.run.reliability
+    return RELIABILITY.to_frame() if table is None else table.filter(method=found.method, source=found.source)
+
+
+def _trusted(found: Map, quantity: str, kind: str | None = "z") -> dict[str, Any] | None:
+    """The row of a quantity of heads, or (kind None) of all single sites together."""
+    rows = _own(found).filter(quantity=quantity)
+    rows = rows.filter(pl.col("heads"), component=kind, statistic=found.statistic) if kind else rows
+    return rows.row(0, named=True) if rows.height else None
