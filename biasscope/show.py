@@ -12,7 +12,7 @@ import polars as pl
 import pyarrow.parquet as pq
 
 from biasscope import circuit_table, plots, probe_table, tables, trust
-from biasscope.console import safe_text
+from biasscope.console import encodable, safe_text
 from biasscope.engine.runs import RunRecord
 from biasscope.options import Format, Measure
 
