@@ -41,8 +41,8 @@ def false_alarms(reliability: pl.DataFrame) -> str | None:
 
 
 def _single(reliability: pl.DataFrame, quantity: str) -> dict[str, Any] | None:
-    """The row of a quantity that a run has once; None where it has no number."""
-    rows = reliability.filter(pl.col("quantity") == quantity, pl.col("estimate").is_not_null())
+    """The row of a quantity of heads and MLPs, which are one family in all sources; None where it has no number."""
+    rows = reliability.filter(pl.col("quantity") == quantity, pl.col("component") == "single", pl.col("estimate").is_not_null())
     return rows.row(0, named=True) if rows.height else None
 
 
@@ -95,11 +95,11 @@ def _repeated(reliability: pl.DataFrame) -> Table:
     halves, seen = _wide(reliability, "split_"), _wide(reliability, "detectable")
     body = []
     for key, row in halves.items():
-        found = seen[key].get(""), seen[key].get("_family"), row.get("spearman")
+        found = seen.get(key, {}).get(""), seen.get(key, {}).get("_family"), row.get("spearman")
         name = key[0] + (f", {key[2]}" if len({source for _, _, source, _ in halves}) > 1 else "")
         body.append([name, *map(_band, found), _shared(row.get("top10"), _luck(reliability, key[0]))])
     notes = [
-        "one, of all: effect found with power 0.8, at one site and at one of all; median over sites",
+        "one, of all: the effect found with power 0.8 at one site, and starred among all; by simulation, median over sites",
         "halves: 100 random splits of the groups; ρ of the two rankings [5–95 %], how many of the top 10 are in both, and by luck",
     ]
     return Table("how far the ranking can be trusted", ["sites", "one", "of all", "halves: ρ", "top 10 in both"], [body], notes)
