@@ -8,10 +8,9 @@ from biasscope.engine import stats
 from biasscope.notes import noun
 from biasscope.tables import NONE, Table
 
+HELD_OUT = {"kfold": "groups are held out in turn", "holdout": "a fifth of the groups is held out, once"}
 WITHOUT = {"bag": "bag of tokens", "chance": "chance"}
 """What is known without the model's activations."""
-HELD = {"holdout": "a fifth of the groups is held out", "": "groups are held out in turn"}
-"""Which groups a probe has not seen, by --split."""
 
 
 def readable(row: dict[str, Any] | None, band: dict[str, Any] | None) -> bool | None:
@@ -21,7 +20,7 @@ def readable(row: dict[str, Any] | None, band: dict[str, Any] | None) -> bool | 
     return bool(row["ci_low"] > band["ci_high"])
 
 
-def probes(summary: pl.DataFrame, dataset: str, file: str, split: str | None = None) -> Table:
+def probes(summary: pl.DataFrame, dataset: str, file: str, split: str = "kfold") -> Table:
     """Accuracy, AUC and selectivity of every layer, the band of shuffled labels, and what is known without the model."""
     cells = {(r["method"], r["statistic"], r["layer"]): r for r in summary.iter_rows(named=True) if r["method"] != "removal"}
     layers = sorted({layer for method, _, layer in cells if method == "probe"})
@@ -51,7 +50,7 @@ def probes(summary: pl.DataFrame, dataset: str, file: str, split: str | None = N
         stream if component == "resid" else "row: layer",
         "selectivity: accuracy − that for a coin per group or filler, groups on both sides; shuffled: accuracy, 5–95 %",
         *(["Δ: removing the row's direction, nats; random: 5–95 % of 20 random directions"] if extra else []),
-        f"{HELD.get(split or '', HELD[''])}; bag: which tokens the text has; balanced accuracy, log-loss and more in {file}",
+        f"{HELD_OUT[split]}; bag: which tokens the text has; balanced accuracy, log-loss and more in {file}",
     ]
     notes[:0] = ["* interval wholly above the shuffled band"] if any("*" in cells[1] for cells in body) else []
     note = stats.few_clusters_note(first["clusters"], noun(dataset))

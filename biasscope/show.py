@@ -112,7 +112,7 @@ def show_tables(found: Result, stream: TextIO) -> None:
         if found.record.command == "baseline":
             draw(tables.clean_model(summary, part.name, f"{part.path}/summary.parquet"), stream)
         elif found.record.command == "probe":
-            split = found.record.params.get("split")
+            split = found.record.params["split"]
             draw(probe_table.probes(summary, part.name, f"{part.path}/summary.parquet", split), stream)
         elif found.record.command == "circuit":
             draw(circuit_table.sets(summary, part.name, f"{part.path}/summary.parquet"), stream)

@@ -41,8 +41,8 @@ def false_alarms(reliability: pl.DataFrame) -> str | None:
 
 
 def _single(reliability: pl.DataFrame, quantity: str) -> dict[str, Any] | None:
-    """The row of a quantity that a run has once; None where it has no number."""
-    rows = reliability.filter(pl.col("quantity") == quantity, pl.col("estimate").is_not_null())
+    """The row of a quantity of heads and MLPs, which are one family in all sources; None where it has no number."""
+    rows = reliability.filter(pl.col("quantity") == quantity, pl.col("component") == "single", pl.col("estimate").is_not_null())
     return rows.row(0, named=True) if rows.height else None
 
 

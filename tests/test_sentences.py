@@ -36,8 +36,12 @@ def trusted(n: int = 100, **numbers) -> pl.DataFrame:
     made = []
     for quantity, value in numbers.items():
         single = quantity.startswith(("false_alarms", "family_sites"))
-        where = {"component": "single" if single else "z", "heads": not single, "unit": "share" if quantity in shares else "nats/SD"}
-        made.append(same | where | {"quantity": quantity, "against": "", "n": n, "estimate": value, "low": value, "high": value})
+        where = {"component": "single", "source": None, "heads": False} if single else {"component": "z", "heads": True}
+        number = {"quantity": quantity, "unit": "share" if quantity in shares else "nats/SD", "n": n}
+        number |= {"estimate": value, "low": value, "high": value}
+        # what hook points that contain others say comes first, and is of another family
+        made += [same | where | number | {"component": "containing", "estimate": 0.99}] if single else []
+        made.append(same | where | number | {"against": ""})
     return pl.DataFrame(made, schema=RELIABILITY)
 
 

@@ -243,7 +243,7 @@ class MeanModel:
         most = np.sort(np.abs(resampling.ratio(*data.means.single(self.w), variance)).max(1))
         shift, rest = data.means.deviations(1.0 - np.eye(k), slice(None))
         estimate = data.means.estimate
-        return Study(estimate, np.sqrt(variance), critical(most), (estimate + shift, np.sqrt(rest)), data._flips()), data
+        return Study(estimate, np.sqrt(variance), critical(most), (estimate + shift, np.sqrt(np.maximum(rest, 0))), data._flips()), data
 
     def _flips(self) -> float:
         """The |t| that belongs to the critical value of the sign flips; infinite where they reach none."""

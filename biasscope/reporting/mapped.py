@@ -59,7 +59,7 @@ def _family(found: Map) -> str:
 
 def sites_of(found: Map) -> tuple[int, int]:
     """How many sites the family has, and how many of them this map holds numbers of."""
-    row = _trusted(found, "family_sites", kind=None)
+    row = _trusted(found, "family_sites", kind="single")
     own = found.ranked.filter(pl.col("p_family").is_not_null(), pl.col("component").is_in(SINGLE)).height
     return (own, own) if row is None else (int(row["estimate"]), row["n"])
 
@@ -126,7 +126,7 @@ def repeated(found: Map) -> str | None:
     row, chance = _trusted(found, "split_top10"), _trusted(found, "split_top10_chance")
     if row is None or row["estimate"] is None:
         return None
-    luck = chance["estimate"] if chance else LISTED / max(1, found.sites("z").height)
+    luck = (chance and chance["estimate"]) or LISTED / max(1, found.sites("z").height)
     text = overlap(LISTED * row["estimate"], LISTED, LISTED * luck)
     return None if text == NONE else text
 
@@ -146,13 +146,16 @@ def certainty(found: Map) -> list[str]:
 
 
 def _own(found: Map) -> pl.DataFrame:
-    """RELIABILITY of the map's method and source."""
+    """RELIABILITY of the map's method and source, and what is of all sources together."""
     table = found.run.reliability
-    return RELIABILITY.to_frame() if table is None else table.filter(method=found.method, source=found.source)
+    return (
+        RELIABILITY.to_frame()
+        if table is None
+        else table.filter((pl.col("source") == found.source) | pl.col("source").is_null(), method=found.method)
+    )
 
 
-def _trusted(found: Map, quantity: str, kind: str | None = "z") -> dict[str, Any] | None:
-    """The row of a quantity of heads, or (kind None) of all single sites together."""
-    rows = _own(found).filter(quantity=quantity)
-    rows = rows.filter(pl.col("heads"), component=kind, statistic=found.statistic) if kind else rows
+def _trusted(found: Map, quantity: str, kind: str = "z") -> dict[str, Any] | None:
+    """The row of a quantity of heads (`z`), or of heads and MLPs together (`single`)."""
+    rows = _own(found).filter(pl.col("heads") == (kind == "z"), quantity=quantity, component=kind, statistic=found.statistic)
     return rows.row(0, named=True) if rows.height else None

