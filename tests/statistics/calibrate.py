@@ -1,6 +1,6 @@
-"""How often stars appear where there is nothing, and effects of the promised size are found: studies simulated from stored effects.
+"""How often stars appear where there is nothing, effects of the promised size are found, and intervals hold the truth: by simulation.
 
-`python tests/statistics/calibrate.py` (or `make calibrate`) prints the table of docs/method.md, 1,000 studies a row; the default
+`python tests/statistics/calibrate.py` (or `make calibrate`) prints the tables of docs/method.md, 1,000 studies a row; the default
 suite runs the quick form. The stored effects are group means of runs of biasscope itself (see `stored`).
 """
 
@@ -137,6 +137,43 @@ def power(k: int, statistic: str, studies: int, m: int = 60) -> float | None:
     return found / studies
 
 
+SIZES: dict[str, Callable[[int], np.ndarray]] = {
+    "equal": lambda k: np.full(k, 4.0),
+    "21 to 32": lambda k: np.linspace(21, 32, k).round(),
+    "1 to 80": lambda k: np.geomspace(1, 80, k).round(),
+}
+"""Numbers of examples of k groups: as in WinoGender, as in StereoSet, and from one to many."""
+VALUES: dict[str, Callable[[np.random.Generator, tuple[int, int]], np.ndarray]] = {
+    "normal": lambda rng, shape: rng.normal(size=shape),
+    "t(2.5)": lambda rng, shape: rng.standard_t(2.5, shape),
+    "lognormal": lambda rng, shape: rng.lognormal(size=shape) - np.exp(0.5),
+}
+"""Values of groups, `group site`, whose mean is 0."""
+
+
+def interval_study(statistic: str, sizes: str, values: str, k: int, sites: int = 2000) -> estimates.Columns:
+    """The columns of sites at which the truth is 0, whose groups have these sizes and values.
+
+    Mean: the examples of a group are alike, so that its size is its weight. Slope: the spread of a group's mean is 1/√size, and the
+    sizes have nothing to do with x.
+    """
+    rng = np.random.default_rng((46, k))
+    n = rng.permutation(SIZES[sizes](k))
+    y = VALUES[values](rng, (k, sites))
+    if statistic == "mean":
+        return estimates.mean(cells(n[:, None] * y, n), 0, tested=False)
+    return estimates.slope(cells(y / np.sqrt(n)[:, None], np.ones(k)), np.arange(k, dtype=float), np.arange(k), 0)
+
+
+def coverage(columns: estimates.Columns) -> tuple[float, float, float]:
+    """Shares of the sites whose 95 % interval holds the truth, of those without a mark for which it does, and of those marked."""
+    held = (columns["ci_low"] <= 0) & (columns["ci_high"] >= 0)
+    marked = np.isfinite(columns["caution"])
+    return float(held.mean()), float(held[~marked].mean()) if not marked.all() else np.nan, float(marked.mean())
+
+
+COVERED = [(sizes, k) for sizes in ("equal", "21 to 32") for k in (10, 36, 60)] + [("1 to 80", 12)]
+"""Sizes and numbers of groups of the table of coverage."""
 ALARMS = {
     "mean, groups drawn again, WinoGender": mean_alarms("winogender_ablate_mean", again=True),
     "mean, groups drawn again, StereoSet race": mean_alarms("race_attribution_mean", again=True),
@@ -162,6 +199,12 @@ def table(studies: int) -> Iterator[str]:
     for statistic in ("mean", "slope"):
         cells_ = (power(k, statistic, studies * 2 // 5) for k in (8, 10, 36, 60))
         yield f"| {statistic} | {' | '.join('–' if p is None else f'{p:.2f}' for p in cells_)} |"
+    yield f"\n| % covered, without ~ (% with ~) | group sizes | k | {' | '.join(VALUES)} |\n|---|---|--:|--:|--:|--:|"
+    for statistic in ("mean", "slope"):
+        for sizes, k in COVERED:
+            found = (coverage(interval_study(statistic, sizes, values, k)) for values in VALUES)
+            shown = (f"{100 * all_:.1f}, {100 * plain:.1f} ({100 * marked:.0f})" for all_, plain, marked in found)
+            yield f"| {statistic} | {sizes} | {k} | {' | '.join(shown)} |".replace("nan", "–")
 
 
 if __name__ == "__main__":

@@ -6,7 +6,7 @@ import calibrate
 import numpy as np
 import pytest
 
-from biasscope.engine import resampling
+from biasscope.engine import estimates, resampling
 from biasscope.engine.audit import SlopeModel, audit
 
 STUDIES = 200
@@ -52,3 +52,11 @@ def test_the_self_audit_tells_spread_from_nothing_and_is_the_same_each_time():
     assert (one.symmetric, one.resampled) == (again.symmetric, again.resampled)
     assert one.symmetric <= 0.08 < one.resampled
     assert (one.family > one.alone).all()
+
+
+def test_an_interval_covers_95_of_100_where_groups_are_equal_and_is_marked_where_they_are_far_from_it():
+    equal, unequal = (calibrate.interval_study("mean", sizes, "normal", k) for sizes, k in (("equal", 36), ("1 to 80", 12)))
+    assert 0.93 <= calibrate.coverage(equal)[0] <= 0.97
+    assert np.isnan(equal["caution"]).all()
+    assert calibrate.coverage(unequal)[0] < 0.93
+    assert (unequal["caution"] == estimates.UNEQUAL).all()
