@@ -33,8 +33,11 @@ _TIE = 1e-9
 
 def weights(clusters: int, seed: int, draws: int | None = None) -> Array:
     """How often each bootstrap draw takes each cluster, `draw cluster`: drawn with replacement, rows sum to `clusters`."""
-    rng = np.random.default_rng((seed, _BOOTSTRAP))
-    return rng.multinomial(clusters, np.full(clusters, 1 / clusters), size=draws or DRAWS).astype(float)
+    count = draws or DRAWS
+    # counted in one go: as the multinomial draws that this is, it takes eight times as long
+    taken = np.random.default_rng((seed, _BOOTSTRAP)).integers(0, clusters, (count, clusters))
+    cells = taken + clusters * np.arange(count)[:, None]
+    return np.bincount(cells.ravel(), minlength=count * clusters).reshape(count, clusters).astype(float)
 
 
 @dataclass(frozen=True)
