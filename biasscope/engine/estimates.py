@@ -23,7 +23,7 @@ UNEQUAL, SKEWED = 1.0, 2.0
 CAUTIONS = {UNEQUAL: "unequal groups", SKEWED: "skewed values"}
 """Codes of the column `caution`."""
 EVEN, SKEW = 0.6, 2.0
-"""An interval is marked where n² / Σ n² is below EVEN · k, or |skew| of the clusters above SKEW: coverage falls below 93 % there."""
+"""An interval is marked where n² / Σ n² is below EVEN · k, or |skew| of the clusters above SKEW; what that is worth: docs/method.md."""
 RECOVERED = ("recovered", "recovered_low", "recovered_high")
 
 

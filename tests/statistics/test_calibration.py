@@ -54,8 +54,8 @@ def test_the_self_audit_tells_spread_from_nothing_and_is_the_same_each_time():
     assert (one.family > one.alone).all()
 
 
-def test_an_interval_covers_95_of_100_where_groups_are_equal_and_is_marked_where_they_are_far_from_it():
-    equal, unequal = (calibrate.interval_study("mean", sizes, "normal", k) for sizes, k in (("equal", 36), ("1 to 80", 12)))
+def test_intervals_cover_95_of_100_where_groups_are_equal_and_are_marked_where_sizes_make_them_cover_less():
+    equal, unequal = (calibrate.interval_study("mean", *cell) for cell in (("equal", "normal", 36), ("1 to 80", "t(2.5)", 12)))
     assert 0.93 <= calibrate.coverage(equal)[0] <= 0.97
     assert np.isnan(equal["caution"]).all()
     assert calibrate.coverage(unequal)[0] < 0.93
