@@ -232,10 +232,16 @@ def test_ctrl_c_is_exit_130_with_a_line(monkeypatch, tmp_path):
 def test_values_that_are_not_finite_end_in_exit_3_and_are_counted(monkeypatch, tiny_gpt2, tmp_path):
     from biasscope.engine import interventions
 
-    score = interventions._unit
-    broken = pl.when(pl.int_range(pl.len()) == 7).then(float("nan")).otherwise(pl.col("value")).alias("value")
-    calls = iter([broken])  # in the first unit alone
-    monkeypatch.setattr(interventions, "_unit", lambda *a, **k: score(*a, **k).with_columns(next(calls, pl.col("value"))))
+    score, wrong = interventions._unit, []
+
+    def broken(*args: object) -> pl.DataFrame:
+        """The unit's table, in which one value of one example is NaN however often it is measured."""
+        table = score(*args)
+        wrong.extend([] if wrong else table.select("example_id", "metric", "head").rows()[7:8])
+        here = pl.concat_str("example_id", "metric", pl.col("head").cast(pl.String), ignore_nulls=True) == "".join(map(str, wrong[0]))
+        return table.with_columns(value=pl.when(here).then(float("nan")).otherwise("value"))
+
+    monkeypatch.setattr(interventions, "_unit", broken)
     code, out, err = biasscope("ablate", "--layers", "0", "--model", tiny_gpt2, *SMALL, "-o", tmp_path, ok=False)
     assert code == 3 and "1 of 360 values" in json.loads(out)["warnings"][0] and "left out" in err
 
