@@ -30,7 +30,7 @@ def probes(parts: Sequence[Part], gallery: Gallery) -> Iterator[Block]:
         yield Block("pictures", pictures=drawn)
     for part in parts:
         for found in part.probes[:1]:
-            table = probe_table.probes(found.summary, part.name, found.file, found.record.params.get("split"))
+            table = probe_table.probes(found.summary, part.name, found.file, found.record.params.get("split") or "kfold")
             yield Block(
                 "table",
                 table=Table(f"{table.title} (every fifth row)", table.columns, [table.sections[0][::5], *table.sections[1:]], table.notes),
