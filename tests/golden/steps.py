@@ -26,6 +26,7 @@ FORMS = {
 }
 CACHE, RESULTS = "--device cpu --cache-dir cache", "-o results"
 QUIET = {"HF_HUB_OFFLINE": "1", "NO_COLOR": "1", "COLUMNS": "80", "OMP_NUM_THREADS": "1", "TOKENIZERS_PARALLELISM": "false"}
+QUIET |= {"BIASSCOPE_CACHE_DIR": "cache"}  # also for commands that only look into it
 
 SOLVED = 0.02
 """`close` of what a solver finds: it stops when the next step is small, and an input at the margin falls to either side."""
@@ -141,7 +142,8 @@ def cut(folder: Path, run: str) -> int:
 
 
 def inside(folder: Path) -> Call:
-    """Calls in this process."""
+    """Calls in this process, on one thread as those outside."""
+    import torch
     from typer.testing import CliRunner
 
     from biasscope import cli
@@ -149,8 +151,13 @@ def inside(folder: Path) -> Call:
     own: dict[str, str | None] = {name: None for name in os.environ if name.startswith("BIASSCOPE_")}
 
     def call(arguments: list[str]) -> tuple[int, str, str]:
-        with contextlib.chdir(folder):
-            result = CliRunner().invoke(cli.app, arguments, env=own | QUIET)
+        threads = torch.get_num_threads()
+        torch.set_num_threads(1)
+        try:
+            with contextlib.chdir(folder):
+                result = CliRunner().invoke(cli.app, arguments, env=own | QUIET)
+        finally:
+            torch.set_num_threads(threads)
         if result.exception and not isinstance(result.exception, SystemExit):
             raise result.exception
         return result.exit_code, result.stdout, result.stderr

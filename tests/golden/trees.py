@@ -19,10 +19,11 @@ from . import record, steps
 
 LEFT_OUT = re.compile(r"(^cache/digests/|\.lock$|/lock$|/holder\.json$|^tiny-)")
 """Files about the folder and its process, not about results."""
-FIGURE = (r"-[0-9a-f]{12}\b", "-‹digest›")
-"""A figure's name hangs on the text of the code that draws it; its content is compared."""
+FIGURE = (r"-[0-9a-f]{12}(?=[-.])", "-‹digest›")
+"""A figure's name hangs on the text of the code that draws it; its content is compared. No name in the cache is one of a figure."""
 REUSED = (r'"reused": \d+', '"reused": "‹units›"')
-SHOWN = 3
+SHOWN, SHARDS = 3, 20
+"""Lines of a text, and files of the cache, that are shown."""
 
 
 def differences(commit: str) -> list[str]:
@@ -97,34 +98,37 @@ def _units(run: Path) -> int:
 
 def unlike(one: Path, other: Path, under: tuple[str, ...] = ("",), *rules: tuple[str, str]) -> Iterator[str]:
     """One line for each file that is in one folder alone, or is not the same but for the clock."""
-    left, right = (_contents(folder, under, (*record.CLOCK, FIGURE, *rules)) for folder in (one, other))
-    for name in sorted({*left, *right}):
+    left, right = (_contents(folder, under, rules) for folder in (one, other))
+    names = [name for name in sorted({*left, *right}) if left.get(name) != right.get(name)]
+    shards = [name for name in names if name.startswith("cache/")]  # last, and not all of them: most of what they say is said above
+    for name in [*(name for name in names if name not in shards), *shards[:SHARDS]]:
         if name not in left or name not in right:
             yield f"{name}: {'new' if name in right else 'gone'}"
-        elif left[name] != right[name]:
+        else:
             yield f"{name}: {_explained(one / name, other / name, left[name], right[name])}"
+    if len(shards) > SHARDS:
+        yield f"cache: {len(shards)} files differ in all"
 
 
 def _contents(folder: Path, under: tuple[str, ...], rules: tuple[tuple[str, str], ...]) -> dict[str, list[str]]:
     """Name → content, masked where it is text, else its sha256; figures of one kind under one name."""
     files = [file for file in sorted(folder.rglob("*")) if file.is_file()]
-    records = {hashlib.sha256(file.read_bytes()).hexdigest(): "‹sha256 of a record›" for file in files if file.name == "run.json"}
+    # a record holds the time: so does its sha256
+    records = {hashlib.sha256(file.read_bytes()).hexdigest(): "sha256 of a record" for file in files if file.name == "run.json"}
     contents = defaultdict(list)
     for file in files:
         name = file.relative_to(folder).as_posix()
+        figure = () if name.startswith("cache/") else (FIGURE,)
         if name.startswith(under) and not LEFT_OUT.search(name):
-            contents[re.sub(*FIGURE, name)].append(_content(file, rules, records))
+            contents[record.masked(name, figure)].append(_content(file, (*record.CLOCK, *figure, *rules), records))
     return {name: sorted(content) for name, content in contents.items()}
 
 
 def _content(file: Path, rules: tuple[tuple[str, str], ...], records: dict[str, str]) -> str:
     try:
-        text = file.read_text(encoding="utf-8")
+        return record.masked(file.read_text(encoding="utf-8"), rules, records)
     except UnicodeDecodeError:
         return hashlib.sha256(file.read_bytes()).hexdigest()
-    for sha256, name in records.items():  # a record holds the time: so does its sha256
-        text = text.replace(sha256, name)
-    return record.masked(text, rules)
 
 
 def _explained(one: Path, other: Path, left: list[str], right: list[str]) -> str:
