@@ -183,7 +183,7 @@ def test_compare_counts_stars_and_shows_luck():
     rankings = [*comparison.rankings("a", 1, one), *comparison.rankings("b", 1, one.drop("carried_by", "caution"))]
     (pair,) = comparison.pairs(rankings, 10)
     assert pair["significant_both"] == 3 and [row["head"] for row in comparison.common(rankings)] == [0, 1, 2]
-    document = {"pairs": [pair], "depths": [], "common": []}
+    document = {"pairs": [pair], "depths": [], "common": [], "runs": []}
     assert comparing.show_tables(rankings, document)[0].sections[0][0][3:5] == ["10 of 10, 3.3 by luck", "< 1e−4"]
     document["pairs"] = comparison.pairs(rankings, 20)
     assert comparing.show_tables(rankings, document)[0].sections[0][0][3:5] == ["–", "–"]
