@@ -16,8 +16,10 @@ from biasscope.engine import datasets
 
 KEPT = "--device cpu --cache-dir cache -o results"
 SMALL = f"-m tiny-gpt2 -d occupations --limit 24 {KEPT}"
+BIASED = SMALL.replace("tiny-gpt2", "planted:single")
+"""A circuit needs something to share out."""
 COMMANDS = {
-    "ablate": f"ablate {SMALL} --source all --layers 1",
+    "ablate": f"ablate {BIASED} --source all --layers 1",
     "baseline": f"baseline {SMALL}",
     "cache": "cache ls --cache-dir cache",
     "circuit": f"circuit --from {{ablate}} --sizes 1,2 {KEPT}",
@@ -25,7 +27,7 @@ COMMANDS = {
     "download": "download stereoset winogender --from {data} --data-dir data",
     "encode": f"encode {SMALL}",
     "pairs": f"pairs {SMALL}",
-    "patch": f"patch {SMALL} --components z,mlp_out",
+    "patch": f"patch {BIASED} --components z,mlp_out",
     "probe": f"probe {SMALL} --split holdout --site z",
     "report": "report {ablate} {patch} -o results",
     "runs": "runs ls -o results",
@@ -140,7 +142,7 @@ def test_json_is_strict_and_no_row_of_a_table_is_wider_than_80_columns(home: Hom
 def test_a_summary_says_of_every_number_what_it_is_of(home: Home, name: str) -> None:
     rows = home.document(home.words(name))["summary"]
     assert name == "encode" or rows
-    assert all(row["unit"] and row["metric"] and row["statistic"] for row in rows)
+    assert all(row["unit"] and row["metric"] and row["statistic"] for row in rows if row["estimate"] is not None)
     assert all(row["ci_low"] <= row["estimate"] <= row["ci_high"] for row in rows if row["ci_low"] is not None and row["estimate"])
 
 
