@@ -91,7 +91,7 @@ def test_a_cache_folder_that_cannot_be_made_is_one_line(tiny_gpt2, tmp_path, mod
 
 def test_a_full_disk_of_unknown_need_says_no_number():
     said = str(errors.unwritable(OSError(28, "No space left on device"), Path("/cache/models")))
-    assert said == "disk full: no space left at /cache; make room, then the same command goes on"
+    assert said == "disk full: no room for models, at /cache; make room, then the same command goes on"
 
 
 @pytest.mark.parametrize("size", [3, 60, 900])
