@@ -5,6 +5,7 @@ from pathlib import Path
 
 import polars as pl
 import pytest
+from click.testing import Result
 from conftest import NARROWS
 from typer.testing import CliRunner
 
@@ -36,8 +37,8 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return tmp_path_factory.mktemp("contract")
 
 
-def run(folder: Path, model: Path, command: str) -> dict:
-    """The JSON document of a command on a few prompts of as many occupations."""
+def invoked(folder: Path, model: Path, command: str) -> Result:
+    """What a command on a few prompts of as many occupations comes to; a traceback is raised."""
     name, *options = command.split()
     data = ["--model", str(model), "--dataset", "occupations"] if name != "circuit" else []
     limit = ["--limit", "12"] if name != "circuit" else []
@@ -45,6 +46,12 @@ def run(folder: Path, model: Path, command: str) -> dict:
     done = CliRunner().invoke(cli.app, [name, *data, *limit, *options, *where], env={"COLUMNS": "80"})
     if done.exception and not isinstance(done.exception, SystemExit):
         raise done.exception
+    return done
+
+
+def run(folder: Path, model: Path, command: str) -> dict:
+    """The JSON document of a command that succeeds."""
+    done = invoked(folder, model, command)
     assert done.exit_code == 0, done.stderr
     return json.loads(done.stdout, parse_constant=pytest.fail)
 
@@ -66,6 +73,9 @@ def test_directions_are_removed_from_a_stream_of_another_width_than_its_heads(fo
 
 @pytest.mark.parametrize("family", NARROWS)
 @pytest.mark.parametrize("command", ["ablate --source mean", "patch"])
-def test_a_circuit_comes_of_every_scan(folder, tiny_folder, family, command):
+def test_a_circuit_of_every_scan_is_measured_and_shown_or_says_why_not(folder, tiny_folder, family, command):
     key = run(folder, tiny_folder(family), command)["run"]["datasets"][0]["run_key"][:8]
-    assert run(folder, tiny_folder(family), f"circuit --from {key} --sizes 1,2")["summary"]
+    done = invoked(folder, tiny_folder(family), f"circuit --from {key} --sizes 1,2")
+    # a random model may have nothing to share out, which is seen only after the whole of it and none were measured
+    reasons = ("which may be 0: there is nothing to share out", "no interval on the half that reports")
+    assert done.exit_code == 0 or (done.exit_code == 4 and any(reason in done.stderr for reason in reasons)), done.stderr
