@@ -136,7 +136,8 @@ def test_specificity_by_hand():
         each = [{**base, "metric": metric, "statistic": statistic, "head": i, "estimate": v, **more} for i, v in enumerate(values)]
         return pl.DataFrame(each, schema=SUMMARY)
 
-    bias = rows("target", "slope", [-4.0, 2.0, 1.0]).with_columns(p_family=pl.Series([0.01, 0.2, 0.04]))
+    ends = {"ci_low": pl.col("estimate") - 0.5, "ci_high": pl.col("estimate") + 0.5}
+    bias = rows("target", "slope", [-4.0, 2.0, 1.0]).with_columns(p_family=pl.Series([0.01, 0.2, 0.04]), **ends)
     summary = pl.concat([bias, rows("competence", "rms", [3.0, 1.0, 1.0]), rows("target", "rms", [9.0, 9.0, 9.0])])
     found = controls.specificity(summary, rows("target", "rms", [0.0, 2.0, 4.0], dataset="definitional"))
     assert found["specificity"].head(3).to_list() == [pytest.approx(2 / 5), None, pytest.approx(0.5 / 3.5)]
