@@ -18,7 +18,8 @@ from threadpoolctl import threadpool_limits
 
 from biasscope.engine import resampling, slopes
 from biasscope.engine.cells import standard
-from biasscope.engine.resampling import FEW, LEVEL, Array, Means, critical
+from biasscope.engine.resampling import FEW, Array, Means, critical
+from biasscope.engine.schemas import LEVEL
 
 STUDIES = 200
 DRAWS = 999
@@ -31,9 +32,9 @@ class Audit:
     """What 200 studies like the run say, and the smallest effects that one would find with power 0.8, infinite where none is."""
 
     symmetric: float
-    """Share of studies (a) in which a star appears."""
+    """Share of studies with random signs in which a star appears."""
     resampled: float
-    """Share of studies (b) in which a star appears."""
+    """Share of studies with groups drawn again in which a star appears."""
     alone: Array
     """Per site: the effect found at that site alone (p below the level)."""
     family: Array
@@ -56,7 +57,9 @@ class Study:
     def passing(self) -> NDArray[np.bool_]:
         """The sites that pass the family-wise test, and pass it without any one cluster."""
         sign = np.sign(self.estimate)
-        held = (sign * self.rest[0] >= self.critical * self.rest[1]).all(0)
+        # a draw of few groups may have no spread; what is not a number does not pass
+        with np.errstate(invalid="ignore"):
+            held = (sign * self.rest[0] >= self.critical * self.rest[1]).all(0)
         return np.asarray(held & (np.abs(self.estimate) >= max(self.critical, self.least) * self.error))
 
     def missing(self) -> Array:

@@ -2,7 +2,7 @@
 
 from scipy.stats import hypergeom
 
-LEVEL = 0.05
+from biasscope.engine.schemas import LEVEL
 
 
 def most_beyond(population: int, drawn: int, seen: int) -> int:

@@ -14,7 +14,8 @@ from scipy.stats import rankdata, skew
 from biasscope.engine import resampling, slopes
 from biasscope.engine.cells import Cells, alike, numbered, ratio, standard
 from biasscope.engine.families import FLAT, Family, judge, mean_tests, slope_tests
-from biasscope.engine.resampling import LEVEL, MIN_CLUSTERS, Array
+from biasscope.engine.resampling import MIN_CLUSTERS, Array
+from biasscope.engine.schemas import LEVEL
 
 Columns = dict[str, Array]
 NUMBERS = ("n", "clusters", "estimate", "ci_low", "ci_high", "p", "p_family", "q", "carried_by", "caution")

@@ -9,7 +9,8 @@ from numpy.typing import NDArray
 
 from biasscope.engine import resampling, slopes
 from biasscope.engine.cells import Cells, alike, numbered, ratio, standard
-from biasscope.engine.resampling import FEW, LEVEL, MIN_CLUSTERS, Array, Means, Null
+from biasscope.engine.resampling import FEW, MIN_CLUSTERS, Array, Means, Null
+from biasscope.engine.schemas import LEVEL
 
 FLAT = 1e-20
 """A sum of squares below this share of its own size is rounding, not spread."""

@@ -78,7 +78,7 @@ def _kinds(found: Measured) -> Iterator[tuple[dict[str, Any], NDArray[np.bool_]]
 
 def _audited(found: Measured, family: Family, needed: Array, seed: int) -> Iterator[dict[str, Any]]:
     """The rows of a family; fills in `needed`, the effects found at each site alone and among all."""
-    single = (found.sites["component"].to_numpy() == "mlp_out") | found.sites["head"].is_not_null().to_numpy()
+    single = found.sites.select(schemas.heads_and_mlps()).to_series().to_numpy()
     label = {"statistic": found.statistic, "component": "single" if (single & family.members).any() else "containing", "heads": False}
     own, members = int((family.members & family.own).sum()), int(family.members.sum())
     yield {**label, "quantity": "family_sites", "unit": "sites", "n": own, "estimate": float(members)}

@@ -11,6 +11,8 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.stats import DegenerateDataWarning, bootstrap, false_discovery_control
 
+from biasscope.engine.schemas import LEVEL
+
 Array = NDArray[np.float64]
 
 MIN_CLUSTERS = 6
@@ -23,7 +25,6 @@ BCA = 2_000
 """Draws of an interval whose statistic is computed anew in each."""
 ENUMERATED = 14
 """Up to this many clusters all sign patterns are counted, so that p is exact."""
-LEVEL = 0.05
 _BOOTSTRAP, _FLIP = 1, 2
 _CELLS = 1_000_000
 """Largest `draw site` product held at once (8 MB), so that memory does not grow with the number of sites or draws."""

@@ -15,8 +15,6 @@ from biasscope.tables import NONE, number, overlap
 
 NAMED = 4
 """Sites named in a sentence."""
-SINGLE = ("z", "mlp_out")
-"""Components of single sites, which are one family."""
 
 
 def significant(found: Map, component: str = "z") -> pl.DataFrame:
@@ -60,7 +58,7 @@ def _family(found: Map) -> str:
 def sites_of(found: Map) -> tuple[int, int]:
     """How many sites the family has, and how many of them this map holds numbers of."""
     row = _trusted(found, "family_sites", kind="single")
-    own = found.ranked.filter(pl.col("p_family").is_not_null(), pl.col("component").is_in(SINGLE)).height
+    own = found.ranked.filter(pl.col("p_family").is_not_null(), schemas.heads_and_mlps()).height
     return (own, own) if row is None else (int(row["estimate"]), row["n"])
 
 
@@ -90,7 +88,7 @@ def both(part: Part) -> list[str]:
     lines = []
     for estimates in part.shown:
         if exact := part.measured(estimates):
-            chosen, every = (m.ranked.filter(pl.col("component").is_in(SINGLE)).height for m in (exact, estimates))
+            chosen, every = (m.ranked.filter(schemas.heads_and_mlps()).height for m in (exact, estimates))
             lines.append(
                 f"Run {exact.run.key} measured {chosen} chosen sites, run {estimates.run.key} estimated {every}: "
                 "where a site has both numbers, the measured one counts."
