@@ -10,8 +10,9 @@ if TYPE_CHECKING:
 
 PANEL = "Conclude"
 EXAMPLES = ("biasscope verify", "biasscope verify --json | jq '.[] | select(.holds | not)'")
-SHOWN = {"model": "model", "how": "how", "about": "site", "statistic": "statistic", "worked": "by hand", "found": "found"}
-SHOWN |= {"auroc": "AUROC", "verdict": "verdict"}
+# where a terminal is narrow, columns leave from the right
+SHOWN = {"model": "model", "how": "how", "about": "site", "verdict": "verdict", "statistic": "statistic", "worked": "by hand"}
+SHOWN |= {"found": "found", "auroc": "AUROC"}
 
 
 def verify(
