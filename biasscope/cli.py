@@ -121,7 +121,7 @@ def versions() -> str:
     """What a bug report needs: versions of everything that decides numbers, Python and the system."""
     import platform
 
-    from biasscope.engine import runs
+    from biasscope.engine.store import runs
 
     found = runs.versions() | {"system": f"{platform.system()} {platform.machine()}"}
     return "\n".join(f"{name} {version}" for name, version in found.items())

@@ -1,17 +1,16 @@
 """The only place that talks to a person: progress, notes and errors on stderr, data on stdout."""
 
 import codecs
-import contextlib
 import errno
 import io
-import logging
 import os
 import sys
 import time
-import warnings
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from typing import Any, TextIO
+
+from biasscope.engine.settings import Voice, clock
 
 EVERY = 5.0
 """Seconds between two lines of progress where there is no terminal."""
@@ -93,7 +92,7 @@ def hush_environment() -> None:
 
 
 @dataclass(frozen=True)
-class Screen:
+class Screen(Voice):
     """What a person sees beside the data."""
 
     quiet: bool = False
@@ -113,18 +112,6 @@ class Screen:
         if self.quiet or not units:
             return units
         return _bar(units, label) if sys.stderr.isatty() else _lines(units, label)
-
-    @contextlib.contextmanager
-    def hushed(self) -> Iterator[None]:
-        """A stretch in which libraries cannot write to stdout, nor warn on stderr unless verbose."""
-        level = logging.WARNING if self.verbose else logging.ERROR
-        logging.getLogger().setLevel(level)
-        for name in ("transformer_lens", "transformers", "huggingface_hub", "datasets", "pooch"):
-            logging.getLogger(name).setLevel(level)
-        with warnings.catch_warnings(), contextlib.redirect_stdout(sys.stderr if self.verbose else io.StringIO()):
-            if not self.verbose:
-                warnings.simplefilter("ignore")
-            yield
 
 
 def _lines(units: list[Any], label: str) -> Iterator[Any]:
@@ -161,15 +148,6 @@ def confirmed(question: str) -> bool:
     sys.stderr.write(f"{safe_text(question)} [y/N] ")
     sys.stderr.flush()
     return sys.stdin.readline().strip().lower() in ("y", "yes")
-
-
-def clock(seconds: float) -> str:
-    """A duration for people: 42 s, 3:05 min, 1:02:03 h."""
-    whole = round(seconds)
-    if whole < 60:
-        return f"{whole} s"
-    minutes, rest = divmod(whole, 60)
-    return f"{minutes}:{rest:02} min" if minutes < 60 else f"{minutes // 60}:{minutes % 60:02}:{rest:02} h"
 
 
 def age(days: float) -> str:

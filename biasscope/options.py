@@ -1,35 +1,19 @@
 """The options of the commands: one name, one meaning everywhere, each also as environment variable BIASSCOPE_<NAME>."""
 
 import inspect
-import re
 from collections.abc import Callable
-from dataclasses import asdict, dataclass, fields
+from dataclasses import fields
 from enum import StrEnum
 from pathlib import Path
 from typing import Annotated, Any, get_type_hints
 
-import platformdirs
 import typer
 
+from biasscope.engine import settings
+from biasscope.engine.errors import UsageError
+from biasscope.engine.settings import Dtype, Format, Measure
+
 MODEL, DATA, OUTPUT = "Model and compute", "Data", "Output"
-
-
-class Format(StrEnum):
-    """What stdout holds."""
-
-    TABLE = "table"
-    JSON = "json"
-    JSONL = "jsonl"
-    CSV = "csv"
-    MARKDOWN = "markdown"
-
-
-class Dtype(StrEnum):
-    """The numbers a model computes with."""
-
-    FLOAT32 = "float32"
-    BFLOAT16 = "bfloat16"
-    FLOAT16 = "float16"
 
 
 class Component(StrEnum):
@@ -61,20 +45,12 @@ def batch_size(value: str) -> str:
     return value
 
 
-def memory(value: str | None) -> int | None:
-    """The bytes that "8GiB", "500 MB" or a plain number mean; anything else is a usage error."""
-    if value is None:
-        return None
-    found = re.fullmatch(r"(\d+(?:\.\d+)?)\s*(?:([KMGT])(i?)B?|B)?", value.strip(), re.ASCII | re.IGNORECASE)
-    if not found or float(found[1]) <= 0:
-        raise typer.BadParameter(f"'{value}' is no size; write it as 8GiB, 500MB or a number of bytes")
-    power = " KMGT".index((found[2] or " ").upper())
-    return int(float(found[1]) * (1024 if found[3] else 1000) ** power)
-
-
 def checked_memory(value: str | None) -> str | None:
     """The value as given, a size; anything else is a usage error."""
-    memory(value)
+    try:
+        settings.memory(value)
+    except UsageError as problem:
+        raise typer.BadParameter(str(problem)) from None
     return value
 
 
@@ -128,38 +104,32 @@ Verbose = Annotated[bool, option("--verbose", "Also what the libraries have to s
 Debug = Annotated[bool, option("--debug", "Show the traceback of every error", panel=OUTPUT, callback=remember_debug)]
 
 
-@dataclass(frozen=True)
-class Measure:
-    """The options that every measuring command takes."""
-
-    model: Model = "smollm2-135m"
-    dataset: Datasets = None
-    limit: Limit = None
-    seed: Seed = 0
-    device: Device = "auto"
-    dtype: DtypeOption = Dtype.FLOAT32
-    batch_size: BatchSize = "auto"
-    revision: Revision = None
-    data_dir: DataDir = Path("data")
-    skip_invalid: SkipInvalid = False
-    max_memory: MaxMemory = None
-    cache_dir: CacheDir = Path(platformdirs.user_cache_dir("biasscope", appauthor=False))
-    no_cache: NoCache = False
-    fresh: Fresh = False
-    wait: Wait = False
-    offline: Offline = False
-    output_dir: OutputDir = Path("results")
-    format: FormatOption = None
-    json: Json = False
-    rows: Rows = False
-    quiet: Quiet = False
-    verbose: Verbose = False
-    debug: Debug = False
-
-    def resolved(self) -> dict[str, Any]:
-        """The options as the record shows them; how the result was printed is no part of it."""
-        shown = ("format", "json", "rows", "quiet", "verbose", "debug", "no_cache", "fresh", "wait")
-        return {k: str(v) if isinstance(v, Path) else v for k, v in asdict(self).items() if k not in shown}
+SHARED: dict[str, Any] = {
+    "model": Model,
+    "dataset": Datasets,
+    "limit": Limit,
+    "seed": Seed,
+    "device": Device,
+    "dtype": DtypeOption,
+    "batch_size": BatchSize,
+    "revision": Revision,
+    "data_dir": DataDir,
+    "skip_invalid": SkipInvalid,
+    "max_memory": MaxMemory,
+    "cache_dir": CacheDir,
+    "no_cache": NoCache,
+    "fresh": Fresh,
+    "wait": Wait,
+    "offline": Offline,
+    "output_dir": OutputDir,
+    "format": FormatOption,
+    "json": Json,
+    "rows": Rows,
+    "quiet": Quiet,
+    "verbose": Verbose,
+    "debug": Debug,
+}
+"""Field of `Measure` → its option."""
 
 
 def flatten(command: Callable[..., None]) -> Callable[..., None]:
@@ -169,9 +139,8 @@ def flatten(command: Callable[..., None]) -> Callable[..., None]:
     if bundle is None:
         return command
     own = [p for name, p in inspect.signature(command).parameters.items() if name != bundle]
-    types = get_type_hints(Measure, include_extras=True)
     shared = [
-        inspect.Parameter(f.name, inspect.Parameter.KEYWORD_ONLY, default=f.default, annotation=types[f.name]) for f in fields(Measure)
+        inspect.Parameter(f.name, inspect.Parameter.KEYWORD_ONLY, default=f.default, annotation=SHARED[f.name]) for f in fields(Measure)
     ]
 
     def spread(**values: Any) -> None:

@@ -22,8 +22,9 @@ import slow
 import torch
 from conftest import DATA
 
-from biasscope.engine import attribution, datasets, download, forward, models, tokens
-from biasscope.engine import interventions as iv
+from biasscope.engine.data import datasets, download
+from biasscope.engine.measure import attribution, exact, sources
+from biasscope.engine.model import forward, loading, tokens
 from biasscope.engine.types import Example, Site
 
 LAYERS, PASSES, GRADIENTS, SEED = (5, 15, 25), 60, 24, 0
@@ -41,7 +42,7 @@ def timed(work: Callable[[], Any]) -> tuple[float, Any]:
     return time.perf_counter() - begun, result
 
 
-def one_at_a_time(lm: models.LM, examples: list[Example], sites: list[Site]) -> tuple[float, dict[tuple[str, Site], float]]:
+def one_at_a_time(lm: loading.LM, examples: list[Example], sites: list[Site]) -> tuple[float, dict[tuple[str, Site], float]]:
     """A, scaled to every (example, head), and the effects it measured (the clean values are not timed)."""
     drawn = random.Random(SEED).sample([(e, s) for e in examples for s in sites], PASSES)
     clean = {e.id: slow.scores_at_once(lm, e) for e, _ in drawn}
@@ -51,7 +52,7 @@ def one_at_a_time(lm: models.LM, examples: list[Example], sites: list[Site]) -> 
     return seconds / PASSES * len(examples) * len(sites), effects
 
 
-def padded_batches(lm: models.LM, examples: list[Example], sites: list[Site]) -> float:
+def padded_batches(lm: loading.LM, examples: list[Example], sites: list[Site]) -> float:
     """B, scaled to every head."""
     ordered = sorted((lm.tokenizer(e.prompt).input_ids for e in examples), key=len)
     batches = [ordered[i : i + 64] for i in range(0, len(ordered), 64)]
@@ -70,7 +71,7 @@ def padded_batches(lm: models.LM, examples: list[Example], sites: list[Site]) ->
     return seconds / len(one_each) * len(sites)
 
 
-def work(lm: models.LM, forest: tokens.Forest, sites: list[Site]) -> float:
+def work(lm: loading.LM, forest: tokens.Forest, sites: list[Site]) -> float:
     """Floating-point operations of C's resumed passes: two per weight that a node meets, attention scores left out."""
     total = sum(p.numel() for p in lm.bridge.original_model.parameters())
     unembed = lm.vocab * lm.d_model
@@ -87,14 +88,14 @@ def matmul_rate(size: int = 2048, repeats: int = 8) -> float:
     return 2 * size**3 * repeats / seconds / 1e9
 
 
-def gradients(lm: models.LM, examples: list[Example], forest: tokens.Forest) -> dict[str, float]:
+def gradients(lm: loading.LM, examples: list[Example], forest: tokens.Forest) -> dict[str, float]:
     """Attribution of every head against the one-example loop, zero source: seconds scaled to all examples, and the difference."""
     sites = [Site(layer, "z") for layer in range(lm.n_layers)]
     drawn = random.Random(SEED).sample(examples, GRADIENTS)
     with plain():
         loop, by_hand = timed(lambda: {e.id: slow.all_attributions(lm, e, sites) for e in drawn})
     heads = [Site(s.layer, "z", h) for s in sites for h in range(lm.n_heads)]
-    fast, effects = timed(lambda: attribution.estimate(lm, forest, heads, iv.zero(lm)))
+    fast, effects = timed(lambda: attribution.estimate(lm, forest, heads, sources.zero(lm)))
     found = {(r["example_id"], r["layer"], r["head"]): r["effect"] for r in effects.iter_rows(named=True)}
     worst = max(
         abs(found[i, s.layer, h] - float(v[n, h])) for i, v in by_hand.items() for n, s in enumerate(sites) for h in range(lm.n_heads)
@@ -123,16 +124,16 @@ def main() -> None:
     for name in ("winogender", "stereoset"):
         download.download(name, options.work_dir / "data", local=DATA)
     torch.set_num_threads(torch.get_num_threads() if torch.get_num_threads() > 1 else 2)
-    lm = forward.check_packing(models.load(cache_dir=cache, device="cpu"))
+    lm = forward.check_packing(loading.load(cache_dir=cache, device="cpu"))
     examples = list(datasets.load("winogender", options.work_dir / "data").examples)
-    sites = iv.sites(lm, ["z"], LAYERS)
+    sites = sources.sites(lm, ["z"], LAYERS)
     forest = tokens.forest(lm, examples)
     rate = matmul_rate()
     with plain():
         a, by_hand = one_at_a_time(lm, examples, sites)
         b = padded_batches(lm, examples, sites)
-        c_plain, _ = timed(lambda: iv.sweep(lm, forest, sites, iv.zero(lm)))
-    c, effects = timed(lambda: iv.sweep(lm, forest, sites, iv.zero(lm)))
+        c_plain, _ = timed(lambda: exact.sweep(lm, forest, sites, sources.zero(lm)))
+    c, effects = timed(lambda: exact.sweep(lm, forest, sites, sources.zero(lm)))
     target = effects.filter(pl.col("metric") == "target")
     found = {(r["example_id"], Site(r["layer"], "z", r["head"])): r["effect"] for r in target.iter_rows(named=True)}
     gflops = work(lm, forest, sites) / c / 1e9

@@ -6,7 +6,8 @@ from pathlib import Path
 from jaxtyping import install_import_hook
 
 os.environ |= {"HF_HUB_OFFLINE": "1", "HF_HUB_DISABLE_TELEMETRY": "1", "DO_NOT_TRACK": "1", "TOKENIZERS_PARALLELISM": "false"}
-CHECKED = [f"biasscope.engine.{m}" for m in ("packing", "tokens", "forward", "metrics", "effects", "interventions", "attribution")]
+CHECKED = [f"biasscope.engine.model.{m}" for m in ("packing", "tokens", "forward", "metrics")]
+CHECKED += [f"biasscope.engine.measure.{m}" for m in ("effects", "sources", "exact", "attribution")]
 install_import_hook(CHECKED, "beartype.beartype")  # shapes are checked in tests only
 
 import pytest  # noqa: E402
@@ -14,9 +15,9 @@ import torch  # noqa: E402
 import transformers as hf  # noqa: E402
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers  # noqa: E402
 
-from biasscope.engine import weights  # noqa: E402
-from biasscope.engine.forward import check_packing  # noqa: E402
-from biasscope.engine.models import LM, boot, load  # noqa: E402
+from biasscope.engine.model import weights  # noqa: E402
+from biasscope.engine.model.forward import check_packing  # noqa: E402
+from biasscope.engine.model.loading import LM, boot, load  # noqa: E402
 from biasscope.engine.types import Example  # noqa: E402
 
 torch.set_num_threads(1)  # tiny models are faster without threads to wait for; `smollm2` sets them back

@@ -7,8 +7,9 @@ import pytest
 from servers import Host, host
 from tiny_data import intersentence, intrasentence, numbered, publish_stereoset, publish_winogender, write_parquet, write_winogender
 
-from biasscope.engine import digests, fetching
-from biasscope.engine.datasets import stereoset, winogender
+from biasscope.engine.data import download
+from biasscope.engine.data.datasets import stereoset, winogender
+from biasscope.engine.store import digests
 
 HUB_ORDER = ("anti-stereotype", "stereotype", "unrelated")
 
@@ -19,7 +20,7 @@ def no_environment(monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.delenv(name, raising=False)
     # The hub's client reads the switch when it is imported, and the other tests run with it on.
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", False)
-    monkeypatch.setattr(fetching, "PAUSE_S", 0.01)
+    monkeypatch.setattr(download, "PAUSE_S", 0.01)
 
 
 @pytest.fixture(scope="module")

@@ -3,7 +3,7 @@
 import torch
 from torch import Tensor
 
-from biasscope.engine.models import LM
+from biasscope.engine.model.loading import LM
 from biasscope.engine.types import Example, Site
 
 

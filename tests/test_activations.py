@@ -5,8 +5,10 @@ import pyarrow.parquet as pq
 import pytest
 import torch
 
-from biasscope.engine import activations, store, tokens
 from biasscope.engine.errors import DataError
+from biasscope.engine.measure import activations
+from biasscope.engine.model import tokens
+from biasscope.engine.store import files, shards
 
 WORDS = {
     "a": ("The nurse said that", "nurse"),
@@ -75,9 +77,9 @@ def test_no_text_with_the_position_is_refused(tiny):
 
 def test_the_file_has_lists_of_one_fixed_size_and_reads_back(tiny, tmp_path):
     frame = read(tiny("gpt2"), "resid", "last")
-    sha256 = store.write_table(tmp_path / "a.parquet", frame, store.SCHEMAS["activations"])
+    sha256 = shards.write_table(tmp_path / "a.parquet", frame, shards.SCHEMAS["activations"])
     assert str(pq.read_schema(tmp_path / "a.parquet").field("values").type).startswith("fixed_size_list")
-    assert store.decoded(store.verified(tmp_path / "a.parquet", sha256), store.SCHEMAS["activations"]).equals(frame)
+    assert shards.decoded(files.verified(tmp_path / "a.parquet", sha256), shards.SCHEMAS["activations"]).equals(frame)
     assert pl.read_parquet(tmp_path / "a.parquet")["values"].to_list() == frame["values"].to_list()
     duckdb = pytest.importorskip("duckdb", reason="DuckDB is not installed")
     found = duckdb.read_parquet(str(tmp_path / "a.parquet")).aggregate("count(*), max(len(values))").fetchall()

@@ -9,19 +9,35 @@ import pytest
 import biasscope
 
 ROOT = Path(biasscope.__file__).parent
-ORDER = (
-    *("errors", "types", "schemas", "sources", "reading", "digests", "triples", "containers", "datasets", "counterfactuals"),
-    *("fetching", "download", "predictions", "planted", "weights", "kernels", "models", "packing", "tokens", "twins", "forward", "metrics"),
-    *("budget", "effects", "soundness", "means", "donors", "interventions", "attribution", "scores"),
-    *("activations", "directions", "circuits"),
-    *("probes", "tasks", "probing"),
-    *("resampling", "slopes", "cells", "families", "estimates", "subsets", "measured", "baselines", "stats", "audit", "reliability"),
-    *("controls", "guarantees", "probestats", "comparison", "faithfulness", "bounds"),
-    *("store", "journal", "runs", "sealing", "upkeep", "exports", "canvas", "figures"),
-)
-"""Every engine module, each importing only what stands before it."""
+NOUNS = {"errors", "types", "schemas", "settings"}
+MAY_IMPORT = {
+    "api": {"report", "nouns", "experiments", "measure", "model", "data", "store", "statistics"},
+    "cli": {"cli", "nouns", "store", "commands"},
+    "commands": {"cli", "nouns", "report", "experiments", "data", "store"},
+    "report": {"report", "cli", "nouns", "statistics", "store"},
+    "experiments": {"experiments", "nouns", "measure", "statistics", "model", "data", "store"},
+    "measure": {"measure", "nouns", "model"},
+    "model": {"model", "nouns", "data", "store"},
+    "data": {"data", "nouns", "store"},
+    "store": {"store", "nouns"},
+    "statistics": {"statistics", "nouns"},
+    "nouns": {"nouns"},
+}
+"""Package → the packages whose files it may import. `cli` is the files at the top: cli, options, console; `api` is `biasscope` itself."""
+FULL = 16
+"""Files that a folder may hold, save the registries, whose files are their members."""
+REGISTRIES = {"commands", "datasets"}
 SOURCES = sorted(ROOT.rglob("*.py"))
 ENGINE = sorted((ROOT / "engine").rglob("*.py"))
+
+
+def name(path: Path) -> str:
+    """A file's module, within biasscope: `engine.data.datasets` for its __init__."""
+    parts = path.relative_to(ROOT).with_suffix("").parts
+    return ".".join(parts[:-1] if parts[-1] == "__init__" else parts)
+
+
+FILES = {name(path): path for path in SOURCES}
 
 
 def imports(path: Path, *, top_only: bool = False) -> set[str]:
@@ -32,35 +48,66 @@ def imports(path: Path, *, top_only: bool = False) -> set[str]:
         if isinstance(node, ast.Import):
             found |= {alias.name for alias in node.names}
         elif isinstance(node, ast.ImportFrom):
+            assert node.level == 0
             found |= {f"{node.module}.{alias.name}" for alias in node.names} | {node.module or ""}
     return found
 
 
-def module(path: Path) -> str:
-    """The engine module that a file belongs to; `datasets` is one."""
-    return path.relative_to(ROOT / "engine").parts[0].removesuffix(".py")
+def own(path: Path) -> set[str]:
+    """The files of biasscope that a file imports, inside functions too; a package alone (its name, its version) is none."""
+    inside = {i.removeprefix("biasscope.") for i in imports(path) if i.startswith("biasscope.")}
+    return {i for i in inside if i in FILES and FILES[i].stat().st_size} - {name(path)}
 
 
-@pytest.mark.parametrize("path", ENGINE, ids=lambda p: str(p.relative_to(ROOT)))
-def test_engine_modules_import_only_earlier_ones(path: Path):
-    name = module(path)
-    if name == "__init__":
-        return
-    earlier = {*ORDER[: ORDER.index(name)], name}
-    inside = {match[1] for i in imports(path) if (match := re.match(r"biasscope\.engine\.(\w+)", i))}
-    assert inside <= earlier, f"{name} may not import {sorted(inside - earlier)}"
+def package(module: str) -> str:
+    """The package that a file belongs to."""
+    if not module:
+        return "api"
+    first, *rest = module.split(".")
+    if first in ("commands", "report"):
+        return first
+    if first != "engine":
+        return "cli"
+    return "nouns" if rest and rest[0] in NOUNS else rest[0] if rest else "nouns"
 
 
-def test_every_engine_module_has_its_place_in_the_order():
-    assert {module(path) for path in ENGINE} - {"__init__"} <= set(ORDER)
+@pytest.mark.parametrize("path", SOURCES, ids=lambda p: str(p.relative_to(ROOT)))
+def test_a_file_imports_only_packages_that_its_own_may(path: Path):
+    here = package(name(path))
+    assert here in MAY_IMPORT, f"{path} is in no package of the table"
+    strange = {module for module in own(path) if package(module) not in MAY_IMPORT[here]}
+    assert not strange, f"{name(path)} ({here}) may not import {sorted(strange)}"
+
+
+def test_the_top_files_of_the_engine_are_the_nouns():
+    assert {path.stem for path in (ROOT / "engine").glob("*.py")} == NOUNS | {"__init__"}
+    assert {path.stem for path in ROOT.glob("*.py")} == {"__init__", "__main__", "cli", "options", "console"}
+
+
+def test_no_files_import_each_other_in_a_circle():
+    left = {module: own(path) for module, path in FILES.items()}
+    while free := {module for module, used in left.items() if not used & left.keys()}:
+        left = {module: used for module, used in left.items() if module not in free}
+    assert not left, f"in a circle, or above one: {sorted(left)}"
+
+
+def test_a_folder_can_be_seen_at_a_glance():
+    folders = {path.parent for path in SOURCES}
+    full = {folder: len(list(folder.glob("*.py"))) for folder in folders if folder.name not in REGISTRIES}
+    assert not {str(folder): n for folder, n in full.items() if n > FULL}
 
 
 @pytest.mark.parametrize("path", ENGINE, ids=lambda p: str(p.relative_to(ROOT)))
 def test_the_engine_is_silent(path: Path):
-    above = {"typer", "rich", "click", "argparse", "biasscope.console", "biasscope.cli", "biasscope.options", "biasscope.session"}
+    above = {"typer", "rich", "click", "argparse", "biasscope.console", "biasscope.cli", "biasscope.options"}
     assert not {i for i in imports(path) if i in above or i.split(".")[0] in above}
     calls = [node.func for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))) if isinstance(node, ast.Call)]
     assert not [f for f in calls if isinstance(f, ast.Name) and f.id in ("print", "input")]
+
+
+@pytest.mark.parametrize("path", sorted((ROOT / "engine" / "statistics").glob("*.py")), ids=lambda p: p.name)
+def test_statistics_know_no_torch(path: Path):
+    assert not {i.split(".")[0] for i in imports(path)} & {"torch", "transformers", "transformer_lens"}
 
 
 @pytest.mark.parametrize("path", sorted((ROOT / "commands").glob("*.py")), ids=lambda p: p.name)
@@ -70,12 +117,12 @@ def test_a_command_imports_only_options_until_it_runs(path: Path):
     assert {i for i in imports(path, top_only=True) if i.startswith("biasscope")} <= {"biasscope", "biasscope.options"}
 
 
-def test_only_models_boots_and_only_forward_sets_hooks():
+def test_only_loading_boots_and_only_forward_sets_hooks():
     def users(pattern: str) -> set[str]:
-        return {path.name for path in SOURCES if re.search(pattern, path.read_text(encoding="utf-8"))}
+        return {name(path) for path in SOURCES if re.search(pattern, path.read_text(encoding="utf-8"))}
 
-    assert users(r"boot_transformers\(") == {"models.py"}
-    assert users(r"\.run_with_hooks\(|\.add_hook\(") == {"forward.py"}
+    assert users(r"boot_transformers\(") == {"engine.model.loading"}
+    assert users(r"\.run_with_hooks\(|\.add_hook\(") == {"engine.model.forward"}
 
 
 @pytest.mark.parametrize("path", SOURCES, ids=lambda p: str(p.relative_to(ROOT)))

@@ -13,7 +13,8 @@ import pytest
 from typer.testing import CliRunner
 
 from biasscope import cli, console, options
-from biasscope.engine import runs, weights
+from biasscope.engine.model import weights
+from biasscope.engine.store import files, runs
 from biasscope.engine.types import EFFECTS, SUMMARY
 
 SMALL = ["--dataset", "occupations", "--limit", "24"]
@@ -90,7 +91,7 @@ def test_found_examples_are_used_dropped_or_not_drawn(ablation):
 def test_the_run_folder_holds_the_record_and_the_tables(ablation, tiny_gpt2):
     part = ablation[0]["run"]["datasets"][0]
     folder = Path(part["path"])
-    assert folder.relative_to(ablation[1]).parts == (weights.slug(str(tiny_gpt2)), "occupations", "ablate", part["run_key"][:8])
+    assert folder.relative_to(ablation[1]).parts == (files.slug(str(tiny_gpt2)), "occupations", "ablate", part["run_key"][:8])
     assert json.loads((folder / "run.json").read_text())["datasets"] == [part]
     assert pl.read_parquet(folder / "effects.parquet").schema == EFFECTS
     assert pl.read_parquet(folder / "summary.parquet").height == len(ablation[0]["summary"])
@@ -230,9 +231,9 @@ def test_ctrl_c_is_exit_130_with_a_line(monkeypatch, tmp_path):
 
 
 def test_values_that_are_not_finite_end_in_exit_3_and_are_counted(monkeypatch, tiny_gpt2, tmp_path):
-    from biasscope.engine import interventions
+    from biasscope.engine.measure import exact
 
-    score, wrong = interventions._unit, []
+    score, wrong = exact._unit, []
 
     def broken(*args: object) -> pl.DataFrame:
         """The unit's table, in which one value of one example is NaN however often it is measured."""
@@ -241,7 +242,7 @@ def test_values_that_are_not_finite_end_in_exit_3_and_are_counted(monkeypatch, t
         here = pl.concat_str("example_id", "metric", pl.col("head").cast(pl.String), ignore_nulls=True) == "".join(map(str, wrong[0]))
         return table.with_columns(value=pl.when(here).then(float("nan")).otherwise("value"))
 
-    monkeypatch.setattr(interventions, "_unit", broken)
+    monkeypatch.setattr(exact, "_unit", broken)
     code, out, err = biasscope("ablate", "--layers", "0", "--model", tiny_gpt2, *SMALL, "-o", tmp_path, ok=False)
     assert code == 3 and "1 of 360 values" in json.loads(out)["warnings"][0] and "left out" in err
 

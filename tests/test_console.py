@@ -9,10 +9,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from biasscope import console, show, tables
-from biasscope.engine import runs
+from biasscope import console
+from biasscope.engine.settings import Format, Measure
+from biasscope.engine.store import runs
 from biasscope.engine.types import RELIABILITY, SUMMARY
-from biasscope.options import Format, Measure
+from biasscope.report import formats, tables
 
 HOSTILE = "a\x1b[31mred\x9b1m\u202e\u200b\ufeff\x07b\tc\nd"
 
@@ -98,13 +99,13 @@ def test_a_star_marks_the_family_wise_test_and_not_the_single_p():
 
 
 def test_strict_json_records_turn_nan_and_infinity_into_null():
-    found = list(show.records([summary(estimate=math.nan, ci_low=-math.inf, n=3)]))
+    found = list(formats.records([summary(estimate=math.nan, ci_low=-math.inf, n=3)]))
     assert json.loads(json.dumps(found, allow_nan=False))[0]["estimate"] is None
     assert found[0]["ci_low"] is None and found[0]["n"] == 3
 
 
 def test_markdown_cells_cannot_add_columns_links_or_tags():
-    lines = show.markdown(summary(dataset="a|b`c`<script>[x](y)\x1b[1m", estimate=0.1)).splitlines()
+    lines = formats.markdown(summary(dataset="a|b`c`<script>[x](y)\x1b[1m", estimate=0.1)).splitlines()
     assert len(lines) == 3 and "<" not in lines[2] and "\x1b" not in lines[2]
     assert lines[2].replace("\\|", "").count("|") == lines[0].count("|")
 
@@ -125,32 +126,32 @@ def test_the_table_shows_the_strongest_heads_and_says_how_many_more_the_file_hol
     assert table.sections[0][0][0] == "L5H0" and any("5 more heads in FILE" in note for note in table.notes)
 
 
-def found(rows: tuple[pl.DataFrame, ...] = ()) -> show.Result:
+def found(rows: tuple[pl.DataFrame, ...] = ()) -> formats.Result:
     """A result of one dataset with a hostile name."""
     counts = {"found": 9, "used": 9, "not_drawn": 0, "dropped": {}, "partly": {}, "groups": 9}
     part = runs.DatasetPart(name=HOSTILE, digest="0", source={}, path=HOSTILE, **counts)
     record = {"command": "ablate", "model": None, "params": {}, "seed": 0, "versions": {}, "created": "", "reproduce": "", "timing": {}}
     made = runs.RunRecord(**record, peak_rss_bytes=1, warnings=[], datasets=[part])
-    return show.Result(made, [sites(slope=True).with_columns(dataset=pl.lit(HOSTILE))], [RELIABILITY.to_frame()], list(rows))
+    return formats.Result(made, [sites(slope=True).with_columns(dataset=pl.lit(HOSTILE))], [RELIABILITY.to_frame()], list(rows))
 
 
 @pytest.mark.parametrize("chosen", list(Format))
 def test_no_format_writes_an_escape_even_where_the_data_holds_one(chosen, capsys):
-    show.result(found(), Measure(format=chosen))
+    formats.result(found(), Measure(format=chosen))
     out = capsys.readouterr().out
     assert out.count("\n") > 20 and not set(out) & set("\x1b\r\x9b\u202e\u200b\x07")
 
 
 def test_without_a_format_a_pipe_gets_json(capsys):
-    show.result(found(), Measure())
+    formats.result(found(), Measure())
     assert list(json.loads(capsys.readouterr().out)) == ["schema_version", "run", "summary", "reliability", "warnings"]
 
 
 def test_jsonl_streams_the_summary_or_with_rows_the_per_example_rows(capsys, tmp_path):
     pl.DataFrame({"example_id": ["a"], "value": [math.inf]}).write_parquet(tmp_path / "rows.parquet")
-    show.result(found(), Measure(format=Format.JSONL))
+    formats.result(found(), Measure(format=Format.JSONL))
     assert len(capsys.readouterr().out.splitlines()) == 42
-    show.result(found([tmp_path / "rows.parquet"]), Measure(format=Format.JSONL, rows=True))
+    formats.result(found([tmp_path / "rows.parquet"]), Measure(format=Format.JSONL, rows=True))
     assert json.loads(capsys.readouterr().out) == {"example_id": "a", "value": None}
 
 
@@ -165,7 +166,7 @@ def test_no_text_of_a_table_calls_the_shift_bias():
 
 
 def test_a_drawn_table_fits_80_columns_and_holds_no_escape(capsys):
-    show.draw(tables.effects(sites(slope=True), "d", "FILE"), sys.stdout)
+    formats.draw(tables.effects(sites(slope=True), "d", "FILE"), sys.stdout)
     out = capsys.readouterr().out
     assert "\x1b" not in out and max(map(len, out.splitlines())) <= 80
 

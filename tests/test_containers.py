@@ -13,8 +13,8 @@ from tiny_data import (
     write_parquet,
 )
 
-from biasscope.engine import datasets, digests
-from biasscope.engine.download import download
+from biasscope.engine.data import datasets, sources
+from biasscope.engine.data.download import download
 from biasscope.engine.errors import DataError
 
 HUB_ORDER = ("anti-stereotype", "stereotype", "unrelated")
@@ -39,7 +39,7 @@ def test_class_numbers_get_the_words_of_the_file(
 
 def test_a_wrong_class_map_is_refused_whatever_the_digest_says(data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     publish_stereoset(monkeypatch)
-    monkeypatch.setattr(digests, "confirm", lambda *args, **kwargs: ())
+    monkeypatch.setattr(sources, "confirm", lambda *args, **kwargs: ())
     wrong = ("unrelated", "anti-stereotype", "stereotype")
     write_parquet(tmp_path / "intrasentence.parquet", numbered(intrasentence(), HUB_ORDER), names=wrong)
     with pytest.raises(DataError, match="labels are exchanged"):

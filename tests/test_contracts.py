@@ -12,7 +12,7 @@ import pytest
 from golden import steps
 
 from biasscope import cli
-from biasscope.engine import datasets
+from biasscope.engine.data import datasets
 
 KEPT = "--device cpu --cache-dir cache -o results"
 SMALL = f"-m tiny-gpt2 -d occupations --limit 24 {KEPT}"

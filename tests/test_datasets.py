@@ -9,9 +9,11 @@ from pathlib import Path
 import pytest
 from tiny_data import published
 
-from biasscope.engine import datasets, digests, tokens
-from biasscope.engine.download import download
+from biasscope.engine.data import datasets
+from biasscope.engine.data.download import download
 from biasscope.engine.errors import DataError, UsageError
+from biasscope.engine.model import tokens
+from biasscope.engine.store import digests
 from biasscope.engine.types import Dataset, Example
 
 STEREOSET = ["stereoset", "stereoset_gender", "stereoset_race", "stereoset_profession", "stereoset_religion"]
@@ -53,7 +55,8 @@ def test_a_dataset_without_examples_is_an_error(data: Path) -> None:
 
 
 def test_loading_imports_neither_torch_nor_the_hub() -> None:
-    code = "import sys; from pathlib import Path; from biasscope.engine import datasets, download; datasets.load('occupations', Path('.'));"
+    code = "import sys; from pathlib import Path; from biasscope.engine.data import datasets, download;"
+    code += " datasets.load('occupations', Path('.'));"
     code += "sys.exit(any(m in sys.modules for m in ('torch', 'transformers', 'datasets', 'huggingface_hub', 'pooch', 'requests')))"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
 

@@ -17,10 +17,11 @@ from tiny_data import (
     write_winogender,
 )
 
-from biasscope.engine import datasets, digests
-from biasscope.engine.datasets import stereoset, winogender
-from biasscope.engine.download import download
+from biasscope.engine.data import datasets
+from biasscope.engine.data.datasets import stereoset, winogender
+from biasscope.engine.data.download import download
 from biasscope.engine.errors import BiasScopeError, DataError, NetworkError, UsageError
+from biasscope.engine.store import digests
 
 
 def test_stereoset_from_the_hub_can_be_loaded(hub: Host, data: Path) -> None:
@@ -141,7 +142,7 @@ def test_an_unknown_source_gets_a_suggestion(data: Path) -> None:
 
 def test_leftovers_of_a_killed_download_are_swept(raw: Host, data: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (data / ".download-old").mkdir(parents=True)
-    monkeypatch.setattr("biasscope.engine.download.STALE_S", -1)
+    monkeypatch.setattr("biasscope.engine.data.download.STALE_S", -1)
     download("winogender", data, raw_url=raw.url)
     assert not (data / ".download-old").exists()
 

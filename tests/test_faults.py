@@ -15,8 +15,8 @@ from typing import Any
 
 import pytest
 
-from biasscope.engine import runs, store
-from biasscope.engine.journal import Journal
+from biasscope.engine.store import journal, runs
+from biasscope.engine.store.journal import Journal
 
 LIMIT = 24
 UNITS = 40
@@ -81,7 +81,7 @@ class Lab:
 
     def journal(self) -> Journal:
         """The one journal of the cache."""
-        (folder,) = store.folders(self.folder / "cache" / "runs")
+        (folder,) = journal.folders(self.folder / "cache" / "runs")
         return Journal.read(folder)
 
 
@@ -200,7 +200,7 @@ def test_eight_processes_on_one_run_measure_every_unit_once(lab, unbroken):
 def test_eight_runs_share_one_cache(lab, unbroken):
     pids = [lab.start("--seed", i % 4, "--source", ["mean", "zero"][i // 4], results=f"r{i}") for i in range(8)]
     assert [lab.end(pid) for pid in pids] == [0] * 8, lab.said
-    assert lab.measured >= 8 * UNITS - 80 and len(list(store.folders(lab.folder / "cache" / "runs"))) == 8
+    assert lab.measured >= 8 * UNITS - 80 and len(list(journal.folders(lab.folder / "cache" / "runs"))) == 8
     assert lab.tables("r0") == unbroken.tables()
 
 

@@ -9,10 +9,11 @@ import pytest
 from hosted import HUB_ORDER, data, hub, hub_path, left, no_environment, parquet, raw
 from servers import Host
 
-from biasscope.engine import datasets, digests
-from biasscope.engine.datasets import winogender
-from biasscope.engine.download import download
+from biasscope.engine.data import datasets
+from biasscope.engine.data.datasets import winogender
+from biasscope.engine.data.download import download
 from biasscope.engine.errors import DataError, NetworkError
+from biasscope.engine.store import digests
 
 
 def test_a_slow_host_is_waited_for(hub: Host, data: Path) -> None:

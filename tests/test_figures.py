@@ -11,8 +11,8 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from matplotlib.text import Text
 
-from biasscope.engine import canvas, figures
 from biasscope.engine.types import SUMMARY
+from biasscope.report import canvas, figures
 
 SIZES = [(12, 12), (36, 20), (48, 25)]
 LONG = "Heads of an-organisation/a-model-with-an-exceedingly-long-name-that-goes-on-v2\nstereoset_profession, slope: twin patched in, exact"

@@ -5,9 +5,9 @@ import slow
 import torch
 from conftest import EXACT, save_tiny
 
-from biasscope.engine import forward, tokens, weights
 from biasscope.engine.errors import DataError
-from biasscope.engine.models import boot
+from biasscope.engine.model import forward, tokens, weights
+from biasscope.engine.model.loading import boot
 from biasscope.engine.types import Site
 
 

@@ -6,10 +6,9 @@ import slow
 import torch
 from conftest import EXACT
 
-from biasscope.engine import forward, tokens
-from biasscope.engine import interventions as iv
-from biasscope.engine import scores as scores_of
 from biasscope.engine.errors import UsageError
+from biasscope.engine.measure import baseline, exact, sources
+from biasscope.engine.model import forward, tokens
 from biasscope.engine.types import EFFECTS, SCORES, TRIPLES, Site
 
 
@@ -25,7 +24,7 @@ def test_the_sweep_equals_one_example_and_one_site_at_a_time(family, name, tiny,
     forest = tokens.forest(lm, examples)
     middle = lm.n_layers // 2
     sites = [Site(0, "z", 1), Site(middle, "z", lm.n_heads - 1), Site(middle, "mlp_out")]
-    effects = iv.sweep(lm, forest, sites, iv.source(name, lm, forest, sites), batch=64)
+    effects = exact.sweep(lm, forest, sites, sources.source(name, lm, forest, sites), batch=64)
     for site, new in slow.sources(name, lm, examples, sites).items():
         hooks = [slow.replaced(site, *new)]
         for e in examples:
@@ -40,13 +39,13 @@ def test_the_sweep_equals_one_example_and_one_site_at_a_time(family, name, tiny,
 def test_zero_ablating_a_head_equals_zeroing_its_rows_of_w_o(tiny, examples):
     lm = tiny("gpt2")
     forest = tokens.forest(lm, examples)
-    swept = iv.sweep(lm, forest, [Site(1, "z", 2)], iv.zero(lm)).filter(pl.col("metric") == "target").sort("example_id")
+    swept = exact.sweep(lm, forest, [Site(1, "z", 2)], sources.zero(lm)).filter(pl.col("metric") == "target").sort("example_id")
     weight = lm.bridge.original_model.state_dict()
     (name,) = [k for k in weight if "h.1.attn" in k and "c_proj" in k and k.endswith("weight")]
     rows, kept = slice(2 * 12, 3 * 12), weight[name].clone()
     with torch.no_grad():
         weight[name][rows] = 0
-        by_hand = scores_of.baseline(lm, forest)[0].filter(pl.col("metric") == "target").sort("example_id")
+        by_hand = baseline.baseline(lm, forest)[0].filter(pl.col("metric") == "target").sort("example_id")
         weight[name].copy_(kept)
     assert swept["value"].to_list() == pytest.approx(by_hand["value"].to_list(), abs=1e-4)
     assert swept["effect"].abs().max() > 0.01
@@ -55,34 +54,36 @@ def test_zero_ablating_a_head_equals_zeroing_its_rows_of_w_o(tiny, examples):
 def test_replacing_a_run_with_itself_changes_nothing(tiny, examples):
     lm = tiny("gpt-neo")
     forest = tokens.forest(lm, examples)
-    itself = iv.Source("itself", lambda block, site: forward.capture(lm, block, [iv.whole(site)])[0][iv.whole(site)][:, :, site.head])
-    effects = iv.sweep(lm, forest, [Site(3, "z", 0)], itself)
+    itself = sources.Source(
+        "itself", lambda block, site: forward.capture(lm, block, [sources.whole(site)])[0][sources.whole(site)][:, :, site.head]
+    )
+    effects = exact.sweep(lm, forest, [Site(3, "z", 0)], itself)
     assert effects["effect"].abs().max() < 1e-5
 
 
 def test_the_batch_size_does_not_change_the_effects(tiny, examples):
     lm = tiny("llama")
     forest = tokens.forest(lm, examples)
-    sites = iv.sites(lm, ["z", "mlp_out"], [1])
-    one, many = (iv.sweep(lm, forest, sites, iv.zero(lm), batch=b) for b in (1, 10_000))
+    sites = sources.sites(lm, ["z", "mlp_out"], [1])
+    one, many = (exact.sweep(lm, forest, sites, sources.zero(lm), batch=b) for b in (1, 10_000))
     assert (one["effect"] - many["effect"]).abs().max() < 1e-5
 
 
 def test_effects_keep_their_schema_and_one_row_per_example_site_and_metric(tiny, examples):
     lm = tiny("qwen2")
-    effects = iv.sweep(lm, tokens.forest(lm, examples), iv.sites(lm, ["z", "mlp_out"]), iv.zero(lm))
+    effects = exact.sweep(lm, tokens.forest(lm, examples), sources.sites(lm, ["z", "mlp_out"]), sources.zero(lm))
     assert effects.schema == EFFECTS
     assert len(effects) == len(examples) * (4 * 4 + 4) * 3 == len(effects.unique(["example_id", "component", "layer", "head", "metric"]))
 
 
 def test_sites_outside_the_model_are_refused_with_the_range(tiny):
     with pytest.raises(UsageError, match="layers 0-3"):
-        iv.sites(tiny("gpt2"), ["z"], [4])
+        sources.sites(tiny("gpt2"), ["z"], [4])
 
 
 def test_baseline_scores_every_metric_and_the_published_sentence_score(tiny, examples):
     lm = tiny("gpt2")
-    scores, triples = scores_of.baseline(lm, tokens.forest(lm, examples, sentences=True))
+    scores, triples = baseline.baseline(lm, tokens.forest(lm, examples, sentences=True))
     assert (scores.schema, triples.schema) == (SCORES, TRIPLES)
     assert scores["metric"].value_counts(sort=True).rows() == [("target", 7), ("competence", 7), ("sentence", 1)]
     rich = examples[4]
@@ -96,8 +97,8 @@ def test_baseline_scores_every_metric_and_the_published_sentence_score(tiny, exa
 def test_a_nan_of_the_model_stays_in_the_table_to_be_counted(tiny, examples):
     lm = tiny("gpt2")
     forest = tokens.forest(lm, examples)
-    broken = iv.Source("broken", lambda block, site: torch.tensor(float("nan")))
-    effects = iv.sweep(lm, forest, [Site(1, "z", 0)], broken, metrics=["target"])
+    broken = sources.Source("broken", lambda block, site: torch.tensor(float("nan")))
+    effects = exact.sweep(lm, forest, [Site(1, "z", 0)], broken, metrics=["target"])
     assert (len(effects), effects["effect"].is_nan().sum()) == (len(examples), len(examples))
 
 
@@ -107,7 +108,7 @@ def test_of_a_residual_site_the_first_position_stays(tiny, examples, name, site)
     lm = tiny("gpt2")
     plain = [e for e in examples if e.sentences is None and e.prompt]
     forest = tokens.forest(lm, plain)
-    found = iv.sweep(lm, forest, [site], iv.source(name, lm, forest, [site]), metrics=("target",))
+    found = exact.sweep(lm, forest, [site], sources.source(name, lm, forest, [site]), metrics=("target",))
     _, rest = slow.sources(name, lm, plain, [site])[site]
 
     def hook(act, hook):
@@ -126,7 +127,7 @@ def test_a_scan_beside_given_sites_equals_replacing_all_of_them_by_hand(family, 
     lm = tiny(family)
     forest = tokens.forest(lm, examples)
     given, sites = [Site(1, "z", 2), Site(2, "mlp_out")], [Site(0, "z", 1), Site(1, "z", 0), Site(2, "z", 3), Site(3, "mlp_out")]
-    effects = iv.sweep(lm, forest, sites, iv.source(name, lm, forest, [*sites, *given]), given=given, batch=64)
+    effects = exact.sweep(lm, forest, sites, sources.source(name, lm, forest, [*sites, *given]), given=given, batch=64)
     new = slow.sources(name, lm, examples, [*sites, *given])
     gone = [slow.replaced(site, *new[site]) for site in given]
     for site in sites:

@@ -11,8 +11,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from biasscope.engine import journal, runs, store
 from biasscope.engine.errors import DamagedError, LockedError
+from biasscope.engine.store import journal, runs, shards
 from biasscope.engine.types import SCORES
 
 ASKED = {
@@ -46,7 +46,7 @@ def scores(number: int) -> pl.DataFrame:
 
 def filled(root: Path, units: int = 6) -> Path:
     """The folder of a run with some units and a fact."""
-    with journal.opened(root, store.identity("baseline", **ASKED)) as found:
+    with journal.opened(root, journal.identity("baseline", **ASKED)) as found:
         found.decide("batch_size", 2048)
         for number in range(units):
             found.put(f"B{number:05}", {"scores": scores(number)})
@@ -63,19 +63,19 @@ def intact(folder: Path) -> dict[str, pl.DataFrame]:
 @pytest.mark.parametrize("changed", CHANGES.values(), ids=CHANGES)
 def test_each_field_of_the_identity_changed_alone_reuses_nothing(changed, tmp_path):
     filled(tmp_path)
-    with journal.opened(tmp_path, store.identity("baseline", **(ASKED | changed))) as found:
+    with journal.opened(tmp_path, journal.identity("baseline", **(ASKED | changed))) as found:
         assert not found.units and not found.facts
 
 
-@pytest.mark.parametrize("name", [*store.LIBRARIES, "SCHEMA_VERSION", "ALGORITHM_VERSION", "command"])
+@pytest.mark.parametrize("name", [*journal.LIBRARIES, "SCHEMA_VERSION", "ALGORITHM_VERSION", "command"])
 def test_another_version_or_command_reuses_nothing(name, monkeypatch):
-    key = store.run_key(store.identity("baseline", **ASKED))
-    assert store.run_key(store.identity("baseline", **ASKED)) == key
-    version = store.importlib.metadata.version
-    monkeypatch.setattr(store.importlib.metadata, "version", lambda p: "0" if p == name else version(p))
+    key = journal.run_key(journal.identity("baseline", **ASKED))
+    assert journal.run_key(journal.identity("baseline", **ASKED)) == key
+    version = journal.importlib.metadata.version
+    monkeypatch.setattr(journal.importlib.metadata, "version", lambda p: "0" if p == name else version(p))
     if name.isupper():
-        monkeypatch.setattr(store, name, 99)
-    assert store.run_key(store.identity("patch" if name == "command" else "baseline", **ASKED)) != key
+        monkeypatch.setattr(journal, name, 99)
+    assert journal.run_key(journal.identity("patch" if name == "command" else "baseline", **ASKED)) != key
 
 
 def test_an_unchanged_identity_finds_every_unit(tmp_path):
@@ -85,7 +85,7 @@ def test_an_unchanged_identity_finds_every_unit(tmp_path):
 
 def test_why_nothing_is_reused_can_be_said(tmp_path):
     filled(tmp_path)
-    other = store.identity("baseline", **{**ASKED, "seed": 1, "model": {**ASKED["model"], "digest": "zz"}})
+    other = journal.identity("baseline", **{**ASKED, "seed": 1, "model": {**ASKED["model"], "digest": "zz"}})
     assert journal.nearest(tmp_path, other) == ["model.digest", "seed"]
 
 
@@ -110,7 +110,7 @@ def test_of_a_thousand_flipped_bits_none_goes_unnoticed(tmp_path):
 def test_a_flipped_bit_in_the_key_file_is_mended_at_the_next_start(tmp_path):
     folder = filled(tmp_path)
     (folder / "key.json").write_bytes(b'{"seed": 7}')
-    with journal.opened(tmp_path, store.identity("baseline", **ASKED)) as found:
+    with journal.opened(tmp_path, journal.identity("baseline", **ASKED)) as found:
         assert len(found.units) == 6 and json.loads((folder / "key.json").read_bytes())["seed"] == 0
 
 
@@ -119,7 +119,7 @@ def test_a_journal_cut_in_its_last_line_loses_that_unit_alone_and_takes_new_line
     folder = filled(tmp_path)
     file = folder / "journal.jsonl"
     file.write_bytes(file.read_bytes()[:-cut])
-    with journal.opened(tmp_path, store.identity("baseline", **ASKED)) as found:
+    with journal.opened(tmp_path, journal.identity("baseline", **ASKED)) as found:
         assert len(found.units) == 5 + (cut == 1) and not found.damaged
         found.put("B00005", {"scores": scores(5)})
     assert len(intact(folder)) == 6
@@ -144,7 +144,7 @@ def test_a_shard_that_changes_after_the_check_is_refused(tmp_path):
 
 
 def test_tables_come_in_the_order_of_the_units_whatever_was_stored_first(tmp_path):
-    with journal.opened(tmp_path, store.identity("baseline")) as found:
+    with journal.opened(tmp_path, journal.identity("baseline")) as found:
         for number in (3, 1, 2):
             found.put(f"B{number:05}", {"scores": scores(number)})
         assert [frame["value"][0] for frame in found.tables("scores", ["B00001", "B00002", "B00003"])] == [1, 2, 3]
@@ -152,7 +152,7 @@ def test_tables_come_in_the_order_of_the_units_whatever_was_stored_first(tmp_pat
 
 def test_a_second_holder_is_refused_at_once_and_fresh_forgets(tmp_path):
     filled(tmp_path)
-    asked = store.identity("baseline", **ASKED)
+    asked = journal.identity("baseline", **ASKED)
     with journal.opened(tmp_path, asked), pytest.raises(LockedError, match=f"process {os.getpid()} on"), journal.opened(tmp_path, asked):
         pass
     with journal.opened(tmp_path, asked, fresh=True) as found:
@@ -182,4 +182,4 @@ def test_any_json_as_a_record_is_no_finished_run(value):
 def test_every_shard_is_compressed_parquet_with_the_declared_columns(tmp_path):
     file = filled(tmp_path) / "B00000.scores.parquet"
     assert pl.read_parquet(file).schema == SCORES
-    assert store.pq.read_metadata(file).row_group(0).column(0).compression == "ZSTD"
+    assert shards.pq.read_metadata(file).row_group(0).column(0).compression == "ZSTD"

@@ -5,7 +5,7 @@ import torch
 from torch import nn
 from transformers.pytorch_utils import Conv1D
 
-from biasscope.engine import forward, kernels, tokens
+from biasscope.engine.model import forward, kernels, tokens
 
 pytestmark = pytest.mark.skipif(not kernels.available(), reason="this torch has no oneDNN")
 

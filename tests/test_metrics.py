@@ -5,8 +5,8 @@ import math
 import pytest
 import torch
 
-from biasscope.engine.forward import Readouts
-from biasscope.engine.metrics import METRICS, sentence_logp
+from biasscope.engine.model.forward import Readouts
+from biasscope.engine.model.metrics import METRICS, sentence_logp
 
 NAN = math.nan
 # one copy, two examples: a StereoSet one with sentences of 4, 5 and 2 tokens, a WinoGender one with two pronouns

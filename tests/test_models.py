@@ -9,14 +9,15 @@ import pytest
 import torch
 from conftest import save_tiny
 
-from biasscope.engine import models, weights
 from biasscope.engine.errors import DataError, NetworkError, UsageError
+from biasscope.engine.model import loading, weights
+from biasscope.engine.store import files
 
 
 def test_a_local_folder_boots_and_its_digest_is_that_of_its_weights(tiny_gpt2, tmp_path):
     found = weights.locate(str(tiny_gpt2), cache_dir=tmp_path)
     assert found.digest == weights.digests.of_file(tiny_gpt2 / "model.safetensors")
-    lm = models.boot(found, device="cpu")
+    lm = loading.boot(found, device="cpu")
     assert (lm.n_layers, lm.n_heads, lm.context, lm.window) == (4, 4, 96, 96)
     assert lm.tokenizer.pad_token == lm.tokenizer.eos_token
 
@@ -39,7 +40,7 @@ def test_remote_code_is_refused_and_never_runs(tiny_gpt2, tmp_path):
     )
     (folder / "canary.py").write_text(f"open({str(tmp_path / 'fired')!r}, 'w')")
     with pytest.raises(DataError, match="cannot load model"):
-        models.load(str(folder), cache_dir=tmp_path, device="cpu")
+        loading.load(str(folder), cache_dir=tmp_path, device="cpu")
     assert not (tmp_path / "fired").exists()
 
 
@@ -72,19 +73,18 @@ def test_short_names_mean_hub_ids():
 
 @pytest.mark.parametrize("name", ["EleutherAI/gpt-neo-125M", "/models/My Model!", "../..", "x.gguf", "…"])
 def test_a_slug_is_one_safe_file_name(name):
-    assert weights.slug(name).replace("-", "").replace(".", "").replace("_", "").isalnum()
-    assert not weights.slug(name).startswith(".")
+    assert files.slug(name).replace("-", "").replace(".", "").replace("_", "").isalnum()
+    assert not files.slug(name).startswith(".")
 
 
 def test_a_device_that_is_not_there_is_a_usage_error():
     with pytest.raises(UsageError, match="cannot be used here"):
-        models._device("nonsense")
+        loading._device("nonsense")
 
 
 def test_locating_a_folder_imports_no_torch(tiny_gpt2, tmp_path):
-    code = (
-        f"from biasscope.engine.weights import *; locate({str(tiny_gpt2)!r}, cache_dir=Path()); import sys; print('torch' in sys.modules)"
-    )
+    code = f"from biasscope.engine.model.weights import *; locate({str(tiny_gpt2)!r}, cache_dir=Path())"
+    code += "; import sys; print('torch' in sys.modules)"
     done = subprocess.run([sys.executable, "-c", code], check=True, cwd=tmp_path, capture_output=True, text=True)
     assert done.stdout == "False\n"
 
@@ -92,19 +92,19 @@ def test_locating_a_folder_imports_no_torch(tiny_gpt2, tmp_path):
 def test_a_gguf_file_is_converted_once_and_equals_its_weights(tmp_path):
     gguf = pytest.importorskip("gguf")
     folder = save_tiny("llama", tmp_path / "llama")
-    plain = models.load(str(folder), cache_dir=tmp_path, device="cpu")
+    plain = loading.load(str(folder), cache_dir=tmp_path, device="cpu")
     file = tmp_path / "tiny-F32.gguf"
     write_gguf(gguf, plain, file)
     found = weights.locate(str(file), cache_dir=tmp_path)
     assert found.note == "tiny-F32.gguf: F32, de-quantised to float32"
     made = (found.folder / "model.safetensors").stat().st_mtime_ns
     assert weights.locate(str(file), cache_dir=tmp_path).folder.joinpath("model.safetensors").stat().st_mtime_ns == made
-    again = models.boot(found, device="cpu")
+    again = loading.boot(found, device="cpu")
     ids = torch.tensor([[5, 6, 7, 8]])
     assert (again.bridge(ids) - plain.bridge(ids)).abs().max() < 1e-4
 
 
-def write_gguf(gguf, lm: models.LM, file) -> None:
+def write_gguf(gguf, lm: loading.LM, file) -> None:
     """A GGUF file of a tiny Llama, float32, with a byte-level vocabulary."""
     writer, c = gguf.GGUFWriter(str(file), "llama"), lm.bridge.original_model.config
     writer.add_block_count(c.num_hidden_layers)
@@ -148,5 +148,5 @@ def write_gguf(gguf, lm: models.LM, file) -> None:
     writer.close()
 
 
-def lm_folder(lm: models.LM):
+def lm_folder(lm: loading.LM):
     return Path(lm.name)

@@ -11,9 +11,11 @@ import torch
 from transformer_lens import patching
 from transformer_lens.tools.analysis.attribution_patching import attribution_patch
 
-from biasscope.engine import attribution, donors, forward, stats, tokens
-from biasscope.engine import interventions as iv
-from biasscope.engine.packing import Scored, pack
+from biasscope.engine.measure import attribution, sources
+from biasscope.engine.measure import exact as exact_sweep
+from biasscope.engine.model import forward, tokens
+from biasscope.engine.model.packing import Scored, pack
+from biasscope.engine.statistics.summary import summarise
 from biasscope.engine.types import TOTAL, Example, Site
 
 PAIRS = {
@@ -46,7 +48,7 @@ def test_the_swapped_block_is_the_twin_s_own_forest_node_for_node(tiny, family, 
     lm = tiny(family)
     fits, forest = paired(lm, share)
     for block in forest.blocks:
-        scored = iv.forward.clean(lm, block.swapped()).readouts.logp[0]
+        scored = sources.forward.clean(lm, block.swapped()).readouts.logp[0]
         for local, same in enumerate(block.examples):
             twin = fits[same[0]]
             by_hand = slow.scores(lm, Example("x", "t", "gender", "g", PAIRS[twin.id][1], " he", " she"))["target"]
@@ -59,7 +61,7 @@ def test_patching_the_first_residual_gives_the_twin_s_value_and_back(tiny, famil
     lm = tiny(family)
     fits, forest = paired(lm)
     first = Site(0, "resid_pre")
-    noised = iv.sweep(lm, forest, [first], iv.corrupt(lm, [first]), metrics=("target",))
+    noised = exact_sweep.sweep(lm, forest, [first], sources.corrupt(lm, [first]), metrics=("target",))
     for e in fits:
         by_hand = slow.scores(lm, Example("x", "t", "gender", "g", PAIRS[e.id][1], " he", " she"))["target"]
         assert value(noised, e.id, first)["value"] == pytest.approx(by_hand, abs=2e-5)
@@ -70,7 +72,7 @@ def test_patching_the_first_residual_gives_the_twin_s_value_and_back(tiny, famil
 def test_patching_a_site_equals_putting_the_twin_s_activation_there_by_hand(tiny, family, site):
     lm = tiny(family)
     fits, forest = paired(lm)
-    found = iv.sweep(lm, forest, [site], iv.corrupt(lm, [site]), metrics=("target",))
+    found = exact_sweep.sweep(lm, forest, [site], sources.corrupt(lm, [site]), metrics=("target",))
     for e in fits:
         by_hand = []
         for filler in (e.stereo, e.anti):
@@ -93,8 +95,8 @@ def test_a_run_patched_with_itself_does_not_change(tiny):
     lm = tiny("gpt2")
     examples = [Example("a", "t", "gender", "g", PAIRS["a"][0], " he", " she")]
     forest = tokens.forest(lm, examples, twins={"a": PAIRS["a"][0]})
-    sites = iv.sites(lm, ("z", "attn_out", "mlp_out", "resid_pre", "resid_post"))
-    found = iv.sweep(lm, forest, sites, iv.corrupt(lm, sites), metrics=("target",))
+    sites = sources.sites(lm, ("z", "attn_out", "mlp_out", "resid_pre", "resid_post"))
+    found = exact_sweep.sweep(lm, forest, sites, sources.corrupt(lm, sites), metrics=("target",))
     assert float(found["effect"].abs().max()) < 1e-6
 
 
@@ -126,7 +128,7 @@ def test_exact_patching_by_position_equals_transformerlens_s_own_sweep(tiny, fam
             theirs[component] = sweep(lm.bridge, clean, cache, lambda logits: logits[0, -1, he] - logits[0, -1, she])
     sites = [Site(layer, component) for layer in range(lm.n_layers) for component in theirs]
     prompt = forest.prompts[0]
-    found = iv.sweep(lm, forest, sites, iv.corrupt(lm, sites), positions=("readout",), metrics=("target",))
+    found = exact_sweep.sweep(lm, forest, sites, sources.corrupt(lm, sites), positions=("readout",), metrics=("target",))
     assert prompt.length - 1 not in prompt.term
     for site in sites:
         expected = float(theirs[site.component][site.layer, prompt.length - 1])
@@ -164,8 +166,8 @@ def test_attribution_equals_transformerlens_s_own_with_the_roles_exchanged(train
     """Theirs takes the gradient at `corrupt` and scores (clean − corrupt) · g: ours with `corrupt` as the run that is patched."""
     lm = trainable(family)
     fits, forest = paired(lm)
-    sites = iv.sites(lm, ("z", "mlp_out"))
-    found = attribution.estimate(lm, forest, sites, iv.corrupt(lm, sites))
+    sites = sources.sites(lm, ("z", "mlp_out"))
+    found = attribution.estimate(lm, forest, sites, sources.corrupt(lm, sites))
     for example in fits[:2]:
         clean, twin, he, she = ids_of(lm, example)
         theirs = attribution_patch(lm.bridge, twin, clean, partial(gap, he=he, she=she)).node_scores
@@ -181,7 +183,9 @@ def test_all_of_the_first_residual_stands_in_the_term_and_none_after_it(tiny, fa
     lm = tiny(family)
     fits, forest = paired(lm)
     first = Site(0, "resid_pre")
-    found = iv.sweep(lm, forest, [first], iv.corrupt(lm, [first]), positions=("term", "between", "readout"), metrics=("target",))
+    found = exact_sweep.sweep(
+        lm, forest, [first], sources.corrupt(lm, [first]), positions=("term", "between", "readout"), metrics=("target",)
+    )
     total = found.filter(pl.col("component") == TOTAL).sort("example_id")["effect"].to_list()
     by_position = {
         p: found.filter(component="resid_pre", position=p).sort("example_id")["effect"].to_list() for p in ("term", "between", "readout")
@@ -222,14 +226,14 @@ def test_swapped_twins_give_mirrored_effects(tiny):
     other = tokens.forest(lm, turned, share="example", twins={e.id: PAIRS[e.id][0] for e in fits})
     denoised = replace(forest, blocks=tuple(block.swapped() for block in forest.blocks))
     sites = [Site(1, "z", 2), Site(2, "mlp_out"), Site(1, "resid_post")]
-    for run in (iv.sweep, attribution.estimate):
-        more = {"metrics": ("target",)} if run is iv.sweep else {}
-        one, two = (run(lm, f, sites, iv.corrupt(lm, sites), **more) for f in (denoised, other))
+    for run in (exact_sweep.sweep, attribution.estimate):
+        more = {"metrics": ("target",)} if run is exact_sweep.sweep else {}
+        one, two = (run(lm, f, sites, sources.corrupt(lm, sites), **more) for f in (denoised, other))
         keys = ["example_id", "component", "layer", "head"]
         both = one.join(two, on=keys, nulls_equal=True)
         assert both.height == one.height == len(fits) * 4
         assert both["effect"].to_list() == pytest.approx(both["effect_right"].to_list(), abs=3e-5)
-    noised = iv.sweep(lm, forest, sites, iv.corrupt(lm, sites), metrics=("target",)).filter(pl.col("component") == TOTAL)
+    noised = exact_sweep.sweep(lm, forest, sites, sources.corrupt(lm, sites), metrics=("target",)).filter(pl.col("component") == TOTAL)
     back = one.filter(pl.col("component") == TOTAL)
     assert noised.sort("example_id")["effect"].to_list() == pytest.approx((-back.sort("example_id")["effect"]).to_list(), abs=3e-5)
 
@@ -240,7 +244,7 @@ def test_integrated_gradients_of_the_embeddings_sum_to_the_total_as_steps_grow(t
     first = Site(0, "resid_pre")
     errors = {}
     for steps in (None, 4, 64):
-        found = attribution.estimate(lm, forest, [first], iv.corrupt(lm, [first]), steps=steps).sort("example_id")
+        found = attribution.estimate(lm, forest, [first], sources.corrupt(lm, [first]), steps=steps).sort("example_id")
         total, summed = (found.filter(component=c)["effect"].to_numpy() for c in (TOTAL, "resid_pre"))
         errors[steps] = abs(total - summed).max() / abs(total).max()
     assert errors[64] < 0.01 < errors[None] and errors[64] < errors[4] < errors[None]
@@ -250,7 +254,7 @@ def test_one_step_is_the_gradient_half_way(tiny):
     lm = tiny("llama")
     _, forest = paired(lm)
     site, first = Site(2, "mlp_out"), Site(0, "resid_pre")
-    found = attribution.estimate(lm, forest, [site], iv.corrupt(lm, [site]), steps=1)
+    found = attribution.estimate(lm, forest, [site], sources.corrupt(lm, [site]), steps=1)
     block = forest.blocks[0]
     here, there = (forward.capture(lm, b, [first, site])[0] for b in (block, block.swapped()))
     middle = (here[first] + there[first]) / 2
@@ -266,15 +270,15 @@ def test_a_small_step_to_the_twin_is_what_attribution_says_and_exact_confirms(ti
     lm = tiny("gpt2")
     _, forest = paired(lm)
     sites = [Site(1, "z", 2), Site(2, "mlp_out"), Site(1, "resid_post")]
-    twin = iv.corrupt(lm, sites)
+    twin = sources.corrupt(lm, sites)
 
     def near(block, site):
-        point = iv.whole(site)
+        point = sources.whole(site)
         here = forward.capture(lm, block, [point])[0][point]
         here = here if site.head is None else here[:, :, site.head]
         return here + 0.003 * (twin.at(block, site) - here)
 
-    exact = iv.sweep(lm, forest, sites, iv.Source("near", near, twin=True), metrics=("target",))
+    exact = exact_sweep.sweep(lm, forest, sites, sources.Source("near", near, twin=True), metrics=("target",))
     whole = attribution.estimate(lm, forest, sites, twin)
     keys = ["example_id", "component", "layer", "head"]
     both = exact.join(whole, on=keys, nulls_equal=True).filter(pl.col("component") != TOTAL)
@@ -288,11 +292,11 @@ def test_resample_takes_a_whole_node_of_the_same_depth_for_all_sites(tiny, examp
     lm = tiny(family)
     forest = tokens.forest(lm, examples, share=share)
     points = [Site(1, "z"), Site(2, "mlp_out")]
-    source, pool, others = iv.resample(lm, forest, points, 3), donors.pool(forest), 0
+    source, pool, others = sources.resample(lm, forest, points, 3), sources.pool(forest), 0
     for block in forest.blocks:
         for row, node in (block.owner >= 0).nonzero().tolist():
             prefix = block.prefix(row, node)
-            donor = donors.of(pool, prefix, 3)
+            donor = sources.of(pool, prefix, 3)
             others += donor != prefix
             assert len(donor) == len(prefix)
             plain = pack([[Scored((*donor, 0), len(donor), 0)]], [(0,)], "all", packed=False)
@@ -304,13 +308,13 @@ def test_resample_takes_a_whole_node_of_the_same_depth_for_all_sites(tiny, examp
 def test_exact_effects_and_estimates_take_the_same_donors(tiny, examples):
     lm = tiny("gpt2")
     shared, apart = (tokens.forest(lm, examples, share=share) for share in ("all", "example"))
-    pools = [donors.pool(forest) for forest in (shared, apart)]
+    pools = [sources.pool(forest) for forest in (shared, apart)]
     prefixes = {prefix for same, _ in pools[0].values() for prefix in same}
     assert len(prefixes) > 20 and prefixes == {prefix for same, _ in pools[1].values() for prefix in same}
-    assert all(donors.of(pools[0], p, 3) == donors.of(pools[1], p, 3) for p in prefixes)
-    assert any(donors.of(pools[0], p, 3) != donors.of(pools[0], p, 4) for p in prefixes)
+    assert all(sources.of(pools[0], p, 3) == sources.of(pools[1], p, 3) for p in prefixes)
+    assert any(sources.of(pools[0], p, 3) != sources.of(pools[0], p, 4) for p in prefixes)
     site = Site(3, "mlp_out")
-    values = {name: iv.resample(lm, forest, [site], 3) for name, forest in (("all", shared), ("example", apart))}
+    values = {name: sources.resample(lm, forest, [site], 3) for name, forest in (("all", shared), ("example", apart))}
     place = {block.prefix(*at): (block, *at) for block in shared.blocks for at in (block.owner >= 0).nonzero().tolist()}
     for block in apart.blocks:
         for at in (block.owner >= 0).nonzero().tolist():
@@ -320,9 +324,9 @@ def test_exact_effects_and_estimates_take_the_same_donors(tiny, examples):
 
 
 def test_donors_are_drawn_as_often_as_examples_use_them(tiny, examples):
-    pool = donors.pool(tokens.forest(tiny("gpt2"), examples))
+    pool = sources.pool(tokens.forest(tiny("gpt2"), examples))
     prefixes, uses = pool[4]
-    drawn = [donors.of(pool, prefixes[0], seed) for seed in range(2000)]
+    drawn = [sources.of(pool, prefixes[0], seed) for seed in range(2000)]
     shares = [drawn.count(prefix) / 2000 for prefix in prefixes]
     assert shares == pytest.approx([float(n) / float(uses[-1]) for n in np.diff(uses, prepend=0)], abs=0.04)
 
@@ -331,7 +335,7 @@ def test_a_twin_s_mean_is_not_read_where_there_is_a_slope_and_recovered_is_a_sha
     lm = tiny("gpt2")
     _, forest = paired(lm)
     sites = [Site(0, "resid_pre"), Site(2, "mlp_out")]
-    found = iv.sweep(lm, forest, sites, iv.corrupt(lm, sites), metrics=("target",))
+    found = exact_sweep.sweep(lm, forest, sites, sources.corrupt(lm, sites), metrics=("target",))
     # twelve groups made of copies, so that there are clusters enough; group i has effects scaled by its share
     shares = {f"g{i:02d}": 10.0 + 7 * i for i in range(12)}
     one = found.filter(pl.col("example_id") == found["example_id"][0])
@@ -341,7 +345,7 @@ def test_a_twin_s_mean_is_not_read_where_there_is_a_slope_and_recovered_is_a_sha
         )
         for i, (g, s) in enumerate(shares.items())
     ]
-    summary = stats.summarise(pl.concat(scaled), model="m", method="exact", share_of_men=shares)
+    summary = summarise(pl.concat(scaled), model="m", method="exact", share_of_men=shares)
     assert set(summary["statistic"]) == {"slope", "rms"}
     by_site = {row["component"]: row for row in summary.filter(statistic="slope").iter_rows(named=True)}
     assert by_site["resid_pre"]["recovered"] == pytest.approx(1.0, abs=1e-4)

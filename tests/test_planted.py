@@ -7,9 +7,13 @@ import polars as pl
 import pytest
 from test_cli import biasscope
 
-from biasscope.engine import attribution, controls, datasets, forward, guarantees, planted, stats, tokens, twins, weights
-from biasscope.engine import interventions as iv
-from biasscope.engine.models import boot
+from biasscope.engine.data import datasets
+from biasscope.engine.experiments import verify
+from biasscope.engine.measure import attribution, exact, sources
+from biasscope.engine.model import forward, planted, tokens, twins, weights
+from biasscope.engine.model.loading import boot
+from biasscope.engine.statistics import specificity
+from biasscope.engine.statistics.summary import ranking, summarise
 from biasscope.engine.types import SUMMARY
 
 KNOWN = planted.words()
@@ -53,7 +57,9 @@ def test_every_hand_worked_effect_is_found_in_every_prompt_with_the_noise_in_pla
             expected = worked(kind, role, source, partners)
             if expected is None or (role == "factual" and kind != "single"):
                 continue
-            found = iv.sweep(lm, forest, [site], iv.source(source, lm, forest, [site]), metrics=("target",)).filter(layer=site.layer)
+            found = exact.sweep(lm, forest, [site], sources.source(source, lm, forest, [site]), metrics=("target",)).filter(
+                layer=site.layer
+            )
             difference = found["effect"].to_numpy() - np.array([expected[g] for g in found["group"]])
             # the mean of a forest is one number for all prompts: what is left must be the same everywhere
             assert np.abs(difference - (difference.mean() if source == "mean" else 0)).max() < 1e-5
@@ -65,7 +71,7 @@ def test_graded_heads_have_their_own_strengths_in_every_prompt(lab):
     lm, forest, _ = lab("graded")
     strengths = planted.strengths()
     assert len(strengths) == 8 and all(s for s, _ in strengths.values())
-    found = iv.sweep(lm, forest, list(strengths), iv.zero(lm), metrics=("target",))
+    found = exact.sweep(lm, forest, list(strengths), sources.zero(lm), metrics=("target",))
     for site, (s, t) in strengths.items():
         rows = found.filter(layer=site.layer, head=site.head)
         expected = [-s * KNOWN.occupations[g]["s"] - t * KNOWN.occupations[g]["t"] for g in rows["group"]]
@@ -78,7 +84,7 @@ def test_attribution_is_exact_where_the_model_is_linear_and_wrong_as_worked_out_
         lm, forest, partners = lab(kind)
         feature = "s" if kind in ("single", "cancelling") else "q"
         for source in ("zero", "corrupt"):
-            rows = attribution.estimate(lm, forest, [first], iv.source(source, lm, forest, [first])).filter(component="z")
+            rows = attribution.estimate(lm, forest, [first], sources.source(source, lm, forest, [first])).filter(component="z")
             there = [KNOWN.occupations[partners[g]][feature] if source == "corrupt" else 0.0 for g in rows["group"]]
             expected = [factor * planted.A * (t - KNOWN.occupations[g][feature]) for g, t in zip(rows["group"], there, strict=True)]
             np.testing.assert_allclose(rows["effect"], expected, atol=1e-5)
@@ -87,7 +93,7 @@ def test_attribution_is_exact_where_the_model_is_linear_and_wrong_as_worked_out_
 def test_two_steps_of_integrated_gradients_find_what_is_masked_and_none_of_what_is_only_a_backup(lab):
     lm, forest, partners = lab("masked")
     first = planted.SITES["first"]
-    rows = attribution.estimate(lm, forest, [first], iv.corrupt(lm, [first]), steps=4).filter(component="z")
+    rows = attribution.estimate(lm, forest, [first], sources.corrupt(lm, [first]), steps=4).filter(component="z")
     expected = [worked("masked", "first", "corrupt", partners)[g] for g in rows["group"]]
     np.testing.assert_allclose(rows["effect"], expected, atol=1e-5)
 
@@ -95,25 +101,25 @@ def test_two_steps_of_integrated_gradients_find_what_is_masked_and_none_of_what_
 def test_a_rescan_without_the_first_head_reveals_its_backup(lab):
     lm, forest, _ = lab("backup")
     first, second = planted.SITES["first"], planted.SITES["second"]
-    alone, beside = (iv.sweep(lm, forest, [second], iv.zero(lm), given=given, metrics=("target",)) for given in ([], [first]))
+    alone, beside = (exact.sweep(lm, forest, [second], sources.zero(lm), given=given, metrics=("target",)) for given in ([], [first]))
     assert alone["effect"].abs().max() < 1e-5
     np.testing.assert_allclose(beside["effect"], [-planted.A * KNOWN.occupations[g]["q"] for g in beside["group"]], atol=1e-5)
 
 
 def test_nulls_alarm_at_most_as_often_as_they_may_and_every_strength_is_found(lab):
-    null = [s for s in iv.sites(lab("graded")[0], ["z"]) if s not in planted.strengths()]
+    null = [s for s in sources.sites(lab("graded")[0], ["z"]) if s not in planted.strengths()]
     shares = datasets.load("occupations", None).share_of_men()
     alarms, seeds = 0, 24
     for seed in range(seeds):
         lm, forest, _ = lab("graded", seed)
-        sites = iv.sites(lm, ["z"]) if seed < 3 else null
-        effects = iv.sweep(lm, forest, sites, iv.zero(lm), metrics=("target",))
+        sites = sources.sites(lm, ["z"]) if seed < 3 else null
+        effects = exact.sweep(lm, forest, sites, sources.zero(lm), metrics=("target",))
         rows = effects.filter(~pl.concat_str("layer", "head").is_in([f"{s.layer}{s.head}" for s in planted.strengths()]))
-        summary = stats.summarise(rows, model="m", method="exact", share_of_men=shares).filter(statistic="slope")
+        summary = summarise(rows, model="m", method="exact", share_of_men=shares).filter(statistic="slope")
         alarms += summary["p_family"].min() < 0.05
         if seed < 3:
-            whole = stats.summarise(effects, model="m", method="exact", share_of_men=shares)
-            assert guarantees.auroc(whole, list(planted.strengths())) == 1.0
+            whole = summarise(effects, model="m", method="exact", share_of_men=shares)
+            assert verify.auroc(whole, list(planted.strengths())) == 1.0
     assert alarms <= 3  # 5 % of 24 is 1.2; more than 3 has a chance of 3 %
 
 
@@ -139,10 +145,10 @@ def test_specificity_by_hand():
     ends = {"ci_low": pl.col("estimate") - 0.5, "ci_high": pl.col("estimate") + 0.5}
     bias = rows("target", "slope", [-4.0, 2.0, 1.0]).with_columns(p_family=pl.Series([0.01, 0.2, 0.04]), **ends)
     summary = pl.concat([bias, rows("competence", "rms", [3.0, 1.0, 1.0]), rows("target", "rms", [9.0, 9.0, 9.0])])
-    found = controls.specificity(summary, rows("target", "rms", [0.0, 2.0, 4.0], dataset="definitional"))
+    found = specificity.specificity(summary, rows("target", "rms", [0.0, 2.0, 4.0], dataset="definitional"))
     assert found["specificity"].head(3).to_list() == [pytest.approx(2 / 5), None, pytest.approx(0.5 / 3.5)]
     assert found["specificity"].tail(-3).null_count() == found.height - 3
-    assert controls.raw(summary, rows("target", "rms", [0.0, 2.0, 4.0]))["raw"].to_list()[1] == pytest.approx(1 / 3)
+    assert specificity.raw(summary, rows("target", "rms", [0.0, 2.0, 4.0]))["raw"].to_list()[1] == pytest.approx(1 / 3)
 
 
 # Factual gender
@@ -153,11 +159,11 @@ def facts(lab):
     """EFFECTS of the factual head and of the MLP that shifts the base rate on `definitional`, zero source."""
     lm, _, _ = lab("single")
     forest, sites = tokens.forest(lm, datasets.load("definitional", None).examples), [planted.SITES[r] for r in ("factual", "base")]
-    return iv.sweep(lm, forest, sites, iv.source("zero", lm, forest, sites), metrics=("target",))
+    return exact.sweep(lm, forest, sites, sources.source("zero", lm, forest, sites), metrics=("target",))
 
 
 def test_definitional_ranks_by_factual_gender_from_which_the_base_rate_of_he_cancels(facts):
-    found = stats.ranking(stats.summarise(facts, model="m", method="exact", share_of_men=None))
+    found = ranking(summarise(facts, model="m", method="exact", share_of_men=None))
     first, second = found.sort("layer", "component", descending=True).iter_rows(named=True)
     assert (first["component"], first["head"]) == ("z", 3) and (second["component"], second["layer"]) == ("mlp_out", 2)
     assert first["estimate"] == pytest.approx(-planted.A, abs=1e-5)
@@ -171,7 +177,7 @@ def test_specificity_does_not_depend_on_which_pronoun_is_called_the_stereotype_s
     he_minus_she = facts.with_columns(group=word, effect=pl.col("effect") * side)
 
     def rms(effects):
-        rows = stats.summarise(effects, model="m", method="exact", share_of_men=None).filter(statistic="rms")
+        rows = summarise(effects, model="m", method="exact", share_of_men=None).filter(statistic="rms")
         return dict(zip(rows["component"], rows["estimate"], strict=True))
 
     assert rms(facts) == pytest.approx(rms(he_minus_she), rel=1e-12)

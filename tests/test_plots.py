@@ -9,8 +9,8 @@ import pytest
 from test_cli import biasscope
 from test_stats import shares, table
 
-from biasscope import plots
-from biasscope.engine import stats
+from biasscope.engine.statistics.summary import summarise
+from biasscope.report import terminal
 
 
 class Terminal(io.StringIO):
@@ -26,12 +26,12 @@ def summary(slopes, components=("z", "mlp_out")) -> pl.DataFrame:
     x = (x - x.mean()) / x.std()
     values = np.array(slopes)[:, None] * x + 0.05 * np.random.default_rng(0).normal(size=(len(slopes), 20))
     frames = [table(values, heads=c == "z", component=c) for c in components]
-    return stats.summarise(pl.concat(frames), model="m", method="exact", share_of_men=share)
+    return summarise(pl.concat(frames), model="m", method="exact", share_of_men=share)
 
 
 def drawn(stream=None, **more) -> str:
     stream = stream or io.StringIO()
-    plots.sites(summary([2.0, -2.0, 0.7, -0.3, 0.0], **more), stream)
+    terminal.sites(summary([2.0, -2.0, 0.7, -0.3, 0.0], **more), stream)
     return stream.getvalue()
 
 
@@ -48,7 +48,7 @@ def test_signs_and_stars_say_what_colour_would():
 def test_a_legend_explains_the_marks_that_are_drawn_and_a_star_needs_its_interval():
     rows = summary([2.0, -2.0], components=("z",)).with_columns(ci_low=pl.lit(-3.0), ci_high=pl.lit(3.0))
     stream = io.StringIO()
-    plots.sites(rows, stream)
+    terminal.sites(rows, stream)
     assert "† passes the test, interval holds 0" in stream.getvalue() and "++†--†" in stream.getvalue() and "*" not in stream.getvalue()
 
 
@@ -70,7 +70,7 @@ def test_bars_of_mlps_are_on_the_scale_of_the_heads():
     noise = 0.05 * np.random.default_rng(0).normal(size=(1, 20))
     frames = [table(2.0 * x[None] + noise, heads=True, component="z"), table(0.1 * x[None] + noise, heads=False, component="mlp_out")]
     stream = io.StringIO()
-    plots.sites(stats.summarise(pl.concat(frames), model="m", method="exact", share_of_men=share), stream)
+    terminal.sites(summarise(pl.concat(frames), model="m", method="exact", share_of_men=share), stream)
     (bar,) = [line for line in stream.getvalue().splitlines() if ".mlp" in line]
     assert bar.count("█") + bar.count("░") == 1
 

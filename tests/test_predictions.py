@@ -9,7 +9,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from tiny_data import intersentence, intrasentence, published
 
-from biasscope.engine import predictions
+from biasscope.engine.data import predictions
 from biasscope.engine.errors import DataError, UsageError
 from biasscope.engine.types import TRIPLES
 

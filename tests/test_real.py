@@ -9,9 +9,10 @@ import pytest
 import slow
 import torch
 
-from biasscope.engine import attribution, datasets, download, tokens
-from biasscope.engine import interventions as iv
-from biasscope.engine import scores as scores_of
+from biasscope.engine.data import datasets, download
+from biasscope.engine.measure import attribution, baseline, sources
+from biasscope.engine.measure import exact as exact_sweep
+from biasscope.engine.model import tokens
 from biasscope.engine.types import Example, Site
 
 pytestmark = pytest.mark.real
@@ -31,7 +32,7 @@ def data_dir(shared_data, tmp_path_factory):
 )
 def test_the_four_gaps_of_smollm2(prompt, gap, smollm2):
     forest = tokens.forest(smollm2, [Example("e", "d", "gender", "g", prompt, " he", " she")])
-    scores, _ = scores_of.baseline(smollm2, forest)
+    scores, _ = baseline.baseline(smollm2, forest)
     assert scores.filter(pl.col("metric") == "target")["value"].item() == pytest.approx(gap, abs=0.005)
 
 
@@ -60,8 +61,8 @@ def test_packing_shares_what_engine_facts_counted(smollm2, data_dir):
 def test_the_sweep_and_attribution_equal_one_at_a_time_on_the_real_model(smollm2, data_dir):
     examples = datasets.load("stereoset_gender", data_dir, limit=12).examples
     sites = [Site(7, "z", 4), Site(26, "z", 2), Site(26, "mlp_out")]
-    effects = iv.sweep(smollm2, tokens.forest(smollm2, examples), sites, iv.zero(smollm2), metrics=["target"])
-    estimates = attribution.estimate(smollm2, tokens.forest(smollm2, examples, share="example"), sites, iv.zero(smollm2))
+    effects = exact_sweep.sweep(smollm2, tokens.forest(smollm2, examples), sites, sources.zero(smollm2), metrics=["target"])
+    estimates = attribution.estimate(smollm2, tokens.forest(smollm2, examples, share="example"), sites, sources.zero(smollm2))
     zero = torch.tensor(0.0)
     for site in sites:
         of_site = (pl.col("layer") == site.layer) & (pl.col("component") == site.component)

@@ -13,9 +13,10 @@ import polars as pl
 import pytest
 from test_cli import biasscope
 
-from biasscope.engine import runs, stats
-from biasscope.reporting import gathering, words
-from biasscope.tables import number
+from biasscope.engine.schemas import number
+from biasscope.engine.statistics import summary
+from biasscope.engine.store import runs
+from biasscope.report import gather, words
 
 WHAT = ["--model", "planted:single", "--dataset", "occupations", "--limit", "120", "-q"]
 
@@ -69,7 +70,7 @@ class Page(HTMLParser):
 
 
 def test_the_main_numbers_are_those_of_the_tables(results: Path, made: tuple[dict, str, str]):
-    found = gathering.gather(results, [], None)
+    found = gather.gather(results, [], None)
     (part,) = found.parts
     summary = pl.read_parquet(part.baseline.folder / "summary.parquet").filter(metric="target", statistic="slope", subset="all")
     row = summary.row(0, named=True)
@@ -84,7 +85,7 @@ def test_the_planted_head_is_what_is_found(made: tuple[dict, str, str]):
     heads = re.findall(r"L\d+H\d+", first)
     exact = pl.concat([pl.read_parquet(Path(used["path"]) / "summary.parquet") for used in made[0]["used"] if used["command"] == "patch"])
     exact = exact.filter(method="exact", source="corrupt", component="z", position="all").filter(pl.col("head").is_not_null())
-    strongest = stats.ranking(exact).sort(pl.col("estimate").abs(), descending=True).row(0, named=True)
+    strongest = summary.ranking(exact).sort(pl.col("estimate").abs(), descending=True).row(0, named=True)
     assert heads[0] == words.site(strongest)
 
 
@@ -126,7 +127,7 @@ def test_two_models_stand_side_by_side_on_one_scale(copy: Path, tmp_path: Path):
 def test_chosen_sites_are_called_so_and_stand_after_whole_maps(copy: Path, tmp_path: Path):
     shutil.rmtree(next(copy.glob("*/*/ablate")))
     biasscope("ablate", "--top", 3, "--by", "attribution", *WHAT, "-o", copy, "--cache-dir", tmp_path / "cache")
-    (part,) = gathering.gather(copy, [], None).parts
+    (part,) = gather.gather(copy, [], None).parts
     assert not part.maps[0].partial and [m.name for m in part.maps if m.partial] == ["mean ablation, exact, chosen sites"]
     biasscope("report", "-o", copy)
     assert "(mean ablation, exact, chosen sites" in (copy / "report.md").read_text()

@@ -10,8 +10,8 @@ import polars as pl
 import pytest
 from pydantic import ValidationError
 
-from biasscope.engine import exports, runs, store
 from biasscope.engine.errors import BiasScopeError, DataError, UsageError
+from biasscope.engine.store import exports, files, journal, runs
 from biasscope.engine.types import EFFECTS, SUMMARY
 
 
@@ -76,7 +76,7 @@ def test_a_full_disk_says_what_has_no_room_in_sizes_people_read_and_leaves_nothi
         save(record(tmp_path / "run"), summary=rows({}))
     assert list((tmp_path / "run").iterdir()) == []
     with pytest.raises(BiasScopeError, match=r"disk full: small.json needs 3 B, "):
-        store.write_json(tmp_path / "small.json", {})
+        files.write_json(tmp_path / "small.json", {})
 
 
 def test_a_run_counts_as_finished_only_while_every_table_is_what_was_written(tmp_path):
@@ -96,15 +96,15 @@ def test_the_record_takes_no_nan_and_no_unknown_field(tmp_path):
 
 
 def test_each_part_of_the_identity_gives_another_key_and_order_none():
-    key = store.run_key({"seed": 0, "sites": ["L0H1"]})
-    assert key == store.run_key({"sites": ["L0H1"], "seed": 0})
-    assert len({key, store.run_key({"seed": 1, "sites": ["L0H1"]}), store.run_key({"seed": 0, "sites": []})}) == 3
+    key = journal.run_key({"seed": 0, "sites": ["L0H1"]})
+    assert key == journal.run_key({"sites": ["L0H1"], "seed": 0})
+    assert len({key, journal.run_key({"seed": 1, "sites": ["L0H1"]}), journal.run_key({"seed": 0, "sites": []})}) == 3
 
 
 def test_a_new_algorithm_gives_another_key(monkeypatch):
-    key = store.run_key(store.identity("ablate"))
-    monkeypatch.setattr(store, "ALGORITHM_VERSION", store.ALGORITHM_VERSION + 1)
-    assert store.run_key(store.identity("ablate")) != key
+    key = journal.run_key(journal.identity("ablate"))
+    monkeypatch.setattr(journal, "ALGORITHM_VERSION", journal.ALGORITHM_VERSION + 1)
+    assert journal.run_key(journal.identity("ablate")) != key
 
 
 @pytest.mark.parametrize("name", ["../../etc/passwd", "/root", "..", "a\x1b[31m", "-rf", "nul\0", "", "c:\\x", "é" * 300])
@@ -117,9 +117,9 @@ def test_no_name_leads_out_of_the_output_folder(name: str, tmp_path):
 def test_an_output_folder_that_is_a_file_or_lies_below_one_is_refused(tmp_path):
     (tmp_path / "file").write_text("")
     with pytest.raises(UsageError, match="is a file"):
-        runs.check_writable(tmp_path / "file")
+        files.check_writable(tmp_path / "file")
     with pytest.raises(BiasScopeError, match="cannot write to"):
-        runs.check_writable(tmp_path / "file" / "below")
+        files.check_writable(tmp_path / "file" / "below")
 
 
 def test_attribution_file_names_hook_points_and_heads_as_the_original_study(tmp_path):

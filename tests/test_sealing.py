@@ -13,11 +13,11 @@ import pytest
 from safetensors.numpy import load_file, save_file
 from test_cli import SMALL, biasscope
 
-from biasscope import cli, repeating
-from biasscope.engine import sealing
+from biasscope import cli
 from biasscope.engine.errors import DamagedError
-from biasscope.engine.sealing import Seal
-from biasscope.reporting import gathering
+from biasscope.engine.store import reproduce, seals
+from biasscope.engine.store.seals import Seal
+from biasscope.report import gather
 
 ONE, TWO = "9f6e" + "0" * 60, "a1c2" + "0" * 60
 
@@ -52,7 +52,7 @@ def lab(made: Path, tmp_path: Path) -> Path:
     shutil.copytree(made, tmp_path / "lab")
     lab = tmp_path / "lab"
     for run in sealed(lab):
-        sealing.seal(run, sealing.digests.of_file(run / "run.json"), next((lab / "cache/runs").glob(f"{run.name}*")))
+        seals.seal(run, seals.digests.of_file(run / "run.json"), next((lab / "cache/runs").glob(f"{run.name}*")))
     return lab
 
 
@@ -71,13 +71,13 @@ def edit(run: Path, **changes: object) -> None:
 
 
 def test_two_models_that_start_at_once_share_no_name_and_each_finds_its_own_again(tmp_path: Path):
-    assert [sealing.claim(tmp_path, "ckpt", digest) for digest in (ONE, TWO, ONE, TWO)] == ["ckpt", "ckpt·a1c2", "ckpt", "ckpt·a1c2"]
+    assert [seals.claim(tmp_path, "ckpt", digest) for digest in (ONE, TWO, ONE, TWO)] == ["ckpt", "ckpt·a1c2", "ckpt", "ckpt·a1c2"]
     assert {path.name for path in tmp_path.iterdir() if path.is_dir()} == {"ckpt", "ckpt-a1c2"}
-    assert sealing.claim(tmp_path, "ckpt", TWO[:4] + "f" * 60) == "ckpt·a1c2ffff"
-    long = [sealing.claim(tmp_path, "x" * 200, digest) for digest in (ONE, TWO)]
-    assert len({sealing.safe_name(name) for name in long}) == 2
+    assert seals.claim(tmp_path, "ckpt", TWO[:4] + "f" * 60) == "ckpt·a1c2ffff"
+    long = [seals.claim(tmp_path, "x" * 200, digest) for digest in (ONE, TWO)]
+    assert len({seals.safe_name(name) for name in long}) == 2
     shutil.rmtree(tmp_path / "ckpt")
-    assert sealing.claim(tmp_path, "ckpt", "b" * 64) == "ckpt"
+    assert seals.claim(tmp_path, "ckpt", "b" * 64) == "ckpt"
 
 
 def test_without_an_index_a_folder_belongs_to_the_model_of_its_earliest_run(tmp_path: Path):
@@ -85,7 +85,7 @@ def test_without_an_index_a_folder_belongs_to_the_model_of_its_earliest_run(tmp_
         folder = tmp_path / "ckpt/d/baseline" / key
         folder.mkdir(parents=True)
         (folder / "run.json").write_text(json.dumps({"created": f"2026-01-0{day}", "model": {"digest": digest}}))
-    assert [sealing.claim(tmp_path, "ckpt", digest) for digest in (TWO, ONE)] == ["ckpt·a1c2", "ckpt"]
+    assert [seals.claim(tmp_path, "ckpt", digest) for digest in (TWO, ONE)] == ["ckpt·a1c2", "ckpt"]
 
 
 def test_two_folders_of_one_name_are_two_models_everywhere(made: Path, copies: list[Path]):
@@ -114,11 +114,11 @@ def test_results_of_two_models_in_one_folder_of_an_older_version_are_told_apart(
         file = lab / "results/ckpt" / run.relative_to(second) / "summary.parquet"
         pl.read_parquet(file).with_columns(model=pl.lit("ckpt")).write_parquet(file)
         tables = json.loads((run / "run.json").read_text())["datasets"]
-        tables[0]["tables"]["summary"] = sealing.digests.of_file(file)
+        tables[0]["tables"]["summary"] = seals.digests.of_file(file)
         edit(file.parent, datasets=tables)
     shutil.rmtree(second)
     (lab / "results/index.json").unlink()
-    parts = gathering.gather(lab / "results", [], None).parts
+    parts = gather.gather(lab / "results", [], None).parts
     assert [part.model for part in parts] == ["ckpt", second.name.replace("-", "·")]
     rankings = biasscope("compare", *sealed(lab, "*/*/ablate/*"), "-o", lab / "results", "--json")[1]
     assert json.loads(rankings)["pairs"] == [] and json.loads(rankings)["depths"]
@@ -143,17 +143,17 @@ def test_a_run_that_is_named_is_always_shown(lab: Path, copies: list[Path]):
 
 def test_a_record_is_sealed_in_the_index_and_in_the_cache_and_either_finds_an_edit(lab: Path):
     run, cache = sealed(lab)[0], lab / "cache"
-    assert sealing.state(run) is sealing.state(run, cache) is Seal.SEALED
+    assert seals.state(run) is seals.state(run, cache) is Seal.SEALED
     edit(run, seed=7)
-    assert sealing.state(run) is Seal.EDITED
+    assert seals.state(run) is Seal.EDITED
     index = lab / "results/index.json"
-    index.write_text(index.read_text().replace(sealing.read(lab / "results").runs["/".join(run.parts[-4:])], "0" * 64))
-    assert sealing.state(run, cache) is Seal.EDITED
+    index.write_text(index.read_text().replace(seals.read(lab / "results").runs["/".join(run.parts[-4:])], "0" * 64))
+    assert seals.state(run, cache) is Seal.EDITED
     index.unlink()
-    assert sealing.state(run) is Seal.NOT_SEALED and sealing.state(run, cache) is Seal.EDITED
+    assert seals.state(run) is Seal.NOT_SEALED and seals.state(run, cache) is Seal.EDITED
     index.write_text("{torn")
     with pytest.raises(DamagedError, match="move it away"):
-        sealing.state(run)
+        seals.state(run)
 
 
 def test_an_edited_record_is_refused_by_every_command_and_mended_by_its_own(lab: Path, copies: list[Path]):
@@ -213,15 +213,15 @@ def test_no_folder_of_this_machine_enters_the_report(lab: Path, monkeypatch: pyt
 
 
 def test_a_batch_size_that_was_decided_is_not_asked_for_again(lab: Path):
-    record = gathering.gather(lab / "results", [], None).used[0].record
+    record = gather.gather(lab / "results", [], None).used[0].record
     assert record.batch_size and "--batch-size" not in record.reproduce and record.params["batch_size"] == "auto"
     older = record.model_copy(update={"batch_size": None, "params": record.params | {"batch_size": 2048}})
-    assert "--batch-size" not in repeating.of(older) and "--batch-size 512" in repeating.command("ablate", {"batch_size": "512"})
+    assert "--batch-size" not in reproduce.of(older) and "--batch-size 512" in reproduce.command("ablate", {"batch_size": "512"})
 
 
 def test_nothing_but_options_of_biasscope_comes_from_parameters():
     hostile = {"model": "x; rm -rf /", "a; b": 1, "heads": "`id`", "from": "/home/me/results/m/d/ablate/34a1f100"}
-    said = repeating.command("ablate", hostile, document=True)
+    said = reproduce.command("ablate", hostile, document=True)
     assert said == "biasscope ablate --model 'x; rm -rf /' --heads '`id`' --from 34a1f100"
 
 

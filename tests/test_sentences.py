@@ -6,12 +6,12 @@ from pathlib import Path
 import polars as pl
 import pytest
 
-from biasscope import comparing, plots, probe_table, show, tables, trust
-from biasscope.engine import comparison
-from biasscope.engine.runs import DatasetPart, RunRecord
+from biasscope.engine.statistics import comparison
+from biasscope.engine.store.runs import DatasetPart, RunRecord
 from biasscope.engine.types import RELIABILITY, SUMMARY
-from biasscope.reporting import document, gathering, mapped, parts, words, writing
-from biasscope.reporting.nouns import Found, Gathered, Part
+from biasscope.report import blocks, document, formats, gather, probes, reliability, tables, terminal, words
+from biasscope.report.comparison import show_tables
+from biasscope.report.gather import Found, Gathered, Part
 
 CERTAIN = {"split_top10": 0.8, "split_top10_chance": 10 / 270, "detectable": 0.09, "detectable_family": 0.13, "split_spearman": 0.45}
 
@@ -66,7 +66,7 @@ def found(command: str, summary: pl.DataFrame, key: str, reliability: pl.DataFra
 
 
 def part(*runs: Found, dataset: str = "winogender") -> Part:
-    return gathering._part("m", dataset, runs)
+    return gather._part("m", dataset, runs)
 
 
 # One run a sentence, named; a measurement stands before an estimate
@@ -88,7 +88,7 @@ def two_maps() -> Part:
 
 
 def summary_lines(*of: Part) -> list[str]:
-    return [line for block in parts._summary(Gathered(list(of), [])).blocks for line in block.lines]
+    return [line for block in document._summary(Gathered(list(of), [])).blocks for line in block.lines]
 
 
 def test_every_sentence_of_the_summary_names_one_run(two_maps: Part):
@@ -111,19 +111,19 @@ def test_a_long_sentence_is_shown_to_its_end():
     far = {"estimate": -0.0951, "ci_low": -0.137, "ci_high": -0.0531, "p_family": 1e-5}
     estimated = found("patch", rows(*[far] * 40, method="attribution"), "12345678", trusted(family_sites=300.0, n=200), layers="1-9")
     one = part(estimated, found("patch", rows(*[far] * 20), "87654321", layers="2-3"))
-    text = document.clean_text(mapped.found_sites(one.shown[1], one.shown[0]))
+    text = blocks.clean_text(words.found_sites(one.shown[1], one.shown[0]))
     assert "L0H20" in text and text.endswith("16 more, 20 with measured numbers in run 87654321.")
 
 
 def test_first_screen_figure_and_table_are_of_the_same_run(two_maps: Part):
-    (cells,) = parts._found(Gathered([two_maps], [])).blocks[1].table.sections[0]
+    (cells,) = document._found(Gathered([two_maps], [])).blocks[1].table.sections[0]
     assert cells[1].endswith("(run cleanrun)") and cells[2].endswith("run measured)") and cells[3].endswith("(run measured)")
 
 
 def test_an_estimate_alone_is_called_so():
     estimates = rows(STARRED | {"recovered": 0.75}, {"component": "total", "head": None, "layer": None}, method="attribution")
     (found_map,) = part(found("patch", estimates, "k")).shown
-    assert "is estimated to recover 0.750" in mapped.recovery(found_map) and "estimated by attribution" in mapped.found_sites(found_map)
+    assert "is estimated to recover 0.750" in words.recovery(found_map) and "estimated by attribution" in words.found_sites(found_map)
 
 
 # What significant means
@@ -134,18 +134,18 @@ def test_only_stars_are_counted_and_the_family_of_chosen_sites_is_said():
     run = found("ablate", rows(*values), "k", trusted(family_sites=300.0, n=20), method="exact", top=20)
     one = part(run)
     (found_map,) = one.shown
-    said = mapped.found_sites(found_map)
+    said = words.found_sites(found_map)
     assert "1 of 4 heads is significant" in said and "of all 300 sites, 20 measured" in said
-    lead = " ".join(writing._lead(Gathered([one], [run])))
+    lead = " ".join(document._lead(Gathered([one], [run])))
     assert "300 (run k, 20 of them measured)" in lead and "among all sites of a kind" not in lead and "not the work of one group" in lead
 
 
 def test_what_would_have_been_found_is_said_where_nothing_was():
     (found_map,) = part(found("ablate", rows({}, {}), "k", trusted(**CERTAIN))).shown
-    said = mapped.found_sites(found_map)
+    said = words.found_sites(found_map)
     assert "none of 2 heads is significant. An effect of 0.130 nats/SD or more would probably have been found." in said
     (found_map,) = part(found("ablate", rows({}), "k", trusted(**CERTAIN | {"detectable_family": None}))).shown
-    assert "would" not in mapped.found_sites(found_map)
+    assert "would" not in words.found_sites(found_map)
 
 
 def test_no_head_is_called_most_specific_without_an_interval():
@@ -159,23 +159,23 @@ def test_no_head_is_called_most_specific_without_an_interval():
 
 def test_what_repeats_stands_beside_luck():
     (found_map,) = part(found("ablate", rows({}), "k", trusted(**CERTAIN))).shown
-    assert mapped.repeated(found_map) == "8 of 10, 0.4 by luck"
-    assert "8 come up again" in mapped.certainty(found_map)[0] and "0.4 by luck" in mapped.certainty(found_map)[0]
+    assert words.repeated(found_map) == "8 of 10, 0.4 by luck"
+    assert "8 come up again" in words.certainty(found_map)[0] and "0.4 by luck" in words.certainty(found_map)[0]
     few = trusted(**CERTAIN | {"split_top10_chance": 10 / 16})
     (found_map,) = part(found("ablate", rows({}), "k", few)).shown
-    assert mapped.repeated(found_map) is None and mapped.certainty(found_map) == []
+    assert words.repeated(found_map) is None and words.certainty(found_map) == []
 
 
 @pytest.mark.parametrize(("luck", "said"), [(10 / 270, "8 of 10, 0.4 by luck"), (0.5, "8 of 10, 5.0 by luck"), (10 / 16, "–"), (None, "–")])
 def test_the_terminal_shows_luck_and_nothing_where_it_gives_more_than_half(luck: float | None, said: str):
-    (table,) = trust.tables(rows({}).clear(), trusted(**CERTAIN | {"split_top10_chance": luck}))
+    (table,) = reliability.tables(rows({}).clear(), trusted(**CERTAIN | {"split_top10_chance": luck}))
     assert table.sections[0][0][-1] == said
 
 
 def test_sources_that_agree_stand_beside_luck():
-    table = trust._agreeing(trusted(n=270, agreement_spearman=0.5, agreement_top10=0.7))
+    table = reliability._agreeing(trusted(n=270, agreement_spearman=0.5, agreement_top10=0.7))
     assert table.sections[0][0][-1] == "7 of 10, 0.4 by luck"
-    assert trust._agreeing(trusted(n=16, agreement_spearman=0.5, agreement_top10=0.7)).sections[0][0][-1] == "–"
+    assert reliability._agreeing(trusted(n=16, agreement_spearman=0.5, agreement_top10=0.7)).sections[0][0][-1] == "–"
 
 
 def test_compare_counts_stars_and_shows_luck():
@@ -184,9 +184,9 @@ def test_compare_counts_stars_and_shows_luck():
     (pair,) = comparison.pairs(rankings, 10)
     assert pair["significant_both"] == 3 and [row["head"] for row in comparison.common(rankings)] == [0, 1, 2]
     document = {"pairs": [pair], "depths": [], "common": [], "runs": []}
-    assert comparing.show_tables(rankings, document)[0].sections[0][0][3:5] == ["10 of 10, 3.3 by luck", "< 1e−4"]
+    assert show_tables(rankings, document)[0].sections[0][0][3:5] == ["10 of 10, 3.3 by luck", "< 1e−4"]
     document["pairs"] = comparison.pairs(rankings, 20)
-    assert comparing.show_tables(rankings, document)[0].sections[0][0][3:5] == ["–", "–"]
+    assert show_tables(rankings, document)[0].sections[0][0][3:5] == ["–", "–"]
 
 
 # How often a star appears without an effect
@@ -195,11 +195,11 @@ def test_compare_counts_stars_and_shows_luck():
 def test_false_alarms_are_said_on_the_terminal_and_in_the_report():
     said = "in data like these without any effect a star appears in 4 % (symmetric) to 31 % (as skewed as here) of studies"
     audit = trusted(false_alarms_symmetric=0.04, false_alarms_resampled=0.31, family_sites=300.0, n=20)
-    (table,) = trust.tables(rows({}).clear(), audit)
+    (table,) = reliability.tables(rows({}).clear(), audit)
     assert table.notes == ["p_family is over all 300 sites that could have been chosen, 20 of them measured", said]
     (found_map,) = part(found("ablate", rows({}), "k", audit)).shown
-    assert mapped.certainty(found_map) == [f"Run k: {said}."]
-    assert trust.false_alarms(trusted(**CERTAIN)) is None
+    assert words.certainty(found_map) == [f"Run k: {said}."]
+    assert reliability.false_alarms(trusted(**CERTAIN)) is None
 
 
 # Verdicts on the clean model and on probes
@@ -237,11 +237,11 @@ def probe(low: float | None, accuracy: float = 1.0) -> Found:
 def test_report_table_and_bars_have_one_verdict_on_a_probe(low: float | None, verdict: bool | None):
     run = probe(low)
     own, band = run.summary.to_dicts()
-    assert probe_table.readable(own, band) is verdict
-    said = words.probe(run)
+    assert probes.readable(own, band) is verdict
+    said = probes.sentence(run)
     assert ("no interval" in said and "no verdict" in said) == (verdict is None) and ("nothing is shown" in said) == (verdict is False)
-    table, bars = probe_table.probes(run.summary, "d", "FILE", "holdout"), io.StringIO()
-    plots.probes(run.summary, bars)
+    table, bars = probes.probes(run.summary, "d", "FILE", "holdout"), io.StringIO()
+    terminal.probes(run.summary, bars)
     assert ("*" in table.sections[0][0][1]) == (verdict is True) == ("0.500*" in bars.getvalue())
     assert any("a fifth of the groups is held out" in note for note in table.notes)
 
@@ -277,7 +277,7 @@ def test_on_a_narrow_terminal_columns_leave_and_names_stay_whole(monkeypatch, wi
     beside = [("target", "mean"), ("target", "rms"), ("competence", "rms"), ("kl", "mean")]
     more = [own.with_columns(metric=pl.lit(metric), statistic=pl.lit(statistic), p_family=None) for metric, statistic in beside]
     stream = Terminal()
-    show.draw(tables.effects(pl.concat([own, *more]), "winogender", "FILE"), stream)
+    formats.draw(tables.effects(pl.concat([own, *more]), "winogender", "FILE"), stream)
     text = stream.getvalue()
     assert "L26H1" in text and "…" not in text and "0.714* [0.600, 0.800]" in text
     assert (f"no room for: {left}\n" in text and "kl: " not in text) if left else ("no room" not in text)

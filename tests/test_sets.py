@@ -13,9 +13,14 @@ from test_cli import biasscope
 from test_planted import KNOWN, lab  # noqa: F401  the fixture
 from test_stats import shares, table
 
-from biasscope.engine import bounds, circuits, comparison, datasets, digests, faithfulness, planted, stats, tokens
-from biasscope.engine import interventions as iv
-from biasscope.engine.datasets import occupations
+from biasscope.engine.data import datasets
+from biasscope.engine.data.datasets import occupations
+from biasscope.engine.measure import circuits, sources
+from biasscope.engine.model import planted, tokens
+from biasscope.engine.statistics import circuits as faithfulness
+from biasscope.engine.statistics import comparison, resampling
+from biasscope.engine.statistics.summary import summarise
+from biasscope.engine.store import digests
 from biasscope.engine.types import EFFECTS, SUMMARY, Site
 
 RNG = np.random.default_rng
@@ -31,10 +36,10 @@ def measured(lm, forest, wanted, source) -> pl.DataFrame:
 @pytest.mark.parametrize(("kind", "roles"), [("single", ["first"]), ("redundant", ["first", "second", "squash"])])
 def test_the_planted_set_carries_all_and_its_complement_nothing(lab, kind, roles):  # noqa: F811
     lm, forest, _ = lab(kind)
-    everything = frozenset(iv.sites(lm, ("z", "mlp_out")))
+    everything = frozenset(sources.sites(lm, ("z", "mlp_out")))
     plan = frozenset(planted.SITES[role] for role in roles)
-    wanted = [circuits.Point(circuits.NONE, everything), circuits.Point("keep", everything - plan), circuits.Point("remove", plan)]
-    found = measured(lm, forest, wanted, iv.source("mean", lm, forest, list(everything)))
+    wanted = [circuits.none(everything), circuits.Point("keep", everything - plan), circuits.Point("remove", plan)]
+    found = measured(lm, forest, wanted, sources.source("mean", lm, forest, list(everything)))
     share = {g: v["s"] if kind == "single" else v["q"] for g, v in KNOWN.occupations.items()}
     f = dict(faithfulness.of_sets(found, model="m", share_of_men=share).select("position", "recovered").rows())
     assert f["keep"] == pytest.approx(1, abs=0.03) and f["remove"] == pytest.approx(0, abs=0.03)
@@ -45,7 +50,7 @@ def test_a_set_of_sites_equals_replacing_each_of_them_by_hand(tiny, examples):
     forest = tokens.forest(lm, examples)
     sites = [Site(0, "z", 1), Site(1, "mlp_out"), Site(3, "z", 2)]
     wanted = [circuits.Point("a", frozenset(sites)), circuits.Point("b", frozenset(sites[1:]))]
-    found = measured(lm, forest, wanted, iv.source("zero", lm, forest, sites))
+    found = measured(lm, forest, wanted, sources.source("zero", lm, forest, sites))
     new = slow.sources("zero", lm, examples, sites)
     for name, some in (("a", sites), ("b", sites[1:])):
         by_hand = {e.id: slow.scores(lm, e, [slow.replaced(s, *new[s]) for s in some])["target"] for e in examples}
@@ -203,12 +208,12 @@ def test_a_circuit_of_chosen_sites_says_that_all_groups_chose_them(tmp_path):
 
 def test_the_bound_is_exact_for_draws_without_replacement():
     for population, drawn, seen in ((50, 20, 0), (280, 110, 0), (280, 60, 2), (30, 30, 1)):
-        most = bounds.most_beyond(population, drawn, seen)
+        most = resampling.most_beyond(population, drawn, seen)
         assert hypergeom(population, most, drawn).cdf(seen) > 0.05 or most == seen
         assert most == population - drawn + seen or hypergeom(population, most + 1, drawn).cdf(seen) <= 0.05
-    assert bounds.most_beyond(280, 110, 0) < 0.02 * 280 <= bounds.most_beyond(280, 109, 0)
-    assert bounds.enough(280, 0.02) == 110
-    assert bounds.most_beyond(280, 110, 0) < (1 - 0.05 ** (1 / 110)) * 280  # the bound of an endless population
+    assert resampling.most_beyond(280, 110, 0) < 0.02 * 280 <= resampling.most_beyond(280, 109, 0)
+    assert resampling.enough(280, 0.02) == 110
+    assert resampling.most_beyond(280, 110, 0) < (1 - 0.05 ** (1 / 110)) * 280  # the bound of an endless population
 
 
 def test_the_bound_fails_at_most_five_times_in_a_hundred():
@@ -216,7 +221,7 @@ def test_the_bound_fails_at_most_five_times_in_a_hundred():
     for _ in range(2000):
         beyond = int(rng.integers(0, 30))
         seen = int(hypergeom(200, beyond, 60).rvs(random_state=rng))
-        misses += beyond > bounds.most_beyond(200, 60, seen)
+        misses += beyond > resampling.most_beyond(200, 60, seen)
     assert misses / 2000 <= 0.05 + 2.5 * np.sqrt(0.05 * 0.95 / 2000)
 
 
@@ -242,7 +247,7 @@ def test_an_adaptive_scan_finds_the_same_top_with_less_work_and_says_what_it_lea
 
 def summary(values, component="z", model="m", dataset="d") -> pl.DataFrame:
     heads = component == "z"
-    found = stats.summarise(table(values, heads=heads, component=component), model=model, method="exact", share_of_men=shares(20))
+    found = summarise(table(values, heads=heads, component=component), model=model, method="exact", share_of_men=shares(20))
     return found.with_columns(dataset=pl.lit(dataset))
 
 

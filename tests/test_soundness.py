@@ -10,10 +10,10 @@ from conftest import example, tiny_tokenizer
 from typer.testing import CliRunner
 
 from biasscope import cli
-from biasscope.engine import activations, attribution, circuits, directions, forward, means, scores, tokens, weights
-from biasscope.engine import interventions as iv
 from biasscope.engine.errors import DataError
-from biasscope.engine.models import LM, boot
+from biasscope.engine.measure import activations, attribution, baseline, circuits, directions, exact, sources
+from biasscope.engine.model import forward, tokens, weights
+from biasscope.engine.model.loading import LM, boot
 from biasscope.engine.types import Site
 
 SITES = [Site(1, "z", 2), Site(2, "mlp_out")]
@@ -50,18 +50,18 @@ def measured(lm: LM, examples: list, what: str) -> pl.DataFrame:
     """A table with a row per example, by one of the ways to measure."""
     whole, apart = tokens.forest(lm, examples), tokens.forest(lm, examples, share="example")
     if what == "clean":
-        return scores.baseline(lm, whole)[0]
+        return baseline.baseline(lm, whole)[0]
     if what.startswith("attribution"):
-        return attribution.estimate(lm, apart, SITES, iv.source(what.split()[1], lm, apart, SITES))
+        return attribution.estimate(lm, apart, SITES, sources.source(what.split()[1], lm, apart, SITES))
     if what == "set":
-        units = circuits.units(lm, whole, [circuits.Point("both", frozenset(SITES))], iv.zero(lm))
+        units = circuits.units(lm, whole, [circuits.Point("both", frozenset(SITES))], sources.zero(lm))
     elif what == "direction":
         vectors = torch.eye(lm.d_model, dtype=torch.float64)[: len(directions.names())].numpy()
         units = directions.units(lm, whole, [directions.Removal("r", Site(2, "resid_pre"), vectors, 0 * vectors[0])])
     else:
         given = [Site(1, "z", 0)] if what == "given" else []
-        source = iv.source(what if what != "given" else "zero", lm, whole, [*SITES, *given])
-        units = iv.units(lm, whole, SITES, source, given=given)
+        source = sources.source(what if what != "given" else "zero", lm, whole, [*SITES, *given])
+        units = exact.units(lm, whole, SITES, source, given=given)
     return pl.concat(unit.compute()["effects"] for unit in units)
 
 
@@ -88,8 +88,8 @@ def test_no_prompt_gets_a_donor_that_is_not_finite(sick, kind):
 
 def test_means_say_how_many_examples_they_leave_out(tiny, sick):
     lm = booted(sick)
-    found = means.means(lm, tokens.forest(lm, MIXED), SITES)
-    wanted = means.means(tiny("gpt2"), tokens.forest(tiny("gpt2"), HEALTHY), SITES)
+    found = sources.means(lm, tokens.forest(lm, MIXED), SITES)
+    wanted = sources.means(tiny("gpt2"), tokens.forest(tiny("gpt2"), HEALTHY), SITES)
     assert found["left_out"].unique().to_list() == [len(SICK)] and wanted["left_out"].unique().to_list() == [0]
     assert found["values"].explode().to_list() == pytest.approx(wanted["values"].explode().to_list(), abs=1e-5)
 
@@ -112,14 +112,14 @@ def test_a_healthy_block_is_computed_once(tiny, monkeypatch):
     forest = tokens.forest(lm, HEALTHY)
     run = forward.run
     monkeypatch.setattr(forward, "run", lambda *a, **k: passes.append(1) or run(*a, **k))
-    scores.baseline(lm, forest)
+    baseline.baseline(lm, forest)
     assert len(passes) == len(forest.blocks)
 
 
 def test_half_precision_loses_the_prompts_that_overflow_and_no_others(tiny_gpt2, tmp_path):
     folder = spoilt(tiny_gpt2, tmp_path, " nurse", 1e5)
     found = {
-        dtype: scores.baseline(booted(folder, dtype), tokens.forest(booted(folder, dtype), MIXED))[0] for dtype in ("float16", "float32")
+        dtype: baseline.baseline(booted(folder, dtype), tokens.forest(booted(folder, dtype), MIXED))[0] for dtype in ("float16", "float32")
     }
     assert found["float32"]["value"].is_finite().all()
     assert set(found["float16"].filter(pl.col("value").is_finite().not_())["example_id"]) == SICK

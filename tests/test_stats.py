@@ -6,8 +6,10 @@ import numpy as np
 import polars as pl
 import pytest
 
-from biasscope.engine import baselines, reliability, schemas, stats
+from biasscope.engine import schemas
 from biasscope.engine.errors import DataError
+from biasscope.engine.statistics import baseline, reliability, resampling
+from biasscope.engine.statistics.summary import headline, ranking, summarise, top
 from biasscope.engine.types import EFFECTS, SUMMARY, TOTAL, TRIPLES, Site
 
 
@@ -28,7 +30,7 @@ def table(values, *, groups=None, metric="target", component="z", heads=True):
 
 
 def summary(effects, share=None, seed=0, subset="all", **more):
-    found = stats.summarise(effects, model="m", method="exact", share_of_men=share, seed=seed, **more)
+    found = summarise(effects, model="m", method="exact", share_of_men=share, seed=seed, **more)
     return found.filter(pl.col("subset").str.starts_with(subset))
 
 
@@ -83,14 +85,14 @@ def test_a_sample_without_spread_has_no_p_and_no_interval(value, statistic):
 def test_a_dead_site_ranks_last(value):
     values = np.random.default_rng(0).normal(0, 1e-3, (4, 20))
     values[2] = value
-    assert stats.ranking(summary(table(values), shares(20)))["head"][3] == 2
+    assert ranking(summary(table(values), shares(20)))["head"][3] == 2
 
 
 def test_below_six_clusters_estimates_stand_alone():
     frame = summary(table(np.random.default_rng(0).normal(size=(3, 5))), shares(5))
     assert frame["estimate"].null_count() == 0
     assert all(frame[name].null_count() == frame.height for name in ("ci_low", "ci_high", "p", "p_family", "q"))
-    assert stats.few_clusters_note(3) == "only 3 terms: no statement about other terms"
+    assert resampling.few_clusters_note(3) == "only 3 terms: no statement about other terms"
 
 
 def test_examples_of_one_cluster_are_no_evidence_of_their_own():
@@ -128,9 +130,9 @@ def test_slope_ranks_and_the_other_rows_follow_in_the_same_order_of_sites():
 
 def test_without_labour_statistics_the_mean_ranks():
     frame = summary(table(np.random.default_rng(0).normal(size=(4, 20))), None)
-    assert set(stats.ranking(frame)["statistic"]) == {"mean"}
+    assert set(ranking(frame)["statistic"]) == {"mean"}
     assert "slope" not in set(frame["statistic"])
-    assert stats.headline(frame)["estimate"] == max(stats.ranking(frame)["estimate"], key=abs)
+    assert headline(frame)["estimate"] == max(ranking(frame)["estimate"], key=abs)
 
 
 def test_kl_and_rms_have_intervals_but_no_p():
@@ -215,12 +217,12 @@ def test_top_takes_heads_of_z_but_never_the_whole_hook_point():
     values = np.random.default_rng(0).normal(size=(3, 20))
     frame = summary(pl.concat([table(values), table(100 * values, heads=False), table(10 * values, component="mlp_out", heads=False)]))
     strongest = np.argsort(-np.abs(values.mean(1)))
-    assert stats.top(frame, 3) == [Site(int(i), "mlp_out") for i in strongest]
-    assert stats.top(frame, 2, ["z"]) == [Site(0, "z", int(i)) for i in strongest[:2]]
+    assert top(frame, 3) == [Site(int(i), "mlp_out") for i in strongest]
+    assert top(frame, 2, ["z"]) == [Site(0, "z", int(i)) for i in strongest[:2]]
 
 
 def test_nothing_to_summarise_is_an_error():
-    for frame, act in ((EFFECTS.to_frame(), summary), (TRIPLES.to_frame(), lambda f: baselines.stereoset(f, model="m", dataset="d"))):
+    for frame, act in ((EFFECTS.to_frame(), summary), (TRIPLES.to_frame(), lambda f: baseline.stereoset(f, model="m", dataset="d"))):
         with pytest.raises(DataError, match="0 rows"):
             act(frame)
 
@@ -237,14 +239,14 @@ def test_lms_ss_icat_by_hand_with_ties_as_published():
     # a: row 1 prefers the stereotype and both related sentences; row 2 is all ties: anti, and not related. LMS 50, SS 50.
     # b: LMS 100, SS 100. Over terms: LMS 75, SS 75, ICAT = 75 · min(75, 25) / 50 = 37.5.
     # Pooled over 3 examples: LMS (100 + 0 + 100) / 3 = 66.7, SS 66.7, ICAT = 66.7 · 33.3 / 50 = 44.4.
-    frame = rows(baselines.stereoset(triples(*THREE), model="m", dataset="d"), subset="all")
+    frame = rows(baseline.stereoset(triples(*THREE), model="m", dataset="d"), subset="all")
     assert frame["statistic"].to_list() == ["lms", "ss", "icat", "lms_pooled", "ss_pooled", "icat_pooled"]
     assert frame["estimate"].to_list() == pytest.approx([75, 75, 37.5, 200 / 3, 200 / 3, 400 / 9])
     assert (frame["n"].to_list(), frame["clusters"].to_list()) == ([3] * 6, [2] * 6)
 
 
 def test_one_related_sentence_of_two_is_half_of_lms():
-    frame = baselines.stereoset(triples(("a", "race", 3.0, 1.0, 2.0)), model="m", dataset="d")
+    frame = baseline.stereoset(triples(("a", "race", 3.0, 1.0, 2.0)), model="m", dataset="d")
     assert rows(frame, statistic="lms")["estimate"].to_list() == [50.0]
 
 
@@ -252,7 +254,7 @@ def test_overall_is_the_mean_over_all_terms_not_of_the_types_and_splits_merge_by
     # gender: one term, SS 0. race: terms a 50, b 100. Overall (0 + 50 + 100) / 3 = 50; the mean of the types would be 37.5.
     # The other split adds one anti example to b: b = 50 over both splits, overall (0 + 50 + 50) / 3.
     one, other = triples(*THREE, ("c", "gender", 1.0, 2.0, 0.0)), triples(("b", "race", 1.0, 2.0, 0.0), split="intersentence")
-    found = {name: baselines.stereoset(frame, model="m", dataset="d") for name, frame in (("one", one), ("both", pl.concat([one, other])))}
+    found = {name: baseline.stereoset(frame, model="m", dataset="d") for name, frame in (("one", one), ("both", pl.concat([one, other])))}
     ss = {name: dict(rows(frame, statistic="ss").select("subset", "estimate").rows()) for name, frame in found.items()}
     assert ss["one"]["all"] == pytest.approx(50)
     assert ss["one"]["bias type: race"] == pytest.approx(75)
@@ -263,11 +265,11 @@ def test_overall_is_the_mean_over_all_terms_not_of_the_types_and_splits_merge_by
 
 def test_stereoset_intervals_hold_the_estimate_and_end_at_100_per_cent():
     values = np.random.default_rng(0).normal([0.3, 0, -1], 1, (400, 3))
-    frame = baselines.stereoset(triples(*((f"t{i % 20}", "race", *row) for i, row in enumerate(values))), model="m", dataset="d")
+    frame = baseline.stereoset(triples(*((f"t{i % 20}", "race", *row) for i, row in enumerate(values))), model="m", dataset="d")
     whole = rows(frame, subset="all")
     assert ((whole["ci_low"] < whole["estimate"]) & (whole["estimate"] < whole["ci_high"])).all()
     high = triples(*((f"t{i}", "race", 1.0, 0.0, 0.5 if i < 4 else -1.0) for i in range(8)))
-    assert rows(baselines.stereoset(high, model="m", dataset="d"), statistic="lms")["ci_high"].to_list() == [100.0]
+    assert rows(baseline.stereoset(high, model="m", dataset="d"), statistic="lms")["ci_high"].to_list() == [100.0]
 
 
 def test_below_six_clusters_each_group_has_its_own_mean():
@@ -278,7 +280,7 @@ def test_below_six_clusters_each_group_has_its_own_mean():
     row = rows(frame, subset="term: c", head=1).row(0, named=True)
     assert (row["estimate"], row["n"], row["clusters"]) == (pytest.approx(values[1, 3:].mean()), 3, 1)
     assert frame["ci_low"].null_count() == frame["p"].null_count() == frame.height
-    assert set(stats.ranking(summary(table(values, groups=groups), subset=""))["subset"]) == {"all"}
+    assert set(ranking(summary(table(values, groups=groups), subset=""))["subset"]) == {"all"}
 
 
 def test_groups_that_are_each_other_s_twin_are_one_cluster_and_keep_their_own_x():
@@ -314,7 +316,7 @@ def test_recovered_is_the_share_of_the_total_by_hand_and_null_where_the_total_ma
     found = {row["head"]: row for row in frame.iter_rows(named=True)}
     assert (found[0]["recovered"], found[1]["recovered"]) == (pytest.approx(0.5), pytest.approx(1.5 / 3.5))
     assert found[1]["recovered_low"] < 1.5 / 3.5 < found[1]["recovered_high"]
-    assert frame["component"][-1] == TOTAL and set(stats.ranking(frame)["component"]) == {"z"}
+    assert frame["component"][-1] == TOTAL and set(ranking(frame)["component"]) == {"z"}
     unclear = summary(with_total([total / 2], total * [1, -1, 1, -1, 1, -1]))
     assert unclear["recovered"].null_count() == unclear.height
 

@@ -9,9 +9,9 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from tiny_data import intrasentence, published
 
-from biasscope.engine import datasets
-from biasscope.engine.datasets import stereoset
-from biasscope.engine.download import download
+from biasscope.engine.data import datasets
+from biasscope.engine.data.datasets import stereoset
+from biasscope.engine.data.download import download
 from biasscope.engine.errors import DataError
 from biasscope.engine.types import Example
 

@@ -10,8 +10,9 @@ import pytest
 from typer.testing import CliRunner
 
 from biasscope import cli
-from biasscope.engine import errors, weights
+from biasscope.engine import errors
 from biasscope.engine.errors import BiasScopeError, DataError
+from biasscope.engine.model import weights
 
 RUN = ["baseline", "--dataset", "occupations", "--limit", "24"]
 
@@ -110,8 +111,8 @@ def test_a_cut_gguf_file_is_bad_input_and_nothing_is_drawn(tmp_path, capfd, size
 
 
 def test_loading_a_model_in_python_says_nothing(tiny_gpt2, tmp_path):
-    code = "import sys; from pathlib import Path; from biasscope.engine import models\n"
-    code += "for name in sys.argv[2:]: models.load(name, cache_dir=Path(sys.argv[1]))"
+    code = "import sys; from pathlib import Path; from biasscope.engine.model import loading\n"
+    code += "for name in sys.argv[2:]: loading.load(name, cache_dir=Path(sys.argv[1]))"
     command = [sys.executable, "-c", code, str(tmp_path), str(tiny_gpt2), "planted:single"]
     done = subprocess.run(command, capture_output=True, check=True)
     assert (done.stdout, done.stderr) == (b"", b"")

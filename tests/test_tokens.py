@@ -5,10 +5,10 @@ from dataclasses import replace
 import pytest
 from conftest import example
 
-from biasscope.engine import tokens
 from biasscope.engine.errors import DataError
-from biasscope.engine.models import start_of_text
-from biasscope.engine.packing import SLOTS, Scored
+from biasscope.engine.model import tokens
+from biasscope.engine.model.loading import start_of_text
+from biasscope.engine.model.packing import SLOTS, Scored
 
 
 def only(lm, e, sentences=False):

@@ -9,7 +9,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from tiny_data import intrasentence, published, record
 
-from biasscope.engine import datasets
+from biasscope.engine.data import datasets
 from biasscope.engine.errors import DataError
 
 FEW = settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])

@@ -12,27 +12,28 @@ from test_cli import biasscope
 from test_journal import ASKED, filled, scores
 from test_runs import record, rows, save
 
-from biasscope.engine import digests, journal, store, upkeep
 from biasscope.engine.errors import DamagedError, LockedError, UsageError
+from biasscope.engine.store import cache as contents
+from biasscope.engine.store import digests, journal
 
 
 @pytest.fixture
 def cache(tmp_path: Path) -> Path:
     """A cache with an unfinished run, a finished one and a converted model."""
     filled(tmp_path / "runs")
-    with journal.opened(tmp_path / "runs", store.identity("patch", **ASKED)) as found:
+    with journal.opened(tmp_path / "runs", journal.identity("patch", **ASKED)) as found:
         found.put("B00000", {"scores": scores(0)})
         found.set("finished", {"units": ["B00000"]})
-    model = tmp_path / "models" / f"{'ab' * 8}-v{upkeep.CONVERSION}"
+    model = tmp_path / "models" / f"{'ab' * 8}-v{contents.CONVERSION}"
     model.mkdir(parents=True)
     (model / "config.json").write_text("{}")
     (model / "manifest.json").write_bytes(digests.canonical({"config.json": digests.of_file(model / "config.json")}))
     return tmp_path
 
 
-def entry(cache: Path, command: str) -> upkeep.Entry:
+def entry(cache: Path, command: str) -> contents.Entry:
     """The entry of a command's run."""
-    return next(e for e in upkeep.entries(cache) if e.command == command)
+    return next(e for e in contents.entries(cache) if e.command == command)
 
 
 def test_ls_says_what_each_entry_is_how_large_and_whether_it_is_finished(cache):
@@ -67,7 +68,7 @@ def test_verify_lists_damage_with_exit_12_and_repair_drops_it(cache, kind):
 def test_repair_keeps_every_unit_that_is_whole(cache):
     folder = entry(cache, "baseline").path
     (folder / "B00001.scores.parquet").write_bytes(b"PAR1")
-    assert len(upkeep.damage(cache, repair=True)) == 1
+    assert len(contents.damage(cache, repair=True)) == 1
     found = journal.Journal.read(folder)
     found.check()
     assert sorted(found.units) == ["B00000", "B00002", "B00003", "B00004", "B00005"] and found.facts == {"batch_size": 2048}
@@ -81,7 +82,7 @@ def test_a_weight_file_swapped_under_the_same_size_and_times_is_found(cache):
     note = next((cache / "digests").iterdir())
     seen = json.loads(note.read_bytes())["seen"]
     note.write_bytes(digests.canonical({"seen": seen, "sha256": "0" * 64, "check": digests.digest([seen, "0" * 64])}))
-    assert "not what was hashed" in upkeep.damage(cache)[0]
+    assert "not what was hashed" in contents.damage(cache)[0]
 
 
 def test_prune_drops_what_is_old_and_leftovers_but_not_what_is_in_use(cache):
@@ -90,31 +91,31 @@ def test_prune_drops_what_is_old_and_leftovers_but_not_what_is_in_use(cache):
             os.utime(file, (time.time() - 90 * 86400,) * 2)
     leftover = entry(cache, "patch").path / ".x.parquet.9.tmp"
     with journal.held(entry(cache, "baseline").path):
-        assert [e.command for e in upkeep.stale(upkeep.entries(cache), 30)] == ["patch"]
+        assert [e.command for e in contents.stale(contents.entries(cache), 30)] == ["patch"]
         leftover.write_bytes(b"")
-        assert upkeep.sweep(cache) == 1
+        assert contents.sweep(cache) == 1
     biasscope("cache", "prune", "--cache-dir", cache, "--dry-run")
-    assert len(upkeep.entries(cache)) == 3
+    assert len(contents.entries(cache)) == 3
     biasscope("cache", "prune", "--cache-dir", cache)
-    assert [e.kind for e in upkeep.entries(cache)] == ["model"]
+    assert [e.kind for e in contents.entries(cache)] == ["model"]
 
 
 def test_a_conversion_of_another_version_is_pruned_whatever_its_age(cache):
     (cache / "models" / "0123456789abcdef-v0").mkdir()
-    assert [e.key for e in upkeep.stale(upkeep.entries(cache), 30)] == ["0123456789abcdef-v0"]
+    assert [e.key for e in contents.stale(contents.entries(cache), 30)] == ["0123456789abcdef-v0"]
 
 
 def test_rm_takes_the_first_characters_of_a_key_and_refuses_what_names_none_or_several(cache):
     key = entry(cache, "patch").key
     with pytest.raises(UsageError, match=r"nothing is called .* one of:"):
-        upkeep.chosen(upkeep.entries(cache), ["../../etc"])
+        contents.chosen(contents.entries(cache), ["../../etc"])
     with pytest.raises(UsageError, match="names 2 of them"):
-        upkeep._one("abcd", {"abcd1": 1, "abcd2": 2})
+        contents._one("abcd", {"abcd1": 1, "abcd2": 2})
     biasscope("cache", "rm", key[:6], "--cache-dir", cache)
-    assert len(upkeep.entries(cache)) == 2 and not (cache / "runs" / key).exists()
+    assert len(contents.entries(cache)) == 2 and not (cache / "runs" / key).exists()
     assert biasscope("cache", "rm", "--cache-dir", cache, ok=False)[0] == 2
     biasscope("cache", "rm", "--all", "--cache-dir", cache)
-    assert upkeep.entries(cache) == []
+    assert contents.entries(cache) == []
 
 
 def test_what_is_in_use_is_shown_as_such_and_not_removed(cache):
@@ -122,7 +123,7 @@ def test_what_is_in_use_is_shown_as_such_and_not_removed(cache):
     with journal.held(found.path):
         assert entry(cache, "patch").locked
         with pytest.raises(LockedError, match="process"):
-            upkeep.drop(found)
+            contents.drop(found)
     assert found.path.is_dir()
 
 

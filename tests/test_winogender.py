@@ -8,8 +8,8 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from tiny_data import STATS, TEMPLATES, published, sentences, write_winogender
 
-from biasscope.engine import datasets
-from biasscope.engine.download import download
+from biasscope.engine.data import datasets
+from biasscope.engine.data.download import download
 from biasscope.engine.errors import DataError
 
 FEW = settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])

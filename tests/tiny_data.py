@@ -7,9 +7,9 @@ from typing import Any
 
 import pytest
 
-from biasscope.engine import digests
-from biasscope.engine.datasets import stereoset, winogender
-from biasscope.engine.triples import check
+from biasscope.engine.data.datasets import stereoset, winogender
+from biasscope.engine.data.stereoset_records import check
+from biasscope.engine.store import digests
 
 Raw = dict[str, Any]
 

@@ -17,11 +17,15 @@ import torch
 import transformer_lens.model_bridge  # noqa: F401  with transformers' GPT-2 what takes longest
 import transformers.models.gpt2.modeling_gpt2  # noqa: F401
 
-from biasscope import cli, running
+from biasscope import cli
 from biasscope.commands import ablate, baseline, patch
-from biasscope.engine import attribution, forward, interventions, models, scores, stats, tokens
+from biasscope.engine.experiments import session
+from biasscope.engine.measure import attribution, exact
+from biasscope.engine.measure import baseline as clean
+from biasscope.engine.model import forward, loading, tokens
+from biasscope.engine.statistics import summary
 
-WARM = (running, ablate, baseline, patch, attribution, forward, models, scores, stats, tokens)
+WARM = (session, ablate, baseline, patch, attribution, forward, loading, clean, summary, tokens)
 
 
 def child(task: dict[str, Any]) -> None:
@@ -29,7 +33,7 @@ def child(task: dict[str, Any]) -> None:
     null, err = os.open(os.devnull, os.O_RDWR), os.open(task["err"], os.O_WRONLY | os.O_CREAT | os.O_APPEND)
     for stream, target in ((0, null), (1, null), (2, err)):
         os.dup2(target, stream)
-    measure, sync, left = interventions._unit, os.fsync, task.get("fail", 0)
+    measure, sync, left = exact._unit, os.fsync, task.get("fail", 0)
 
     def logged(*args: Any) -> Any:
         with Path(task["log"]).open("a", encoding="utf-8") as log:
@@ -44,7 +48,7 @@ def child(task: dict[str, Any]) -> None:
             raise OSError(errno.ENOSPC, "No space left on device")
         sync(handle)
 
-    interventions._unit, os.fsync = logged, full
+    exact._unit, os.fsync = logged, full
     torch.set_num_threads(task.get("threads", 1))
     sys.argv = ["biasscope", *task["args"]]
     code: Any = 1

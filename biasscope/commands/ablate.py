@@ -1,15 +1,11 @@
 """`biasscope ablate`."""
 
 from enum import StrEnum
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import Annotated, Any
 
 import typer
 
 from biasscope import options
-
-if TYPE_CHECKING:
-    from biasscope.engine.types import Dataset, Site
-    from biasscope.scan import Scan
 
 PANEL = "Measure"
 EXAMPLES = (
@@ -65,47 +61,12 @@ def ablate(
     plot: options.Plot = False,
 ) -> None:
     """Replace every head and MLP in turn and measure what changes, exactly: target, competence, distribution."""
-    from biasscope import adapting, aggregation, choice, running
-    from biasscope.engine import datasets
-    from biasscope.engine.errors import UsageError
+    from biasscope.console import Screen
+    from biasscope.engine.experiments import ablate as experiment
+    from biasscope.report import formats
 
     if heads is not None and layers is not None:
         raise typer.BadParameter("give --heads or --layers, not both")
-    if adaptive and (given or control or source is Source.ALL):
-        raise UsageError("--adaptive measures one source on the whole model: it does not go with --given, --control or --source all")
-    chosen = choice.Choice.parse(heads, layers)
-    gone = choice.parse_sites("--given", given) if given else ()
-    choice.apart(chosen, gone)
-    own: dict[str, Any] = {"source": source.value, "heads": heads, "layers": layers, "top": top}
-    own["by"] = by.value if top and not adaptive else None
-    own |= {"given": given, "adaptive": adaptive, "miss": miss if adaptive else None, "control": control and control.value}
-    run = running.start("ablate", o, own)
-    asked = {name: own[name] for name in ("top", "by", "adaptive", "miss")}
-    asked |= {"heads": chosen.heads, "layers": chosen.layers, "given": list(map(str, gone))}
-    facts = datasets.load(control.value, o.data_dir) if control else None
-    for each in run.scans(source=source.value, sites=asked, control=facts and [facts.name, facts.digest]):
-        if not each.complete:
-            sites = choice.without(chosen.sites(run.lm), choice.inside(run.lm, gone))
-            if adaptive:
-                adapting.measure(each, sites, source.value, top or adapting.STRONGEST, miss)
-            else:
-                sources = ("mean", "zero", "resample") if source is Source.ALL else (source.value,)
-                _measure(each, sites if top is None else each.ranked(sites, sources, top), sources, gone, facts)
-        summary, trusted = aggregation.controlled(each) if facts else aggregation.aggregated(each, "effects", "exact")
-        each.save(summary, adapting.reported(each, trusted) if adaptive else trusted)
-    run.plot = plot
-    run.finish()
-
-
-def _measure(each: "Scan", sites: "list[Site]", sources: tuple[str, ...], gone: "tuple[Site, ...]", facts: "Dataset | None") -> None:
-    """Nothing: measures what is not stored yet."""
-    from biasscope.engine import interventions
-
-    forest, names = each.forest(), []
-    for name in sources:
-        replacement = each.source(name, forest, [*sites, *gone])
-        units = interventions.units(each.run.lm, forest, sites, replacement, given=gone, batch=each.batch)
-        names += each.measure(units, f"ablate ({name})", prefix=f"{name}-")
-    if facts:
-        names += each.beside(facts).controlled(sites, sources, gone)
-    each.close(forest.examples, names, forest.dropped, forest.partly)
+    asked: dict[str, Any] = {"source": source.value, "heads": heads, "layers": layers, "top": top, "by": by.value, "given": given}
+    asked |= {"adaptive": adaptive, "miss": miss, "control": control and control.value}
+    formats.result(experiment.ablate(o, **asked, voice=Screen(o.quiet, o.verbose)), o, plot=plot)

@@ -40,32 +40,32 @@ def cache(
     debug: options.Debug = False,
 ) -> None:
     """List, verify, prune or remove what has been measured in parts and converted."""
-    from biasscope import show
     from biasscope.console import Screen, age, confirmed
-    from biasscope.engine import upkeep
     from biasscope.engine.errors import DamagedError, UsageError, in_bytes
+    from biasscope.engine.store import cache as contents
+    from biasscope.report import formats
 
     screen, chosen = Screen(quiet), options.Format.JSON if json else format
     if (action is Action.RM) != bool(keys or everything):
         raise UsageError("`cache rm` takes the keys of what to remove, or --all; the other actions take none")
     if action is Action.VERIFY:
-        found = upkeep.damage(cache_dir, repair=repair)
-        show.listing("damaged", [{"damaged": text} for text in found], [[text] for text in found], chosen)
+        found = contents.damage(cache_dir, repair=repair)
+        formats.listing("damaged", [{"damaged": text} for text in found], [[text] for text in found], chosen)
         if found and not repair:
             raise DamagedError(f"{len(found)} damaged in {cache_dir}: not what was written; `biasscope cache verify --repair` drops them")
         return screen.note(f"dropped, because damaged: {len(found)}" if found else f"everything in {cache_dir} is what was written")
-    entries = upkeep.entries(cache_dir)
+    entries = contents.entries(cache_dir)
     if action is Action.PRUNE:
-        entries = upkeep.stale(entries, older_than)
+        entries = contents.stale(entries, older_than)
     elif keys:
-        entries = upkeep.chosen(entries, keys)
+        entries = contents.chosen(entries, keys)
     total = f"{len(entries)} {'entry' if len(entries) == 1 else 'entries'}, {in_bytes(sum(e.bytes for e in entries))}"
     if action is not Action.LS and not dry_run:
         if entries and not (yes or confirmed(f"remove {total} from {cache_dir}?")):
             return screen.note("nothing removed")
-        upkeep.sweep(cache_dir)
+        contents.sweep(cache_dir)
         for entry in entries:
-            upkeep.drop(entry)
+            contents.drop(entry)
     rows: list[dict[str, Any]] = []
     cells = []
     for e in entries:
@@ -74,6 +74,6 @@ def cache(
         rows.append({"key": e.key, "what": what, "model": e.model, "dataset": e.dataset, "state": state, "size": e.bytes})
         rows[-1] |= {"age": round(e.age_days, 4), "units": e.units, "path": str(e.path)}
         cells.append([e.key[:8], what, e.model, e.dataset, state, in_bytes(e.bytes), age(e.age_days)])
-    show.listing(str(cache_dir), rows, cells, chosen)
+    formats.listing(str(cache_dir), rows, cells, chosen)
     done = {"ls": "in all", "prune": "pruned", "rm": "removed"}[action.value] + (" (not done: --dry-run)" if dry_run else "")
     return screen.note(f"{total} {done}")

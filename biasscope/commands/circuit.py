@@ -21,15 +21,9 @@ def circuit(
     target: Annotated[float, options.option("--target", "Share of the statistic that --minimal has to keep", min=0.0, max=1.0)] = 0.8,
 ) -> None:
     """Keep only the strongest sites, or remove them: how much of the bias is theirs, on groups that did not choose them."""
-    from biasscope import circuiting, running
+    from biasscope.console import Screen
+    from biasscope.engine.experiments import circuit as experiment
+    from biasscope.report import formats
 
-    origin = circuiting.origin(o, source_run)
-    asked = {"from": origin.key, "sizes": list(circuiting.parsed(sizes)), "minimal": minimal, "target": target if minimal else None}
-    own = {"from": source_run, "sizes": sizes, "minimal": minimal, "target": target if minimal else None}
-    run = running.start("circuit", origin.options, own)
-    origin.check(run)
-    for each in run.scans(**asked):
-        if not each.complete:
-            circuiting.measure(each, origin, circuiting.parsed(sizes), target if minimal else None)
-        each.save(circuiting.summary(each))
-    run.finish()
+    voice = Screen(o.quiet, o.verbose)
+    formats.result(experiment.circuit(o, source_run, sizes=sizes, minimal=minimal, target=target, voice=voice), o)

@@ -1,7 +1,7 @@
 """`biasscope compare`."""
 
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 import typer
 
@@ -24,22 +24,8 @@ def compare(
     debug: options.Debug = False,
 ) -> None:
     """Compare rankings of sites: across datasets, sources and methods of a model, and by relative depth across models."""
-    import polars as pl
+    from biasscope.engine.experiments import compare as experiment
+    from biasscope.report import comparison
 
-    from biasscope import comparing, repeating
-    from biasscope.engine import comparison, upkeep
-    from biasscope.engine.errors import DataError
-
-    found: list[comparison.Ranking] = []
-    used: list[dict[str, Any]] = []
-    named = {stored.folder: (stored, record) for stored, record in (upkeep.load(output_dir, run, cache_dir) for run in runs)}
-    models = upkeep.models([stored for stored, _ in named.values()])
-    for folder, (stored, record) in named.items():
-        if record.command not in ("ablate", "patch"):
-            raise DataError(f"{folder} is a run of `{record.command}`, which ranks no sites; compare runs of ablate and patch")
-        summary = pl.read_parquet(folder / "summary.parquet").with_columns(model=pl.lit(models[folder]))
-        found += comparison.rankings(folder.name, 0 if record.model is None else record.model.layers, summary)
-        used.append({"run": folder.name, "path": str(folder), "seal": stored.seal, "reproduce": repeating.of(record)})
-    if len(found) < 2:
-        raise DataError(f"one ranking alone cannot be compared: {', '.join(comparison.labels(found))}; give two runs or more")
-    comparing.show_comparison(found, used, top, options.Format.JSON if json else format)
+    found, used = experiment.rankings(runs, output_dir, cache_dir)
+    comparison.show_comparison(found, used, top, options.Format.JSON if json else format)

@@ -32,7 +32,7 @@ def download(
     import sys
 
     from biasscope.console import Screen
-    from biasscope.engine import download as engine
+    from biasscope.engine.data import download as engine
 
     screen = Screen(quiet, verbose)
     records = []

@@ -16,13 +16,8 @@ def encode(
     position: options.PositionOption = options.Position.LAST,
 ) -> None:
     """Write the activations of every prompt as Parquet, for probes and other tools."""
-    from biasscope import running
-    from biasscope.engine.types import SUMMARY
+    from biasscope.console import Screen
+    from biasscope.engine.experiments import encode as experiment
+    from biasscope.report import formats
 
-    run = running.start("encode", o, {"site": site.value, "position": position.value})
-    for each in run.scans(site=site.value, position=position.value):
-        if not each.complete:
-            each.encode(site.value, position.value)
-        each.table("activations")
-        each.save(SUMMARY.to_frame())
-    run.finish()
+    formats.result(experiment.encode(o, site=site.value, position=position.value, voice=Screen(o.quiet, o.verbose)), o)

@@ -47,20 +47,9 @@ def probe(
     plot: options.Plot = False,
 ) -> None:
     """Where bias is linearly readable, layer by layer: held-out accuracy, AUC and selectivity, against shuffled labels."""
-    from biasscope import probing, running
-    from biasscope.engine.errors import UsageError
+    from biasscope.console import Screen
+    from biasscope.engine.experiments import probe as experiment
+    from biasscope.report import formats
 
-    if causal and site is not options.Component.RESID:
-        raise UsageError(f"--causal removes a direction from the residual stream: it needs --site resid, not {site.value}")
-    asked = {name: value.value for name, value in (("task", task), ("negatives", negatives), ("site", site), ("position", position))}
-    asked["split"] = split.value
-    run = running.start("probe", o, asked | {"causal": causal})
-    tasks = {dataset.name: probing.task(dataset, task.value) for dataset in run.datasets}  # refused before a model is loaded
-    for each in run.scans(**asked, causal=causal):
-        chosen = tasks[each.dataset.name]
-        if not each.complete:
-            probing.measure(each, chosen, negatives.value, site.value, position.value, split.value, causal=causal)
-        each.save(probing.summary(each, chosen, site.value, position.value, causal=causal))
-        probing.write_weights(each)
-    run.plot = plot
-    run.finish()
+    asked = {"task": task.value, "negatives": negatives.value, "site": site.value, "position": position.value, "split": split.value}
+    formats.result(experiment.probe(o, **asked, causal=causal, voice=Screen(o.quiet, o.verbose)), o, plot=plot)

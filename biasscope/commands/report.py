@@ -31,7 +31,7 @@ def report(
     debug: options.Debug = False,
 ) -> None:
     """Turn finished runs into a report: Markdown with figures, and one HTML page. Measures nothing and loads no model."""
-    from biasscope.reporting import gathering, writing
+    from biasscope.report import document, gather
 
-    found = gathering.gather(output_dir, runs or [], model, cache_dir)
-    writing.write(found, out or output_dir / "report.md", options.Format.JSON if json else format, quiet=quiet)
+    found = gather.gather(output_dir, runs or [], model, cache_dir)
+    document.write(found, out or output_dir / "report.md", options.Format.JSON if json else format, quiet=quiet)

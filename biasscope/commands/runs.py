@@ -29,22 +29,22 @@ def runs(
     debug: options.Debug = False,
 ) -> None:
     """List the finished runs, or show how one was made."""
-    from biasscope import repeating, show, tables
-    from biasscope.engine import upkeep
     from biasscope.engine.errors import UsageError
-    from biasscope.engine.sealing import Seal
+    from biasscope.engine.store import cache, reproduce
+    from biasscope.engine.store.seals import Seal
+    from biasscope.report import formats, tables
 
     chosen = options.Format.JSON if json else format
     if (action is Action.SHOW) != (run is not None):
         raise UsageError("`runs show` takes one RUN, `runs ls` takes none")
     if run is not None:
-        one, record = upkeep.load(output_dir, run, cache_dir)
-        record = repeating.renewed(record)
-        return show.record(record, tables.record(record), one.seal, chosen)
+        one, record = cache.load(output_dir, run, cache_dir)
+        record = reproduce.renewed(record)
+        return formats.record(record, tables.record(record), one.seal, chosen)
     rows: list[dict[str, Any]] = []
     cells: list[list[str]] = []
-    stored = upkeep.finished(output_dir, cache_dir)
-    models = upkeep.models(stored)
+    stored = cache.finished(output_dir, cache_dir)
+    models = cache.models(stored)
     for each in stored:
         found, (_, dataset, command, key) = each.record, each.folder.parts[-4:]
         how = "edited" if each.seal is Seal.EDITED else "damaged or older"
@@ -55,4 +55,4 @@ def runs(
         cells.append([*list(map(str, row.values()))[:5], "–" if found is None else found.created[5:16].replace("T", " ")])
         used = None if found is None else found.datasets[0].used
         rows.append({**row, "used": used, "intact": found is not None, "seal": each.seal, "path": str(each.folder)})
-    return show.listing(str(output_dir), rows, cells, chosen)
+    return formats.listing(str(output_dir), rows, cells, chosen)

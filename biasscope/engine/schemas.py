@@ -1,5 +1,8 @@
-"""What a row of SUMMARY says, asked in one place: which rows are single sites, and what a star may mean (marks). No torch."""
+"""What a row of SUMMARY says, asked in one place: which rows are single sites, what a star may mean (marks),
+and how its numbers are written. No torch.
+"""
 
+import math
 from collections.abc import Iterable, Mapping
 from typing import Any
 
@@ -15,6 +18,10 @@ LEGENDS = {
     UNEVEN: "~ interval less sure: groups of very unequal size, or very skewed values",
 }
 """The line that explains a mark, for those a table shows."""
+NONE = "–"
+"""Stands for a number that does not exist."""
+SMALL = 1e-4
+"""Below this a number is written with an exponent, and a p as "below": it is near the floor of its draws."""
 
 
 def single_sites() -> pl.Expr:
@@ -51,3 +58,15 @@ def legend(rows: Iterable[Mapping[str, Any]]) -> list[str]:
     if carriers:
         lines[CARRIED] += f": {', '.join(carriers)}"
     return list(lines.values())
+
+
+def number(value: float | None) -> str:
+    """Three significant digits, and a dash for what does not exist."""
+    if value is None or not math.isfinite(value):
+        return NONE
+    if value == 0:
+        return "0.000"
+    if abs(value) >= SMALL:
+        digits = max(0, 2 - math.floor(math.log10(abs(value))))
+        return f"{value:.{min(digits, 4)}f}".replace("-", "−")
+    return f"{value:.0e}".replace("-", "−")

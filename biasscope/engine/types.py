@@ -130,6 +130,8 @@ class Site:
 
 SET = Site(0, "set")
 """Stands for a set of sites replaced together, named by the position: layer null in tables."""
+NO_SITE = "none"
+"""The position of effects with every site of a set replaced: none of them is kept."""
 MEMBER = "member"
 """The statistic of SUMMARY rows that name a site of a set and hold no number."""
 

@@ -11,10 +11,11 @@ from pathlib import Path
 import numpy as np
 import polars as pl
 
-from biasscope.engine import estimates, resampling, schemas, slopes
-from biasscope.engine.audit import MeanModel, SlopeModel, audit
-from biasscope.engine.cells import Cells, standard
-from biasscope.engine.families import Family
+from biasscope.engine import schemas
+from biasscope.engine.statistics import estimates, resampling, slopes
+from biasscope.engine.statistics.audit import MeanModel, SlopeModel, audit
+from biasscope.engine.statistics.cells import Cells, standard
+from biasscope.engine.statistics.estimates import Family
 
 HERE = Path(__file__).parent / "effects"
 DRAWS = 999

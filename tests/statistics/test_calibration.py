@@ -6,8 +6,8 @@ import calibrate
 import numpy as np
 import pytest
 
-from biasscope.engine import estimates, resampling
-from biasscope.engine.audit import SlopeModel, audit
+from biasscope.engine.statistics import estimates, resampling
+from biasscope.engine.statistics.audit import SlopeModel, audit
 
 STUDIES = 200
 QUICK = [name for name in calibrate.ALARMS if not re.search(r"\(x, residual\)|--top (5|20)", name)]

@@ -1,0 +1,82 @@
+"""The steps of `ablate`: the exact sweep over sites, each source in turn, and the control."""
+
+from collections.abc import Sequence
+from typing import Any
+
+from biasscope.engine.data import datasets
+from biasscope.engine.errors import UsageError
+from biasscope.engine.experiments import adaptive as down_ranking
+from biasscope.engine.experiments import scan, selection, session
+from biasscope.engine.experiments.scan import Scan
+from biasscope.engine.settings import SILENT, Measure, Voice
+from biasscope.engine.store import runs
+from biasscope.engine.types import Dataset, Site
+
+EVERY = ("mean", "zero", "resample")
+"""The sources of `all`."""
+
+
+def ablate(
+    settings: Measure,
+    *,
+    source: str = "mean",
+    heads: str | None = None,
+    layers: str | None = None,
+    top: int | None = None,
+    by: str = "attribution",
+    given: str | None = None,
+    adaptive: bool = False,
+    miss: float = 0.02,
+    control: str | None = None,
+    voice: Voice = SILENT,
+) -> runs.Result:
+    """What replacing every head and MLP in turn changes, exactly."""
+    if adaptive and (given or control or source == "all"):
+        raise UsageError("--adaptive measures one source on the whole model: it does not go with --given, --control or --source all")
+    chosen = selection.Choice.parse(heads, layers)
+    gone = selection.parse_sites("--given", given) if given else ()
+    selection.apart(chosen, gone)
+    own: dict[str, Any] = {"source": source, "heads": heads, "layers": layers, "top": top}
+    own["by"] = by if top and not adaptive else None
+    own |= {"given": given, "adaptive": adaptive, "miss": miss if adaptive else None, "control": control}
+    run = session.start("ablate", settings, own, voice)
+    asked = {name: own[name] for name in ("top", "by", "adaptive", "miss")}
+    asked |= {"heads": chosen.heads, "layers": chosen.layers, "given": list(map(str, gone))}
+    facts = datasets.load(control, settings.data_dir) if control else None
+    for each in scan.scans(run, source=source, sites=asked, control=facts and [facts.name, facts.digest]):
+        if not each.complete:
+            sites = selection.without(chosen.sites(run.lm), selection.inside(run.lm, gone))
+            if adaptive:
+                down_ranking.measure(each, sites, source, top or down_ranking.STRONGEST, miss)
+            else:
+                sources = EVERY if source == "all" else (source,)
+                _measure(each, sites if top is None else each.ranked(sites, sources, top), sources, gone, facts)
+        summary, trusted = scan.controlled(each) if facts else scan.aggregated(each, "effects", "exact")
+        each.save(summary, down_ranking.reported(each, trusted) if adaptive else trusted)
+    return run.finish()
+
+
+def _measure(each: Scan, sites: list[Site], sources: tuple[str, ...], gone: tuple[Site, ...], facts: Dataset | None) -> None:
+    """Nothing: measures what is not stored yet."""
+    from biasscope.engine.measure import exact
+
+    forest, names = each.forest(), []
+    for name in sources:
+        replacement = each.source(name, forest, [*sites, *gone])
+        units = exact.units(each.run.lm, forest, sites, replacement, given=gone, batch=each.batch)
+        names += each.measure(units, f"ablate ({name})", prefix=f"{name}-")
+    if facts:
+        names += _controlled(each.beside(facts), sites, sources, gone)
+    each.close(forest.examples, names, forest.dropped, forest.partly)
+
+
+def _controlled(each: Scan, sites: Sequence[Site], sources: Sequence[str], given: Sequence[Site]) -> list[str]:
+    """The names of the units that hold the same sites' effects on the control, each source made of its own prompts."""
+    from biasscope.engine.measure import exact
+
+    forest, names = each.forest(), []
+    for name in sources:
+        source = each.source(name, forest, [*sites, *given], "control-")
+        units = exact.units(each.run.lm, forest, sites, source, given=given, metrics=("target",), batch=each.batch)
+        names += each.measure(units, f"control ({name})", prefix=f"control-{name}-", table="control")
+    return names

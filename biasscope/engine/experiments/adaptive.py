@@ -1,0 +1,91 @@
+"""The exact sweep down attribution's ranking, which stops when hardly any site that is left can be among the strongest."""
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import polars as pl
+
+from biasscope.engine.experiments.scan import Scan
+from biasscope.engine.statistics import reliability, resampling, summary
+from biasscope.engine.statistics.summary import UNITS
+from biasscope.engine.types import Site
+
+STRONGEST = 10
+"""The k of "the k-th effect found", unless --top says otherwise."""
+FIRST = 3
+"""Times k: how many sites are measured before any is drawn at random."""
+_DRAW = 31
+
+
+def measure(scan: Scan, every: Sequence[Site], source_name: str, k: int, miss: float) -> None:
+    """Nothing: measures what is not stored yet.
+
+    First the 3 k sites of which attribution's interval reaches furthest, then random ones of the others; while `bounds.most_beyond`
+    leaves open that a share `miss` of the others, unmeasured, exceeds the k-th effect found, k more of each.
+    """
+    from biasscope.engine.measure import exact
+
+    ranked = [site for site in summary.by_reach(scan.estimated(every, source_name)) if site in set(every)]
+    forest = scan.forest()
+    source, seed = scan.source(source_name, forest, every), scan.run.options.seed
+    names: list[str] = []
+    done: set[Site] = set()
+
+    def sweep(sites: Sequence[Site], stage: str) -> None:
+        new = sorted((s for s in sites if s not in done), key=lambda s: (s.layer, s.component, -1 if s.head is None else s.head))
+        if new:
+            units = exact.units(scan.run.lm, forest, new, source, batch=scan.batch)
+            names.extend(scan.measure(units, f"ablate ({source_name}), {stage}", prefix=f"{stage}-"))
+            done.update(new)
+
+    sweep(ranked[: FIRST * k], "stage-00")
+    rest = ranked[FIRST * k :]
+    order = [rest[i] for i in np.random.default_rng((seed, _DRAW)).permutation(len(rest))]
+    drawn, stage = resampling.enough(len(rest), miss), 0
+    while True:
+        stage += 1
+        sweep(order[:drawn], f"stage-{stage:02}")
+        size = _sizes(scan, names)
+        threshold = sorted((size[s] for s in done), reverse=True)[min(k, len(done)) - 1]
+        seen = sum(size[s] > threshold for s in order[:drawn])
+        open_ = [s for s in rest if s not in done]
+        found = sum(size[s] > threshold for s in rest if s in done and s not in set(order[:drawn]))
+        most = resampling.most_beyond(len(rest), drawn, seen) if rest else 0
+        beyond = max(0, most - seen - found)
+        if not open_ or most - seen - found < max(1.0, miss * len(rest)):
+            break
+        sweep(open_[:k], f"stage-{stage:02}b")
+        drawn = min(len(order), drawn + k)
+    unit = UNITS[_ranked(scan, names)["statistic"][0]]
+    said: dict[str, Any] = {"measured": len(done), "sites": len(every), "beyond": beyond, "open": len(open_)}
+    said |= {"threshold": threshold, "k": k, "unit": unit}
+    share = f"at most {beyond} of the {len(open_)} others (95 % confidence) exceed the effect in place {k}, {threshold:.3g} {unit}"
+    scan.run.warn(f"{scan.dataset.name}: {len(done)} of {len(every)} sites measured; {share}")
+    scan.journal.set("adaptive", said)
+    scan.close(forest.examples, names, forest.dropped, forest.partly)
+
+
+def _sizes(scan: Scan, names: Sequence[str]) -> dict[Site, float]:
+    """|ranking statistic| of the sites measured so far."""
+    return {Site(r["layer"], r["component"], r["head"]): abs(r["estimate"] or 0.0) for r in _ranked(scan, names).iter_rows(named=True)}
+
+
+def _ranked(scan: Scan, names: Sequence[str]) -> pl.DataFrame:
+    """The ranking statistic of the sites measured so far, estimates alone."""
+    effects = pl.concat(scan.journal.tables("effects", names)).filter(pl.col("metric") == "target")
+    return reliability.estimated(effects, scan.dataset.share_of_men())
+
+
+def reported(scan: Scan, trusted: pl.DataFrame) -> pl.DataFrame:
+    """RELIABILITY with what the adaptive sweep measured and what it leaves open."""
+    said = scan.journal.facts["adaptive"]
+    first = trusted.row(0, named=True)
+    base = {name: first[name] for name in ("model", "dataset", "method", "source", "metric", "statistic")}
+    numbers = {
+        "adaptive_measured": ("share", said["measured"] / said["sites"]),
+        "adaptive_beyond": ("share", said["beyond"] / said["open"] if said["open"] else 0.0),
+        "adaptive_threshold": (said["unit"], said["threshold"]),
+    }
+    rows = [{**base, "quantity": q, "unit": unit, "n": said["sites"], "estimate": value} for q, (unit, value) in numbers.items()]
+    return pl.concat([trusted, reliability.table(rows)])

@@ -1,0 +1,63 @@
+"""The steps of `baseline`: the clean model's scores, or the published scores of somebody else's predictions."""
+
+from pathlib import Path
+
+import polars as pl
+
+from biasscope.engine.data import predictions
+from biasscope.engine.data.datasets.stereoset import SOURCE
+from biasscope.engine.errors import UsageError
+from biasscope.engine.experiments import scan, session
+from biasscope.engine.settings import SILENT, Measure, Voice
+from biasscope.engine.statistics import baseline as statistics
+from biasscope.engine.store import digests, files, journal, runs, seals
+
+
+def baseline(settings: Measure, *, voice: Voice = SILENT) -> runs.Result:
+    """What the clean model prefers."""
+    run = session.start("baseline", settings, voice=voice)
+    for each in scan.scans(run):
+        if not each.complete:
+            from biasscope.engine.measure import baseline as clean
+
+            forest = each.forest(sentences=True)
+            each.close(forest.examples, each.measure(clean.units(run.lm, forest), "baseline"), forest.dropped, forest.partly)
+        scores, triples = each.table("scores").collect(), each.table("triples").collect()
+        name, shares = each.dataset.name, each.dataset.share_of_men()
+        with run.phase("statistics"):
+            examples = each.scored(scores.lazy())
+            summary = statistics.baseline(scores, examples, model=run.slug, share_of_men=shares, seed=settings.seed)
+            if triples.height:
+                summary = pl.concat([statistics.stereoset(triples, model=run.slug, dataset=name, seed=settings.seed), summary])
+        each.save(summary)
+    return run.finish()
+
+
+def score(settings: Measure, file: Path, *, voice: Voice = SILENT) -> runs.Result:
+    """The published scores of somebody else's predictions; no model is loaded."""
+    if settings.limit is not None:
+        raise UsageError("--limit does not go with --predictions: published scores are over a whole split")
+    files.check_writable(settings.output_dir)
+    own = {"predictions": str(file)}
+    run = session.Session(command="baseline", options=settings, own=own, voice=voice, slug=files.safe_name(file.stem))
+    for name in dict.fromkeys(settings.dataset or ["stereoset"]):
+        with run.phase("statistics"):
+            triples = predictions.load(file, name, settings.data_dir)
+            run.slug = seals.claim(settings.output_dir, files.safe_name(file.stem), digests.of_file(file))
+            summary = statistics.stereoset(triples, model=run.slug, dataset=name, seed=settings.seed)
+        part = runs.DatasetPart(
+            name=name,
+            digest=digests.digest(sorted(triples["example_id"])),
+            source=dict(SOURCE.record()),
+            found=triples.height,
+            used=triples.height,
+            not_drawn=0,
+            dropped={},
+            partly={},
+            groups=triples["group"].n_unique(),
+        )
+        identity = journal.identity("baseline", predictions=digests.of_file(file), dataset=name, seed=settings.seed)
+        key = journal.run_key(identity)
+        run.write(run.folder(name, key), "triples", [triples])
+        run.keep(part, key, summary)
+    return run.finish()

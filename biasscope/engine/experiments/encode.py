@@ -1,0 +1,41 @@
+"""The steps of `encode`: the activations of every prompt, written as they are."""
+
+from collections import Counter
+
+from biasscope.engine.experiments import scan, session
+from biasscope.engine.experiments.scan import Scan
+from biasscope.engine.settings import SILENT, Measure, Voice
+from biasscope.engine.store import runs
+from biasscope.engine.types import SUMMARY
+
+
+def encode(settings: Measure, *, site: str = "resid", position: str = "last", voice: Voice = SILENT) -> runs.Result:
+    """The activations of every prompt, for probes and other tools."""
+    run = session.start("encode", settings, {"site": site, "position": position}, voice)
+    for each in scan.scans(run, site=site, position=position):
+        if not each.complete:
+            _measure(each, site, position)
+        each.table("activations")
+        each.save(SUMMARY.to_frame())
+    return run.finish()
+
+
+def _measure(each: Scan, site: str, position: str) -> None:
+    """Nothing: reads the activations of every example's prompt."""
+    from biasscope.engine.measure import activations
+
+    lm, dropped = each.run.lm, Counter[str]()
+    texts, used = [], []
+    for example in each.dataset.examples:
+        text = activations.text(lm, example.id, example.prompt, example.word)
+        if isinstance(text, str) or (position == "term" and text.term is None):
+            dropped[text if isinstance(text, str) else "its prompt does not name the term"] += 1
+        else:
+            texts.append(text)
+            used.append(example)
+    names = each.measure(activations.units(lm, texts, site, position), "encode")
+    there = set().union(*(table["example_id"] for table in each.journal.tables("activations", names)))
+    dropped.update(activations.NOT_FINITE for example in used if example.id not in there)
+    for reason, n in dropped.items():
+        each.run.warn(f"{each.dataset.name}: {n} of {len(each.dataset.examples)} examples dropped: {reason}")
+    each.close([example for example in used if example.id in there], names, dropped)

@@ -1,0 +1,86 @@
+"""The steps of `patch`: the effect of every site, estimated by gradients or exact, and the calibration of the estimates."""
+
+from collections.abc import Sequence
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any
+
+import polars as pl
+
+from biasscope.engine.errors import UsageError
+from biasscope.engine.experiments import scan, selection, session
+from biasscope.engine.experiments.scan import Scan
+from biasscope.engine.settings import SILENT, Measure, Voice
+from biasscope.engine.store import runs
+from biasscope.engine.types import COMPONENTS, POSITIONS
+
+if TYPE_CHECKING:
+    from biasscope.engine.measure.sources import Source
+    from biasscope.engine.model.tokens import Forest
+
+
+def patch(
+    settings: Measure,
+    *,
+    method: str = "attribution",
+    source: str = "corrupt",
+    direction: str = "noising",
+    components: str = ",".join(COMPONENTS),
+    layers: str | None = None,
+    positions: str = "all",
+    steps: int | None = None,
+    calibrate: int | None = None,
+    voice: Voice = SILENT,
+) -> runs.Result:
+    """The effect of replacing every head, MLP, attention output and residual site."""
+    if source != "corrupt" and (direction == "denoising" or steps):
+        raise UsageError(f"--direction denoising and --steps go from a prompt to its twin: they need --source corrupt, not {source}")
+    if method == "exact" and (steps or calibrate):
+        raise UsageError("--steps and --calibrate are about estimates: they need --method attribution")
+    where = {
+        "components": selection.parse_words("--components", components, COMPONENTS),
+        "layers": selection.Choice.parse(None, layers).layers,
+        "positions": selection.parse_words("--positions", positions, POSITIONS),
+    }
+    own = {"method": method, "source": source, "direction": direction, "steps": steps, "calibrate": calibrate}
+    run = session.start("patch", settings, own | {"components": components, "layers": layers, "positions": positions}, voice)
+    for each in scan.scans(run, **own, **where):
+        if not each.complete:
+            _measure(each, own, where)
+        each.save(*(scan.calibrated(each, calibrate) if calibrate else scan.aggregated(each, "effects", method)))
+    return run.finish()
+
+
+def _measure(each: Scan, own: dict[str, Any], where: dict[str, Any]) -> None:
+    """Nothing: measures what is not stored yet."""
+    from biasscope.engine.measure import attribution, exact, sources
+
+    lm, name, positions, exactly = each.run.lm, own["source"], where["positions"], own["method"] == "exact"
+    single = sources.sites(lm, where["components"], where["layers"])
+    everywhere = positions == ("all",)
+    forest = each.forest(share="all" if exactly and everywhere else "example", twins=name == "corrupt", positions=not everywhere)
+    if own["direction"] == "denoising":
+        forest, name = replace(forest, blocks=tuple(block.swapped() for block in forest.blocks)), "clean"
+    sites = single if exactly else list(dict.fromkeys([*single, *map(sources.whole, single)]))
+    replacement = each.source(name, forest, sites)
+    if exactly:
+        units = exact.units(lm, forest, sites, replacement, positions=positions, metrics=("target",), batch=each.batch)
+    else:
+        units = attribution.units(lm, forest, sites, replacement, positions=positions, steps=own["steps"])
+    names = each.measure(units, f"{own['method']} ({name})")
+    if own["calibrate"]:
+        names += _calibrated(each, names, own["calibrate"], forest, replacement, positions)
+    each.close(forest.examples, names, forest.dropped, forest.partly)
+
+
+def _calibrated(each: Scan, names: list[str], n: int, forest: "Forest", source: "Source", positions: Sequence[str]) -> list[str]:
+    """The names of the units that hold the exact effects of the first n and n random sites of each kind."""
+    from biasscope.engine.measure import exact
+    from biasscope.engine.statistics import reliability, summary
+
+    run = each.run
+    with run.phase("attribution"):
+        effects, shares = pl.concat(each.journal.tables("effects", names)), each.dataset.share_of_men()
+        estimates = summary.summarise(effects, model=run.slug, method="attribution", share_of_men=shares, seed=run.options.seed)
+    sites = sorted(site for part in reliability.chosen(estimates, n, run.options.seed) for site in part)
+    units = exact.units(run.lm, forest, sites, source, positions=positions, metrics=("target",), batch=each.batch)
+    return each.measure(units, f"exact ({source.name})", prefix="exact-", table="exact")

@@ -1,0 +1,170 @@
+"""The steps of `probe` on one dataset: inputs, their activations from the shared store, probes, and what removing directions does."""
+
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+import polars as pl
+
+from biasscope.engine.errors import DataError, UsageError
+from biasscope.engine.experiments import session
+from biasscope.engine.experiments.scan import Scan, scans
+from biasscope.engine.measure import probes
+from biasscope.engine.settings import SILENT, Measure, Voice
+from biasscope.engine.statistics import probes as probe_statistics
+from biasscope.engine.statistics.summary import summarise
+from biasscope.engine.store import digests, files, journal, runs
+from biasscope.engine.types import Dataset, Unit
+
+
+def probe(
+    settings: Measure,
+    *,
+    task: str = "auto",
+    negatives: str = "anti",
+    site: str = "resid",
+    position: str = "last",
+    split: str = "kfold",
+    causal: bool = False,
+    voice: Voice = SILENT,
+) -> runs.Result:
+    """Where bias is linearly readable, layer by layer."""
+    if causal and site != "resid":
+        raise UsageError(f"--causal removes a direction from the residual stream: it needs --site resid, not {site}")
+    asked = {"task": task, "negatives": negatives, "site": site, "position": position, "split": split}
+    run = session.start("probe", settings, asked | {"causal": causal}, voice)
+    tasks = {dataset.name: task_of(dataset, task) for dataset in run.datasets}  # refused before a model is loaded
+    for each in scans(run, **asked, causal=causal):
+        chosen = tasks[each.dataset.name]
+        if not each.complete:
+            measure(each, chosen, negatives, site, position, split, causal=causal)
+        each.save(summary(each, chosen, site, position, causal=causal))
+        write_weights(each)
+    return run.finish()
+
+
+def task_of(dataset: Dataset, asked: str) -> str:
+    """The task as asked, or the dataset's own. UsageError where it asks nothing there."""
+    chosen = probes.default(dataset) if asked == "auto" else asked
+    probes.check(chosen, dataset)
+    return chosen
+
+
+def measure(scan: Scan, chosen: str, negatives: str, component: str, position: str, split: Any, *, causal: bool) -> None:
+    """Nothing: measures what is not stored yet."""
+    from biasscope.engine.measure import activations
+
+    lm, seed, names = scan.run.lm, scan.run.options.seed, []
+    target = None
+    if chosen == "lean":
+        names += scan.measure(_scores(scan), "baseline", prefix="clean-")
+        target = _targets(scan, names)
+    asked, lost = probes.inputs(chosen, scan.dataset, negatives, target)
+    read = {one.id: activations.text(lm, one.id, one.words, one.term) for one in asked}
+    for one in asked:  # an example keeps both of its inputs or none
+        text = read[one.id]
+        if isinstance(text, str) or (position == "term" and text.term is None):
+            lost[one.example_id] = text if isinstance(text, str) else "its text does not name the term"
+    kept = [one for one in asked if one.example_id not in lost]
+    layers: dict[int, np.ndarray] = {}
+    if kept:
+        layers = _activations(scan, [read[one.id] for one in kept], component, position)
+        finite = np.all([np.isfinite(x).all(1) for x in layers.values()], axis=0)
+        lost |= {one.example_id: activations.NOT_FINITE for one, sound in zip(kept, finite, strict=True) if not sound}
+        stays = np.array([one.example_id not in lost for one in kept])
+        kept, layers = [one for one in kept if one.example_id not in lost], {row: x[stays] for row, x in layers.items()}
+    dropped = _said(scan, lost)
+    if not kept:
+        raise DataError(f"{scan.dataset.name}: no input for a probe is left: {', '.join(f'{n} × {r}' for r, n in dropped.items())}")
+    items, tokens = probes.items(kept), [text.ids for one in kept if not isinstance(text := read[one.id], str)]
+    level = probes.LEVELS[chosen]
+    with probes.workers(sum(x.size for x in layers.values())) as pool:
+        units = probes.units(layers, scan.journal.units, kept, items, split, level, seed, pool)
+        names += scan.measure([*units, probes.bag(tokens, kept, items, split, level, seed)], "probes")
+    if causal:
+        names += _causal(scan, component)
+    scan.close([e for e in scan.dataset.examples if e.id not in lost], names, dropped)
+
+
+def _said(scan: Scan, lost: dict[str, str]) -> Counter[str]:
+    """How many examples are dropped for which reason, with a warning for each."""
+    dropped = Counter(lost.values())
+    for reason, n in dropped.items():
+        scan.run.warn(f"{scan.dataset.name}: {n} of {len(scan.dataset.examples)} examples dropped: {reason}")
+    return dropped
+
+
+def _scores(scan: Scan) -> list[Unit]:
+    """The clean model's scores, which `lean` takes its labels from."""
+    from biasscope.engine.measure import baseline
+
+    return [Unit(u.name, lambda u=u: {"scores": u.compute()["scores"]}) for u in baseline.units(scan.run.lm, scan.forest())]  # type: ignore[misc]
+
+
+def _targets(scan: Scan, names: Sequence[str]) -> dict[str, float]:
+    rows = pl.concat(scan.journal.tables("scores", names)).filter(pl.col("metric") == "target")
+    return dict(rows.select("example_id", "value").iter_rows())
+
+
+def _activations(scan: Scan, texts: Sequence[Any], component: str, position: str) -> dict[int, np.ndarray]:
+    """Row of the result → activations of the texts, read from a store of their own, which every probe of these texts shares."""
+    from biasscope.engine.measure import activations
+
+    run = scan.run
+    content = digests.digest([[text.id, list(text.ids), text.term] for text in texts])
+    model = {"name": run.options.model, "revision": run.found.revision, "digest": run.found.digest}
+    how = {"dtype": run.options.dtype.value, "device": run.device, "site": component, "position": position}
+    identity = journal.identity("activations", model=model, tokenizer=run.tokenizer_digest, content=content, **how)
+    rows = [(site.component, site.layer) for site in activations.sites(run.lm, component)]
+    with journal.opened(scan.journal.folder.parent, identity, wait=True) as opened:
+        shared = replace(scan, journal=opened)
+        names = shared.measure(activations.units(run.lm, texts, component, position), "encode")
+        return probes.matrices(opened.tables("activations", names), rows, [text.id for text in texts])
+
+
+def _causal(scan: Scan, component: str) -> list[str]:
+    """The names of the units that hold what removing each layer's direction does."""
+    from biasscope.engine.measure import activations, directions, linear
+
+    removals = []
+    for row, site in enumerate(activations.sites(scan.run.lm, component)):
+        kept = scan.journal.get(f"probe-L{row:03}", "probes").row(0, named=True)
+        direction = linear.direction(np.array(kept["weight"]), np.array(kept["scale"]))
+        vectors = np.vstack([direction, directions.drawn(len(direction), row, scan.run.options.seed)])
+        removals.append(directions.Removal(f"remove-L{row:03}", site, vectors, np.array(kept["mean"])))
+    return scan.measure(directions.units(scan.run.lm, scan.forest(), removals, scan.batch), "removing directions")
+
+
+def summary(scan: Scan, chosen: str, component: str, position: str, *, causal: bool) -> pl.DataFrame:
+    """SUMMARY of the probes, and of what removing their directions does."""
+    predictions, bands, model, seed = (
+        scan.table("predictions").collect(),
+        scan.table("bands").collect(),
+        scan.run.slug,
+        scan.run.options.seed,
+    )
+    name, shares = scan.dataset.name, scan.dataset.share_of_men()
+    scan.table("probes")
+    where = {"task": chosen, "component": component, "position": position}
+    with scan.run.phase("statistics"):
+        found = probe_statistics.summarise(predictions, bands, model=model, dataset=name, seed=seed, **where)
+    if not causal:
+        return found
+    from biasscope.engine.measure import directions
+
+    effects = scan.table("effects")
+    with scan.run.phase("statistics"):
+        removed = summarise(effects, model=model, method="removal", share_of_men=shares, seed=seed)
+        return pl.concat([found, directions.against_random(removed)])
+
+
+def write_weights(scan: Scan) -> None:
+    """Nothing: writes the probes of all layers as safetensors, logit = weight · (x − mean) / scale + bias."""
+    from safetensors.numpy import save
+
+    folder = scan.run.folder(scan.dataset.name, scan.key)
+    rows = pl.read_parquet(folder / "probes.parquet").sort("layer")
+    arrays = {name: np.array(rows[name].to_list(), np.float64) for name in ("weight", "mean", "scale", "bias", "c")}
+    files.write_bytes(folder / "probes.safetensors", save(arrays))

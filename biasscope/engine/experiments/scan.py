@@ -1,0 +1,287 @@
+"""One dataset measured through the store: what is there is reused, what is not is measured and kept, then its run is saved."""
+
+import contextlib
+import tempfile
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+import polars as pl
+
+from biasscope.engine.errors import DataError
+from biasscope.engine.experiments.session import Running
+from biasscope.engine.settings import memory
+from biasscope.engine.statistics import reliability, specificity
+from biasscope.engine.statistics.summary import partners, summarise
+from biasscope.engine.store import cache, journal, runs, seals
+from biasscope.engine.types import Dataset, Example, Site, Unit
+
+if TYPE_CHECKING:
+    from biasscope.engine.measure.sources import Source
+    from biasscope.engine.model.tokens import Forest
+
+
+@dataclass
+class Scan:
+    """One dataset's measurement."""
+
+    run: Running
+    dataset: Dataset
+    journal: journal.Journal
+    key: str
+    before: int = 0
+    """Units that had been measured when it was opened."""
+    prefix: str = ""
+    """Before the names of its units, where it measures other prompts than the run's own (see `beside`)."""
+
+    def resume(self) -> None:
+        """Nothing: looks at what has been measured before, and says what of it is damaged."""
+        self.journal.check()
+        self.before = len(self.journal.units)
+        if damaged := self.journal.damaged:
+            shown = ", ".join(damaged[:5])
+            self.run.warn(f"{self.dataset.name}: {len(damaged)} stored parts are not what was written, measured again: {shown}")
+
+    @property
+    def complete(self) -> bool:
+        """Whether every unit has been measured."""
+        facts = self.journal.facts
+        return "finished" in facts and all(unit in self.journal.units for unit in facts["finished"]["units"])
+
+    def stands(self) -> bool:
+        """Whether the run's folder holds the finished run, which is then the result."""
+        path = self.run.folder(self.dataset.name, self.key)
+        options = self.run.options
+        record = None if options.no_cache or options.fresh else cache.stored(path, options.cache_dir).record
+        if record is None or record.datasets[0].run_key != self.key:
+            return False
+        part = record.datasets[0].model_copy(update={"reused": record.datasets[0].units, "path": str(path)})
+        self.run.model = record.model
+        self.run.batch_size = record.batch_size
+        for warning in record.warnings:
+            self.run.warn(warning)
+        self.run.adopt(part)
+        self.run.voice.note(f"{part.name}: reused {part.units}/{part.units}, all measured before, at {path}")
+        return True
+
+    @property
+    def batch(self) -> int:
+        """Nodes × copies of one pass, decided at the run's first start."""
+        from biasscope.engine.model import loading
+
+        options = self.run.options
+        requested = None if options.batch_size == "auto" else int(options.batch_size)
+        return int(self.journal.decide("batch_size", loading.batch_size(self.run.lm, requested, memory(options.max_memory))))
+
+    def forest(
+        self, *, share: Literal["all", "example"] = "all", sentences: bool = False, twins: bool = False, positions: bool = False
+    ) -> "Forest":
+        """The dataset's examples as a forest, with counterfactual twins where asked; what was dropped is said."""
+        from biasscope.engine.model import tokens
+
+        lm, found, missing = self.run.lm, self.dataset, Counter[str]()
+        with self.run.phase("tokens"):
+            kept, lost = self.twins() if twins else (None, {})
+            missing.update(lost.values())
+            examples = [e for e in found.examples if e.id not in lost]
+            forest = tokens.forest(lm, examples, share=share, sentences=sentences, twins=kept, positions=positions)
+            forest.dropped.update(missing)
+        for what, reasons in (("dropped", forest.dropped), ("incomplete", forest.partly)):
+            for reason, n in reasons.items():
+                self.run.warn(f"{found.name}: {n} of {len(found.examples)} examples {what}: {reason}")
+        return forest
+
+    def twins(self) -> tuple[dict[str, str], dict[str, str]]:
+        """Example id → its counterfactual prompt, and example id → why it has none; stored as a table of the run."""
+        from biasscope.engine.model import twins
+
+        kept, lost = twins.fit(self.run.lm, self.dataset, self.run.options.seed)
+        if not kept:
+            reasons = ", ".join(f"{n} × {reason}" for reason, n in Counter(lost.values()).most_common())
+            n = len(self.dataset.examples)
+            raise DataError(f"{self.dataset.name}: no example kept: {n} of {n} have no counterfactual twin: {reasons}; try --source mean")
+        self.measure([Unit("twins", lambda: {"twins": twins.table(self.dataset.examples, kept)})], None)
+        return {id_: twin.prompt for id_, twin in kept.items()}, lost
+
+    def source(self, name: str, forest: "Forest", sites: Sequence[Site], prefix: str = "") -> "Source":
+        """The source of that name; the dataset's means are stored."""
+        from biasscope.engine.measure import sources
+
+        lm = self.run.lm
+        if name != "mean":
+            return sources.source(name, lm, forest, sites, seed=self.run.options.seed)
+        means = Unit("means", lambda: {"means": sources.means(lm, forest, sites, self.run.voice.track)})
+        (unit,) = self.measure([means], None, prefix=prefix)
+        table = self.journal.get(unit, "means")
+        if left_out := table["left_out"][0]:
+            self.run.warn(f"{self.dataset.name}: the means leave out {left_out} of {len(forest.examples)} examples (not finite)")
+        return sources.mean_of(lm, table)
+
+    def estimated(self, every: Sequence[Site], *sources: str) -> pl.DataFrame:
+        """SUMMARY of the sites by attribution with the first source on the same examples.
+
+        The estimates of all sources are kept: their sites could have been chosen, and stand beside the measured ones in the family.
+        """
+        from biasscope.engine.measure import attribution
+        from biasscope.engine.statistics import summary
+
+        lm, seed = self.run.lm, self.run.options.seed
+        forest, names = self.forest(share="example"), []
+        for source in sources:
+            prefix = "estimate-" if source == sources[0] else f"estimate-{source}-"
+            units = attribution.units(lm, forest, every, self.source(source, forest, every, prefix))
+            names.append(self.measure(units, f"attribution ({source})", prefix=prefix))
+        self.journal.set("estimates", [name for some in names for name in some])
+        with self.run.phase("attribution"):
+            guessed = pl.concat(self.journal.tables("effects", names[0]))
+            shares = self.dataset.share_of_men()
+            return summary.summarise(guessed, model=self.run.slug, method="attribution", share_of_men=shares, seed=seed)
+
+    def beside_measured(self) -> pl.LazyFrame | None:
+        """EFFECTS of the estimated sites that were not measured; None where nothing chose among them."""
+        if "estimates" not in self.journal.facts:
+            return None
+        estimates = pl.concat(self.journal.tables("effects", self.journal.facts["estimates"])).filter(pl.col("metric") == "target")
+        keys = ["source", "component", "layer", "head"]
+        return estimates.lazy().join(self.table("effects").select(keys).unique(), on=keys, how="anti", nulls_equal=True)
+
+    def ranked(self, every: Sequence[Site], sources: Sequence[str], top: int) -> list[Site]:
+        """The first `top` of the sites by attribution with the first source on the same examples, in the model's order."""
+        from biasscope.engine.statistics import summary
+
+        estimates = self.estimated(every, *sources)
+        return sorted([site for site in summary.top(estimates, estimates.height) if site in set(every)][:top])
+
+    def beside(self, dataset: Dataset, prefix: str = "") -> "Scan":
+        """The same run measuring other prompts as well, in units of that prefix."""
+        return replace(self, dataset=dataset, prefix=prefix)
+
+    def measure(self, units: Sequence[Unit], label: str | None, *, prefix: str = "", table: str | None = None) -> list[str]:
+        """The names of the units, all of them now stored; `prefix` goes before their names, `table` takes the place of "effects"."""
+
+        def named(unit: Unit) -> Unit:
+            tables = unit.compute if table is None else lambda: {table: unit.compute()["effects"]}
+            return Unit(self.prefix + prefix + unit.name, tables)
+
+        units = [named(unit) for unit in units]
+        pending = [unit for unit in units if unit.name not in self.journal.units]
+        if label and len(units) - len(pending) > 0:
+            self.run.voice.note(f"{self.dataset.name}: reused {len(units) - len(pending)}/{len(units)}")
+        if pending and len(threads := self.journal.threads()) > 1:
+            self.run.warn(f"{self.dataset.name}: measured with {', '.join(map(str, threads))} threads in turn: last digits depend on it")
+        with self.run.phase("passes"):
+            for unit in self.run.voice.track(pending, label) if label else pending:
+                self.journal.put(unit.name, unit.compute())
+        return [unit.name for unit in units]
+
+    def close(self, used: Sequence[Example], units: list[str], dropped: Counter[str], partly: Mapping[str, int] | None = None) -> None:
+        """Nothing: writes down that the units are all, and what the run is of."""
+        found = self.dataset
+        part = runs.DatasetPart(
+            name=found.name,
+            digest=found.digest,
+            source=dict(found.record),
+            found=found.found,
+            used=len(used),
+            not_drawn=found.found - found.dropped.total() - len(found.examples),
+            dropped=dict(found.dropped + dropped),
+            partly=dict(partly or {}),
+            groups=len({e.group for e in used}),
+            units=len(units) + ("twins" in self.journal.units),
+            threads=self.journal.facts.get("threads", []),
+        )
+        model = None if self.run.model is None else self.run.model.model_dump()
+        warnings = self.run.warnings_of([part])
+        units = [*(["twins"] if "twins" in self.journal.units else []), *units]
+        said = {"part": part.model_dump(), "model": model, "warnings": warnings, "batch_size": self.batch, "units": units}
+        self.journal.set("finished", said)
+
+    def table(self, name: str) -> pl.LazyFrame:
+        """That table of all units, in their order, as it now stands in the run's folder."""
+        with self.run.phase("tables"):
+            frames = self.journal.tables(name, self.journal.facts["finished"]["units"])
+            return self.run.write(self.run.folder(self.dataset.name, self.key), name, frames)
+
+    def save(self, summary: pl.DataFrame, reliability: pl.DataFrame | None = None) -> None:
+        """Nothing: closes the run with its summary, and how far it can be trusted."""
+        said = self.journal.facts["finished"]
+        self.run.model = runs.ModelPart.model_validate(said["model"])
+        self.run.batch_size = said["batch_size"]
+        for warning in said["warnings"]:
+            self.run.warn(warning)
+        self.run.timing["store"] = self.run.timing.get("store", 0.0) + self.journal.seconds
+        reused = min(self.before, len(said["units"]))
+        self.run.keep(runs.DatasetPart.model_validate({**said["part"], "reused": reused}), self.key, summary, reliability)
+
+    def scored(self, scores: pl.LazyFrame) -> list[Example]:
+        """The examples that have scores, in data order."""
+        kept = set(scores.select("example_id").unique().collect()["example_id"])
+        return [example for example in self.dataset.examples if example.id in kept]
+
+
+def scans(run: Running, **asked: Any) -> Iterator[Scan]:
+    """The datasets that are not finished, one after the other, each locked; the finished ones are taken as they stand."""
+    run.slug = seals.claim(run.options.output_dir, run.slug, run.found.digest)
+    with contextlib.ExitStack() as stack:
+        root = run.options.cache_dir / "runs"
+        if run.options.no_cache:
+            root = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="biasscope-")))
+        for dataset in run.datasets:
+            asked_of = identity(run, dataset, asked)
+            if run.options.verbose and not (root / journal.run_key(asked_of)).is_dir() and (other := journal.nearest(root, asked_of)):
+                run.voice.note(f"{dataset.name}: the nearest earlier run differs in {', '.join(other)}")
+            with journal.opened(root, asked_of, wait=run.options.wait, fresh=run.options.fresh) as opened:
+                scan = Scan(run, dataset, opened, journal.run_key(asked_of))
+                if not scan.stands():
+                    scan.resume()
+                    yield scan
+
+
+def identity(run: Running, dataset: Dataset, asked: dict[str, Any]) -> dict[str, Any]:
+    """All that decides the numbers of one dataset."""
+    model = {"name": run.options.model, "revision": run.found.revision, "digest": run.found.digest}
+    how: dict[str, Any] = {name: getattr(run.options, name) for name in ("batch_size", "max_memory", "seed")}
+    how |= {"dtype": run.options.dtype.value, "device": run.device}
+    data = {"dataset": dataset.name, "content": dataset.digest, "examples": [e.id for e in dataset.examples]}
+    return journal.identity(run.command, model=model, tokenizer=run.tokenizer_digest, **how, **data, **asked)
+
+
+Aggregates = tuple[pl.DataFrame, pl.DataFrame]
+"""SUMMARY and RELIABILITY."""
+
+
+def _asked(scan: Scan, method: str) -> dict[str, Any]:
+    """What every aggregate of a scan's effects is told."""
+    twins = "twins" in scan.journal.facts["finished"]["units"]
+    same = {"model": scan.run.slug, "method": method, "share_of_men": scan.dataset.share_of_men(), "seed": scan.run.options.seed}
+    return same | {"partners": partners(scan.table("twins").collect()) if twins else None, "beside": scan.beside_measured()}
+
+
+def aggregated(scan: Scan, table: str, method: str) -> Aggregates:
+    """Those of a table of effects."""
+    effects, asked = scan.table(table), _asked(scan, method)
+    with scan.run.phase("statistics"):
+        return summarise(effects, **asked), reliability.assess(effects, **asked)
+
+
+def controlled(scan: Scan) -> Aggregates:
+    """Those of an exact scan with a control: every site's specificity is among them."""
+    summary, trusted = aggregated(scan, "effects", "exact")
+    effects = scan.table("control")
+    with scan.run.phase("statistics"):
+        control = summarise(effects, model=scan.run.slug, method="exact", share_of_men=None, seed=scan.run.options.seed)
+        return specificity.specificity(summary, control), trusted
+
+
+def calibrated(scan: Scan, n: int) -> Aggregates:
+    """Those of estimates, with the exact effects of the first n and n random sites of each kind and how far they agree."""
+    summary, trusted = aggregated(scan, "effects", "attribution")
+    exact = scan.table("exact")
+    with scan.run.phase("statistics"):
+        # chosen by the estimates of the same examples: no family that a star could be about
+        none = {"p_family": pl.lit(None, pl.Float64), "q": pl.lit(None, pl.Float64), "carried_by": pl.lit(None, pl.String)}
+        measured_exactly = summarise(exact, **_asked(scan, "exact")).with_columns(**none)
+        _, others = reliability.chosen(summary, n, scan.run.options.seed)
+        return pl.concat([summary, measured_exactly]), pl.concat([trusted, reliability.calibration(summary, measured_exactly, others)])

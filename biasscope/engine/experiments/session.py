@@ -1,0 +1,225 @@
+"""What every experiment shares: data read, the model located, a run per dataset saved; whatever can fail early fails early.
+
+The model is booted when the first unit has to be measured, and not at all for what has been measured before.
+"""
+
+import contextlib
+import time
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, field
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import polars as pl
+
+from biasscope.engine.data import datasets
+from biasscope.engine.errors import BiasScopeError, not_finite
+from biasscope.engine.model import loading, weights
+from biasscope.engine.settings import SILENT, Measure, Voice, clock
+from biasscope.engine.store import exports, files, reproduce, runs, seals
+from biasscope.engine.types import RELIABILITY, Dataset
+
+ROWS = ("effects", "exact", "scores", "triples", "activations", "predictions")
+"""Tables that --rows shows."""
+TOLERATED = 0.01
+"""Share of values that are not finite above which a run has failed."""
+
+
+@dataclass(kw_only=True)
+class Session:
+    """One invocation of a measuring command: what it was asked, and what it has saved so far."""
+
+    command: str
+    options: Measure
+    own: dict[str, Any]
+    """The options that only this command takes."""
+    voice: Voice
+    slug: str
+    """The model's name in files and tables."""
+    model: runs.ModelPart | None = None
+    timing: dict[str, float] = field(default_factory=dict)
+    warnings: list[str] = field(default_factory=list)
+    parts: list[runs.DatasetPart] = field(default_factory=list)
+    summaries: list[pl.DataFrame] = field(default_factory=list)
+    reliability: list[pl.DataFrame] = field(default_factory=list)
+    rows: list[Path] = field(default_factory=list)
+    """Files of the per-example tables to show."""
+    batch_size: int | None = None
+    """Tokens × copies of a pass, as decided; None where nothing was decided."""
+    lost: int = 0
+    """Values left out of the present run because they are not finite."""
+
+    @contextlib.contextmanager
+    def phase(self, name: str) -> Iterator[None]:
+        """A stretch whose seconds are added to the record under that name, and in which libraries keep quiet."""
+        start = time.monotonic()
+        with self.voice.hushed():
+            yield
+        self.timing[name] = self.timing.get(name, 0.0) + time.monotonic() - start
+
+    def warn(self, text: str) -> None:
+        """Nothing: shows a warning once and keeps it for the record."""
+        if text not in self.warnings:
+            self.warnings.append(text)
+            self.voice.warn(text)
+
+    def folder(self, dataset: str, key: str) -> Path:
+        """Where the run of that dataset and key stands."""
+        return runs.folder(self.options.output_dir, self.slug, dataset, self.command, key)
+
+    def write(self, path: Path, name: str, frames: Iterable[pl.DataFrame]) -> pl.LazyFrame:
+        """A per-example table of a run, as it now stands in its folder; values that are not finite are counted."""
+        lost = total = 0
+        prompts: dict[str, None] = {}
+
+        def counted() -> Iterator[pl.DataFrame]:
+            nonlocal lost, total
+            for frame in frames:
+                if "value" in frame.columns:
+                    bad = frame.filter(pl.col("value").is_finite().not_())
+                    lost, total = lost + bad.height, total + frame.height
+                    prompts.update(dict.fromkeys(bad["example_id"]))
+                yield frame
+
+        file = runs.write(path, name, counted())
+        some = ", ".join(list(prompts)[:3]) + (", …" if len(prompts) > 3 else "")
+        found = f"{lost} of {total} values are not finite, those of {len(prompts)} prompts ({some})"
+        if lost > TOLERATED * total:
+            raise BiasScopeError(f"{found}; {self.advice}")
+        if lost:
+            self.warn(f"{found} in {name}: they enter no statistic; {self.advice}")
+        self.lost += lost
+        return pl.scan_parquet(file)
+
+    @property
+    def advice(self) -> str:
+        """What to do about values that are not finite."""
+        return not_finite(self.options.dtype.value)
+
+    def keep(self, part: runs.DatasetPart, key: str, summary: pl.DataFrame, reliability: pl.DataFrame | None = None) -> None:
+        """Close the run whose other tables stand in its folder, its record last and sealed; keep what `finish` shows."""
+        path = self.folder(part.name, key)
+        runs.write(path, "summary", [summary])
+        if reliability is not None:
+            runs.write(path, "reliability", [reliability])
+        tables = {file.stem: runs.digests.of_file(file) for file in sorted(path.glob("*.parquet"))}
+        part = part.model_copy(update={"run_key": key, "path": str(path), "tables": tables, "lost": self.lost})
+        self.lost = 0
+        record = self.record([part])
+        seals.seal(path, runs.digest(record), self.options.cache_dir / "runs" / key)
+        runs.close(record)
+        self.adopt(part)
+        self.voice.note(f"{part.name}: {part.used} of {part.found} examples in {part.groups} groups, saved to {path}")
+
+    def adopt(self, part: runs.DatasetPart) -> None:
+        """Nothing: takes a run that stands in its folder into the result; rewrites the original study's files."""
+        folder = Path(part.path)
+        summary = pl.read_parquet(folder / "summary.parquet")
+        if not self.own.get("given"):  # the original study never removed anything beforehand
+            effects = pl.scan_parquet(folder / "effects.parquet") if "effects" in part.tables else None
+            study = self.options.output_dir / files.safe_name(self.slug)
+            exports.export(study, self.command, part.name, summary, effects=effects, key=part.run_key)
+        self.parts.append(part)
+        self.summaries.append(summary)
+        self.reliability.append(pl.read_parquet(folder / "reliability.parquet") if "reliability" in part.tables else RELIABILITY.to_frame())
+        if self.options.rows:
+            self.rows += [
+                folder / f"{name}.parquet"
+                for name in part.tables
+                if name not in ("summary", "reliability", "twins", "control", "bands", "probes")
+            ]
+
+    def finish(self) -> runs.Result:
+        """The result of all datasets; it says whether values had to be left out."""
+        self.voice.note(f"finished in {clock(sum(self.timing.values()))}")
+        return runs.Result(self.record(self.parts), self.summaries, self.reliability, self.rows)
+
+    def record(self, parts: list[runs.DatasetPart]) -> runs.RunRecord:
+        """The record as it stands, with those datasets."""
+        asked = list(self.options.dataset or [part.name for part in self.parts or parts])
+        params = self.options.resolved() | {"dataset": asked} | self.own
+        return runs.RunRecord(
+            command=self.command,
+            model=self.model,
+            params=params,
+            seed=self.options.seed,
+            versions=runs.versions(),
+            created=runs.now(),
+            batch_size=self.batch_size,
+            reproduce=reproduce.command(self.command, params),
+            timing={phase: round(seconds, 3) for phase, seconds in self.timing.items()},
+            peak_rss_bytes=runs.peak_rss_bytes(),
+            warnings=self.warnings_of(parts),
+            datasets=parts,
+        )
+
+    def warnings_of(self, parts: list[runs.DatasetPart]) -> list[str]:
+        """The warnings, without those that are about other datasets than these."""
+        others = {d.name for d in getattr(self, "datasets", [])} - {part.name for part in parts}
+        return [text for text in self.warnings if text.split(": ")[0] not in others]
+
+
+TOKENIZER_FILES = ("tokenizer*.json", "tokenizer.model", "vocab.*", "merges.txt", "special_tokens_map.json", "added_tokens.json")
+
+CONVERTED = 3.3e6
+"""Bytes of a GGUF file that are converted in a second, roughly."""
+
+
+@dataclass(kw_only=True)
+class Running(Session):
+    """A session with its datasets read and its model located."""
+
+    found: weights.Weights
+    tokenizer_digest: str
+    device: str
+    datasets: list[Dataset]
+
+    @cached_property
+    def lm(self) -> loading.LM:
+        """The model, booted and checked at the first call."""
+        from biasscope.engine.model import forward
+
+        self.voice.note(f"loading {self.options.model}" + (f", {self.found.note}" if self.found.note else ""))
+        with self.phase("model"):
+            lm = forward.check_packing(loading.boot(self.found, device=self.options.device, dtype=self.options.dtype.value))
+        self.model = described(lm, self.tokenizer_digest)
+        if not lm.packed:
+            self.warn(f"{self.options.model} cannot attend by a mask of ancestors: one sequence a row, slower and just as exact")
+        return lm
+
+
+def start(command: str, options: Measure, own: dict[str, Any] | None = None, voice: Voice = SILENT) -> Running:
+    """A running session: everything that can fail before the model is loaded has been tried."""
+    files.check_writable(options.output_dir)
+    read = {"limit": options.limit, "seed": options.seed, "skip_invalid": options.skip_invalid}
+    names = dict.fromkeys(options.dataset or datasets.default(options.data_dir))
+    loaded = [datasets.load(name, options.data_dir, **read) for name in names]  # type: ignore[arg-type]
+    begun = time.monotonic()
+    if (file := weights.unconverted(options.model, options.cache_dir)) is not None:
+        seconds = max(5.0, file.stat().st_size / CONVERTED)
+        voice.note(f"converting {options.model} once ({file.name}), about {clock(seconds)}")
+    with voice.hushed():
+        found = weights.locate(options.model, revision=options.revision, cache_dir=options.cache_dir, offline=options.offline)
+    running = Running(
+        command=command,
+        options=options,
+        own=own or {},
+        voice=voice,
+        slug=files.slug(options.model),
+        timing={"model": time.monotonic() - begun},
+        found=found,
+        tokenizer_digest=runs.files_digest(found.folder, TOKENIZER_FILES),
+        device=loading.device_type(options.device),
+        datasets=loaded,
+    )
+    for note in (note for dataset in loaded for note in dataset.notes):
+        running.warn(note)
+    return running
+
+
+def described(lm: loading.LM, tokenizer_digest: str) -> runs.ModelPart:
+    """The model as the record shows it."""
+    same = {name: getattr(lm, name) for name in ("name", "revision", "digest", "dtype", "device", "note", "packed")}
+    token = None if lm.start is None else lm.tokenizer.convert_ids_to_tokens(lm.start)
+    return runs.ModelPart(**same, tokenizer_digest=tokenizer_digest, start_token=token, layers=lm.n_layers, heads=lm.n_heads)

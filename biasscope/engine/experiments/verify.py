@@ -1,0 +1,246 @@
+"""What each command must find, and must miss, on the planted models: hand-worked numbers against the SUMMARY of a run.
+
+Truth is stated per statistic and source: a linear head has no shift under mean ablation; two heads that do the same thing are each
+missed alone; a head that an MLP undoes to first order is missed by gradients. Where a method is known to fail, it must be seen to fail.
+"""
+
+import tempfile
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import polars as pl
+from scipy.stats import spearmanr
+from sklearn.metrics import roc_auc_score
+
+from biasscope.engine import schemas
+from biasscope.engine.data import datasets
+from biasscope.engine.experiments.ablate import ablate
+from biasscope.engine.experiments.patch import patch
+from biasscope.engine.model import planted
+from biasscope.engine.settings import SILENT, Measure, Voice
+from biasscope.engine.statistics import specificity
+from biasscope.engine.statistics.cells import standard
+from biasscope.engine.statistics.summary import partners, ranking
+from biasscope.engine.store import runs
+from biasscope.engine.types import TOTAL, Site
+
+EXACT = 1e-4
+"""Largest difference between a found and a hand-worked number, nats."""
+CARRIERS = {"single": ("first",), "masked": ("first",)} | dict.fromkeys(("redundant", "backup", "cancelling"), ("first", "second"))
+"""The roles that carry the stereotype."""
+
+
+@dataclass(frozen=True)
+class How:
+    """How a run measured: what decides which truth holds."""
+
+    kind: str
+    method: str
+    source: str
+    steps: int | None = None
+    given: bool = False
+    """Whether the first head was ablated all the while."""
+
+    def __str__(self) -> str:
+        name = "estimate" if self.method == "attribution" else "patch" if self.source == "corrupt" else "ablate"
+        return f"{name} {self.source}" + (f" ×{self.steps}" if self.steps else "") + (" given" if self.given else "")
+
+
+@dataclass(frozen=True)
+class Finding:
+    """One claim about one run, and whether it holds."""
+
+    model: str
+    how: str
+    """`ablate` or `patch` (exact) or `estimate` (attribution), the source, ×steps, and whether the first head was ablated all the while."""
+    about: str
+    role: str
+    statistic: str
+    worked: float | None
+    """The hand-worked number; None where the claim is about a ranking."""
+    found: float | None
+    auroc: float | None
+    """Of |statistic|, the carriers against all other sites."""
+    verdict: str
+    """`found`; `missed`, as it must be; `alone`: an effect of 0 where there is none; `holds`; `BROKEN`."""
+    holds: bool
+
+
+def verify(limit: int = 120, *, voice: Voice = SILENT) -> list[Finding]:
+    """The findings of every run on every planted model; what the runs say is not heard."""
+    found: list[Finding] = []
+    with tempfile.TemporaryDirectory(prefix="biasscope-verify-") as folder:
+        for kind in voice.track(list(planted.KINDS), "planted models"):
+            found += of_kind(kind, limit, Path(folder))
+    return found
+
+
+def of_kind(kind: str, limit: int, folder: Path) -> list[Finding]:
+    """The findings of every run on one planted model."""
+    o = Measure(
+        model=f"planted:{kind}",
+        dataset=["occupations"],
+        limit=limit,
+        cache_dir=folder / "cache",
+        output_dir=folder / kind,
+    )
+    sites = "z,mlp_out"
+    ablate(o, source="all", control="definitional" if kind == "single" else None)
+    for source in ("zero", "mean", "corrupt"):
+        patch(o, method="attribution", source=source, components=sites)
+    patch(o, method="exact", components=sites)
+    if kind == "masked":
+        patch(o, method="attribution", steps=4, components=sites)
+    if kind == "backup":
+        ablate(o, source="zero", given="1.2")
+    found: list[Finding] = []
+    for record, summary, twins, shares in _finished(folder / kind):
+        asked = record.params
+        for (source, dataset), rows in summary.partition_by("source", "dataset", as_dict=True, maintain_order=True).items():
+            how = How(kind, asked.get("method", "exact"), source, asked.get("steps"), bool(asked.get("given")))
+            if dataset == "definitional" or (source == "resample" and kind not in ("single", "graded")):
+                continue
+            found += of_run(how, rows.filter(rows["component"] != TOTAL), twins, shares)
+            if asked.get("control"):
+                found += of_control(how, rows, summary.filter(summary["dataset"] == "definitional", summary["source"] == source))
+    return found
+
+
+def _finished(folder: Path) -> list[tuple[Any, Any, dict[str, str], dict[str, float]]]:
+    """Record, SUMMARY, each occupation's twin and share of men of the finished runs, in the order in which they were made."""
+    shares = datasets.load("occupations", Path()).share_of_men() or {}
+    found = []
+    for file in sorted(folder.rglob("run.json"), key=lambda file: file.stat().st_mtime_ns):
+        record = runs.read(file.parent)
+        effects = pl.scan_parquet(file.parent / "effects.parquet").select("group").unique().collect()["group"]
+        pairs = file.parent / "twins.parquet"
+        twins = partners(pl.read_parquet(pairs)) if pairs.is_file() else {}
+        found.append((record, pl.read_parquet(file.parent / "summary.parquet"), twins, {group: shares[group] for group in effects}))
+    return found
+
+
+def of_run(how: How, summary: pl.DataFrame, twins: Mapping[str, str], shares: Mapping[str, float]) -> Iterator[Finding]:
+    """The findings of a run; `twins`: occupation → its partner, `shares`: occupation → per cent of men, of the examples that were used."""
+    if how.kind == "graded":
+        yield from _graded(how, summary)
+        return
+    area = auroc(summary, [planted.SITES[role] for role in CARRIERS[how.kind]])
+    for role in CARRIERS[how.kind]:
+        worked = _slope(how, role, twins, shares)
+        if worked is None and how.kind != "single":
+            continue
+        yield _number(how, summary, role, "slope", worked, area)
+    if how.kind == "single":
+        yield from _others(how, summary)
+    if how.kind == "cancelling" and how.source == "zero":
+        t = np.array([planted.A * values["t"] for name, values in planted.words().occupations.items() if name in shares])
+        yield _number(how, summary, "mixed", "mean", float(-t.mean()), auroc(summary, [planted.SITES["mixed"]], "mean"))
+        yield _number(how, summary, "mixed", "rms", float(np.sqrt((t**2).mean())), None)
+
+
+def _slope(how: How, role: str, twins: Mapping[str, str], shares: Mapping[str, float]) -> float | None:
+    """The hand-worked slope of a role's effect; None where it is not worked out."""
+    carried = planted.words().occupations
+    names = sorted(twins if how.source == "corrupt" else shares)
+    effects = []
+    for name in names:
+        here = carried[name]
+        effects.append(_effect(how, role, here, carried[twins[name]] if how.source == "corrupt" else here))
+    if any(effect is None for effect in effects):
+        return None
+    return float(standard(np.array([shares[name] for name in names])) @ np.array(effects, float)) / len(names)
+
+
+def _effect(how: How, role: str, here: Mapping[str, float], there: Mapping[str, float]) -> float | None:
+    """The hand-worked effect, or what a first-order estimate must make of it."""
+    if how.given:  # without the first head, the second acts
+        return -planted.A * here["q"] if role == "second" and how.kind == "backup" else None
+    if how.method == "attribution" and not how.steps:
+        if how.kind in ("redundant", "masked"):  # saturated; undone to first order
+            return 0.0
+        if how.kind == "backup":  # gradients do not see that the second would step in
+            replaced = there["q"] if how.source == "corrupt" else 0.0
+            return planted.A * (replaced - here["q"]) if role == "first" else 0.0
+    return planted.change(how.kind, role, how.source, here, there)
+
+
+def _number(how: How, summary: pl.DataFrame, role: str, statistic: str, worked: float | None, area: float | None) -> Finding:
+    """A found number against the hand-worked one."""
+    site = planted.SITES[role]
+    found = _estimate(summary, site, statistic)
+    right = found is not None and (worked is None or abs(found - worked) <= EXACT)
+    wanted = "found" if worked is None or abs(worked) > EXACT else "missed" if role in (*CARRIERS[how.kind], "mixed") else "alone"
+    ranked = wanted != "found" or area is None or how.kind not in ("single", "masked") or area == 1.0
+    verdict = wanted if right and ranked else "BROKEN"
+    return Finding(how.kind, str(how), str(site), role, statistic, worked, found, area, verdict, right and ranked)
+
+
+def _others(how: How, summary: pl.DataFrame) -> Iterator[Finding]:
+    """In `single`: the MLP shifts the base rate and has no slope, the decoy touches competence alone."""
+    yield _number(how, summary, "base", "slope", 0.0, None)
+    yield _number(how, summary, "decoy", "slope", 0.0, None)
+    if how.source in ("zero", "mean"):
+        yield _number(how, summary, "base", "mean", -planted.C if how.source == "zero" else 0.0, None)
+    costs = summary.filter(metric="competence", statistic="rms")
+    if costs.height:
+        decoy, bias = (_estimate(costs, planted.SITES[role], "rms", "competence") or 0.0 for role in ("decoy", "first"))
+        yield _check(how, str(planted.SITES["decoy"]), "decoy", "competence", decoy, decoy > bias)
+
+
+def of_control(how: How, summary: pl.DataFrame, control: pl.DataFrame) -> Iterator[Finding]:
+    """Specificity in `single`: near 1 for the bias head, near 0 for the decoy and for the head that knows facts."""
+    raw = specificity.raw(summary, control)
+    for role, least, most in (("first", 0.8, 1.0), ("decoy", 0.0, 0.2), ("factual", 0.0, 0.2)):
+        site = planted.SITES[role]
+        value = raw.filter(component=site.component, layer=site.layer, head=site.head)["raw"].item()
+        yield _check(how, str(site), role, "specificity", value, value is not None and least <= value <= most)
+
+
+def _graded(how: How, summary: pl.DataFrame) -> Iterator[Finding]:
+    """Ranking, order and false alarms where every planted head has its own strength."""
+    strengths = planted.strengths()
+    real = {site: s for site, (s, _) in strengths.items() if s}
+    rows = _slopes(summary).filter(pl.col("head").is_not_null())
+    area = auroc(summary, list(real), heads=True)
+    yield Finding(how.kind, str(how), "planted", "planted", "slope", None, None, area, _verdict(area >= 0.95), area >= 0.95)
+    estimates = [_estimate(summary, site, "slope") for site in real]
+    rho = float(abs(spearmanr(list(real.values()), estimates).statistic))
+    yield replace(_check(how, "planted", "planted", "Spearman", rho, rho >= 0.95), auroc=area)
+    known = pl.DataFrame([(site.layer, site.head) for site in real], schema={"layer": pl.Int32, "head": pl.Int32}, orient="row")
+    null = rows.join(known, on=["layer", "head"], how="anti")
+    alarms = null.filter(schemas.starred()).height
+    yield _check(how, f"{null.height} nulls", "null", "alarms", float(alarms), alarms == 0)
+
+
+def _check(how: How, about: str, role: str, statistic: str, value: float | None, holds: bool) -> Finding:
+    return Finding(how.kind, str(how), about, role, statistic, None, value, None, _verdict(holds), holds)
+
+
+def _verdict(holds: bool) -> str:
+    return "holds" if holds else "BROKEN"
+
+
+def _slopes(summary: pl.DataFrame) -> pl.DataFrame:
+    """The rows of single sites that rank by slope."""
+    return ranking(summary).filter(schemas.single_sites(), pl.col("component") != TOTAL)
+
+
+def _estimate(summary: pl.DataFrame, site: Site, statistic: str, metric: str = "target") -> float | None:
+    rows = summary.filter(pl.col("head").eq_missing(site.head), component=site.component, layer=site.layer)
+    rows = rows.filter(metric=metric, statistic=statistic, subset="all")
+    return None if rows.is_empty() else rows["estimate"].item()
+
+
+def auroc(summary: pl.DataFrame, sites: list[Site], statistic: str = "slope", *, heads: bool = False) -> float:
+    """The chance that a planted site's |statistic| is larger than that of any other site; the MLP that is part of the plan is left out."""
+    rows = summary.filter(pl.col("component").is_in(["z", "mlp_out"]), metric="target", statistic=statistic, subset="all")
+    rows = rows.filter(schemas.single_sites())
+    rows = rows.filter(pl.col("head").is_not_null()) if heads else rows
+    squash = planted.SITES["squash"]
+    keys = [Site(row["layer"], row["component"], row["head"]) for row in rows.iter_rows(named=True)]
+    kept = [i for i, key in enumerate(keys) if key != squash or squash in sites]
+    sizes = rows["estimate"].abs().fill_null(0.0).to_numpy()[kept]
+    return float(roc_auc_score([keys[i] in sites for i in kept], sizes))

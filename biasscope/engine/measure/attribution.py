@@ -1,0 +1,126 @@
+"""Gradient estimates of what replacing each site would do: one forward and one backward pass per row block, whatever the sites.
+
+Attribution = Σ over nodes and dimensions of (source − clean) · ∂target/∂activation, the gradient taken at the run that is patched
+(with `--steps` averaged towards the other): the first-order estimate of the exact effect (Nanda 2023; Kramár et al. 2024,
+arXiv:2403.00745). Needs a forest that shares nothing between examples: at a node that several use, a backward pass gives only the
+sum over them.
+"""
+
+from collections.abc import Mapping, Sequence
+from functools import partial
+
+import numpy as np
+import polars as pl
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from biasscope.engine.measure.effects import defined, effects, soundly, total
+from biasscope.engine.measure.sources import Source, whole
+from biasscope.engine.model import forward
+from biasscope.engine.model.loading import LM
+from biasscope.engine.model.metrics import METRICS
+from biasscope.engine.model.packing import Block
+from biasscope.engine.model.tokens import Forest
+from biasscope.engine.types import Site, Track, Unit, silent
+
+
+def estimate(
+    lm: LM,
+    forest: Forest,
+    wanted: Sequence[Site],
+    source: Source,
+    *,
+    positions: Sequence[str] = ("all",),
+    steps: int | None = None,
+    metric: str = "target",
+    track: Track = silent,
+) -> pl.DataFrame:
+    """EFFECTS estimated for every site and position, per example, signed; `value` = baseline + estimated effect.
+
+    `wanted` may hold heads and whole hook points; a whole `z` is the sum of its heads. The forest must be built with
+    share="example". With `steps` the gradient is the mean over so many midpoints of the straight line from the prompt's embeddings
+    to its twin's (integrated gradients; Sundararajan et al. 2017, Hanna et al. 2024), which needs a twin as source.
+    """
+    found = units(lm, forest, wanted, source, positions=positions, steps=steps, metric=metric)
+    return pl.concat(unit.compute()["effects"] for unit in track(found, f"attribution ({source.name})"))
+
+
+def units(
+    lm: LM,
+    forest: Forest,
+    wanted: Sequence[Site],
+    source: Source,
+    *,
+    positions: Sequence[str] = ("all",),
+    steps: int | None = None,
+    metric: str = "target",
+) -> list[Unit]:
+    """The estimates in pieces of one row block each; with a twin's activations the exact total effect is among them."""
+    points = sorted({whole(s) for s in wanted})
+    places = [(site, position) for site in wanted for position in positions]
+
+    def compute(block: Block) -> dict[str, pl.DataFrame]:
+        before, products = _products(lm, block, points, source, metric, steps)
+        clean = torch.from_numpy(before.data)
+        parts = {position: forest.where(block, position) for position in positions}
+        change = []
+        for site, position in places:
+            product = products[whole(site)]
+            nodes = product[..., site.head] if site.head is not None else product.flatten(2).sum(-1) if product.dim() > 2 else product
+            change.append(_per_example(block, source.where(block, site, parts[position]), nodes))
+        after = (clean + torch.stack(change)).numpy()
+        found = [effects(forest, block, source.name, places, {metric: before}, {metric: after})]
+        return {"effects": pl.concat([*found, *([total(lm, forest, block, source.name, [metric])] if source.twin else [])])}
+
+    return [Unit(f"B{number:05}", partial(soundly, compute, block)) for number, block in enumerate(forest.blocks)]
+
+
+def _products(
+    lm: LM, block: Block, points: Sequence[Site], source: Source, metric: str, steps: int | None
+) -> tuple[np.ma.MaskedArray, dict[Site, Tensor]]:
+    """The clean metric, and per hook point Σ over dimensions of (source − clean) · gradient, [row node] or, for `z`, [row node head]."""
+    readouts, acts, grads = _gradients(lm, block, points, metric, {})
+    before = defined(metric, readouts)
+    if steps is not None:
+        first = Site(0, "resid_pre")
+        with torch.no_grad():
+            here, there = (forward.capture(lm, b, [first])[0][first] for b in (block, block.swapped()))
+        total_grads = [torch.zeros_like(g) for g in grads]
+        for step in range(steps):
+            between = here + (step + 0.5) / steps * (there - here)
+            for sum_, g in zip(total_grads, _gradients(lm, block, points, metric, {first: between})[2], strict=True):
+                sum_ += g / steps
+        grads = total_grads
+    with torch.no_grad():
+        return before, {p: ((source.at(block, p) - acts[p]) * g).sum(-1).double() for p, g in zip(points, grads, strict=True)}
+
+
+def _gradients(
+    lm: LM, block: Block, points: Sequence[Site], metric: str, start: Mapping[Site, Tensor]
+) -> tuple[forward.Readouts, dict[Site, Tensor], list[Tensor]]:
+    """What a pass reads, its activations at the hook points and the metric's gradients there; `start`: other activations to run on from."""
+    acts: dict[Site, Tensor] = {}
+
+    def keep(site: Site) -> forward.Hook:
+        def hook(act: Tensor) -> Tensor:
+            act = start.get(site, act)
+            # the first points that are met start the graph: neither weights nor what stands before them needs a gradient
+            acts[site] = act if act.requires_grad else act.detach().requires_grad_()
+            return acts[site]
+
+        return hook
+
+    with torch.enable_grad():
+        logits = forward.run(lm, block, {site.hook: keep(site) for site in dict.fromkeys([*start, *points])})
+        readouts = forward.read(block, logits)
+        has = METRICS[metric].defined(readouts)
+        grads = torch.autograd.grad(METRICS[metric].fn(readouts)[0, has].sum(), [acts[p] for p in points])
+    return readouts, {p: acts[p].detach() for p in points}, list(grads)
+
+
+def _per_example(block: Block, where: Tensor | None, product: Float[Tensor, "row node"]) -> Float[Tensor, " example"]:
+    """The product summed over those of each example's nodes that are replaced."""
+    used = block.owner >= 0 if where is None else (block.owner >= 0) & where
+    nodes = product[used.to(product.device)].cpu()
+    return torch.zeros(len(block.examples), dtype=torch.float64).index_add(0, block.owner[used], nodes)

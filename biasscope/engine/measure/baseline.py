@@ -1,0 +1,47 @@
+"""The clean model's scores, per example: what `baseline` measures."""
+
+from functools import partial
+
+import numpy as np
+import polars as pl
+import torch
+
+from biasscope.engine.measure.effects import defined, soundly
+from biasscope.engine.model import forward
+from biasscope.engine.model.loading import LM
+from biasscope.engine.model.metrics import METRICS, sentence_logp
+from biasscope.engine.model.packing import Block
+from biasscope.engine.model.tokens import Forest
+from biasscope.engine.types import SCORES, TRIPLES, Track, Unit, silent
+
+BASELINE_METRICS = ("target", "sentence", "competence")
+
+
+def baseline(lm: LM, forest: Forest, *, track: Track = silent) -> tuple[pl.DataFrame, pl.DataFrame]:
+    """SCORES of the clean model, and TRIPLES: the published per-sentence scores, 2^(mean log₂ p), where there are sentences."""
+    found = [unit.compute() for unit in track(units(lm, forest), "baseline")]
+    return pl.concat(f["scores"] for f in found), pl.concat(f["triples"] for f in found)
+
+
+def units(lm: LM, forest: Forest) -> list[Unit]:
+    """The clean pass in pieces of one row block each."""
+    return [Unit(f"B{number:05}", partial(soundly, partial(_scores, lm, forest), block)) for number, block in enumerate(forest.blocks)]
+
+
+def _scores(lm: LM, forest: Forest, block: Block) -> dict[str, pl.DataFrame]:
+    """SCORES and TRIPLES of one block."""
+    with torch.no_grad():
+        readouts = forward.read(block, forward.run(lm, block, {}))
+    examples, of = forest.members(block)
+    who = {"example_id": [e.id for e in examples], "group": [e.group for e in examples], "dataset": [e.dataset for e in examples]}
+    scores = []
+    for m in BASELINE_METRICS:
+        values = defined(m, readouts)
+        table = pl.DataFrame({**who, "metric": [m] * len(examples), "value": values.data[of]})
+        scores.append(table.filter(pl.Series(~np.ma.getmaskarray(values)[of])))
+    each = sentence_logp(readouts)[0].exp().cpu().numpy()[of]
+    kind = {"split": ["intrasentence"] * len(examples), "bias_type": [e.bias_type for e in examples]}
+    columns = {"stereo": each[:, 0], "anti": each[:, 1], "unrelated": each[:, 2]}
+    triples = pl.DataFrame({**kind, "example_id": who["example_id"], "group": who["group"], **columns})
+    has = pl.Series(METRICS["sentence"].defined(readouts).cpu().numpy()[of])
+    return {"scores": pl.concat(scores).select(SCORES.names()), "triples": triples.filter(has).select(TRIPLES.names())}

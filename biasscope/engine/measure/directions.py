@@ -1,0 +1,100 @@
+"""What removing a direction from the residual stream does, against random directions: readable is not used."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import lru_cache, partial
+
+import numpy as np
+import polars as pl
+import torch
+
+from biasscope.engine.measure.effects import defined, effects, soundly
+from biasscope.engine.model import forward, loading
+from biasscope.engine.model.loading import LM
+from biasscope.engine.model.metrics import METRICS
+from biasscope.engine.model.packing import Block
+from biasscope.engine.model.tokens import Forest
+from biasscope.engine.types import Site, Unit
+
+RANDOM = 20
+"""Random directions beside the probe's."""
+METRIC_NAMES = ("target", "competence", "kl")
+PROBE = "probe"
+_RANDOM = 15
+
+
+def names() -> list[str]:
+    """The sources of the rows: the probe's direction, then the random ones."""
+    return [PROBE, *(f"random-{i:02d}" for i in range(RANDOM))]
+
+
+def drawn(width: int, layer: int, seed: int) -> np.ndarray:
+    """Random unit vectors, `direction d`."""
+    vectors = np.random.default_rng((seed, _RANDOM, layer)).normal(size=(RANDOM, width))
+    return vectors / np.linalg.norm(vectors, axis=1, keepdims=True)
+
+
+@dataclass(frozen=True)
+class Removal:
+    """x → x − ((x − centre) · v) v at a residual site, for each of some directions."""
+
+    name: str
+    site: Site
+    vectors: np.ndarray
+    """`direction d`, unit length, in the order of `names()`."""
+    centre: np.ndarray
+
+
+def units(lm: LM, forest: Forest, removals: Sequence[Removal], batch: int | None = None) -> list[Unit]:
+    """EFFECTS of the removals at all nodes but the first position, on target, competence and kl: a unit per row block and removal.
+
+    Neighbours share the block's clean pass.
+    """
+    size = loading.batch_size(lm, batch)
+    start = lru_cache(maxsize=1)(partial(forward.clean, lm))
+
+    def compute(removal: Removal, block: Block) -> dict[str, pl.DataFrame]:
+        return {"effects": _removed(lm, forest, block, start(block), removal, size)}
+
+    return [
+        Unit(f"{r.name}-B{i:05}", partial(soundly, partial(compute, r), block)) for i, block in enumerate(forest.blocks) for r in removals
+    ]
+
+
+def _removed(lm: LM, forest: Forest, block: Block, start: forward.Clean, removal: Removal, size: int) -> pl.DataFrame:
+    """EFFECTS of one block."""
+    site, to = removal.site, {"device": lm.device, "dtype": getattr(torch, lm.dtype)}
+    vectors, centre = torch.tensor(removal.vectors, **to), torch.tensor(removal.centre, **to)
+    entering = site.component == "resid_pre"
+    act = start.residuals[site.layer] if entering else forward.capture(lm, block, [site])[0][site]
+    before = {m: defined(m, start.readouts) for m in METRIC_NAMES}
+    copies = max(1, size // block.ids.numel())
+    frames = []
+    for first in range(0, len(vectors), copies):
+        some = vectors[first : first + copies]
+        without = [act - ((act - centre) @ v)[..., None] * v for v in some]
+        readouts = forward.edited(lm, block, start, [{site: forward.Put(new, block.depth > 0)} for new in without])
+        after = {m: METRICS[m].fn(readouts).cpu().numpy() for m in METRIC_NAMES}
+        for copy, name in enumerate(names()[first : first + copies]):
+            frames.append(effects(forest, block, name, [(site, "all")], before, {m: a[copy : copy + 1] for m, a in after.items()}))
+    return pl.concat(frames)
+
+
+def against_random(summary: pl.DataFrame) -> pl.DataFrame:
+    """SUMMARY of the probe's direction, followed by rows of source `random`: median and 5 to 95 % of the random directions' estimates."""
+    own = summary.filter(pl.col("source") == PROBE)
+    keys = [name for name in own.columns if name in _KEYS]
+    others = summary.filter(pl.col("source") != PROBE).group_by(keys, maintain_order=True)
+    band = others.agg(
+        n=pl.len().cast(pl.Int64),
+        estimate=pl.col("estimate").median(),
+        ci_low=pl.col("estimate").quantile(0.05, "linear"),
+        ci_high=pl.col("estimate").quantile(0.95, "linear"),
+    )
+    band = band.with_columns(source=pl.lit("random")).with_columns(
+        pl.lit(None).alias(name) for name in own.columns if name not in {*band.columns, "source"}
+    )
+    return pl.concat([own, band.select(own.columns).cast(dict(own.schema))])  # type: ignore[arg-type]
+
+
+_KEYS: Sequence[str] = ("model", "dataset", "subset", "method", "metric", "statistic", "unit", "component", "layer", "head", "position")

@@ -1,0 +1,105 @@
+"""EFFECTS of sites on a block of a forest, one row per example, site and metric; and what one prompt's NaN may not do: spread.
+
+A NaN would spread to the prompts that are packed with it (0 × NaN in an attention's sum is NaN). The fast path pays for a look at its own
+results. Only where one is not finite, each example of the block is measured alone, and what is then not finite is that example's own: its
+own plain pass gives NaN or infinity.
+"""
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import polars as pl
+import torch
+
+from biasscope.engine.model import forward
+from biasscope.engine.model.loading import LM
+from biasscope.engine.model.metrics import METRICS
+from biasscope.engine.model.packing import Block
+from biasscope.engine.model.tokens import Forest
+from biasscope.engine.types import EFFECTS, SET, TOTAL, Site
+
+Place = tuple[Site, str]
+"""A site and the position (`tokens.POSITIONS`) at which it is replaced."""
+WHOLE_PROMPT = Site(0, TOTAL)
+"""Stands for the prompt exchanged for its twin: layer null in the table."""
+
+
+def defined(metric: str, readouts: forward.Readouts) -> np.ma.MaskedArray:
+    """The clean metric [example], masked where an example does not have it."""
+    values = METRICS[metric].fn(readouts)[0].detach().cpu().numpy()
+    return np.ma.MaskedArray(values, mask=~METRICS[metric].defined(readouts).cpu().numpy())
+
+
+def effects(
+    forest: Forest,
+    block: Block,
+    source: str,
+    wanted: Sequence[Place],
+    before: Mapping[str, np.ma.MaskedArray],
+    after: Mapping[str, np.ndarray],
+) -> pl.DataFrame:
+    """EFFECTS of places on a block: per metric, `before` [example] and `after` [place example].
+
+    Rows in the order place, metric, example, whatever the batch; an example that does not have a metric has no row.
+    """
+    examples, of = forest.members(block)
+    metrics, e, m = list(before), len(examples), len(before)
+
+    def of_site(values: list[Any], kind: Any) -> pl.Series:
+        return pl.Series(values, dtype=kind)[np.repeat(np.arange(len(wanted)), m * e)]
+
+    def of_example(values: list[str]) -> pl.Series:
+        return pl.Series(values, dtype=pl.String)[np.tile(np.arange(e), len(wanted) * m)]
+
+    table = pl.DataFrame(
+        {
+            "example_id": of_example([x.id for x in examples]),
+            "group": of_example([x.group for x in examples]),
+            "dataset": of_example([x.dataset for x in examples]),
+            "metric": pl.Series(metrics, dtype=pl.String)[np.tile(np.repeat(np.arange(m), e), len(wanted))],
+            "component": of_site([s.component for s, _ in wanted], pl.String),
+            "layer": of_site([None if s in (WHOLE_PROMPT, SET) else s.layer for s, _ in wanted], pl.Int32),
+            "head": of_site([s.head for s, _ in wanted], pl.Int32),
+            "position": of_site([position for _, position in wanted], pl.String),
+            "baseline": np.tile(np.concatenate([before[k].data[of] for k in metrics]), len(wanted)),
+            "value": np.stack([after[k][:, of] for k in metrics], axis=1).reshape(-1),
+        }
+    )
+    same = {"source": pl.lit(source), "effect": pl.col("value") - pl.col("baseline")}
+    has = np.tile(np.concatenate([~np.ma.getmaskarray(before[k])[of] for k in metrics]), len(wanted))
+    return table.with_columns(**same).select(EFFECTS.names()).filter(pl.Series(has))
+
+
+def total(lm: LM, forest: Forest, block: Block, source: str, metrics: Sequence[str]) -> pl.DataFrame:
+    """EFFECTS of exchanging the prompts of a block for their twins."""
+    with torch.no_grad():
+        clean, other = (forward.read(b, forward.run(lm, b, {})) for b in (block, block.swapped()))
+    before = {m: defined(m, clean) for m in metrics}
+    after = {m: METRICS[m].fn(other).cpu().numpy() for m in metrics}
+    return effects(forest, block, source, [(WHOLE_PROMPT, "all")], before, after)
+
+
+Tables = dict[str, pl.DataFrame]
+
+
+def soundly(compute: Callable[[Block], Tables], block: Block) -> Tables:
+    """The tables of a block; those with a value that is not finite are put together from its examples measured alone, row for row."""
+    tables = compute(block)
+    bad = [name for name, table in tables.items() if not finite(table)]
+    if not bad:
+        return tables
+    alone = [compute(one) for one in block.alone()]
+    return tables | {name: _in_order(pl.concat(part[name] for part in alone), tables[name]) for name in bad}
+
+
+def finite(table: pl.DataFrame) -> bool:
+    """Whether all numbers of a table are finite, those in lists too."""
+    numbers = [table[column].explode() for column, kind in table.schema.items() if kind in (pl.Float64, pl.List)]
+    return all(bool(column.is_finite().all()) for column in numbers)
+
+
+def _in_order(table: pl.DataFrame, like: pl.DataFrame) -> pl.DataFrame:
+    """The rows in the order of a table that has the same ones with other numbers."""
+    keys = [column for column, kind in like.schema.items() if kind not in (pl.Float64, pl.List)]
+    return like.select(keys).join(table, on=keys, how="left", nulls_equal=True, maintain_order="left").select(like.columns)

@@ -1,0 +1,245 @@
+"""Sources: what stands instead of an activation, and which prompt gives its own for `resample`.
+
+A donor's node is named by its prefix, the ids from the first token to its own, and not by where it was packed: exact effects and
+gradient estimates, whose forests share nodes differently, take the same donors.
+"""
+
+from collections import defaultdict
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+
+import numpy as np
+import polars as pl
+import torch
+from torch import Tensor
+
+from biasscope.engine.errors import DataError, UsageError
+from biasscope.engine.model import forward
+from biasscope.engine.model.loading import LM
+from biasscope.engine.model.packing import ROWS, Block, Scored, rows
+from biasscope.engine.model.tokens import Forest
+from biasscope.engine.types import MEANS, Site, Track, silent
+
+
+@dataclass(frozen=True)
+class Source:
+    """What replaces an activation."""
+
+    name: str
+    at: Callable[[Block, Site], Tensor]
+    """The replacement at a site: [row node …] in the shape of its activation, or one number for all of it."""
+    twin: bool = False
+    """Whether it takes the activations of the counterfactual prompt, token for token."""
+
+    def where(self, block: Block, site: Site, part: Tensor | None = None) -> Tensor | None:
+        """The nodes, of a part of the block (None: all), that are replaced.
+
+        At depth 0 the residual stream is an attention sink, which only a twin replaces.
+        """
+        if not site.component.startswith("resid") or self.twin:
+            return part
+        return block.depth > 0 if part is None else part & (block.depth > 0)
+
+    def put(self, block: Block, site: Site, part: Tensor | None = None) -> forward.Put:
+        """What stands at a site of a block instead of its activation."""
+        return forward.Put(self.at(block, site), self.where(block, site, part))
+
+
+def sites(lm: LM, components: Sequence[str], layers: Sequence[int] | None = None) -> list[Site]:
+    """The sites of those components in the layers (all by default), heads one by one. UsageError outside the model."""
+    wanted = list(range(lm.n_layers) if layers is None else layers)
+    wrong = [layer for layer in wanted if not 0 <= layer < lm.n_layers]
+    if wrong:
+        raise UsageError(f"layer {wrong[0]} is not in {lm.name}; it has layers 0-{lm.n_layers - 1}")
+    heads = {"z": list(range(lm.n_heads))}
+    return [Site(layer, c, h) for layer in wanted for c in components for h in heads.get(c, [None])]
+
+
+def whole(site: Site) -> Site:
+    """The hook point that a site is part of."""
+    return Site(site.layer, site.component)
+
+
+def zero(lm: LM) -> Source:
+    """Nothing at all: off the model's distribution, but the strongest removal."""
+    return Source("zero", lambda block, site: torch.zeros((), device=lm.device))
+
+
+def mean_of(lm: LM, table: pl.DataFrame) -> Source:
+    """The source that puts the means of the table."""
+    found: dict[Site, list[Tensor]] = {}
+    for row in table.sort("first", descending=True).iter_rows(named=True):
+        found.setdefault(Site(row["layer"], row["component"]), []).append(torch.tensor(row["values"], dtype=torch.float64))
+    means = {site: torch.stack(both).to(device=lm.device, dtype=getattr(torch, lm.dtype)) for site, both in found.items()}
+
+    def at(block: Block, site: Site) -> Tensor:
+        values = means[whole(site)]
+        if site.component == "z":
+            values = values.view(2, lm.n_heads, -1)
+        return (values if site.head is None else values[:, site.head])[(block.depth > 0).long()]
+
+    return Source("mean", at)
+
+
+def corrupt(lm: LM, wanted: Sequence[Site], name: str = "corrupt") -> Source:
+    """The activations of the counterfactual prompts, node for node: of swapped blocks the clean ones (denoising)."""
+    points = sorted({whole(s) for s in wanted})
+    act = _last(lambda block: forward.capture(lm, block.swapped(), points)[0])
+    return Source(name, lambda block, site: _of(act(block), site), twin=True)
+
+
+def resample(lm: LM, forest: Forest, wanted: Sequence[Site], seed: int) -> Source:
+    """The activations of other prompts: each node takes those of a seeded node of the same depth, one donor for all sites.
+
+    See `donors` for how they are drawn. A donor whose own pass is not finite is drawn again.
+    """
+    points = sorted({whole(s) for s in wanted})
+    prefixes = pool(forest)
+
+    def donated(block: Block) -> dict[Site, Tensor]:
+        takers = [(place, block.prefix(*place)) for place in (block.owner >= 0).nonzero().tolist()]
+        found: dict[Site, Tensor] = {}
+        for attempt in range(ATTEMPTS):
+            drawn = [of(prefixes, prefix, seed, attempt) for _, prefix in takers]
+            number = {donor: i for i, donor in enumerate(dict.fromkeys(drawn))}
+            acts, at = activations(lm, list(number), points), torch.tensor([number[donor] for donor in drawn])
+            row, node = torch.tensor([place for place, _ in takers]).T
+            for point, act in acts.items():
+                found.setdefault(point, act.new_zeros(*block.ids.shape, *act.shape[1:]))[row, node] = act[at]
+            finite = torch.stack([act.flatten(1).isfinite().all(1) for act in acts.values()]).all(0)[at]
+            takers = [taker for taker, fine in zip(takers, finite.tolist(), strict=True) if not fine]
+            if not takers:
+                break
+        return found
+
+    act = _last(donated)
+    return Source("resample", lambda block, site: _of(act(block), site))
+
+
+def _last(of: Callable[[Block], dict[Site, Tensor]]) -> Callable[[Block], dict[Site, Tensor]]:
+    """The function, remembering its last block: a sweep goes block by block, so one is enough."""
+    kept: list[tuple[Block, dict[Site, Tensor]]] = []
+
+    def remembered(block: Block) -> dict[Site, Tensor]:
+        if not kept or kept[0][0] is not block:
+            kept[:] = [(block, of(block))]
+        return kept[0][1]
+
+    return remembered
+
+
+def _of(acts: Mapping[Site, Tensor], site: Site) -> Tensor:
+    """A site's part of the activations of its hook point."""
+    act = acts[whole(site)]
+    return act if site.head is None else act[:, :, site.head]
+
+
+def source(name: str, lm: LM, forest: Forest, wanted: Sequence[Site], track: Track = silent, seed: int = 0) -> Source:
+    """The source of that name, ready for the wanted sites; UsageError for any other name. `clean` is `corrupt` of swapped blocks."""
+    make: dict[str, Callable[[], Source]] = {
+        "zero": lambda: zero(lm),
+        "mean": lambda: mean_of(lm, means(lm, forest, wanted, track)),
+        "resample": lambda: resample(lm, forest, wanted, seed),
+        **{twin: lambda: corrupt(lm, wanted, name) for twin in ("corrupt", "clean")},
+    }
+    if name not in make:
+        raise UsageError(f"no source '{name}'; choose from: {', '.join(make)}")
+    return make[name]()
+
+
+def means(lm: LM, forest: Forest, wanted: Sequence[Site], track: Track = silent) -> pl.DataFrame:
+    """MEANS of every hook point that the wanted sites are part of, weighted by how many examples use a node.
+
+    Depth 0 has its own mean (the first position is an attention sink, far from all others); all other nodes share one. Examples whose
+    own pass is not finite are left out, and counted.
+    """
+    points = sorted({Site(s.layer, s.component) for s in wanted})
+    sums, left_out = _Sums(), 0
+    for block in track(list(forest.blocks), "means"):
+        part = _summed(lm, block, points)
+        for one, alone in [(block, part)] if part.finite else [(b, _summed(lm, b, points)) for b in block.alone()]:
+            if alone.finite:
+                sums.add(alone)
+            else:
+                left_out += sum(map(len, one.examples))
+    rows = [
+        (point.component, point.layer, depth == 0, left_out, (total[depth] / sums.weight[depth].clamp(min=1)).flatten().tolist())
+        for point, total in sums.totals.items()
+        for depth in (0, 1)
+    ]
+    if not rows:
+        raise DataError(f"no mean can be taken: {lm.name} gives no prompt finite activations in {lm.dtype}")
+    return pl.DataFrame(rows, schema=MEANS, orient="row")
+
+
+@dataclass
+class _Sums:
+    """Activations of hook points summed over nodes by depth class, in float64."""
+
+    weight: Tensor = field(default_factory=lambda: torch.zeros(2, dtype=torch.float64))
+    totals: dict[Site, Tensor] = field(default_factory=dict)
+
+    @property
+    def finite(self) -> bool:
+        """Whether all of it is."""
+        return all(bool(total.isfinite().all()) for total in self.totals.values())
+
+    def add(self, other: "_Sums") -> None:
+        """Take in another sum."""
+        self.weight = self.weight + other.weight
+        self.totals = {point: self.totals.get(point, 0) + total for point, total in other.totals.items()}
+
+
+def _summed(lm: LM, block: Block, points: Sequence[Site]) -> _Sums:
+    """The sums over one block."""
+    share = torch.stack([block.weights * (block.depth == 0), block.weights * (block.depth > 0)]).double()
+    acts = forward.capture(lm, block, points)[0]
+    return _Sums(share.sum((1, 2)), {p: torch.einsum("crn,rn...->c...", share.to(act), act).double() for p, act in acts.items()})
+
+
+ATTEMPTS = 20
+"""How often a donor is drawn, as long as its activations are not finite."""
+Prefix = tuple[int, ...]
+Pool = Mapping[int, tuple[list[Prefix], np.ndarray]]
+"""Length → the prefixes of that length in the order of their ids, and how many examples use them, summed up to each."""
+_DONOR = 41
+
+
+def pool(forest: Forest) -> Pool:
+    """What donors are drawn from: every prefix of a forest, as often as examples use it."""
+    uses: dict[Prefix, int] = defaultdict(int)
+    for block in forest.blocks:
+        for row, node in block.weights.nonzero().tolist():
+            uses[block.prefix(row, node)] += int(block.weights[row, node])
+    by_length: dict[int, list[Prefix]] = defaultdict(list)
+    for prefix in sorted(uses):
+        by_length[len(prefix)].append(prefix)
+    return {length: (same, np.cumsum([uses[p] for p in same])) for length, same in by_length.items()}
+
+
+def of(drawn_from: Pool, prefix: Prefix, seed: int, attempt: int = 0) -> Prefix:
+    """The donor of a prefix: a seeded one of the same length, which may be itself."""
+    prefixes, uses = drawn_from[len(prefix)]
+    drawn = np.random.default_rng((seed, _DONOR, attempt, *prefix)).random()
+    return prefixes[int(np.searchsorted(uses, drawn * uses[-1], side="right"))]
+
+
+def activations(lm: LM, prefixes: Sequence[Prefix], points: Sequence[Site]) -> dict[Site, Tensor]:
+    """The activations of whole hook points at the last node of each prefix, `prefix …`; of one that is not finite, its own alone."""
+    # a prefix's last id is read, not predicted: the 0 behind it stands for nothing
+    groups = [[Scored((*prefix, 0), len(prefix), 0)] for prefix in prefixes]
+    order: list[int] = []
+    parts: list[dict[Site, Tensor]] = []
+    for block in rows(groups, min(ROWS["all"], lm.window), "all", lm.packed):
+        whole = _last_nodes(lm, block, points)
+        finite = all(bool(act.isfinite().all()) for act in whole.values())
+        parts += [whole] if finite else [_last_nodes(lm, one, points) for one in block.alone()]
+        order += [i for same in block.examples for i in same]
+    back = torch.tensor(order).argsort()
+    return {point: torch.cat([part[point] for part in parts])[back] for point in points}
+
+
+def _last_nodes(lm: LM, block: Block, points: Sequence[Site]) -> dict[Site, Tensor]:
+    row, node = block.places[block.readout].T
+    acts, _ = forward.capture(lm, replace(block, places=block.places[:1]), points)  # nothing is read of the logits
+    return {point: act[row, node] for point, act in acts.items()}

@@ -1,0 +1,248 @@
+"""Passes of a model over the blocks of a forest. The only file that sets hooks or calls the model.
+
+Every pass may start at the layer it touches, runs several edited copies of a block side by side, and unembeds only the nodes
+that are read.
+"""
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from types import MappingProxyType
+from typing import Any
+
+import torch
+from jaxtyping import Bool, Float, Int
+from torch import Tensor
+
+from biasscope.engine.errors import DataError, not_finite
+from biasscope.engine.model.loading import LM
+from biasscope.engine.model.packing import SLOTS, Block, Scored, pack
+from biasscope.engine.types import Site
+
+Hook = Callable[[Tensor], Tensor | None]
+"""What a hook does to the activation [copy×row node …] it sees; what it returns, if anything, goes on in its place."""
+
+
+@dataclass(frozen=True)
+class Put:
+    """What stands at a site instead of its activation."""
+
+    new: Tensor
+    """[row node d_head] for a head, [row node …] for a whole hook point, or one number for all of it."""
+    where: Bool[Tensor, "row node"] | None = None
+    """The nodes at which it stands; None: all."""
+
+
+Edit = Mapping[Site, Put]
+
+
+@dataclass(frozen=True)
+class Readouts:
+    """What is read from one pass over a block, per edited copy."""
+
+    logp: Float[Tensor, "copy example slot"]
+    """Σ log p of the scored tokens, nats; NaN where the example has no such continuation."""
+    count: Int[Tensor, "example slot"]
+    """How many tokens the sum is over."""
+    kl: Float[Tensor, "copy example"] | None = None
+    """KL(clean ‖ this pass) of the next-token distribution at the last prefix node, nats."""
+
+
+@dataclass(frozen=True)
+class Clean:
+    """The clean pass over a block: what it read, and what edited passes start from and are compared with."""
+
+    readouts: Readouts
+    residuals: tuple[Float[Tensor, "row node d_model"], ...]
+    """Entering each layer."""
+    logp: Float[Tensor, "distinct d_vocab"]
+    """Log-distribution at each distinct readout place."""
+    tuples: bool
+    """Whether the model's blocks return a tuple, as what stands in for them must."""
+
+
+def clean(lm: LM, block: Block, given: Edit = MappingProxyType({})) -> Clean:
+    """The clean pass over a block; with `given`, the pass of a model in which those sites are replaced already."""
+    form: list[bool] = []
+    watch = lm.bridge.blocks[0].register_forward_hook(lambda module, args, out: form.append(isinstance(out, tuple)))
+    try:
+        sites = [Site(layer, "resid_pre") for layer in range(lm.n_layers)]
+        residuals, logits = capture(lm, block, sites, given)
+    finally:
+        watch.remove()
+    logp = logits[0, block.readout.unique()].log_softmax(-1)
+    return Clean(read(block, logits), tuple(residuals[s] for s in sites), logp, form[0])
+
+
+def capture(
+    lm: LM, block: Block, sites: Sequence[Site], given: Edit = MappingProxyType({})
+) -> tuple[dict[Site, Tensor], Float[Tensor, "1 place d_vocab"]]:
+    """The activations [row node …] of whole hook points in a clean pass (or one with the sites of `given` replaced), and its logits."""
+    seen: dict[Site, Tensor] = {}
+    hooks = _overwrites([given])
+
+    def keep(site: Site) -> Hook:
+        change = hooks.get(site.hook)
+
+        def hook(act: Tensor) -> Tensor:
+            seen[site] = act if change is None else change(act)
+            return seen[site]
+
+        return hook
+
+    with torch.no_grad():
+        return seen, run(lm, block, {**hooks, **{site.hook: keep(site) for site in sites}})
+
+
+def edited(lm: LM, block: Block, start: Clean, edits: Sequence[Edit]) -> Readouts:
+    """What is read when each copy of the block has its own edit, resumed from the first layer that any of them touches."""
+    layer = min(site.layer for edit in edits for site in edit)
+    with torch.no_grad():
+        logits = run(lm, block, _overwrites(edits), copies=len(edits), layer=layer, start=start)
+        return read(block, logits, start.logp)
+
+
+def _overwrites(edits: Sequence[Edit]) -> dict[str, Callable[[Tensor], Tensor]]:
+    """A hook per hook point, which puts into each copy what its edit says."""
+    by_hook: dict[str, list[tuple[int, Site, Put]]] = {}
+    for copy, edit in enumerate(edits):
+        for site, put in edit.items():
+            by_hook.setdefault(site.hook, []).append((copy, site, put))
+
+    def overwrite(changes: list[tuple[int, Site, Put]]) -> Callable[[Tensor], Tensor]:
+        def hook(act: Tensor) -> Tensor:
+            act = act.clone()
+            copies = act.view(len(edits), -1, *act.shape[1:])
+            for copy, site, put in changes:
+                part = copies[copy] if site.head is None else copies[copy, :, :, site.head]
+                if put.where is None:
+                    part[:] = put.new
+                else:
+                    here = put.where.to(part.device)
+                    part[here] = put.new.expand_as(part)[here]
+            return act
+
+        return hook
+
+    return {name: overwrite(changes) for name, changes in by_hook.items()}
+
+
+def run(
+    lm: LM, block: Block, hooks: Mapping[str, Hook], *, copies: int = 1, layer: int = 0, start: Clean | None = None
+) -> Float[Tensor, "copy place d_vocab"]:
+    """The logits at the block's places, in float32; with `start`, resumed from its residual stream entering `layer`."""
+    fwd = [(name, _as_hook(f)) for name, f in hooks.items()]
+    where: dict[str, Any] = {}
+    if block.mask is not None:
+        low = torch.finfo(getattr(torch, lm.dtype)).min
+        mask = torch.zeros(block.mask.shape, dtype=getattr(torch, lm.dtype)).masked_fill(~block.mask, low)[:, None]
+        where["attention_mask"] = mask.to(lm.device).expand(copies, -1, -1, -1)
+        where["position_ids"] = block.depth.to(lm.device).expand(copies, -1)
+    nodes, at = block.places[:, 1].unique(return_inverse=True)
+    if lm.keeps_logits:
+        where["logits_to_keep"] = nodes.to(lm.device)
+    if start is None:
+        logits = lm.bridge.run_with_hooks(block.ids.to(lm.device), fwd_hooks=fwd, use_cache=False, **where)
+    else:
+        residual = start.residuals[layer].repeat(copies, 1, 1)
+        with _skipped(lm, layer, start.tuples):
+            logits = lm.bridge.run_with_hooks(residual, fwd_hooks=fwd, start_at_layer=layer, use_cache=False, **where)
+    logits = logits.view(copies, len(block.ids), *logits.shape[1:])
+    # one packed row whose places are all its kept nodes needs no second copy of the logits
+    column = at if lm.keeps_logits else block.places[:, 1]
+    whole = len(block.ids) == 1 and logits.shape[2] == len(column) and bool((column == torch.arange(len(column))).all())
+    return (logits[:, 0] if whole else logits[:, block.places[:, 0], column]).float()
+
+
+def _as_hook(function: Hook) -> Callable[..., Tensor | None]:
+    """In TransformerLens's form, which also passes the hook point (whose name is no key: it is the module's own)."""
+    return lambda act, hook: function(act)
+
+
+@contextmanager
+def _skipped(lm: LM, layer: int, tuples: bool) -> Iterator[None]:
+    """Blocks below `layer` as pass-through: TransformerLens's start_at_layer runs them all and discards what they did."""
+
+    def straight(hidden_states: Tensor, *args: Any, **kwargs: Any) -> Tensor | tuple[Tensor]:
+        return (hidden_states,) if tuples else hidden_states
+
+    blocks = list(lm.bridge.blocks)[:layer]
+    for block in blocks:
+        block.__dict__["forward"] = straight
+    try:
+        yield
+    finally:
+        for block in blocks:
+            del block.__dict__["forward"]
+
+
+def read(block: Block, logits: Float[Tensor, "copy place d_vocab"], before: Tensor | None = None) -> Readouts:
+    """The sums of log p of every continuation, differentiable; with the clean log-distributions `before`, the divergence from them."""
+    place, target, key = block.predict.to(logits.device).unbind(1)
+    size = len(block.examples) * len(SLOTS)
+    every = logits.log_softmax(-1)
+    logp = every[:, place, target]
+    count = torch.bincount(key, minlength=size)
+    total = torch.zeros(len(logits), size, dtype=torch.float64, device=logits.device).index_add(1, key, logp.double())
+    total = total.masked_fill(count == 0, torch.nan)
+    kl = None if before is None else _kl(block, before, every)
+    return Readouts(total.view(len(logits), -1, len(SLOTS)), count.view(-1, len(SLOTS)), kl)
+
+
+def _kl(block: Block, before: Tensor, after: Float[Tensor, "copy place d_vocab"]) -> Float[Tensor, "copy example"]:
+    """KL(clean ‖ edited) as Σ p (eᵈ − 1 − d) with d = log q − log p: every term is non-negative, so nothing cancels."""
+    places, example = block.readout.to(after.device).unique(return_inverse=True)
+    p, rows = before.exp(), []
+    for copy in after:  # one at a time: the difference is as large as the logits
+        d = copy[places].sub_(before)
+        rows.append((d.expm1().sub_(d) * p).sum(-1))
+    return torch.stack(rows)[:, example].double()
+
+
+def check_packing(lm: LM) -> LM:
+    """The model with `packed` set to what is exact for it, found by comparing with plain passes of three short sequences.
+
+    One head is ablated in both. Above the tolerance it falls back to one sequence a row; DataError if that differs too.
+    """
+    site = Site(lm.n_layers // 2, "z", lm.n_heads - 1)
+    for first in (11, 12, 13):  # a token that gives NaN is the business of the prompts that hold it
+        ids = [(37 * i + first) % lm.vocab for i in range(9)]
+        groups = [[Scored((*path, 0), len(path), 0)] for path in (ids[:5], [*ids[:4], *ids[5:7]], [ids[8], *ids[1:4]])]
+        try:
+            plain = torch.cat([_ablated(lm, pack([group], [(0,)], "all", False), site, resume=False) for group in groups])
+        except Exception as error:
+            raise DataError(f"model {lm.name} cannot be measured: a pass with one head ablated fails ({error})") from error
+        if plain.isfinite().all():
+            break
+    else:
+        raise DataError(f"model {lm.name} gives values that are not finite for three short texts; {not_finite(lm.dtype)}")
+    # half precision moves logits by its own rounding: compare with their size there
+    tolerance = 1e-3 if lm.dtype == "float32" else 0.02 * float(plain.abs().max())
+    found: list[str] = []
+    for packed in (True, False):
+        try:
+            difference = float((_ablated(lm, pack(groups, [(0,), (1,), (2,)], "all", packed), site, resume=True) - plain).abs().max())
+        except Exception as error:  # noqa: BLE001  a family that refuses the mask falls back, and is refused by name if that fails
+            found.append(str(error).splitlines()[0][:120] if str(error) else type(error).__name__)
+            continue
+        if difference <= tolerance:
+            return replace(lm, packed=packed)
+        found.append(f"logits differ by {difference:.2g}")
+    raise DataError(
+        f"model {lm.name} cannot be measured exactly: packed: {found[0]}; one sequence a row: {found[1]} (tolerance {tolerance:.2g}); "
+        "use a GPT-2, GPT-Neo, Llama, Gemma, GPT-NeoX, Qwen2, OPT or MPT model"
+    )
+
+
+def _ablated(lm: LM, block: Block, site: Site, *, resume: bool) -> Float[Tensor, "place d_vocab"]:
+    """The logits of each sequence's last node with one head zeroed, in the order of the sequences."""
+    head = site.head
+
+    def zero(act: Tensor) -> Tensor:
+        act = act.clone()
+        act[:, :, head] = 0
+        return act
+
+    with torch.no_grad():
+        start = clean(lm, block) if resume else None
+        return run(lm, block, {site.hook: zero}, layer=site.layer, start=start)[0, block.readout]

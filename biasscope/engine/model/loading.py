@@ -1,0 +1,186 @@
+"""Language models, booted, and how many nodes one pass of theirs may hold. The only file that boots one."""
+
+import copy
+import inspect
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from biasscope.engine.errors import DataError, UsageError
+from biasscope.engine.model.weights import DEFAULT, Weights, first_line, locate, quiet
+
+if TYPE_CHECKING:
+    import torch
+
+
+@dataclass(frozen=True)
+class LM:
+    """A booted causal language model and the few facts of it that the engine needs."""
+
+    name: str
+    bridge: Any
+    tokenizer: Any
+    """The model's own tokenizer, untouched by the bridge (booting would change its start of text)."""
+    n_layers: int
+    n_heads: int
+    d_model: int
+    d_mlp: int
+    vocab: int
+    window: int
+    """Longest row a packed pass may have: the shortest attention window and the context, whichever is less."""
+    context: int
+    weight_bytes: int
+    start: int | None
+    """The id that stands before the first token of a whole sentence and of an empty prefix."""
+    prepends: bool
+    """Whether the tokenizer itself puts `start` before every text."""
+    keeps_logits: bool
+    """Whether the model can unembed chosen nodes only."""
+    device: str
+    dtype: str
+    revision: str | None
+    digest: str
+    note: str | None = None
+    packed: bool = True
+    """False where the model cannot attend by an ancestor mask: one sequence a row then."""
+
+
+def load(
+    name: str = DEFAULT,
+    *,
+    device: str = "auto",
+    dtype: str = "float32",
+    revision: str | None = None,
+    cache_dir: Path,
+    offline: bool = False,
+) -> LM:
+    """The model of that name, ready to run, with default numerics (nothing folded or centred)."""
+    return boot(locate(name, revision=revision, cache_dir=cache_dir, offline=offline), device=device, dtype=dtype)
+
+
+def boot(weights: Weights, *, device: str = "auto", dtype: str = "float32") -> LM:
+    """The model in `weights.folder`, booted on `device` ("auto": CUDA where there is one, else CPU)."""
+    import torch
+    from transformer_lens.model_bridge import TransformerBridge
+    from transformers import AutoModelForCausalLM, AutoTokenizer
+
+    device = _device(device)
+    local = {"local_files_only": True, "trust_remote_code": False}
+    try:
+        tokenizer = AutoTokenizer.from_pretrained(weights.folder, **local)
+        with quiet():
+            model = AutoModelForCausalLM.from_pretrained(weights.folder, dtype=getattr(torch, dtype), use_safetensors=True, **local)
+    except Exception as error:
+        raise DataError(f"cannot load model {weights.name}: {first_line(error)}") from error
+    if len(tokenizer) < 2:
+        raise DataError(f"the tokenizer in {weights.folder} is empty; save it again with `tokenizer.save_pretrained`")
+    if tokenizer.pad_token is None:
+        tokenizer.pad_token = tokenizer.eos_token
+    model.eval().requires_grad_(False).to(device)
+    try:
+        bridge = TransformerBridge.boot_transformers(str(weights.folder), hf_model=model, tokenizer=copy.deepcopy(tokenizer), device=device)
+    except Exception as error:
+        raise DataError(f"TransformerLens cannot boot {weights.name} ({model.config.model_type}): {first_line(error)}") from error
+    bridge.eval().requires_grad_(False)  # it splits fused weights into new ones of its own
+    if device == "cpu":
+        from biasscope.engine.model import kernels
+
+        kernels.install(bridge)
+    return _described(weights, bridge, tokenizer, model, device, dtype)
+
+
+def device_type(device: str) -> str:
+    """ "cpu", "cuda" or another kind of device; torch is asked only where "auto" may mean a GPU."""
+    if device != "auto":
+        return device.split(":")[0]
+    gpu = sys.platform == "win32" or any(Path("/dev").glob("nvidia[0-9]*")) or Path("/dev/kfd").exists()
+    return _device("auto") if gpu else "cpu"
+
+
+def _device(device: str) -> str:
+    import torch
+
+    if device == "auto":
+        return "cuda" if torch.cuda.is_available() else "cpu"
+    try:
+        torch.empty(1, device=device)
+    except (RuntimeError, AssertionError) as error:
+        raise UsageError(f"device '{device}' cannot be used here: {first_line(error)}; try --device auto") from error
+    return device
+
+
+def _described(weights: Weights, bridge: Any, tokenizer: Any, model: "torch.nn.Module", device: str, dtype: str) -> LM:
+    config: Any = model.config.get_text_config()  # type: ignore[operator, union-attr]
+    if not hasattr(bridge, "blocks") or not hasattr(bridge.blocks[0], "attn"):
+        raise DataError(f"model {weights.name} ({config.model_type}) has no attention heads to measure; use a transformer")
+    context = int(getattr(config, "max_position_embeddings", None) or getattr(config, "n_positions", None) or bridge.cfg.n_ctx)
+    start, prepends = start_of_text(tokenizer)
+    return LM(
+        name=weights.name,
+        bridge=bridge,
+        tokenizer=tokenizer,
+        n_layers=bridge.cfg.n_layers,
+        n_heads=bridge.cfg.n_heads,
+        d_model=bridge.cfg.d_model,
+        d_mlp=bridge.cfg.d_mlp or 4 * bridge.cfg.d_model,
+        vocab=model.get_output_embeddings().weight.shape[0],  # type: ignore[operator]
+        window=min([context, *_windows(config)]),
+        context=context,
+        weight_bytes=sum(p.numel() * p.element_size() for p in model.parameters()),
+        start=start,
+        prepends=prepends,
+        keeps_logits="logits_to_keep" in inspect.signature(model.forward).parameters,
+        device=device,
+        dtype=dtype,
+        revision=weights.revision,
+        digest=weights.digest,
+        note=weights.note,
+    )
+
+
+def _windows(config: Any) -> list[int]:
+    """Attention windows of the model's local layers, which mask by index: no packed row may be longer."""
+    kinds = set(getattr(config, "layer_types", None) or getattr(config, "attention_layers", None) or [])
+    sliding = getattr(config, "sliding_window", None) if not kinds or "sliding_attention" in kinds else None
+    local = getattr(config, "window_size", None) if "local" in kinds else None
+    return [int(w) for w in (sliding, local) if w]
+
+
+def start_of_text(tokenizer: Any) -> tuple[int | None, bool]:
+    """The id that stands for "nothing before", and whether the tokenizer itself prepends it.
+
+    The token the tokenizer prepends, else <|endoftext|> if it is in the vocabulary, else BOS, else EOS, else None.
+    """
+    with_marks, plain = tokenizer("a").input_ids, tokenizer("a", add_special_tokens=False).input_ids
+    if len(with_marks) > len(plain) and with_marks[-len(plain) :] == plain:
+        return with_marks[0], True
+    end = tokenizer.get_vocab().get("<|endoftext|>")
+    return next((i for i in (end, tokenizer.bos_token_id, tokenizer.eos_token_id) if i is not None), None), False
+
+
+PROCESS = 900 * 2**20
+"""Bytes of a process with its libraries and a forest, before weights and passes."""
+
+
+def batch_size(lm: LM, requested: int | None = None, max_memory: int | None = None) -> int:
+    """Nodes × copies of one pass: as requested, else from the model's device and shape, and the memory it may take, alone.
+
+    On a CPU a pass should stay near its caches (2,048 nodes were as good as any number from 1,000 to 4,100); on a GPU it should fill
+    2 GiB of the widest tensors. UsageError where the weights and one row alone need more than `max_memory` bytes.
+    """
+    from biasscope.engine.model.packing import ROWS
+
+    widest = max(2 * lm.d_mlp + 8 * lm.d_model, 4 * lm.n_heads * ROWS["all"], lm.vocab // 4)
+    if requested is not None:
+        return requested
+    size = 2048 if lm.device == "cpu" else max(2048, 2**31 // (4 * widest))
+    if max_memory is None:
+        return size
+    # a node's share of a pass: what its layer holds, and its logits twice (log-distribution, divergence) were it read
+    per_node = 4 * (3 * widest + 3 * lm.vocab)
+    free = max_memory - lm.weight_bytes - PROCESS
+    if free < ROWS["all"] * per_node:
+        least = (lm.weight_bytes + PROCESS + ROWS["all"] * per_node) / 2**20
+        raise UsageError(f"--max-memory is too little for {lm.name}: it needs at least {least:.0f}MiB")
+    return min(size, free // per_node)

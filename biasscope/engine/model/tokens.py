@@ -1,0 +1,196 @@
+"""Examples as forests of token prefixes. The only file that tokenises."""
+
+import re
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Literal
+
+import torch
+from jaxtyping import Bool
+from torch import Tensor
+
+from biasscope.engine.errors import DataError
+from biasscope.engine.model.loading import LM
+from biasscope.engine.model.packing import ROWS, Block, Scored, rows
+from biasscope.engine.types import Example
+
+
+@dataclass(frozen=True)
+class Prompt:
+    """Where the named positions of one prompt are."""
+
+    term: frozenset[int]
+    """The term's tokens and, where a twin changes it, the article before them, by index."""
+    length: int
+
+    def part(self, position: str) -> frozenset[int]:
+        """The indices of a position: `readout` is the last token unless that is the term's, `between` all others after the term."""
+        if position == "term":
+            return self.term
+        readout = frozenset({self.length - 1}) - self.term
+        return readout if position == "readout" else frozenset(range(min(self.term), self.length)) - self.term - readout
+
+
+@dataclass(frozen=True)
+class Forest:
+    """Every scored sequence of the examples that can be scored, packed into blocks, and why the others were dropped."""
+
+    blocks: tuple[Block, ...]
+    examples: tuple[Example, ...]
+    dropped: Counter[str]
+    """Reason → number of examples that enter nothing."""
+    partly: Counter[str]
+    """Reason → number of kept examples that lack `target` or `sentence`."""
+    prompts: tuple[Prompt, ...] = ()
+    """Of each example, where asked for."""
+
+    def where(self, block: Block, position: str) -> Bool[Tensor, "row node"] | None:
+        """The nodes of a block at a position of their example; None: all."""
+        if position == "all":
+            return None
+        parts = [self.prompts[same[0]].part(position) for same in block.examples]
+        pairs = zip(block.owner.flatten().tolist(), block.depth.flatten().tolist(), strict=True)
+        return torch.tensor([owner >= 0 and depth in parts[owner] for owner, depth in pairs]).view(block.owner.shape)
+
+    def members(self, block: Block) -> tuple[list[Example], list[int]]:
+        """The examples of a block, and for each its index within the block, which equal ones share."""
+        pairs = [(self.examples[i], local) for local, same in enumerate(block.examples) for i in same]
+        return [e for e, _ in pairs], [local for _, local in pairs]
+
+    @property
+    def nodes(self) -> int:
+        """Nodes that carry a token: the work of one pass."""
+        return sum(int((b.owner >= 0).sum()) for b in self.blocks)
+
+
+def encode(lm: LM, text: str) -> tuple[int, ...]:
+    """The ids of a text as the model's own tokenizer call returns them."""
+    ids = tuple(lm.tokenizer(text).input_ids) if text else ((lm.start,) if lm.prepends and lm.start is not None else ())
+    if ids and max(ids) >= lm.vocab:
+        raise DataError(f"the tokenizer of {lm.name} gives id {max(ids)}, its model knows {lm.vocab}: they do not belong together")
+    return ids
+
+
+def continuation(lm: LM, prompt: str, filler: str, suffix: str, slot: int) -> Scored | str:
+    """The filler after the prompt, tokenised jointly, or the reason why its tokens cannot be told apart from the rest."""
+    if prompt == "" and lm.start is None:
+        return "no start token for an empty prefix"
+    before, text = encode(lm, prompt), encode(lm, prompt + filler)
+    if text[: len(before)] != before or len(text) == len(before):
+        return "a token crosses the filler's left edge"
+    if suffix and encode(lm, prompt + filler + suffix)[: len(text)] != text:
+        return "a token crosses the filler's right edge"
+    if not before and lm.start is not None:
+        before, text = (lm.start,), (lm.start, *text)
+    return Scored(text, len(before), slot)
+
+
+def whole(lm: LM, sentence: str, slot: int) -> list[Scored] | str:
+    """A whole sentence: its first token after the start token, the others after what precedes them (as published for GPT-2)."""
+    if lm.start is None:
+        return "no start token for a whole sentence"
+    ids = encode(lm, sentence)
+    if lm.prepends:
+        return [Scored(ids, 1, slot)]
+    return [Scored((lm.start, ids[0]), 1, slot), *([Scored(ids, 1, slot)] if len(ids) > 1 else [])]
+
+
+def term_places(lm: LM, words: str, term: str) -> list[range]:
+    """The tokens of each place where a text names the term as a whole word (or its plural), upper and lower case alike."""
+    found = list(re.finditer(rf"(?<!\w){re.escape(term)}(?=s?(?!\w))", words, re.IGNORECASE)) if term else []
+    if not found:
+        return []
+    spans = lm.tokenizer(words, return_offsets_mapping=True)["offset_mapping"]
+    inside = [[i for i, (first, end) in enumerate(spans) if first < m.end() and end > m.start()] for m in found]
+    return [range(tokens[0], tokens[-1] + 1) for tokens in inside if tokens]
+
+
+def _prompt(lm: LM, example: Example, twin: str | None) -> Prompt | str:
+    """Where the positions of an example's prompt are, or why it has none."""
+    ids, places = encode(lm, example.prompt), term_places(lm, example.prompt, example.word)
+    if not places:
+        return "its prompt does not name the term"
+    other = ids if twin is None else encode(lm, twin)
+    articles = {p.start - 1 for p in places if p.start > 0 and ids[p.start - 1] != other[p.start - 1]}
+    return Prompt(frozenset({i for p in places for i in p} | articles), len(ids))
+
+
+def sequences(lm: LM, example: Example, sentences: bool, twin: str | None = None) -> tuple[list[Scored], list[str]]:
+    """The scored sequences of one example, fillers first, each with its tokens after the prompt `twin`, and why some are missing.
+
+    A filler that cannot be scored takes all fillers with it: a comparison of what is left would be another measure.
+    """
+    found: list[Scored] = []
+    reasons = [f"target: {example.flaw}"] if example.flaw else []
+    if not example.flaw:
+        fillers = [f for f in (example.stereo, example.anti, example.unrelated) if f is not None]
+        spans = _fitting(lm, [continuation(lm, example.prompt, f, example.suffix, s) for s, f in enumerate(fillers)])
+        reasons += [f"target: {spans}"] if isinstance(spans, str) else []
+        found += [] if isinstance(spans, str) else [_paired(lm, example, s, twin) for s in spans]
+    if sentences and example.sentences:
+        parts = [whole(lm, text, 3 + s) for s, text in enumerate(example.sentences)]
+        texts = _fitting(lm, [s for part in parts for s in ([part] if isinstance(part, str) else part)])
+        reasons += [f"sentence: {texts}"] if isinstance(texts, str) else []
+        found += [] if isinstance(texts, str) else texts
+    return found, reasons
+
+
+def _fitting(lm: LM, wanted: Sequence[Scored | str]) -> list[Scored] | str:
+    """The sequences, or why one of them is missing or too long: then the others are not scored either."""
+    for reason in (one for one in wanted if isinstance(one, str)):
+        return reason
+    scored = [one for one in wanted if isinstance(one, Scored)]
+    if any(len(s.ids) - 1 > lm.context for s in scored):
+        return f"longer than the model's context of {lm.context} tokens"
+    return scored
+
+
+def _paired(lm: LM, example: Example, scored: Scored, twin: str | None) -> Scored:
+    """The sequence with its counterfactual, which is never padded to fit. ValueError where it is not as long."""
+    if twin is None:
+        return scored
+    filler = (example.stereo, example.anti, example.unrelated)[scored.slot] or ""
+    other = continuation(lm, twin, filler, example.suffix, scored.slot)
+    if isinstance(other, str) or (other.first, other.ids[other.first :]) != (scored.first, scored.ids[scored.first :]):
+        raise ValueError(f"the twin of {example.id} has other tokens than fit it: see twins.fit")
+    return replace(scored, twin=other.ids)
+
+
+def forest(
+    lm: LM,
+    examples: Sequence[Example],
+    *,
+    share: Literal["all", "example"] = "all",
+    sentences: bool = False,
+    twins: Mapping[str, str] | None = None,
+    positions: bool = False,
+) -> Forest:
+    """The examples as prefix trees, sharing nodes between all examples or only within one (gradients need that).
+
+    With `twins` (example id → counterfactual prompt) node i of a block is node i of its `swapped()`; every example must have one.
+    With `positions` (which need share="example") the forest knows them, and examples whose prompt does not name the term are dropped.
+    Raises DataError where no example can be scored.
+    """
+    kept: list[tuple[Example, list[Scored]]] = []
+    prompts: list[Prompt] = []
+    dropped, partly = Counter[str](), Counter[str]()
+    for example in examples:
+        twin = None if twins is None else twins[example.id]
+        found, reasons = sequences(lm, example, sentences, twin)
+        if found and positions:
+            prompt = _prompt(lm, example, twin)
+            if isinstance(prompt, str):
+                found, reasons = [], [prompt]
+            else:
+                prompts.append(prompt)
+        if found:
+            kept.append((example, found))
+            partly.update(reasons)
+        else:
+            dropped["; ".join(reasons)] += 1
+    if not kept:
+        reasons_found = "; ".join(f"{n} × {reason}" for reason, n in dropped.items())
+        raise DataError(f"no example kept: {len(examples)} of {len(examples)} dropped ({reasons_found}); try another --model")
+    blocks = rows([found for _, found in kept], min(ROWS[share], lm.window), share, lm.packed)
+    return Forest(tuple(blocks), tuple(e for e, _ in kept), dropped, partly, tuple(prompts))

@@ -1,0 +1,120 @@
+"""What an experiment is asked, without a command line: the settings that all of them share, and the voice that they speak with."""
+
+import contextlib
+import io
+import logging
+import re
+import sys
+import warnings
+from collections.abc import Iterable, Iterator
+from dataclasses import asdict, dataclass
+from enum import StrEnum
+from pathlib import Path
+from typing import Any
+
+import platformdirs
+
+from biasscope.engine.errors import UsageError
+
+
+class Format(StrEnum):
+    """What stdout holds."""
+
+    TABLE = "table"
+    JSON = "json"
+    JSONL = "jsonl"
+    CSV = "csv"
+    MARKDOWN = "markdown"
+
+
+class Dtype(StrEnum):
+    """The numbers a model computes with."""
+
+    FLOAT32 = "float32"
+    BFLOAT16 = "bfloat16"
+    FLOAT16 = "float16"
+
+
+@dataclass(frozen=True)
+class Measure:
+    """What every measuring experiment is asked; `options` says of each field how it is written in a command line."""
+
+    model: str = "smollm2-135m"
+    dataset: list[str] | None = None
+    limit: int | None = None
+    seed: int = 0
+    device: str = "auto"
+    dtype: Dtype = Dtype.FLOAT32
+    batch_size: str = "auto"
+    revision: str | None = None
+    data_dir: Path = Path("data")
+    skip_invalid: bool = False
+    max_memory: str | None = None
+    cache_dir: Path = Path(platformdirs.user_cache_dir("biasscope", appauthor=False))
+    no_cache: bool = False
+    fresh: bool = False
+    wait: bool = False
+    offline: bool = False
+    output_dir: Path = Path("results")
+    format: Format | None = None
+    json: bool = False
+    rows: bool = False
+    quiet: bool = False
+    verbose: bool = False
+    debug: bool = False
+
+    def resolved(self) -> dict[str, Any]:
+        """The settings as the record shows them; how the result was printed is no part of it."""
+        shown = ("format", "json", "rows", "quiet", "verbose", "debug", "no_cache", "fresh", "wait")
+        return {k: str(v) if isinstance(v, Path) else v for k, v in asdict(self).items() if k not in shown}
+
+
+def memory(value: str | None) -> int | None:
+    """The bytes that "8GiB", "500 MB" or a plain number mean; anything else is a usage error."""
+    if value is None:
+        return None
+    found = re.fullmatch(r"(\d+(?:\.\d+)?)\s*(?:([KMGT])(i?)B?|B)?", value.strip(), re.ASCII | re.IGNORECASE)
+    if not found or float(found[1]) <= 0:
+        raise UsageError(f"'{value}' is no size; write it as 8GiB, 500MB or a number of bytes")
+    power = " KMGT".index((found[2] or " ").upper())
+    return int(float(found[1]) * (1024 if found[3] else 1000) ** power)
+
+
+class Voice:
+    """What an experiment says while it works: nothing, unless a console takes its place."""
+
+    verbose: bool = False
+
+    def note(self, text: str) -> None:
+        """Nothing: a line for who watches."""
+
+    def warn(self, text: str) -> None:
+        """Nothing: a warning, which the run's record keeps too."""
+
+    def track(self, units: list[Any], label: str) -> Iterable[Any]:
+        """The units, with no progress shown."""
+        return units
+
+    @contextlib.contextmanager
+    def hushed(self) -> Iterator[None]:
+        """A stretch in which libraries cannot write to stdout, nor warn on stderr unless verbose."""
+        level = logging.WARNING if self.verbose else logging.ERROR
+        logging.getLogger().setLevel(level)
+        for name in ("transformer_lens", "transformers", "huggingface_hub", "datasets", "pooch"):
+            logging.getLogger(name).setLevel(level)
+        with warnings.catch_warnings(), contextlib.redirect_stdout(sys.stderr if self.verbose else io.StringIO()):
+            if not self.verbose:
+                warnings.simplefilter("ignore")
+            yield
+
+
+SILENT = Voice()
+
+
+def clock(seconds: float) -> str:
+    """A duration for people: 42 s, 3:05 min, 1:02:03 h."""
+    whole = round(seconds)
+    if whole < 60:
+        return f"{whole} s"
+    minutes, rest = divmod(whole, 60)
+    return f"{minutes}:{rest:02} min" if minutes < 60 else f"{minutes // 60}:{minutes % 60:02}:{rest:02} h"

@@ -1,0 +1,132 @@
+"""How far rankings of sites agree: between runs, sources, methods, datasets, and by relative depth between models."""
+
+import itertools
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import polars as pl
+from scipy.stats import hypergeom, spearmanr
+
+from biasscope.engine import schemas
+from biasscope.engine.statistics.summary import SITE, ranking
+from biasscope.engine.types import SUMMARY, TOTAL, Site
+
+DEPTHS = 10
+"""Slices of relative depth in which models are compared."""
+
+
+@dataclass(frozen=True)
+class Ranking:
+    """The sites of one run and source by their ranking statistic."""
+
+    name: str
+    """The run's key and, where it has several, the source."""
+    model: str
+    dataset: str
+    layers: int
+    rows: pl.DataFrame
+    """Component, layer, head, position, estimate of single sites, and whether each is `starred`."""
+
+
+def rankings(name: str, layers: int, summary: pl.DataFrame) -> list[Ranking]:
+    """The rankings that a run's SUMMARY holds, one a method and source; a control's rows are not among them."""
+    # columns that an older version did not have are null
+    whole = pl.concat([SUMMARY.to_frame(), summary], how="diagonal")
+    own = ranking(whole.filter(pl.col("dataset") == summary["dataset"][0]))
+    own = own.filter(pl.col("component") != TOTAL, schemas.single_sites())
+    parts = own.partition_by("method", "source", maintain_order=True)
+    methods = own["method"].n_unique() > 1
+    found = []
+    for part in parts:
+        label = name if len(parts) == 1 else f"{name} {part['source'][0]}" + (f" {part['method'][0]}" if methods else "")
+        rows = part.select(*SITE, "estimate", starred=schemas.starred()).filter(pl.col("estimate").is_not_null())
+        found.append(Ranking(label, part["model"][0], part["dataset"][0], layers, rows))
+    return found
+
+
+def pairs(found: Sequence[Ranking], k: int) -> list[dict[str, Any]]:
+    """Each two rankings of the same model's sites by kind: Spearman's ρ, how many of the top k are shared, and what chance gives.
+
+    `expected` = k² / m of m sites; `p_shared` = the chance of at least as many by chance (hypergeometric); `significant_both`: sites
+    that have a star in both.
+    """
+    rows = []
+    for one, other in itertools.combinations(found, 2):
+        if (one.model, one.layers) != (other.model, other.layers):
+            continue
+        both = one.rows.join(other.rows, on=SITE, how="inner", nulls_equal=True, maintain_order="left")
+        for (component,), part in both.group_by("component", maintain_order=True):
+            rows.append({"first": one.name, "second": other.name, "component": component, **_agreement(part, k)})
+    return rows
+
+
+def _agreement(part: pl.DataFrame, k: int) -> dict[str, Any]:
+    a, b, m = part["estimate"].to_numpy(), part["estimate_right"].to_numpy(), part.height
+    rho = float(spearmanr(a, b).statistic) if m > 2 and np.ptp(a) > 0 and np.ptp(b) > 0 else None
+    size = min(k, m)
+    shared = len(set(np.argsort(-np.abs(a), kind="stable")[:size]) & set(np.argsort(-np.abs(b), kind="stable")[:size]))
+    both = part.filter("starred", "starred_right").height
+    chance = {"expected": size**2 / m, "p_shared": float(hypergeom(m, size, size).sf(shared - 1))}
+    return {"sites": m, "spearman": rho, "top": size, "shared": shared, **chance, "significant_both": both}
+
+
+def common(found: Sequence[Ranking]) -> list[dict[str, Any]]:
+    """The sites with a star in every ranking of one model, with the estimate in each; strongest on average first."""
+    rows = []
+    for (model, _), same in _by_model(found).items():
+        if len(same) < 2:
+            continue
+        tables = [{_key(row): row for row in r.rows.iter_rows(named=True)} for r in same]
+        for key in (key for key in tables[0] if all(key in table for table in tables)):
+            each = [table[key] for table in tables]
+            if all(row["starred"] for row in each):
+                site = Site(each[0]["layer"], each[0]["component"], each[0]["head"])
+                values = {r.name: row["estimate"] for r, row in zip(same, each, strict=True)}
+                place = {"site": str(site), "component": site.component, "layer": site.layer, "head": site.head, "position": key[3]}
+                rows.append({"model": model, **place, "estimates": values})
+    return sorted(rows, key=lambda row: -float(np.mean(np.abs(list(row["estimates"].values())))))
+
+
+def depths(found: Sequence[Ranking]) -> list[dict[str, Any]]:
+    """Each two rankings of different models by relative depth: ρ of the largest |effect| in ten slices of depth, per kind of site."""
+    rows = []
+    for one, other in itertools.combinations(found, 2):
+        if (one.model, one.layers) == (other.model, other.layers):
+            continue
+        kinds = sorted(set(one.rows["component"]) & set(other.rows["component"]))
+        for component in kinds:
+            profiles = [_profile(r, component) for r in (one, other)]
+            known = np.isfinite(profiles[0]) & np.isfinite(profiles[1])
+            one_known, other_known = (profile[known] for profile in profiles)
+            varied = known.sum() > 2 and np.ptp(one_known) > 0 and np.ptp(other_known) > 0
+            rho = float(spearmanr(one_known, other_known).statistic) if varied else None
+            rows.append({"first": one.name, "second": other.name, "component": component, "slices": int(known.sum()), "spearman": rho})
+    return rows
+
+
+def _profile(ranking: Ranking, component: str) -> np.ndarray:
+    """The largest |effect| in each slice of relative depth, NaN where there is no layer."""
+    rows = ranking.rows.filter(component=component)
+    depth = rows["layer"].to_numpy() / max(1, ranking.layers - 1)
+    slices = np.minimum((depth * DEPTHS).astype(int), DEPTHS - 1)
+    size = rows["estimate"].abs().to_numpy()
+    return np.array([size[slices == i].max() if (slices == i).any() else np.nan for i in range(DEPTHS)])
+
+
+def _by_model(found: Sequence[Ranking]) -> Mapping[tuple[str, int], list[Ranking]]:
+    by: dict[tuple[str, int], list[Ranking]] = {}
+    for one in found:
+        by.setdefault((one.model, one.layers), []).append(one)
+    return by
+
+
+def _key(row: Mapping[str, Any]) -> tuple[Any, ...]:
+    return row["component"], row["layer"], row["head"], row["position"]
+
+
+def labels(found: Sequence[Ranking]) -> Iterator[str]:
+    """What each ranking is of, for people."""
+    for one in found:
+        yield f"{one.name}: {one.model}, {one.dataset}, {one.rows.height} sites"

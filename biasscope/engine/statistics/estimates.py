@@ -1,0 +1,274 @@
+"""The statistics of per-example values: an estimate with its interval per site, its p, and the family that a star is about. No tables.
+
+Every function takes the values of one metric as `Cells` and returns columns over the same sites, NaN where a number does not exist.
+"""
+
+import warnings
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, replace
+from functools import partial
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy.stats import rankdata, skew
+
+from biasscope.engine.schemas import LEVEL
+from biasscope.engine.statistics import resampling, slopes
+from biasscope.engine.statistics.cells import Cells, alike, numbered, ratio, standard
+from biasscope.engine.statistics.resampling import FEW, MIN_CLUSTERS, Array, Means, Null
+
+FLAT = 1e-20
+"""A sum of squares below this share of its own size is rounding, not spread."""
+
+
+@dataclass(frozen=True)
+class Family:
+    """Sites that one star is about; some may only stand in the maximum, because they could have been chosen but were not measured."""
+
+    members: NDArray[np.bool_]
+    own: NDArray[np.bool_]
+    """Those that are tested."""
+
+
+@dataclass(frozen=True)
+class Tests:
+    """What is tested of some sites: their numbers, the test, and what remains of their t without each cluster."""
+
+    sites: NDArray[np.intp]
+    null: Null
+    without: Callable[[NDArray[np.bool_]], Array] | None
+    """t of the sites of a mask, `cluster site`."""
+    rows: NDArray[np.intp]
+    """The row of `cells` (a cluster, or a group of one) of each cluster of `without`, the first where it has several."""
+
+
+def mean_tests(cells: Cells, seed: int) -> Iterator[list[Tests]]:
+    """The tests of "the mean is 0": the studentised cluster bootstrap, and below 20 clusters sign flips too: the larger p counts."""
+    spread = varying(cells, slope=False)
+    drawn, flipped = [], []
+    for rows, sites in alike(cells, MIN_CLUSTERS):
+        sites = sites[spread[sites]]
+        if not sites.size:
+            continue
+        found = Means(cells.total[np.ix_(rows, sites)], cells.n[np.ix_(rows, sites)])
+        drawn.append(Tests(sites, found.null(seed), found.without, rows))
+        if len(rows) < FEW:
+            flipped.append(Tests(sites, resampling.flip_null(found.total, seed), None, rows))
+    yield from (tests for tests in (drawn, *([t] for t in flipped)) if tests)
+
+
+def slope_tests(cells: Cells, x: Array, cluster: NDArray[np.intp], seed: int) -> Iterator[list[Tests]]:
+    """The test of "no slope": permutations of x against HC3 |t|."""
+    z, y = standard(x), cells.means()
+    every, tests = slopes.orders(z, cluster, seed), []
+    for rows, sites in alike(cells, at_least=2):
+        labels, part = numbered(cluster[rows]), y[np.ix_(rows, sites)]
+        varied = _spread(part - part.mean(0), part)
+        if np.ptp(z[rows]) == 0 or labels.max() + 1 < MIN_CLUSTERS or not varied.any():
+            continue
+        here = np.isin(np.arange(len(z)), rows)
+        part, line = part[:, varied], slopes.line(z[rows], labels)
+        null = slopes.null(z[rows], part, labels, (every, here))
+        without = partial(_without, line, part)
+        tests.append(Tests(sites[varied], null, without, rows[np.unique(labels, return_index=True)[1]]))
+    yield from [tests] if tests else []
+
+
+def _without(line: slopes.Line, y: Array, sites: NDArray[np.bool_]) -> Array:
+    return line.without(y[:, sites])
+
+
+def _spread(residual: Array, values: Array) -> NDArray[np.bool_]:
+    """The sites whose values vary by more than rounding."""
+    return np.asarray((residual**2).sum(0) > FLAT * (values**2).sum(0))
+
+
+def varying(cells: Cells, slope: bool) -> NDArray[np.bool_]:
+    """The sites that can be tested: their clusters differ by more than rounding."""
+    if slope:
+        y = cells.means()
+        return _spread(np.nan_to_num(y - np.nanmean(y, 0)), np.nan_to_num(y))
+    return _spread(cells.total - np.nan_to_num(ratio(cells.total, cells.n)) * cells.n, cells.total)
+
+
+def judge(table: dict[str, Array], tests: Sequence[Tests], families: Sequence[Family]) -> None:
+    """Fill in p, p_family and who carries a finding, the larger p of several tests; sites of no family are tested alone."""
+    for family in families:
+        parts = [(each, (family.members & family.own)[each.sites], (family.members & ~family.own)[each.sites]) for each in tests]
+        nulls = [(each, own) for each, own, _ in parts if own.any()]
+        if not nulls:
+            continue
+        found = resampling.judged(
+            [each.null.sites(own) for each, own in nulls], [each.null.sites(other) for each, _, other in parts if other.any()]
+        )
+        sites = np.concatenate([each.sites[own] for each, own in nulls])
+        table["p"][sites] = np.fmax(table["p"][sites], found.p)
+        table["p_family"][sites] = np.fmax(table["p_family"][sites], found.p_family)
+        for each, own in nulls:
+            _carried(table, each, own, found.critical)
+    alone = ~np.any([family.members for family in families], axis=0) if families else np.ones(len(table["p"]), bool)
+    for each in tests:
+        here = alone[each.sites]
+        if here.any():
+            table["p"][each.sites[here]] = np.fmax(table["p"][each.sites[here]], resampling.judged([each.null.sites(here)]).p)
+
+
+def _carried(table: dict[str, Array], tests: Tests, own: NDArray[np.bool_], critical: float) -> None:
+    """Note the group without which a site that passes would not."""
+    passing = own & (table["p_family"][tests.sites] < LEVEL)
+    if tests.without is None or not passing.any():
+        return
+    sites = tests.sites[passing]
+    t = np.sign(table["estimate"][sites]) * tests.without(passing)
+    weakest = t.argmin(0)
+    table["carried_by"][sites] = np.where(t.min(0) < critical, tests.rows[weakest], np.nan)
+
+
+Columns = dict[str, Array]
+NUMBERS = ("n", "clusters", "estimate", "ci_low", "ci_high", "p", "p_family", "q", "carried_by", "caution")
+"""The columns every statistic fills, named as in SUMMARY; carried_by is the row of the cells, caution a code."""
+UNEQUAL, SKEWED = 1.0, 2.0
+CAUTIONS = {UNEQUAL: "unequal groups", SKEWED: "skewed values"}
+"""Codes of the column `caution`."""
+EVEN, SKEW = 0.6, 2.0
+"""An interval is marked where n² / Σ n² is below EVEN · k, or |skew| of the clusters above SKEW; what that is worth: docs/method.md."""
+RECOVERED = ("recovered", "recovered_low", "recovered_high")
+
+
+def mean(cells: Cells, seed: int, families: Sequence[Family] = (), *, tested: bool = True) -> Columns:
+    """The mean over examples, the interval from whole clusters; p from the same draws where `tested` (see `mean_tests`)."""
+    table = _empty(cells)
+    table["estimate"] = ratio(cells.total, cells.n)
+    residual = cells.total - np.nan_to_num(table["estimate"]) * cells.n
+    with np.errstate(divide="ignore", invalid="ignore"):
+        even = cells.n.sum(0) ** 2 / (cells.n**2).sum(0) / table["clusters"]
+    for rows, sites in alike(cells, MIN_CLUSTERS):
+        part = np.ix_(rows, sites)
+        table["ci_low"][sites], table["ci_high"][sites] = resampling.mean_interval(cells.total[part], cells.n[part], seed)
+        table["caution"][sites] = _caution(residual[part], even[sites])
+    for tests in mean_tests(cells, seed) if tested else []:
+        judge(table, tests, families)
+    return _settled(table)
+
+
+def rms(cells: Cells, seed: int) -> Columns:
+    """√(mean square over examples): the interval is that of the mean square, transformed. It has no p, being never negative."""
+    square = mean(replace(cells, total=cells.square), seed, tested=False)
+    return square | {name: np.sqrt(np.maximum(square[name], 0)) for name in ("estimate", "ci_low", "ci_high")}
+
+
+def slope(cells: Cells, x: Array, cluster: NDArray[np.intp], seed: int, families: Sequence[Family] = ()) -> Columns:
+    """The slope of the group means on x, per standard deviation of x over the groups; p by permutation of x (see `slope_tests`).
+
+    x is standardised once (ddof = 0), over all groups, so that every site has the same unit. `cluster` numbers the cluster of each
+    group: groups of one cluster are drawn and permuted together.
+    """
+    z = standard(x)
+    y, table = cells.means(), _empty(cells.merged(cluster))
+    table["n"] = cells.n.sum(0)
+    for rows, sites in alike(cells, at_least=2):
+        here, part, labels = z[rows], y[np.ix_(rows, sites)], numbered(cluster[rows])
+        # Groups that happen to share one x have no slope.
+        if np.ptp(here) == 0:
+            continue
+        line = slopes.line(here, labels)
+        table["estimate"][sites] = line.slope(part)
+        if labels.max() + 1 >= MIN_CLUSTERS:
+            table["ci_low"][sites], table["ci_high"][sites] = line.interval(part, seed)
+            table["caution"][sites] = _caution(part - np.outer(here, line.slope(part)), np.ones(len(sites)))
+    for tests in slope_tests(cells, x, cluster, seed):
+        judge(table, tests, families)
+    return _settled(table)
+
+
+def _settled(table: Columns) -> Columns:
+    """The columns with q, and nobody carrying what does not pass."""
+    table["carried_by"][~(table["p_family"] < LEVEL)] = np.nan
+    return table | {"q": resampling.screened(np.where(np.isnan(table["p_family"]), np.nan, table["p"]))}
+
+
+def _caution(residual: Array, even: Array) -> Array:
+    """Why an interval is less sure than it says, as a code; NaN where it is not."""
+    with warnings.catch_warnings():
+        # of values that are all alike scipy says so; they have no interval either
+        warnings.simplefilter("ignore", RuntimeWarning)
+        skewed = np.abs(skew(residual, axis=0)) > SKEW
+    return np.where(even < EVEN, UNEQUAL, np.where(skewed, SKEWED, np.nan))
+
+
+def recovered(cells: Cells, total: int, x: Array | None, cluster: NDArray[np.intp], seed: int) -> Columns:
+    """Effect / total effect of the same statistic, per site, with its interval from whole clusters; `total` is the total's site.
+
+    NaN where a site lacks examples that the total has. `x`: slopes of the group means on it; None: means over examples.
+    """
+    fits = np.flatnonzero((cells.n == cells.n[:, [total]]).all(0))
+    rows = cells.n[:, total] > 0
+    table = {name: np.full(cells.n.shape[1], np.nan) for name in RECOVERED}
+    labels = numbered(cluster[rows])
+    if not rows.any() or labels.max() + 1 < MIN_CLUSTERS:
+        return table
+    part = cells.clusters(rows)
+    if x is None:
+        part = part.merged(labels)
+        per = np.repeat(part.total[:, [total]], len(fits), 1)
+        table["recovered"][fits] = part.total[:, fits].sum(0) / per.sum(0)
+        ends = resampling.mean_interval(part.total[:, fits], per, seed, symmetric=True)
+    else:
+        y = part.means()
+        line = slopes.line(standard(x)[rows], labels, per=y[:, total])
+        table["recovered"][fits] = line.slope(y[:, fits])
+        ends = line.interval(y[:, fits], seed)
+    table["recovered_low"][fits], table["recovered_high"][fits] = ends
+    return table
+
+
+def correlation(cells: Cells, x: Array, seed: int, *, ranks: bool) -> Columns:
+    """Pearson's r, or Spearman's with `ranks`, of the cluster means with x, for one site that has every cluster; BCa interval."""
+    y = cells.means()[:, 0]
+    table = _empty(cells)
+    table["estimate"][:] = _r(x, y, ranks=ranks) if len(y) > 1 else np.nan
+    if len(y) >= MIN_CLUSTERS and np.isfinite(table["estimate"][0]):
+        # A draw of one repeated cluster has no r; it counts as 0 and does not void the other draws.
+        found = resampling.bca_interval((x, y), lambda a, b, axis: np.nan_to_num(_r(a, b, axis, ranks=ranks)), seed)
+        table["ci_low"][:], table["ci_high"][:] = found
+        a, b = (rankdata(x), rankdata(y)) if ranks else (x, y)
+        line = Cells(np.ones_like(cells.n), b[:, None], b[:, None] ** 2)
+        table["p"] = slope(line, a, np.arange(len(a)), seed)["p"]
+    return table
+
+
+def _r(x: Array, y: Array, axis: int = -1, *, ranks: bool) -> Array:
+    """The correlation along an axis; NaN where one side does not vary."""
+    a, b = (rankdata(x, axis=axis), rankdata(y, axis=axis)) if ranks else (x, y)
+    c, d = a - a.mean(axis, keepdims=True), b - b.mean(axis, keepdims=True)
+    one, other = (c * c).sum(axis), (d * d).sum(axis)
+    varies = (one > FLAT * (a * a).sum(axis)) & (other > FLAT * (b * b).sum(axis))
+    return np.divide((c * d).sum(axis), np.sqrt(one * other), out=np.full(np.shape(one), np.nan), where=varies)
+
+
+def published(lms: Cells, ss: Cells, seed: int) -> dict[str, Columns]:
+    """LMS, SS and ICAT in per cent, without p; an interval ends at 0 and 100."""
+    found = {"lms": mean(lms, seed, tested=False), "ss": mean(ss, seed, tested=False), "icat": _icats(lms, ss, seed)}
+    return {name: columns | {end: np.clip(columns[end], 0, 100) for end in ("ci_low", "ci_high")} for name, columns in found.items()}
+
+
+def _icats(lms: Cells, ss: Cells, seed: int) -> Columns:
+    """ICAT = LMS · min(SS, 100 − SS) / 50 per site, from the two ratios; BCa interval over whole clusters, no p."""
+    table = _empty(lms)
+    table["estimate"] = _icat(ratio(lms.total, lms.n), ratio(ss.total, ss.n))
+    for site in np.flatnonzero(table["clusters"] >= MIN_CLUSTERS):
+        rows = lms.n[:, site] > 0
+        columns = tuple(array[rows, site] for array in (lms.total, ss.total, lms.n))
+        found = resampling.bca_interval(columns, lambda a, b, n, axis: _icat(ratio(a, n, axis), ratio(b, n, axis)), seed)
+        table["ci_low"][site], table["ci_high"][site] = found
+    return table
+
+
+def _icat(lms: Array, ss: Array) -> Array:
+    return lms * np.minimum(ss, 100 - ss) / 50
+
+
+def _empty(cells: Cells) -> Columns:
+    """All columns, with n and the number of clusters filled in."""
+    table = {name: np.full(cells.n.shape[1], np.nan) for name in NUMBERS}
+    return table | {"n": cells.n.sum(0), "clusters": (cells.n > 0).sum(0).astype(float)}

@@ -1,0 +1,251 @@
+"""How far a ranking of sites can be trusted: what it could detect, what a random half repeats, what other sources and methods say.
+
+RELIABILITY rows, one per number and kind of site (or family); `quantity` is one of
+
+- `detectable`, `detectable_family`: the smallest true effect found with power 0.8 at one site, and starred among all sites of the family,
+  by simulation from the run's residuals (see `audit`); the median over the sites of the kind, null where no effect reaches 0.8;
+- `false_alarms_symmetric`, `false_alarms_resampled`: the share of studies like this one, without any effect, in which a star appears
+  (component `single`: heads and MLPs; `containing`: hook points that contain them); `family_sites`: members of that family, n: measured;
+- `split_spearman`, `split_top10`: Spearman's ρ of the signed site estimates between two halves of the clusters and the share of
+  the top 10 that both name, over 100 seeded splits: median, 5 % (`low`) and 95 % (`high`); null below 8 clusters;
+  `split_top10_chance`: the share that two random rankings have in common;
+- `agreement_spearman`, `agreement_top10`: the same two between this source and the source named by `against`, over the same clusters;
+- `calibration_…`: attribution against exact effects, see `calibration`.
+"""
+
+import itertools
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import polars as pl
+from numpy.typing import NDArray
+from scipy.stats import rankdata
+
+from biasscope.engine import schemas
+from biasscope.engine.statistics.audit import STUDIES, MeanModel, Model, SlopeModel, audit
+from biasscope.engine.statistics.cells import Cells, alike, numbered, standard
+from biasscope.engine.statistics.estimates import Family, varying
+from biasscope.engine.statistics.resampling import MIN_CLUSTERS, Array
+from biasscope.engine.statistics.summary import BIAS, SITE, UNITS, Measured, measured, parts, ranking, top
+from biasscope.engine.types import RELIABILITY, TOTAL, Site
+
+SPLITS = 100
+MIN_SPLIT = 8
+"""Below this many clusters a half says nothing."""
+TOP = 10
+_SPLIT, _DRAW = 4, 5
+
+
+def assess(
+    effects: pl.DataFrame | pl.LazyFrame,
+    *,
+    model: str,
+    method: str,
+    share_of_men: Mapping[str, float] | None,
+    partners: Mapping[str, str] | None = None,
+    beside: pl.LazyFrame | None = None,
+    seed: int = 0,
+) -> pl.DataFrame:
+    """RELIABILITY of EFFECTS: of target's slope (where groups have a share of men) and mean, per dataset, source and kind of site."""
+    rows: list[dict[str, Any]] = []
+    for dataset, _, part in parts(effects):
+        metric = next(m for m in BIAS if m in set(part.select(pl.col("metric").unique()).collect()["metric"]))
+        found = measured(part, metric, share_of_men, partners or {}, beside)
+        label = {"model": model, "method": method, "dataset": dataset, "metric": metric}
+        needed = np.full((2, found.sites.height), np.nan)
+        for family in found.families:
+            rows += [{**label, **row} for row in _audited(found, family, needed, seed)]
+        for statistic in _ranking_statistics(found):
+            of_kinds = list(_kinds(found))
+            for kind, where in of_kinds:
+                rows += [{**label, **kind, "statistic": statistic, **row} for row in _of_kind(found, where, statistic, needed, seed)]
+            for one, other in itertools.combinations(of_kinds, 2):
+                if {**one[0], "source": None} == {**other[0], "source": None}:
+                    same = {**label, **one[0], "statistic": statistic, "against": other[0]["source"]}
+                    rows += [{**same, **row} for row in _agreement(*(_estimates(found, where, statistic) for _, where in (one, other)))]
+    return table(rows)
+
+
+def _kinds(found: Measured) -> Iterator[tuple[dict[str, Any], NDArray[np.bool_]]]:
+    """Each source and kind of measured site, and its sites; heads and the whole hook point `z` are two kinds."""
+    kinds = found.sites.select("source", "component", heads=pl.col("head").is_not_null())
+    own = (found.sites["measured"] & (found.sites["component"] != TOTAL)).to_numpy()
+    for kind in kinds.filter(own).unique(maintain_order=True).iter_rows(named=True):
+        same = kinds.select(pl.all_horizontal(pl.col(name).eq_missing(pl.lit(value)) for name, value in kind.items())).to_series()
+        yield kind, same.to_numpy() & own
+
+
+def _audited(found: Measured, family: Family, needed: Array, seed: int) -> Iterator[dict[str, Any]]:
+    """The rows of a family; fills in `needed`, the effects found at each site alone and among all."""
+    single = found.sites.select(schemas.heads_and_mlps()).to_series().to_numpy()
+    label = {"statistic": found.statistic, "component": "single" if (single & family.members).any() else "containing", "heads": False}
+    own, members = int((family.members & family.own).sum()), int(family.members.sum())
+    yield {**label, "quantity": "family_sites", "unit": "sites", "n": own, "estimate": float(members)}
+    model, sites = _modelled(found, family, seed)
+    heard = None if model is None else audit(model, seed)
+    if heard is not None:
+        needed[0, sites], needed[1, sites] = heard.alone, heard.family
+    for name in ("symmetric", "resampled"):
+        share = None if heard is None else getattr(heard, name)
+        yield {**label, "quantity": f"false_alarms_{name}", "unit": "share", "n": STUDIES, "estimate": share}
+
+
+def _modelled(found: Measured, family: Family, seed: int) -> tuple[Model | None, NDArray[np.intp]]:
+    """What studies are drawn from, and its sites: those that vary and have the same groups as most; None where nothing can be tested."""
+    slope = found.statistic == "slope"
+    cells = found.cells.clusters(found.graded) if slope else found.cells.merged(found.cluster)
+    labels = numbered(found.cluster[found.graded]) if slope else np.arange(len(cells.n))
+    varied = varying(cells, slope)
+    shared = [(rows, sites[(varied & family.members)[sites]]) for rows, sites in alike(cells, MIN_CLUSTERS)]
+    if not any(sites.size for _, sites in shared):
+        return None, np.empty(0, np.intp)
+    rows, sites = max(shared, key=lambda pair: pair[1].size)
+    part = np.ix_(rows, sites)
+    if slope:
+        x = standard(found.x[found.graded])[rows]
+        return SlopeModel.of(x, cells.means()[part], numbered(labels[rows]), seed), sites
+    return MeanModel.of(cells.total[part], cells.n[part], seed), sites
+
+
+def table(rows: Sequence[Mapping[str, Any]]) -> pl.DataFrame:
+    """The rows as RELIABILITY; what is not finite becomes null."""
+    whole = pl.DataFrame([{name: row.get(name) for name in RELIABILITY} for row in rows], schema=RELIABILITY)
+    floats = [name for name, kind in RELIABILITY.items() if kind == pl.Float64]
+    return whole.with_columns(pl.when(pl.col(name).is_finite()).then(pl.col(name)).alias(name) for name in floats)
+
+
+def _ranking_statistics(found: Measured) -> list[str]:
+    """slope where it exists, and mean, which under a twin is read only where there is no slope."""
+    if found.statistic == "mean":
+        return ["mean"]
+    return ["slope"] if (found.sites["component"] == TOTAL).any() else ["slope", "mean"]
+
+
+def _of_kind(found: Measured, where: NDArray[np.bool_], statistic: str, needed: Array, seed: int) -> Iterator[dict[str, Any]]:
+    """What could be detected (of the ranking statistic alone), and what a half of the clusters repeats."""
+    for quantity, sites in zip(("detectable", "detectable_family"), needed[:, where], strict=True):
+        if statistic == found.statistic:
+            known = sites[~np.isnan(sites)]
+            middle = float(np.median(known)) if known.size else None
+            yield {"quantity": quantity, "unit": UNITS[statistic], "n": int(where.sum()), "estimate": middle}
+    yield from _split(found, where, statistic, seed)
+
+
+def _split(found: Measured, where: NDArray[np.bool_], statistic: str, seed: int) -> Iterator[dict[str, Any]]:
+    """What one half of the clusters repeats of the other."""
+    cells = found.cells.sites(where)
+    cluster = found.cluster
+    if statistic == "slope":
+        cells, cluster = cells.clusters(found.graded), cluster[found.graded]
+    clusters = numbered(cluster)
+    k, m = int(clusters.max()) + 1, cells.n.shape[1]
+    rho, share = np.full(SPLITS, np.nan), np.full(SPLITS, np.nan)
+    if k >= MIN_SPLIT and m > 2:
+        rng = np.random.default_rng((seed, _SPLIT))
+        half = rng.permuted(np.tile(np.arange(k) < k // 2, (SPLITS, 1)), axis=1)[:, clusters].astype(float)
+        x = standard(found.x[found.graded]) if statistic == "slope" else None
+        one, other = (weighted(cells, w, x) for w in (half, 1 - half))
+        rho, share = _spearman(one, other), _shared(one, other)
+    for quantity, values, unit in (("split_spearman", rho, "rho"), ("split_top10", share, "share")):
+        low, middle, high = np.nanquantile(values, [0.05, 0.5, 0.95]) if np.isfinite(values).any() else (np.nan,) * 3
+        yield {"quantity": quantity, "unit": unit, "n": SPLITS, "estimate": float(middle), "low": float(low), "high": float(high)}
+    yield {"quantity": "split_top10_chance", "unit": "share", "n": m, "estimate": TOP / m if m > TOP else None}
+
+
+def weighted(cells: Cells, w: Array, x: Array | None) -> Array:
+    """The statistic of each site when each group counts w times, `draw site`: the slope on x, or the mean over examples."""
+    with np.errstate(divide="ignore", invalid="ignore"):
+        if x is None:
+            return (w @ cells.total) / (w @ cells.n)
+        here, y = (cells.n > 0).astype(float), np.nan_to_num(cells.means())
+        size, sx, sy = w @ here, w @ (here * x[:, None]), w @ y
+        sxy, sxx = w @ (y * x[:, None]), w @ (here * x[:, None] ** 2)
+        return (sxy - sx * sy / size) / (sxx - sx**2 / size)
+
+
+def estimated(effects: pl.DataFrame, share_of_men: Mapping[str, float] | None) -> pl.DataFrame:
+    """The sites of EFFECTS with the estimate of their ranking statistic, and its name: no interval, no test."""
+    found = measured(effects.lazy(), BIAS[0], share_of_men, {})
+    return _estimates(found, np.ones(found.sites.height, bool), found.statistic).with_columns(statistic=pl.lit(found.statistic))
+
+
+def _estimates(found: Measured, where: NDArray[np.bool_], statistic: str) -> pl.DataFrame:
+    """The statistic of each site over all clusters."""
+    cells, x, known = found.cells.sites(where), None, np.ones(len(found.groups), bool)
+    if statistic == "slope":
+        known, x = found.graded, standard(found.x[found.graded])
+    value = weighted(cells.clusters(known), np.ones((1, int(known.sum()))), x)[0]
+    return found.sites.filter(where).with_columns(pl.Series("estimate", value).fill_nan(None))
+
+
+def _spearman(one: Array, other: Array) -> Array:
+    """Spearman's ρ of each row; NaN where a row has fewer than 3 sites or does not vary."""
+    found = np.full(len(one), np.nan)
+    for i, (a, b) in enumerate(zip(one, other, strict=True)):
+        both = np.isfinite(a) & np.isfinite(b)
+        if both.sum() > 2 and np.ptp(a[both]) > 0 and np.ptp(b[both]) > 0:
+            found[i] = np.corrcoef(rankdata(a[both]), rankdata(b[both]))[0, 1]
+    return found
+
+
+def _shared(one: Array, other: Array) -> Array:
+    """The share of the 10 largest |values| that each pair of rows has in common; NaN up to 10 sites, where it is 1 by construction."""
+    if one.shape[1] <= TOP:
+        return np.full(len(one), np.nan)
+    first, second = (np.argsort(-np.nan_to_num(np.abs(v)), axis=1, kind="stable")[:, :TOP] for v in (one, other))
+    return np.array([len(set(a) & set(b)) / TOP for a, b in zip(first.tolist(), second.tolist(), strict=True)])
+
+
+def _agreement(one: pl.DataFrame, other: pl.DataFrame) -> Iterator[dict[str, Any]]:
+    """How far two rankings of the same sites agree."""
+    both = one.join(other, on=SITE, how="inner", nulls_equal=True, maintain_order="left")
+    a, b = (both[name].cast(pl.Float64).to_numpy()[None] for name in ("estimate", "estimate_right"))
+    yield {"quantity": "agreement_spearman", "unit": "rho", "n": both.height, "estimate": float(_spearman(a, b)[0])}
+    yield {"quantity": "agreement_top10", "unit": "share", "n": both.height, "estimate": float(_shared(a, b)[0])}
+
+
+def chosen(summary: pl.DataFrame, n: int, seed: int) -> tuple[list[Site], list[Site]]:
+    """The n sites of each kind that a summary ranks first, and n seeded others of each kind: what `--calibrate` measures exactly."""
+    ranked = ranking(summary).filter(schemas.single_sites())
+    best: list[Site] = []
+    others: list[Site] = []
+    rng = np.random.default_rng((seed, _DRAW))
+    for (_,), rows in sorted(ranked.group_by("component")):
+        order = top(rows, rows.height)
+        best += order[:n]
+        rest = sorted(order[n:])
+        others += [rest[i] for i in sorted(rng.permutation(len(rest))[:n])]
+    return best, others
+
+
+def calibration(estimated: pl.DataFrame, exact: pl.DataFrame, others: Sequence[Site]) -> pl.DataFrame:
+    """RELIABILITY of attribution's SUMMARY against the exact SUMMARY of some sites, `others` having been drawn at random.
+
+    `calibration_spearman`, `calibration_sign` (share of equal signs): over the random sites of a kind. `calibration_largest`: the
+    largest exact |effect| M among them; with 95 % confidence fewer than `calibration_exceed` = 1 − 0.05^(1/n) of the sites that were
+    not ranked first exceed M, at any position (0 where all were measured); n: drawn sites, however many positions each has.
+    `calibration_recall10`, only where every site of the kind was swept: how many of the 10 largest exact effects attribution has
+    among its 10 largest, as a share.
+    """
+    drawn = {(s.component, s.layer, s.head) for s in others}
+    keys = ["dataset", "metric", "statistic", *SITE]
+    both = ranking(estimated).join(ranking(exact).select(*keys, exact="estimate"), on=keys, how="left", nulls_equal=True)
+    both = both.filter(schemas.single_sites())
+    rows: list[dict[str, Any]] = []
+    for (component,), part in sorted(both.group_by("component", maintain_order=True)):
+        first = {name: part[name][0] for name in ("model", "dataset", "source", "metric", "statistic", "component", "method")}
+        label = {**first, "heads": component == "z", "against": "exact"}
+        known = part.filter(pl.col("exact").is_not_null())
+        at_random = known.filter(pl.struct("component", "layer", "head").map_elements(lambda s: tuple(s.values()) in drawn, pl.Boolean))
+        a, b, n = at_random["estimate"].to_numpy(), at_random["exact"].to_numpy(), at_random.select(SITE[:3]).n_unique()
+        numbers = {"spearman": ("rho", float(_spearman(a[None], b[None])[0]))} if n else {}
+        numbers |= {"sign": ("share", float((np.sign(a) == np.sign(b)).mean()))} if n else {}
+        numbers |= {"largest": (first["statistic"], float(np.abs(b).max()))} if n else {}
+        numbers["exceed"] = ("share", 0.0 if known.height == part.height else 1 - 0.05 ** (1 / n))
+        if known.height == part.height:
+            every = known["estimate"].to_numpy()[None], known["exact"].to_numpy()[None]
+            numbers["recall10"] = ("share", float(_shared(*every)[0]))
+        for name, (unit, value) in numbers.items():
+            rows.append({**label, "quantity": f"calibration_{name}", "unit": UNITS.get(unit, unit), "n": n, "estimate": value})
+    return table(rows)

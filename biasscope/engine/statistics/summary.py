@@ -1,0 +1,296 @@
+"""Aggregates of effects: every site's slope, mean and rms, with interval, p and recovered share; which sites rank first.
+
+Per example in, one row per site and statistic out (the clean model's: `baseline`). shift is `statistic = mean`, slope is
+`statistic = slope`; "significant" means a star (see `schemas.mark`). A number that does not exist is null, never NaN or infinite.
+"""
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from functools import partial
+from typing import Any
+
+import numpy as np
+import polars as pl
+from numpy.typing import NDArray
+
+from biasscope.engine import schemas
+from biasscope.engine.errors import DataError
+from biasscope.engine.statistics import estimates
+from biasscope.engine.statistics.cells import Cells, numbered
+from biasscope.engine.statistics.estimates import Columns, Family
+from biasscope.engine.statistics.resampling import MIN_CLUSTERS, Array
+from biasscope.engine.types import SUMMARY, TOTAL, Site
+
+BIAS = ("target", "sentence")
+"""Metrics whose effects are bias effects; the first one present ranks the sites."""
+METRICS = (*BIAS, "competence", "kl")
+STATISTICS = ("slope", "mean", "rms", "pearson_bls", "spearman_bls", "pearson_bergsma", "spearman_bergsma")
+UNITS = {"slope": "nats/SD", "mean": "nats", "rms": "nats"}
+SITE = ["component", "layer", "head", "position"]
+SITES = ["measured", "source", *SITE]
+Labels = Mapping[str, str | None]
+
+
+def parts(effects: pl.DataFrame | pl.LazyFrame) -> Iterator[tuple[str, list[str | None], pl.LazyFrame]]:
+    """Each dataset of EFFECTS, its sources in their order, and its rows. DataError where there are none."""
+    found = effects.lazy().select("dataset", "source").unique(maintain_order=True).collect()
+    refuse_empty(found)
+    for (dataset,), sources in found.group_by("dataset", maintain_order=True):
+        yield str(dataset), sources["source"].to_list(), effects.lazy().filter(pl.col("dataset") == dataset)
+
+
+@dataclass(frozen=True)
+class Measured:
+    """The effects on one metric, ready to be aggregated over groups and clusters."""
+
+    sites: pl.DataFrame
+    """Source, component, layer, head and position of each site; `measured`: whether it is more than a member of the family."""
+    groups: list[str]
+    cells: Cells
+    """`group site`."""
+    families: Sequence[Family]
+    """What stars of the ranking statistic are about."""
+    x: Array
+    """The share of men of each group, NaN where it has none."""
+    cluster: NDArray[np.intp]
+    """The cluster's number of each group."""
+
+    @property
+    def graded(self) -> NDArray[np.bool_]:
+        """The groups that have a share of men and an effect; empty where their shares do not differ."""
+        known = np.isfinite(self.x) & (self.cells.n.sum(1) > 0)
+        return known if len(set(self.x[known])) > 1 else np.zeros_like(known)
+
+    def total(self, source: str | None) -> int | None:
+        """The row of a source's total effect, if there is one."""
+        rows = np.flatnonzero(self.of(source) & (self.sites["component"] == TOTAL).to_numpy())
+        return int(rows[0]) if len(rows) else None
+
+    def of(self, source: str | None) -> NDArray[np.bool_]:
+        """The rows of a source."""
+        return self.sites.select(pl.col("source").eq_missing(pl.lit(source))).to_series().to_numpy()
+
+    @property
+    def statistic(self) -> str:
+        """What ranks the sites: the slope where there is one."""
+        return "slope" if self.graded.any() else "mean"
+
+
+def measured(
+    effects: pl.LazyFrame,
+    metric: str,
+    share: Mapping[str, float] | None,
+    partners: Mapping[str, str],
+    beside: pl.LazyFrame | None = None,
+) -> Measured:
+    """The effects of one dataset on a metric, all sources; `beside`: of sites that could have been measured and were not."""
+    rows = effects.with_columns(measured=True)
+    if beside is not None:
+        rows = pl.concat([rows, beside.with_columns(measured=False)])
+    rows = rows.filter(pl.col("metric") == metric)
+    sites = rows.select(SITES).unique().collect().sort(SITES, descending=[True] + [False] * (len(SITES) - 1), nulls_last=True)
+    groups = rows.select(pl.col("group").unique().sort()).collect().to_series().to_list()
+    cells = _site_cells(rows.filter(pl.col("effect").is_finite()), sites, groups)
+    return Measured(sites, groups, cells, _families(sites), shares(groups, share), clusters(groups, partners))
+
+
+def _families(sites: pl.DataFrame) -> list[Family]:
+    """Two: heads and MLPs, and the hook points that contain others."""
+    own = sites["measured"].to_numpy()
+    single = sites.select(schemas.heads_and_mlps()).to_series().to_numpy()
+    whole = ~single & (sites["component"] != TOTAL).to_numpy()
+    return [Family(members, own) for members in (single, whole) if members.any()]
+
+
+def partners(twins: pl.DataFrame) -> dict[str, str]:
+    """Group → the one group it is exchanged for, from TWINS; groups whose prompts draw different partners are left out."""
+    each = twins.group_by("group").agg(pl.col("partner").unique())
+    return {group: names[0] for group, names in each.rows() if len(names) == 1}
+
+
+def clusters(groups: Sequence[str], partners: Mapping[str, str]) -> NDArray[np.intp]:
+    """The cluster's number of each group: its own, but for two groups that are each other's partner."""
+    mutual = {g: min(g, p) for g, p in partners.items() if partners.get(p) == g and p in set(groups)}
+    return np.unique([mutual.get(g, g) for g in groups], return_inverse=True)[1]
+
+
+def _site_cells(effects: pl.LazyFrame, sites: pl.DataFrame, groups: Sequence[str]) -> Cells:
+    """The cells of one metric. Only numbers leave polars: copies of the text columns would outweigh all the rest."""
+    numbered = effects.join(sites.lazy().with_row_index("site"), on=SITES, how="left", nulls_equal=True)
+    cluster, ident = pl.col("group").cast(pl.Enum(groups)).to_physical(), pl.col("example_id").rank("dense")
+    coded = numbered.select(cluster.cast(pl.Int64), pl.col("site").cast(pl.Int64), ident, "effect").collect()
+    # Summed in the order of the ids, so that the last digit does not depend on the order of a sweep's shards.
+    order = np.argsort(coded["example_id"].to_numpy(), kind="stable")
+    cluster_of, site_of, effect = (coded[name].to_numpy()[order] for name in ("group", "site", "effect"))
+    return Cells.of(cluster_of, site_of, effect, (len(groups), len(sites)))
+
+
+def statistics(metric: str, found: Measured, seed: int) -> Iterator[tuple[str, Columns]]:
+    """Each statistic of a metric with its columns; slope only over groups whose x is known, and only where x varies.
+
+    Stars are about the ranking statistic of the first metric of bias alone.
+    """
+    known, ranks = found.graded, metric == BIAS[0]
+    if metric in BIAS and known.any():
+        x, cluster = found.x[known], numbered(found.cluster[known])
+        columns = estimates.slope(found.cells.clusters(known), x, cluster, seed, found.families if ranks else ())
+        yield "slope", _named(columns, np.flatnonzero(known))
+    cells = found.cells.merged(found.cluster)
+    families = found.families if ranks and not known.any() else ()
+    columns = estimates.mean(cells, seed, families, tested=metric != "kl")
+    yield "mean", _named(columns, np.unique(found.cluster, return_index=True)[1])
+    if metric != "kl":
+        yield "rms", estimates.rms(cells, seed)
+
+
+def _named(columns: Columns, groups: NDArray[np.intp]) -> Columns:
+    """The columns with `carried_by` as the number of a group, given the group of each row of the cells."""
+    carried = columns["carried_by"]
+    known = np.isfinite(carried)
+    return columns | {"carried_by": np.where(known, groups[np.where(known, carried, 0).astype(int)], np.nan)}
+
+
+def shares(groups: Sequence[str], share: Mapping[str, float] | None) -> Array:
+    """The statistic of each group, NaN where it has none."""
+    return np.array([(share or {}).get(group, np.nan) for group in groups], float)
+
+
+def place(column: str, order: Sequence[str]) -> pl.Expr:
+    """The place of a column's value in an order, strangers last."""
+    return pl.col(column).replace_strict(list(order), range(len(order)), default=len(order), return_dtype=pl.Int64)
+
+
+def table(sites: pl.DataFrame, columns: Columns, labels: Labels, groups: Sequence[str] = ()) -> pl.DataFrame:
+    """SUMMARY rows of sites (or subsets), their columns and what is the same for all of them; not finite becomes null.
+
+    `groups`: the names of those that `carried_by` numbers.
+    """
+    numbers = pl.DataFrame({name: np.where(np.isfinite(column), column, np.nan) for name, column in columns.items()})
+    table = sites.hstack(numbers.with_columns(pl.all().fill_nan(None)))
+    names: dict[str, dict[float, str]] = {"carried_by": {float(i): group for i, group in enumerate(groups)}, "caution": estimates.CAUTIONS}
+    table = table.with_columns(
+        pl.col(name).replace_strict(codes, default=None, return_dtype=pl.String) for name, codes in names.items() if name in table.columns
+    )
+    table = table.with_columns(pl.lit(labels.get(name)).alias(name) for name in SUMMARY if name not in table.columns)
+    return table.select(SUMMARY.names()).cast(SUMMARY)
+
+
+def refuse_empty(frame: pl.DataFrame) -> None:
+    """Nothing: DataError where a table has no rows."""
+    if frame.is_empty():
+        raise DataError("no example to summarise: the table has 0 rows; see what was dropped and why, or raise --limit")
+
+
+def summarise(
+    effects: pl.DataFrame | pl.LazyFrame,
+    *,
+    model: str,
+    method: str,
+    share_of_men: Mapping[str, float] | None,
+    partners: Mapping[str, str] | None = None,
+    beside: pl.LazyFrame | None = None,
+    seed: int = 0,
+) -> pl.DataFrame:
+    """SUMMARY of EFFECTS, one row per site and statistic: slope (where groups have a share of men), mean and rms.
+
+    kl has its mean alone, without p. p_family, q and marks stand on the ranking statistic of target alone: slope where it exists, else
+    mean. Its family is all heads and MLPs at all positions under all sources of the run, and the hook points that contain them are
+    another; `beside` (EFFECTS of estimates) are members that could have been chosen and were not measured. Sites that lack examples are
+    measured on those they have (n says how many). The other rows follow with the sites in the same order. Below 6 clusters the means of
+    each group stand in rows of their own, subset "term: X".
+
+    `partners` (group → the group it is exchanged for, see `measured.partners`) makes clusters of groups that are each other's twin. Where
+    there are rows of the total effect, `recovered` is filled in; and of target's slope and mean only the slope is read there, because
+    swaps go both ways and the mean cancels.
+    """
+    tables = []
+    for dataset, sources, part in parts(effects):
+        labels = {"model": model, "method": method, "subset": "all", "dataset": dataset}
+        of = partial(measured, part, share=share_of_men, partners=partners or {}, beside=beside)
+        rows = pl.concat(_site_rows(part, labels, of, seed))
+        tables += [_ranked(rows.filter(pl.col("source").eq_missing(pl.lit(source)))) for source in sources]
+    return pl.concat(tables)
+
+
+def _site_rows(effects: pl.LazyFrame, labels: Labels, of: Callable[[str], Measured], seed: int) -> Iterator[pl.DataFrame]:
+    """SUMMARY rows of one dataset, a table per metric and statistic."""
+    for metric in effects.select(pl.col("metric").unique()).collect().to_series().sort():
+        found = of(metric)
+        swapped = (found.sites["component"] == TOTAL).any()
+        for statistic, columns in statistics(metric, found, seed):
+            if metric in BIAS and swapped and statistic == "mean" and found.graded.any():
+                continue
+            label = {**labels, "metric": metric, "statistic": statistic, "unit": UNITS[statistic]}
+            if swapped and statistic != "rms":
+                columns |= _recovered(found, columns, statistic, seed)
+            yield table(found.sites, columns, label, found.groups).filter(found.sites["measured"])
+            if metric in BIAS and statistic == "mean" and len(set(found.cluster)) < MIN_CLUSTERS:
+                yield from _each_group(found, label)
+
+
+def _recovered(found: Measured, columns: Columns, statistic: str, seed: int) -> Columns:
+    """The columns of `recovered`, for each source of which the total effect's interval leaves out 0."""
+    x = found.x[found.graded] if statistic == "slope" else None
+    rows = found.graded if statistic == "slope" else np.ones(len(found.groups), bool)
+    cells, cluster = found.cells.clusters(rows), numbered(found.cluster[rows])
+    filled: Columns = {name: np.full(found.sites.height, np.nan) for name in estimates.RECOVERED}
+    for source in found.sites["source"].unique():
+        total = found.total(source)
+        if total is None or not columns["ci_low"][total] * columns["ci_high"][total] > 0:
+            continue
+        here = found.of(source)
+        of_source = estimates.recovered(cells.sites(here), int(here[:total].sum()), x, cluster, seed)
+        for name, column in of_source.items():
+            filled[name][here] = column
+    return filled
+
+
+def _each_group(found: Measured, label: Labels) -> Iterator[pl.DataFrame]:
+    """The means of each group alone, without intervals."""
+    for i, group in enumerate(found.groups):
+        one = found.cells.clusters(np.arange(len(found.groups)) == i)
+        numbers = {"n": one.n[0], "clusters": (one.n[0] > 0).astype(float), "estimate": one.means()[0]}
+        yield table(found.sites, numbers, {**label, "subset": f"term: {group}"}).filter(found.sites["measured"])
+
+
+def _ranked(rows: pl.DataFrame) -> pl.DataFrame:
+    """The rows of one dataset and source: by metric, statistic, then the sites by the ranking statistic; single groups follow."""
+    size = pl.col("estimate").abs()
+    order = ranking(rows).sort(size, *SITE, descending=[True] + [False] * len(SITE), nulls_last=True)
+    rows = rows.join(order.select(SITE).with_row_index("rank"), on=SITE, how="left", nulls_equal=True)
+    first = (pl.col("subset") != "all", place("metric", METRICS), place("statistic", STATISTICS))
+    return rows.sort(*first, "rank", *SITE, "subset", nulls_last=True).drop("rank")
+
+
+def ranking(summary: pl.DataFrame) -> pl.DataFrame:
+    """The rows that rank sites: slope where it exists, else mean, of target (else sentence) over all examples."""
+    whole = summary.filter(pl.col("metric").is_in(BIAS), pl.col("statistic").is_in(["slope", "mean"]), pl.col("subset") == "all")
+    whole = whole.filter(pl.col("component").ne_missing(TOTAL))
+    one = ["model", "dataset", "method", "source"]
+    order = place("metric", BIAS) * 2 + (pl.col("statistic") == "mean")
+    return whole.filter(order == order.min().over(one))
+
+
+def headline(summary: pl.DataFrame) -> dict[str, Any]:
+    """The first row of a summary: the strongest site, or the clean model's ranking statistic."""
+    refuse_empty(summary)
+    return summary.row(0, named=True)
+
+
+def top(summary: pl.DataFrame, n: int, components: Sequence[str] | None = None) -> list[Site]:
+    """The n sites with the largest |ranking statistic| among the components, strongest first; fewer where fewer have one.
+
+    `z` means its heads; a whole hook point `z` is never among them.
+    """
+    rows = ranking(summary).filter(pl.col("estimate").is_not_null(), schemas.single_sites())
+    rows = rows if components is None else rows.filter(pl.col("component").is_in(list(components)))
+    rows = rows.sort(pl.col("estimate").abs(), descending=True, maintain_order=True).unique(SITE[:3], keep="first", maintain_order=True)
+    return [Site(row["layer"], row["component"], row["head"]) for row in rows.head(n).iter_rows(named=True)]
+
+
+def by_reach(summary: pl.DataFrame) -> list[Site]:
+    """The sites by the far end of the interval of their ranking statistic: first those that may be strongest, however uncertain."""
+    reach = pl.max_horizontal(pl.col("ci_low", "ci_high", "estimate").abs())
+    rows = ranking(summary).filter(schemas.single_sites())
+    rows = rows.sort(reach, *SITE, descending=[True] + [False] * len(SITE), nulls_last=True)
+    return [Site(row["layer"], row["component"], row["head"]) for row in rows.iter_rows(named=True)]

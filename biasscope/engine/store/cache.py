@@ -1,0 +1,222 @@
+"""What the cache and the results folder hold: listed, verified, dropped. Never loads a model."""
+
+import contextlib
+import json
+import shutil
+import time
+from collections.abc import Collection, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from filelock import FileLock, Timeout
+
+from biasscope.engine.errors import DamagedError, UsageError
+from biasscope.engine.store import digests, files, journal, runs, seals
+from biasscope.engine.store.files import CONVERSION, slug
+from biasscope.engine.store.seals import Seal
+
+SHORTEST = 4
+"""Characters of a key that are enough to name it, if they name one alone."""
+
+
+@dataclass(frozen=True)
+class Entry:
+    """One thing in the cache."""
+
+    key: str
+    kind: str
+    """`run` or `model`."""
+    command: str
+    model: str
+    dataset: str
+    units: int
+    finished: bool
+    bytes: int
+    changed: float
+    """Seconds since 1970."""
+    locked: bool
+    path: Path
+
+    @property
+    def age_days(self) -> float:
+        """Days since the last change."""
+        return (time.time() - self.changed) / 86400
+
+
+def entries(cache: Path) -> list[Entry]:
+    """Everything in the cache, the last changed first."""
+    found = [_run(folder) for folder in journal.folders(cache / "runs")] + [_model(folder) for folder in _models(cache)]
+    return sorted(found, key=lambda entry: -entry.changed)
+
+
+def _models(cache: Path) -> Iterator[Path]:
+    root = cache / "models"
+    if root.is_dir():
+        yield from (path for path in sorted(root.iterdir()) if path.is_dir())
+
+
+def _run(folder: Path) -> Entry:
+    try:
+        asked = json.loads((folder / journal.KEY).read_bytes())
+        model, dataset, command = asked["model"]["name"], asked["dataset"], asked["command"]
+    except (OSError, ValueError, KeyError, TypeError):
+        command = model = dataset = "?"
+    held = journal.Journal.read(folder)
+    size, changed = _extent(folder)
+    return Entry(
+        folder.name, "run", command, model, dataset, len(held.units), "finished" in held.facts, size, changed, locked(folder), folder
+    )
+
+
+def _model(folder: Path) -> Entry:
+    size, changed = _extent(folder)
+    return Entry(folder.name, "model", "", "", "", 0, (folder / "config.json").is_file(), size, changed, False, folder)
+
+
+def _extent(folder: Path) -> tuple[int, float]:
+    """Bytes of all files, and when the last of them changed."""
+    stats = [file.stat() for file in folder.rglob("*") if file.is_file() and file.name not in (journal.LOCK, journal.HOLDER)]
+    return sum(s.st_size for s in stats), max((s.st_mtime for s in stats), default=folder.stat().st_mtime)
+
+
+def locked(folder: Path) -> bool:
+    """Whether a process works in the folder now."""
+    if not (folder / journal.LOCK).exists():
+        return False
+    lock = FileLock(folder / journal.LOCK)
+    try:
+        lock.acquire(timeout=0)
+    except Timeout:
+        return True
+    lock.release()
+    return False
+
+
+def chosen(found: Sequence[Entry], keys: Sequence[str]) -> list[Entry]:
+    """The entries that the keys name by their first characters. UsageError where one names none or several."""
+    return [_one(key, {entry.key: entry for entry in found}) for key in dict.fromkeys(keys)]
+
+
+def _one(key: str, by_key: dict[str, Any]) -> Any:
+    fits = [name for name in by_key if len(key) >= SHORTEST and name.startswith(key)]
+    if len(fits) == 1:
+        return by_key[fits[0]]
+    known = ", ".join(sorted(name[:8] for name in (fits or by_key))[:10]) or "none"
+    what = f"'{key}' names {len(fits)} of them" if fits else f"nothing is called '{key}'"
+    raise UsageError(f"{what}; give at least {SHORTEST} characters of one of: {known}")
+
+
+def damage(cache: Path, *, repair: bool = False) -> list[str]:
+    """What is not what was written: journal lines, shards, converted weights, remembered sums. With `repair`, all of it is dropped."""
+    found = []
+    for folder in journal.folders(cache / "runs"):
+        with journal.held(folder) if repair else contextlib.nullcontext():
+            held = journal.Journal.read(folder)
+            held.check()
+            found += [f"{folder.name[:8]}: {part}" for part in held.damaged]
+            if repair and held.damaged:
+                held.rewrite()
+    for folder in _models(cache):
+        if wrong := wrong_files(folder):
+            found.append(f"{folder.name[:8]}: {', '.join(wrong)}")
+            if repair:
+                shutil.rmtree(folder)
+    for note in sorted((cache / "digests").glob("*.json")):
+        if reason := digests.misremembered(note):
+            found.append(f"{note.name[:8]}: {reason}")
+            if repair:
+                note.unlink()
+    return found
+
+
+def wrong_files(folder: Path) -> list[str]:
+    """The files of a converted model that are not what its manifest says; a conversion without one cannot be told."""
+    try:
+        sums = json.loads((folder / "manifest.json").read_bytes())
+        return [name for name, sha256 in sums.items() if not (folder / name).is_file() or digests.of_file(folder / name) != sha256]
+    except FileNotFoundError:
+        return []
+    except (OSError, ValueError, AttributeError):
+        return ["manifest.json"]
+
+
+def stale(found: Sequence[Entry], older_than: float) -> list[Entry]:
+    """What is not likely to be needed: not touched for so many days, or a conversion by another version; nothing that is locked."""
+    old = [e for e in found if e.age_days > older_than or (e.kind == "model" and not e.key.endswith(f"-v{CONVERSION}"))]
+    return [entry for entry in old if not entry.locked]
+
+
+def sweep(cache: Path) -> int:
+    """How many temporary files of killed processes were removed."""
+    return sum(len(files.sweep_leftovers(folder)) for folder in journal.folders(cache / "runs") if not locked(folder))
+
+
+def drop(entry: Entry) -> None:
+    """Nothing: removes an entry. LockedError where a process works on it."""
+    if entry.kind == "model":
+        shutil.rmtree(entry.path)
+        return
+    with journal.held(entry.path):
+        journal.clear(entry.path)
+    shutil.rmtree(entry.path, ignore_errors=True)
+
+
+@dataclass(frozen=True)
+class Stored:
+    """A finished run as it stands in its folder."""
+
+    folder: Path
+    record: runs.RunRecord | None
+    """None where it was edited, or a table of it is not what was written."""
+    seal: Seal
+
+    @property
+    def damage(self) -> str:
+        """What is the matter with it, empty where nothing is."""
+        return "" if self.record else f"was {self.seal}" if self.seal is Seal.EDITED else "is not what was written"
+
+    @property
+    def model(self) -> tuple[str, str]:
+        """What its model is called, and what identifies it: the sha256 of its weights, or where none ran the folder."""
+        place = self.folder.resolve().parent.parent.parent
+        used = self.record.model if self.record else None
+        if used is None:
+            return place.name, digests.digest(str(place))
+        folders = {files.safe_name(name): name for name in seals.names(slug(used.name), used.digest)}
+        return folders.get(place.name, slug(used.name)), used.digest
+
+
+def stored(folder: Path, cache: Path | None = None) -> Stored:
+    """The run in that folder; `cache`: where its seal is looked for too."""
+    seal = seals.state(folder, cache)
+    return Stored(folder, None if seal is Seal.EDITED else runs.read(folder), seal)
+
+
+def load(output: Path, name: str, cache: Path | None = None) -> tuple[Stored, runs.RunRecord]:
+    """The run of that name, and its record. UsageError where there is none, DamagedError where it is not what was written."""
+    found = stored(find(output, name), cache)
+    if found.record is None:
+        raise DamagedError(f"{found.folder} {found.damage}; the command that made it makes it again")
+    return found, found.record
+
+
+def models(found: Collection[Stored]) -> dict[Path, str]:
+    """Folder of a run → what its model is called where these are shown together: the first of a name keeps it."""
+    order = sorted((run for run in found if run.record), key=lambda run: run.record.created if run.record else "")
+    called = seals.distinct(run.model for run in order)
+    return {run.folder: called.get(run.model, run.model[0]) for run in found}
+
+
+def finished(output: Path, cache: Path | None = None) -> list[Stored]:
+    """The runs under results/, the newest first; those that are not what was written last."""
+    found = [stored(file.parent, cache) for file in output.glob(f"*/*/*/*/{runs.RECORD}")]
+    return sorted(found, key=lambda run: ("" if run.record is None else run.record.created, str(run.folder)), reverse=True)
+
+
+def find(output: Path, name: str) -> Path:
+    """The folder of a run named by its path or the first characters of its key. UsageError where there is none, or several."""
+    if (Path(name) / runs.RECORD).is_file():
+        return Path(name)
+    folder: Path = _one(name, {file.parent.name: file.parent for file in output.glob(f"*/*/*/*/{runs.RECORD}")})
+    return folder

@@ -1,0 +1,79 @@
+"""Content digests: the sha256 of what data says, the same for every container it comes in."""
+
+import hashlib
+import json
+import os
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+from biasscope.engine.types import Example
+
+
+def canonical(content: Any) -> bytes:
+    """The one JSON text of the content: keys sorted, no spaces, UTF-8."""
+    return json.dumps(content, sort_keys=True, separators=(",", ":"), ensure_ascii=False, allow_nan=False).encode()
+
+
+def digest(content: Any) -> str:
+    """The sha256 of the content's canonical JSON."""
+    return hashlib.sha256(canonical(content)).hexdigest()
+
+
+def of_examples(examples: Iterable[Example]) -> str:
+    """The content digest of examples, whatever their order and the name of their dataset."""
+    return digest(sorted(map(_row, examples), key=lambda row: str(row[0])))
+
+
+def _row(e: Example) -> list[Any]:
+    row = [e.id, e.bias_type, e.group, e.prompt, e.stereo, e.anti, e.unrelated, e.suffix, e.sentences, e.flaw, dict(e.meta)]
+    return row if e.term is None else [*row, e.term]  # where there is none, the digests are those published before there was a term
+
+
+def of_bytes(content: bytes) -> str:
+    """The sha256 of some bytes."""
+    return hashlib.sha256(content).hexdigest()
+
+
+def of_file(path: Path) -> str:
+    """The sha256 of a file's bytes."""
+    with path.open("rb") as stream:
+        return hashlib.file_digest(stream, "sha256").hexdigest()
+
+
+def remembered(path: Path, memory: Path) -> str:
+    """The sha256 of a large file, hashed once and remembered in the folder `memory` under path, size, times and inode."""
+    path = path.resolve()
+    stat = path.stat()
+    seen = [str(path), stat.st_size, stat.st_mtime_ns, stat.st_ctime_ns, stat.st_ino]
+    note = memory / f"{digest(seen)[:32]}.json"
+    try:
+        known = json.loads(note.read_bytes())
+        if known["seen"] == seen and known["check"] == digest([seen, known["sha256"]]):
+            return str(known["sha256"])
+    except (OSError, ValueError, KeyError, TypeError):
+        pass
+    found = of_file(path)
+    memory.mkdir(mode=0o700, parents=True, exist_ok=True)
+    temp = note.with_name(f".{note.name}.{os.getpid()}.tmp")
+    temp.write_bytes(canonical({"seen": seen, "sha256": found, "check": digest([seen, found])}))
+    temp.replace(note)
+    return found
+
+
+def misremembered(note: Path) -> str | None:
+    """Why a remembered sum is wrong; None where it is right, or its file is gone or has changed since (it is then hashed anew)."""
+    try:
+        known = json.loads(note.read_bytes())
+        seen, sha256 = known["seen"], known["sha256"]
+        if known["check"] != digest([seen, sha256]):
+            return "the note is not what was written"
+        file = Path(seen[0])
+        stat = file.stat()
+    except FileNotFoundError:
+        return None
+    except (OSError, ValueError, KeyError, TypeError, IndexError):
+        return "the note cannot be read"
+    if seen[1:] != [stat.st_size, stat.st_mtime_ns, stat.st_ctime_ns, stat.st_ino]:
+        return None
+    return None if of_file(file) == sha256 else f"{file} is not what was hashed, though its size and times are"

@@ -1,0 +1,255 @@
+"""What a run has already measured: its units, one shard a table, and the facts decided at its first start.
+
+A run lives in the cache under its key: `key.json` (all that decides its numbers), `journal.jsonl` (one line a finished unit, with the
+sha256 of its shards; it only grows) and the shards. A unit is done only if its shards are what the journal says. One process at a
+time works on a run.
+"""
+
+import contextlib
+import importlib.metadata
+import json
+import os
+import shutil
+import socket
+import time
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import polars as pl
+from filelock import FileLock, Timeout
+
+from biasscope.engine.errors import DamagedError, LockedError, unwritable
+from biasscope.engine.store import digests, files, shards
+from biasscope.engine.store.shards import SCHEMA_VERSION
+
+JOURNAL, KEY, LOCK, HOLDER = "journal.jsonl", "key.json", "lock", "holder.json"
+
+
+@dataclass
+class Journal:
+    """The units of one run that are done, and what was decided for all of them. Write only while holding the run's lock."""
+
+    folder: Path
+    units: dict[str, dict[str, str]] = field(default_factory=dict)
+    """Unit → table → sha256 of its shard."""
+    facts: dict[str, Any] = field(default_factory=dict)
+    """What the first start decided, and what the finished run says of itself."""
+    damaged: list[str] = field(default_factory=list)
+    """Lines and units that were not what was written; they are measured again."""
+    seconds: float = 0.0
+    """Time spent writing and checking."""
+
+    @classmethod
+    def read(cls, folder: Path) -> "Journal":
+        """What the journal says, its lines checked and its shards not yet."""
+        journal = cls(folder)
+        try:
+            lines = (folder / JOURNAL).read_bytes().split(b"\n")
+        except FileNotFoundError:
+            return journal
+        for number, line in enumerate(lines, 1):
+            if not line:
+                continue
+            entry = _checked(line)
+            if entry is None:
+                # the last line is cut where the process was killed while it wrote: that is no damage
+                journal.damaged += [f"line {number} of {JOURNAL}"] if number < len(lines) else []
+            elif "unit" in entry:
+                journal.units[entry["unit"]] = entry["tables"]
+            else:
+                journal.facts[entry["fact"]] = entry["value"]
+        return journal
+
+    def check(self) -> None:
+        """Nothing: forgets the units whose shards are missing or not what was written."""
+        begun = time.monotonic()
+        for unit, tables in list(self.units.items()):
+            if any(files.verified(self.shard(unit, table), sha256) is None for table, sha256 in tables.items()):
+                del self.units[unit]
+                self.damaged.append(unit)
+        self.seconds += time.monotonic() - begun
+
+    def shard(self, unit: str, table: str) -> Path:
+        """The file of one table of a unit."""
+        return self.folder / f"{unit}.{table}.parquet"
+
+    def put(self, unit: str, tables: Mapping[str, pl.DataFrame]) -> None:
+        """Nothing: writes a unit's shards, then its line in the journal."""
+        begun = time.monotonic()
+        sums = {name: shards.write_table(self.shard(unit, name), frame, shards.SCHEMAS[name]) for name, frame in tables.items()}
+        self._append({"unit": unit, "tables": sums})
+        self.units[unit] = sums
+        self.seconds += time.monotonic() - begun
+
+    def get(self, unit: str, table: str) -> pl.DataFrame:
+        """A unit's table; DamagedError where its shard changed since it was checked."""
+        content = files.verified(self.shard(unit, table), self.units[unit][table])
+        if content is None:
+            raise DamagedError(f"{self.shard(unit, table)} changed while it was read; the same command measures that part again")
+        return shards.decoded(content, shards.SCHEMAS[table])
+
+    def tables(self, table: str, units: Iterable[str]) -> Iterator[pl.DataFrame]:
+        """That table of each of the units that has it, in their order."""
+        return (self.get(unit, table) for unit in units if table in self.units[unit])
+
+    def decide(self, fact: str, value: Any) -> Any:
+        """The value of a fact: as it was decided at the first start, else this one, now decided."""
+        if fact not in self.facts:
+            self.set(fact, value)
+        return self.facts[fact]
+
+    def set(self, fact: str, value: Any) -> None:
+        """Nothing: writes a fact over what it was."""
+        self._append({"fact": fact, "value": value})
+        self.facts[fact] = value
+
+    def threads(self) -> list[int]:
+        """The numbers of threads with which the run has been measured, the present one written down where it is new."""
+        import torch
+
+        known: list[int] = self.facts.get("threads", [])
+        if (now := torch.get_num_threads()) not in known:
+            self.set("threads", [*known, now])
+        return list(self.facts["threads"])
+
+    def rewrite(self) -> None:
+        """Nothing: the journal without what is damaged, and without the shards that it no longer names."""
+        entries = [{"fact": name, "value": value} for name, value in self.facts.items()]
+        entries += [{"unit": unit, "tables": tables} for unit, tables in self.units.items()]
+        files.write_bytes(self.folder / JOURNAL, b"".join(map(_line, entries)))
+        kept = {self.shard(unit, table) for unit, tables in self.units.items() for table in tables}
+        for file in set(self.folder.glob("*.parquet")) - kept:
+            file.unlink()
+
+    def _append(self, entry: dict[str, Any]) -> None:
+        line = _line(entry)
+        file = self.folder / JOURNAL
+        try:
+            with file.open("ab+") as handle:
+                handle.seek(0, os.SEEK_END)
+                if handle.tell():  # a line that a killed process left unfinished must not swallow this one
+                    handle.seek(-1, os.SEEK_END)
+                    line = line if handle.read(1) == b"\n" else b"\n" + line
+                handle.write(line)
+                handle.flush()
+                os.fsync(handle.fileno())
+        except OSError as problem:
+            raise unwritable(problem, file, len(line)) from problem
+
+
+def _line(entry: dict[str, Any]) -> bytes:
+    """An entry as its line, which can be checked."""
+    return digests.canonical({**entry, "check": digests.digest(entry)[:16]}) + b"\n"
+
+
+def _checked(line: bytes) -> dict[str, Any] | None:
+    """The entry of a line, None where it is not what was written."""
+    try:
+        entry = json.loads(line)
+        check = entry.pop("check")
+        return entry if digests.digest(entry)[:16] == check else None
+    except (ValueError, AttributeError, KeyError, TypeError):
+        return None
+
+
+@contextlib.contextmanager
+def opened(root: Path, identity: Mapping[str, Any], *, wait: bool = False, fresh: bool = False) -> Iterator[Journal]:
+    """The journal of the run with that identity, locked; with `fresh`, emptied. LockedError where another process holds it."""
+    folder = root / run_key(identity)
+    with held(folder, wait=wait):
+        if fresh:
+            clear(folder)
+        files.sweep_leftovers(folder)
+        if not (folder / KEY).is_file() or (folder / KEY).read_bytes() != digests.canonical(identity):
+            files.write_bytes(folder / KEY, digests.canonical(identity))
+        journal = Journal.read(folder)
+        journal.check()
+        yield journal
+
+
+@contextlib.contextmanager
+def held(folder: Path, *, wait: bool = False) -> Iterator[None]:
+    """A stretch in which no other process works in the folder, which is made where it is not there."""
+    try:
+        folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+        lock = FileLock(folder / LOCK, mode=0o600)
+        lock.acquire(timeout=-1 if wait else 0)
+    except Timeout:
+        raise LockedError(f"another process works on this run: {holder(folder)}; let it finish, or add --wait") from None
+    except OSError as problem:
+        raise unwritable(problem, folder) from problem
+    try:
+        own = {"pid": os.getpid(), "host": socket.gethostname(), "since": time.strftime("%Y-%m-%d %H:%M:%S %z")}
+        with contextlib.suppress(OSError):  # only for the message to others
+            (folder / HOLDER).write_text(json.dumps(own), encoding="utf-8")
+        yield
+    finally:
+        with contextlib.suppress(OSError):
+            (folder / HOLDER).unlink(missing_ok=True)
+        lock.release()
+
+
+def holder(folder: Path) -> str:
+    """Who holds a folder, for people."""
+    try:
+        found = json.loads((folder / HOLDER).read_text(encoding="utf-8"))
+        return f"process {found['pid']} on {found['host']}, since {found['since']}"
+    except (OSError, ValueError, KeyError, TypeError):
+        return "it has not said which"
+
+
+def clear(folder: Path) -> None:
+    """Nothing: removes all that a run has stored. Call while holding its lock."""
+    (folder / JOURNAL).unlink(missing_ok=True)  # first: without it no shard counts
+    for path in folder.iterdir():
+        if path.name not in (LOCK, HOLDER):
+            path.unlink() if not path.is_dir() else shutil.rmtree(path)
+    files.sync_folder(folder)
+
+
+def nearest(root: Path, identity: Mapping[str, Any]) -> list[str]:
+    """The fields in which the most similar stored run of the same command differs; empty where there is none."""
+    found = []
+    for folder in folders(root):
+        with contextlib.suppress(OSError, ValueError, AttributeError):
+            other = json.loads((folder / KEY).read_bytes())
+            if other.get("command") == identity.get("command"):
+                found.append(differences(identity, other))
+    return min(found, key=lambda fields: (len(fields), fields), default=[])
+
+
+ALGORITHM_VERSION = 5
+"""Raised when the same inputs would give other numbers, so that old runs are not taken for new ones."""
+LIBRARIES = ("torch", "transformers", "transformer_lens")
+"""Whose version decides the last bits of a pass."""
+
+
+def identity(command: str, **asked: Any) -> dict[str, Any]:
+    """All that decides a run's numbers: what was asked, and the versions that computed it."""
+    versions = {name: importlib.metadata.version(name) for name in LIBRARIES}
+    return {"command": command, **asked, "versions": versions, "schema": SCHEMA_VERSION, "algorithm": ALGORITHM_VERSION}
+
+
+def run_key(identity: Mapping[str, Any]) -> str:
+    """sha256 of all that decides a run's numbers; equal keys mean equal tables."""
+    return digests.digest(dict(identity))
+
+
+def differences(wanted: Mapping[str, Any], found: Mapping[str, Any]) -> list[str]:
+    """The fields in which two identities differ, as `model.digest`, so that it can be said why nothing is reused."""
+    names = []
+    for name in sorted({*wanted, *found}):
+        one, other = wanted.get(name), found.get(name)
+        if isinstance(one, dict) and isinstance(other, dict):
+            names += [f"{name}.{inner}" for inner in differences(one, other)]
+        elif one != other:
+            names.append(name)
+    return names
+
+
+def folders(root: Path) -> Iterator[Path]:
+    """The folders of the store, one a run key."""
+    if root.is_dir():
+        yield from (path for path in sorted(root.iterdir()) if (path / "key.json").is_file() or (path / "journal.jsonl").is_file())

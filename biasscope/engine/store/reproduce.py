@@ -1,0 +1,62 @@
+"""The command that gives a run again, built from its parameters each time it is shown: the text in a record may have been edited."""
+
+import re
+import shlex
+from collections.abc import Mapping
+from dataclasses import fields
+from pathlib import Path
+from typing import Any
+
+from biasscope.engine.settings import Measure
+from biasscope.engine.store.runs import RunRecord
+
+PLACES = ("data_dir", "cache_dir", "output_dir")
+"""Options that are about this machine and decide no number."""
+PATH = r"(?<![\w./])[~/][\w.-]*/\S+"
+"""An absolute path within a sentence."""
+DEFAULTS = {f.name: f.default for f in fields(Measure)}
+
+
+def command(name: str, params: Mapping[str, Any], *, document: bool = False) -> str:
+    """The command line with these parameters: model, data sets and whatever differs from the defaults.
+
+    For a `document`, which others read, it names no folder of this machine.
+    """
+    shared = [key for key in DEFAULTS if key in params and (key == "model" or str(params[key]) != str(DEFAULTS[key]))]
+    shared = [key for key in shared if key != "model" or "predictions" not in params]  # no model ran
+    words = ["biasscope", name]
+    for key in [*shared, *(key for key in params if key not in DEFAULTS)]:
+        value = params[key]
+        if not key.isidentifier() or (document and key in PLACES):
+            continue
+        for single in value if isinstance(value, list) else [value]:
+            flag = f"--{key.replace('_', '-')}"
+            words += [] if single is None or single is False else [flag] if single is True else [flag, _shown(key, single, document)]
+    return shlex.join(words)
+
+
+def of(record: RunRecord, *, document: bool = False) -> str:
+    """The command that gives the run of that record again."""
+    # of an older version it says the batch size as decided, not as asked: "auto" gives that again
+    older = {"batch_size": DEFAULTS["batch_size"]} if record.batch_size is None else {}
+    return command(record.command, record.params | older, document=document)
+
+
+def renewed(record: RunRecord, *, document: bool = False) -> RunRecord:
+    """The record with its command built anew; for a `document`, without this machine's folders in its warnings either."""
+    warnings = [re.sub(PATH, lambda found: relative(found[0]), text) if document else text for text in record.warnings]
+    return record.model_copy(update={"reproduce": of(record, document=document), "warnings": warnings})
+
+
+def relative(value: str) -> str:
+    """A path as a document shows it: from the working folder on, or its last part where it lies elsewhere; other values as they are."""
+    if not re.match(r"[/~\\]|[A-Za-z]:[/\\]", value):
+        return value
+    path = Path(value).expanduser()
+    return str(path.relative_to(Path.cwd())) if path.is_relative_to(Path.cwd()) else f"./{path.name}"
+
+
+def _shown(key: str, value: Any, document: bool) -> str:
+    if not document:
+        return str(value)
+    return Path(value).name if key == "from" else relative(str(value))

@@ -1,0 +1,111 @@
+"""Faithfulness of sets of sites as a table that people read at 80 columns (one row a size), as a sentence and as a section of a report."""
+
+from collections.abc import Iterator, Sequence
+from typing import TYPE_CHECKING
+
+import polars as pl
+
+from biasscope.engine.schemas import NONE
+from biasscope.engine.statistics import resampling
+from biasscope.engine.types import MEMBER, Site
+from biasscope.report import words
+from biasscope.report.gather import Found, Part
+from biasscope.report.probes import share
+from biasscope.report.tables import Table
+from biasscope.report.words import SOURCES, interval
+
+if TYPE_CHECKING:
+    from biasscope.report.blocks import Block, Gallery
+
+NAMED = 20
+"""Sites of a set that are named; the rest is in the file."""
+
+
+def sets(summary: pl.DataFrame, dataset: str, file: str) -> Table:
+    """f of the strongest sites kept alone and removed, random sets of the same size beside each, and the areas."""
+    named, numbers = summary.filter(pl.col("statistic") == MEMBER), summary.filter(pl.col("statistic") != MEMBER)
+    cells = {(row["method"], row["subset"], row["statistic"]): row for row in numbers.iter_rows(named=True)}
+    sizes = [int(subset.split()[1]) for method, subset, _ in cells if method == "keep" and subset.startswith("top ")]
+
+    def one(mode: str, subset: str) -> str:
+        return share(cells.get((mode, subset, "faithfulness")))
+
+    def band(mode: str, k: int) -> str:
+        row = cells[mode, f"random {k}", "faithfulness"]
+        return NONE if row["ci_low"] is None else share(row)[share(row).index("[") :]
+
+    body = []
+    for k in sizes:
+        both = [cell for mode in ("keep", "remove") for cell in (one(mode, f"top {k}"), band(mode, k))]
+        body.append([str(k), *both])
+    small = [subset for _, subset, _ in cells if subset.startswith("minimal ")]
+    last = [[subset.split()[1] + "*", one("keep", subset), "", "", ""] for subset in small]
+    areas = []
+    for mode, name in (("keep", "area"), ("keep", "area_abs"), ("remove", "area"), ("remove", "area_abs")):
+        areas.append(f"{name} {mode}: {share(cells.get((mode, 'all sizes', name)))}")
+    first = cells["keep", f"top {sizes[0]}", "faithfulness"]
+    title = f"{dataset}: sets of heads and MLPs, source {first['source']}, {first['n']} examples, {first['clusters']} groups"
+    notes = [
+        "groups: those that did not choose the sites; random: 5–95 % of 20 sets of that size",
+        "f: 1 as the whole model, 0 as with every head and MLP replaced; – where these two may be equal",
+        *[f"strongest first: {_sites(rows)}" for rows in [named.filter(pl.col("subset").str.starts_with("top "))] if rows.height],
+        *[f"* the minimal set, chosen on the other half: {_sites(named.filter(subset=subset))}" for subset in small],
+        *areas,
+        f"more in {file}",
+    ]
+    note = resampling.few_clusters_note(first["clusters"], "term" if dataset.startswith("stereoset") else "group")
+    notes += [note] if note else []
+    return Table(title, ["k", "kept: f [95 %]", "random", "removed: f [95 %]", "random"], [body, last] if last else [body], notes)
+
+
+def _sites(rows: pl.DataFrame) -> str:
+    """The names of a set's sites, as many as fit."""
+    names = [str(Site(*row)) for row in rows.select("layer", "component", "head").iter_rows()]
+    return ", ".join(names[:NAMED]) + (f" and {len(names) - NAMED} more" if len(names) > NAMED else "")
+
+
+def sentence(circuit: Found) -> str:
+    """What keeping the strongest sites alone keeps, against random sets."""
+    rows = circuit.summary.filter(pl.col("statistic") == "faithfulness", pl.col("method") == "keep")
+    cells = {row["subset"]: row for row in rows.iter_rows(named=True)}
+    tops = [row for name, row in cells.items() if name.startswith("top ") and row["estimate"] is not None]
+    source = circuit.summary["source"].drop_nulls().to_list()[0]
+    start = f"Run {circuit.key}, sets of sites ({SOURCES.get(source, source)})"
+    if not tops:
+        return f"{start}: f is not given, because the whole model and none of it may not differ."
+    better = [
+        row for row in tops if row["ci_low"] is not None and row["ci_low"] > (cells[row["subset"].replace("top", "random")]["ci_high"] or 0)
+    ]
+    last = tops[-1]
+    kept = f"the {last['subset'].split()[1]} strongest keep f = {interval(last)} of groups that did not choose them"
+    beats = f"more than random sets from {better[0]['subset'].split()[1]} sites on" if better else "never more than random sets"
+    small = [row for name, row in cells.items() if name.startswith("minimal ")]
+    end = ""
+    if small:
+        row = small[0]
+        sure = row["ci_low"] is not None and row["ci_low"] > 0
+        end = f" The minimal set of {row['subset'].split()[1]} keeps {interval(row)} there{'' if sure else ', which does not confirm it'}."
+    return f"{start}: {kept}; {beats}.{end}"
+
+
+def section(parts: Sequence[Part], gallery: "Gallery") -> "Iterator[Block]":
+    """Faithfulness of the strongest sites beside random sets."""
+    from biasscope.report import figures
+    from biasscope.report.blocks import Block, missing
+
+    for part in parts:
+        if not part.circuits:
+            yield missing(f"Not measured for {part.model}: biasscope circuit --from RUN, with a run of ablate or patch")
+        drawn, made = [], []
+        for found in part.circuits:
+            made.append(sets(found.summary, part.name, found.file))
+            if found.summary.filter(pl.col("statistic") == "faithfulness")["estimate"].is_not_null().any():
+                source = found.summary["source"].drop_nulls().to_list()[0]
+                title = f"Sets of sites: {part.model}\n{part.dataset}, {words.SOURCES.get(source, source)}"
+                drawn.append(
+                    gallery.picture(
+                        "sets", f"{title}. {sentence(found)}".replace("\n", ", "), figures.faithfulness, found.summary, title=title
+                    )
+                )
+        yield from [Block("pictures", pictures=drawn)] if drawn else []
+        yield from (Block("table", table=table) for table in made)

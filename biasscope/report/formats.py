@@ -1,0 +1,211 @@
+"""A result as it leaves the command: tables for people, data for programs, each on the stream where it belongs."""
+
+import json
+import math
+import sys
+from collections.abc import Iterable, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, TextIO
+
+import polars as pl
+import pyarrow.parquet as pq
+
+from biasscope.console import encodable, safe_text
+from biasscope.engine.errors import PartialError, not_finite
+from biasscope.engine.settings import Format, Measure
+from biasscope.engine.store.runs import Result, RunRecord
+from biasscope.report import circuits, probes, reliability, tables, terminal
+from biasscope.report.tables import escaped
+
+if TYPE_CHECKING:
+    from rich.table import Table as Drawing
+
+FLUSH = 1000
+"""Rows written to stdout at a time."""
+LONG = 32
+"""Characters to which a column of text may be folded; names and numbers are shorter and stay on one line."""
+
+
+def result(found: Result, options: Measure, *, plot: bool = False) -> None:
+    """Nothing: writes the asked format to stdout, and the table to stderr where data went to a pipe and a person watches.
+
+    `plot`: it is drawn too, under the tables, or on stderr beside data. PartialError where values had to be left out.
+    """
+    asked = Format.JSON if options.json else options.format
+    chosen = asked or (Format.TABLE if sys.stdout.isatty() else Format.JSON)
+    if chosen is Format.TABLE:
+        show_tables(found, sys.stdout)
+    else:
+        if asked is None and sys.stderr.isatty() and not options.quiet:
+            show_tables(found, sys.stderr)
+        write_data(found, chosen, options.rows)
+    if plot:
+        draw_plots(found, sys.stdout if chosen is Format.TABLE else sys.stderr)
+    sys.stdout.flush()
+    if found.lost:
+        advice = not_finite(found.record.params["dtype"])
+        raise PartialError(f"finished, but {found.lost} values are not finite and were left out; {advice}")
+
+
+def write_data(found: Result, chosen: Format, with_rows: bool) -> None:
+    """Nothing: writes the result to stdout in a format for programs."""
+    summary = pl.concat(found.summaries)
+    if chosen is Format.JSON:
+        document = {
+            "schema_version": found.record.schema_version,
+            "run": found.record.model_dump(mode="json"),
+            "summary": list(records([summary])),
+            "reliability": list(records(found.reliability)),
+            "warnings": found.record.warnings,
+        }
+        if with_rows:
+            document["rows"] = list(records(stored(found.rows)))
+        sys.stdout.write(json.dumps(document, allow_nan=False, indent=2) + "\n")
+    elif chosen is Format.JSONL:
+        for record in records(stored(found.rows) if with_rows else [summary]):
+            sys.stdout.write(json.dumps(record, allow_nan=False) + "\n")
+    elif chosen is Format.CSV:
+        sys.stdout.write(summary.with_columns(pl.col(pl.String).map_elements(safe_text, pl.String)).write_csv())
+    else:
+        sys.stdout.write(markdown(summary))
+
+
+def stored(files: Iterable[Path]) -> Iterable[pl.DataFrame]:
+    """The tables in the files, a slice at a time."""
+    for file in files:
+        for batch in pq.ParquetFile(file).iter_batches(FLUSH):
+            yield pl.DataFrame(pl.from_arrow(batch))
+
+
+def records(frames: Iterable[pl.DataFrame]) -> Iterable[dict[str, Any]]:
+    """The rows as dictionaries fit for strict JSON: numbers unrounded, null for what is not finite."""
+    for frame in frames:
+        for part in frame.iter_slices(FLUSH):
+            for row in part.iter_rows(named=True):
+                yield {k: None if isinstance(v, float) and not math.isfinite(v) else v for k, v in row.items()}
+
+
+def markdown(summary: pl.DataFrame) -> str:
+    """The summary as a Markdown table, columns that are empty throughout left out."""
+    shown = summary.select(c for c in summary.columns if summary[c].null_count() < summary.height)
+    lines = [shown.columns, ["---"] * shown.width, *(["" if v is None else str(v) for v in row.values()] for row in records([shown]))]
+    return "".join(f"| {' | '.join(escaped(cell) for cell in line)} |\n" for line in lines)
+
+
+def show_tables(found: Result, stream: TextIO) -> None:
+    """Nothing: writes the tables of each dataset."""
+    for part, summary, trusted in zip(found.record.datasets, found.summaries, found.reliability, strict=True):
+        if found.record.command == "baseline":
+            draw(tables.clean_model(summary, part.name, f"{part.path}/summary.parquet"), stream)
+        elif found.record.command == "probe":
+            split = found.record.params["split"]
+            draw(probes.probes(summary, part.name, f"{part.path}/summary.parquet", split), stream)
+        elif found.record.command == "circuit":
+            draw(circuits.sets(summary, part.name, f"{part.path}/summary.parquet"), stream)
+        elif found.record.command == "encode":
+            draw(tables.encoded(summary, part.name, f"{part.path}/activations.parquet"), stream)
+        else:
+            own = summary.filter(pl.col("dataset") == summary["dataset"][0])  # a control's rows follow
+            for rows in own.partition_by("method", "source", maintain_order=True):
+                control = summary.filter(pl.col("dataset") != summary["dataset"][0], pl.col("source") == rows["source"][0])
+                draw(tables.effects(rows, part.name, f"{part.path}/summary.parquet", control), stream)
+            for table in reliability.tables(summary, trusted):
+                draw(table, stream)
+
+
+def draw_plots(found: Result, stream: TextIO) -> None:
+    """Nothing: draws each dataset, method and source."""
+    for summary in found.summaries:
+        if found.record.command == "probe":
+            terminal.probes(summary, stream)
+            continue
+        own = summary.filter(pl.col("dataset") == summary["dataset"][0])
+        for rows in own.partition_by("method", "source", maintain_order=True):
+            terminal.sites(rows, stream)
+
+
+def draw(table: tables.Table, stream: TextIO) -> None:
+    """Draw one table, in as many columns as the stream has (80 where it is no terminal): what does not fit leaves as whole columns."""
+    from rich.console import Console
+    from rich.text import Text
+
+    def shown(text: str) -> str:
+        return encodable(safe_text(text), stream)
+
+    console = Console(file=stream, width=None if stream.isatty() else 80, highlight=False, soft_wrap=False)
+    columns, notes = list(map(shown, table.columns)), list(map(shown, table.notes))
+    sections = [[list(map(shown, cells)) for cells in section] for section in table.sections]
+    spare = tuple(map(shown, table.spare))
+    table = replace(table, title=shown(table.title), columns=columns, sections=sections, notes=notes, spare=spare)
+    kept = list(range(len(table.columns)))
+    while _width(table, kept) > console.width and len(kept) > 1:
+        kept.remove(_least(table, kept))
+    if table.columns:
+        console.print(_drawn(table, kept))
+    left = [table.columns[index] for index in range(len(table.columns)) if index not in kept]
+    kept_notes = [note for note in table.notes if note.split(":")[0] not in left]
+    for note in [*kept_notes, *([f"no room for: {', '.join(left)}"] if left else [])]:
+        console.print(Text(note), soft_wrap=True)
+
+
+def _least(table: tables.Table, kept: Sequence[int]) -> int:
+    """The column that is needed least of those kept, the first never: the table's spare ones, then from the right."""
+    names = [table.columns[index] for index in kept]
+    return next((kept[names.index(name, 1)] for name in table.spare if name in names[1:]), kept[-1])
+
+
+def _width(table: tables.Table, kept: Sequence[int]) -> int:
+    """Characters that the table needs with these columns."""
+    return sum(min(LONG, _longest(table, index)) for index in kept) + 2 * len(kept)
+
+
+def _longest(table: tables.Table, index: int) -> int:
+    """Characters of a column's longest cell."""
+    from rich.cells import cell_len
+
+    return max(cell_len(cell) for cell in [table.columns[index], *(row[index] for rows in table.sections for row in rows)])
+
+
+def _drawn(table: tables.Table, kept: Sequence[int]) -> "Drawing":
+    from rich import box
+    from rich.table import Table
+    from rich.text import Text
+
+    drawn = Table(title=Text(table.title), title_justify="left", box=box.SIMPLE_HEAD, padding=(0, 1), pad_edge=False, collapse_padding=True)
+    for index in kept:
+        text = _longest(table, index) > LONG
+        drawn.add_column(Text(table.columns[index]), justify="left" if index == 0 or text else "right", no_wrap=not text, overflow="fold")
+    for section in table.sections:
+        for cells in section:
+            drawn.add_row(*(Text(cells[index]) for index in kept))
+        drawn.add_section()
+    return drawn
+
+
+def listing(
+    title: str, rows: list[dict[str, Any]], cells: list[list[str]], chosen: Format | None, columns: list[str] | None = None
+) -> None:
+    """Nothing: writes a plain list to stdout: `cells` as a table (their columns by default the rows' first keys), or the rows as data."""
+    chosen = chosen or (Format.TABLE if sys.stdout.isatty() else Format.JSON)
+    if chosen is Format.JSON:
+        sys.stdout.write(json.dumps(rows, allow_nan=False, indent=2) + "\n")
+    elif chosen is Format.JSONL:
+        sys.stdout.write("".join(json.dumps(row, allow_nan=False) + "\n" for row in rows))
+    else:
+        columns = columns or (list(rows[0])[: len(cells[0])] if rows else [])
+        if chosen is Format.TABLE:
+            draw(tables.Table(title, columns, [cells], [] if rows else ["nothing"]), sys.stdout)
+        else:
+            frame = pl.DataFrame([list(map(safe_text, row)) for row in cells], schema=dict.fromkeys(columns, pl.String), orient="row")
+            sys.stdout.write(markdown(frame) if chosen is Format.MARKDOWN else frame.write_csv())
+    sys.stdout.flush()
+
+
+def record(found: RunRecord, table: tables.Table, seal: str, chosen: Format | None) -> None:
+    """Write one run's record to stdout, whole for programs and the essentials for people, and whether it is sealed."""
+    if (chosen or (Format.TABLE if sys.stdout.isatty() else Format.JSON)) is Format.TABLE:
+        draw(replace(table, notes=[*table.notes, f"{'record':<12} {seal}"]), sys.stdout)
+    else:
+        sys.stdout.write(json.dumps(found.model_dump(mode="json") | {"seal": seal}, allow_nan=False, indent=2) + "\n")
+    sys.stdout.flush()

@@ -1,0 +1,293 @@
+"""Which runs a report shows, one of each kind, by model and dataset; and its nouns: a finished run, a map of its sites, what is known."""
+
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+
+import polars as pl
+
+from biasscope.engine.errors import DataError
+from biasscope.engine.statistics import summary
+from biasscope.engine.store import files, reproduce
+from biasscope.engine.store.cache import Stored, finished, load, models
+from biasscope.engine.store.runs import RunRecord
+from biasscope.engine.store.seals import DEPTH, Seal
+from biasscope.engine.types import SUMMARY, TOTAL
+
+SIGHT = {
+    "corrupt": "twin patched in",
+    "clean": "clean run restored",
+    "mean": "mean ablation",
+    "zero": "zero ablation",
+    "resample": "resampled",
+}
+"""What a source does, in the title of a map."""
+ROW = 3
+"""Maps in a row of figures."""
+LISTED = 10
+"""Sites in a list of the strongest."""
+
+
+@dataclass(frozen=True)
+class Found:
+    """One finished run with its tables."""
+
+    folder: Path
+    record: RunRecord
+    summary: pl.DataFrame
+    reliability: pl.DataFrame | None
+    seal: Seal = Seal.SEALED
+    label: str = ""
+    """What it is called where another run of its kind has its model's name."""
+
+    @property
+    def key(self) -> str:
+        """The first characters of the run's key."""
+        return self.folder.name
+
+    @property
+    def model(self) -> str:
+        """What its model is called: the short name, and the first of its digest where several have that name."""
+        return self.label or str(self.summary["model"][0])
+
+    @property
+    def file(self) -> str:
+        """The file of its summary, from the results folder on."""
+        return "/".join([*self.folder.parts[-DEPTH:], "summary.parquet"])
+
+    @property
+    def dataset(self) -> str:
+        """The dataset's name."""
+        return self.record.datasets[0].name
+
+
+@dataclass(frozen=True)
+class Map:
+    """The effects of one run, method and source: SUMMARY rows."""
+
+    run: Found
+    method: str
+    source: str
+    rows: pl.DataFrame
+    ranked: pl.DataFrame
+    """The rows that rank sites, single sites alone."""
+
+    @property
+    def name(self) -> str:
+        """What was done, in words; what was not measured is called estimated."""
+        how = "estimated by attribution" if self.estimated else self.method
+        given, steps = (self.run.record.params.get(name) for name in ("given", "steps"))
+        more = (
+            (f" in {steps} steps" if steps else "")
+            + (f", with {given} ablated" if given else "")
+            + (", chosen sites" if self.partial else "")
+        )
+        return f"{SIGHT.get(self.source, self.source)}, {how}{more}"
+
+    @property
+    def estimated(self) -> bool:
+        """Whether the effects are gradient estimates."""
+        return self.method == "attribution"
+
+    @property
+    def given(self) -> bool:
+        """Whether other sites were ablated all the while."""
+        return bool(self.run.record.params.get("given"))
+
+    @property
+    def partial(self) -> bool:
+        """Whether only chosen sites were measured."""
+        return any(self.run.record.params.get(name) for name in ("top", "heads", "layers", "adaptive"))
+
+    @property
+    def statistic(self) -> str:
+        """The ranking statistic."""
+        return str(self.ranked["statistic"][0])
+
+    @property
+    def unit(self) -> str:
+        """Its unit."""
+        return str(self.ranked["unit"][0])
+
+    def sites(self, component: str) -> pl.DataFrame:
+        """The ranked rows of heads (`z`) or of another component."""
+        return self.ranked.filter(pl.col("component") == component)
+
+
+@dataclass(frozen=True)
+class Part:
+    """All that is known of one model on one dataset."""
+
+    model: str
+    asked: str
+    """What --model was."""
+    dataset: str
+    baseline: Found | None
+    maps: list[Map]
+    """Maps over all positions, measured ones first."""
+    along: list[Map]
+    """Maps split by position."""
+    probes: list[Found]
+    circuits: list[Found]
+
+    @property
+    def name(self) -> str:
+        """Model and dataset."""
+        return f"{self.model}, {self.dataset}"
+
+    @property
+    def shown(self) -> list[Map]:
+        """The maps that are drawn: no estimates where all of the same sites were measured, and as many as a row has."""
+        whole = {m.source for m in self.maps if not (m.estimated or m.partial or m.given)}
+        return [m for m in self.maps if not m.estimated or m.source not in whole][:ROW]
+
+    @property
+    def first(self) -> Map | None:
+        """The map that the first screen, the first figure and the first table are about."""
+        return next(iter(self.shown), None)
+
+    def measured(self, found: Map) -> Map | None:
+        """The shown map of chosen sites whose measurements stand before these estimates; None where there is none."""
+        same = [m for m in self.shown if not m.estimated and not m.given and m.source == found.source]
+        return same[0] if found.estimated and same else None
+
+
+@dataclass(frozen=True)
+class Gathered:
+    """What was found under results/."""
+
+    parts: list[Part]
+    used: list[Found]
+    left: list[tuple[Found, str]] = field(default_factory=list)
+    """Runs that are not shown, with the reason."""
+    damaged: list[Stored] = field(default_factory=list)
+    """Runs that are not what was written."""
+
+
+MAPS = ("patch", "ablate")
+SHOWN = (*MAPS, "baseline", "probe", "circuit")
+KIND = ("method", "source", "direction", "steps", "positions", "components", "given", "control", "task", "negatives", "site", "position")
+"""Parameters that make another kind of measurement, not a smaller one of the same kind."""
+PREFERRED = ("exact corrupt", "exact mean", "exact resample", "exact zero", "exact clean", "attribution corrupt", "attribution mean")
+"""Which map of a dataset stands first among measured and among estimated ones."""
+
+
+def gather(output_dir: Path, wanted: Sequence[str], model: str | None, cache: Path | None = None) -> Gathered:
+    """The named runs, all of them; or of those under `output_dir` one of each kind.
+
+    DataError where there is none, DamagedError where a named one is not what was written.
+    """
+    named = {run.folder: run for run, _ in (load(output_dir, name, cache) for name in wanted)}
+    stored = list(named.values()) or finished(output_dir, cache)
+    called = models(stored)
+    whole = [_read(run, run.record, called[run.folder]) for run in stored if run.record and run.record.command in SHOWN]
+    if others := set(named) - {found.folder for found in whole}:
+        raise DataError(f"{others.pop()} is no run of {', '.join(SHOWN)}: a report does not show it; leave it out")
+    shown = [found for found in whole if model is None or model in _names(found)]
+    if not shown:
+        which = f" of model '{model}' (there are: {', '.join(sorted({f.model for f in whole}))})" if model and whole else ""
+        raise DataError(f"no finished run{which} under {output_dir}; `biasscope baseline` and `biasscope patch` make the first")
+    parts: list[Part] = []
+    left: list[tuple[Found, str]] = []
+    for name, dataset in dict.fromkeys((f.model, f.dataset) for f in sorted(shown, key=lambda f: (_order(f.dataset), f.model))):
+        more, rest = _parts(name, dataset, [f for f in shown if (f.model, f.dataset) == (name, dataset)], every=bool(wanted))
+        parts, left = parts + more, left + rest
+    unused = {run.folder for run, _ in left}
+    used = [run for run in shown if run.folder not in unused]
+    return Gathered(parts, used, left, [run for run in stored if run.record is None])
+
+
+def _names(found: Found) -> tuple[str, ...]:
+    """What --model may call the model of a run."""
+    return found.model, files.safe_name(found.model), found.record.model.name if found.record.model else ""
+
+
+def _parts(model: str, dataset: str, found: Sequence[Found], *, every: bool) -> tuple[list[Part], list[tuple[Found, str]]]:
+    """One part with one run of each kind, and the others with the reason; with `every`, each of those in a part of its own."""
+    best, left = _one_of_each(found)
+    part = _part(model, dataset, best)
+    drawn = {m.run.key for m in (*(part.shown if every else part.maps), *part.along)}
+    left += [(f, "another run shows the same sites and source") for f in best if f.record.command in MAPS and f.key not in drawn]
+    if not every:
+        return [part], left
+    own = [replace(run, label=f"{model} (run {run.key})") for run, _ in left]
+    return [part, *(_part(run.model, dataset, [run]) for run in own)], []
+
+
+def _order(dataset: str) -> tuple[int, str]:
+    return (("winogender", "occupations").index(dataset) if dataset in ("winogender", "occupations") else 2, dataset)
+
+
+def _read(run: Stored, record: RunRecord, model: str) -> Found:
+    trusted = run.folder / "reliability.parquet"
+    # columns that an older version did not have are null
+    summary = pl.concat([SUMMARY.to_frame(), pl.read_parquet(run.folder / "summary.parquet")], how="diagonal")
+    summary = summary.with_columns(model=pl.lit(model))
+    reliability = pl.read_parquet(trusted) if trusted.is_file() else None
+    return Found(run.folder, reproduce.renewed(record, document=True), summary, reliability, run.seal)
+
+
+def _one_of_each(found: Sequence[Found]) -> tuple[list[Found], list[tuple[Found, str]]]:
+    """Of each kind the run with the most sites, then examples, then the newest; the others with the reason."""
+    best: dict[str, Found] = {}
+    order = sorted(found, key=lambda f: (f.summary.height, f.record.datasets[0].used, f.record.created, f.key), reverse=True)
+    left = []
+    for run in order:
+        first = best.setdefault(_kind(run), run)
+        if first is not run:
+            left.append((run, f"{first.key} is of the same kind, larger or newer"))
+    return list(best.values()), left
+
+
+def _kind(found: Found) -> str:
+    params = {name: found.record.params.get(name) or None for name in KIND}
+    if found.record.command == "circuit":
+        params["source"] = found.summary["source"].drop_nulls().to_list()[0]
+    if found.record.command in MAPS and params["positions"] in ("all", None):
+        params["components"] = None  # fewer components of the same map
+    return json.dumps([found.record.command, found.model, found.dataset, params], sort_keys=True, default=str)
+
+
+def _part(model: str, dataset: str, found: Sequence[Found]) -> Part:
+    maps = [m for run in found if run.record.command in MAPS for m in _maps(run)]
+    order = {name: i for i, name in enumerate(PREFERRED)}
+
+    def place(m: Map) -> tuple[bool, bool, bool, int, bool, bool, int]:
+        first = order.get(f"{m.method} {m.source}", len(order))
+        steps, costs = bool(m.run.record.params.get("steps")), m.ranked["specificity"].is_null().all()
+        return m.given, m.estimated, m.partial, first, steps, costs, -m.ranked.height
+
+    maps.sort(key=place)
+    seen: dict[str, Map] = {}
+    for m in maps:
+        if _split(m):
+            continue
+        seen.setdefault(m.name, m)
+    of = {name: [run for run in found if run.record.command == name] for name in ("baseline", "probe", "circuit")}
+    asked = reproduce.relative(str(found[0].record.params.get("model", model)))
+    return Part(
+        model,
+        asked,
+        dataset,
+        next(iter(of["baseline"]), None),
+        list(seen.values()),
+        [m for m in maps if _split(m)],
+        of["probe"],
+        of["circuit"],
+    )
+
+
+def _split(found: Map) -> bool:
+    return found.ranked["position"].n_unique() > 1
+
+
+def _maps(run: Found) -> list[Map]:
+    own = run.summary.filter(pl.col("dataset") == run.summary["dataset"][0])
+    made = []
+    for rows in own.partition_by("method", "source", maintain_order=True):
+        ranked = summary.ranking(rows).filter(pl.col("component") != TOTAL, (pl.col("component") != "z") | pl.col("head").is_not_null())
+        tested = ranked["p_family"].is_not_null().any() or rows["method"][0] == own["method"][0]
+        if ranked.height and tested:  # the exact effects of --calibrate are no map
+            made.append(Map(run, rows["method"][0], rows["source"][0], rows, ranked))
+    return made

@@ -1,0 +1,143 @@
+"""Probes as a table that people read at 80 columns (one row a layer), as a sentence and as a section of a report."""
+
+from collections.abc import Iterator, Sequence
+from typing import TYPE_CHECKING, Any
+
+import polars as pl
+
+from biasscope.engine.schemas import NONE, number
+from biasscope.engine.statistics import resampling
+from biasscope.report import words
+from biasscope.report.gather import Found, Part
+from biasscope.report.tables import Table, noun
+from biasscope.report.words import interval
+
+if TYPE_CHECKING:
+    from biasscope.report.blocks import Block, Gallery
+
+HELD_OUT = {"kfold": "groups are held out in turn", "holdout": "a fifth of the groups is held out, once"}
+WITHOUT = {"bag": "bag of tokens", "chance": "chance"}
+"""What is known without the model's activations."""
+
+
+def readable(row: dict[str, Any] | None, band: dict[str, Any] | None) -> bool | None:
+    """Whether an accuracy's interval lies wholly above the band of shuffled labels; None, no verdict, where either has no interval."""
+    if row is None or band is None or row["ci_low"] is None or band["ci_high"] is None:
+        return None
+    return bool(row["ci_low"] > band["ci_high"])
+
+
+def probes(summary: pl.DataFrame, dataset: str, file: str, split: str = "kfold") -> Table:
+    """Accuracy, AUC and selectivity of every layer, the band of shuffled labels, and what is known without the model."""
+    cells = {(r["method"], r["statistic"], r["layer"]): r for r in summary.iter_rows(named=True) if r["method"] != "removal"}
+    layers = sorted({layer for method, _, layer in cells if method == "probe"})
+    task, component = summary["metric"][0], summary.filter(method="probe")["component"][0]
+    removed = summary.filter(method="removal")
+    slopes = removed.filter(statistic="slope").height > 0
+    extra = _removal(removed, "slope" if slopes else "mean")
+    body = []
+    for layer in layers:
+        accuracy, auc = (cells.get(("probe", name, layer)) for name in ("accuracy", "auc"))
+        selectivity, band = cells.get(("within groups", "selectivity", layer)), cells.get(("shuffled", "accuracy", layer))
+        shuffled = NONE if band is None else f"{band['ci_low']:.2f}–{band['ci_high']:.2f}"
+        # what removing does takes the place of the AUC: 80 columns hold no more
+        middle = [share(selectivity, interval=False)] if extra else [share(auc), share(selectivity)]
+        star = "*" if readable(accuracy, band) else " "
+        body.append([str(layer), share(accuracy) + star, *middle, shuffled, *extra.get(layer, [])])
+    columns = ["row", "accuracy [95 %]", *([] if extra else ["AUC"]), "selectivity", "shuffled"]
+    columns += [f"Δ{'slope' if slopes else 'target'}", "random"] if extra else []
+    known = []
+    for name, method in WITHOUT.items():
+        numbers = [share(cells.get((method, s, None))) for s in (("accuracy",) if extra else ("accuracy", "auc"))]
+        known.append([name, *numbers, *[""] * (len(columns) - 1 - len(numbers))])
+    first = cells["probe", "accuracy", layers[0]]
+    title = f"{dataset}: probes for {task} in {component}, {first['n']} texts, {first['clusters']} groups"
+    stream = "row k: the residual stream into layer k (the last: out of the last layer); row 0: the embedding"
+    notes = [
+        stream if component == "resid" else "row: layer",
+        "selectivity: accuracy − that for a coin per group or filler, groups on both sides; shuffled: accuracy, 5–95 %",
+        *(["Δ: removing the row's direction, nats; random: 5–95 % of 20 random directions"] if extra else []),
+        f"{HELD_OUT[split]}; bag: which tokens the text has; balanced accuracy, log-loss and more in {file}",
+    ]
+    notes[:0] = ["* interval wholly above the shuffled band"] if any("*" in cells[1] for cells in body) else []
+    note = resampling.few_clusters_note(first["clusters"], noun(dataset))
+    return Table(title, columns, [body, known], [*notes, *([note] if note else [])], ("random", "AUC"))
+
+
+def share(row: dict[str, Any] | None, *, interval: bool = True) -> str:
+    """Estimate and interval in one cell, to two places."""
+    if row is None or row["estimate"] is None:
+        return NONE
+    low, middle, high = (_two(row[name]) for name in ("ci_low", "estimate", "ci_high"))
+    return f"{middle} [{low}, {high}]" if interval and row["ci_low"] is not None else middle
+
+
+def _two(value: float | None) -> str:
+    """Two decimals, and no minus before a zero."""
+    return NONE if value is None else f"{value:.2f}".replace("-", "−").replace("−0.00", "0.00")
+
+
+def _removal(removed: pl.DataFrame, statistic: str) -> dict[int, list[str]]:
+    """Row → what removing its direction changes, and the band of random directions. The last row leaves the last layer."""
+    found: dict[int, list[str]] = {}
+    rows = removed.filter(metric="target", statistic=statistic, subset="all")
+    for row in rows.iter_rows(named=True):
+        at = row["layer"] + (row["component"] == "resid_post")
+        cells = found.setdefault(at, ["", ""])
+        if row["source"] == "probe":
+            cells[0] = _two(row["estimate"])
+        else:
+            cells[1] = f"[{_two(row['ci_low'])}, {_two(row['ci_high'])}]"
+    return found
+
+
+def sentence(found: Found) -> str:
+    """Where a probe reads best, against shuffled labels and its own control."""
+    rows = found.summary.filter(pl.col("method") == "probe", pl.col("statistic") == "accuracy")
+    best = rows.filter(pl.col("estimate").is_not_null()).sort("estimate", descending=True, maintain_order=True).head(1)
+    against = " against unrelated words" if found.record.params.get("negatives") == "unrelated" else ""
+    start = f"Run {found.key}, probe for {(rows['metric'][0] if rows.height else '?') + against}"
+    start += f" ({found.record.params.get('position', 'last')} token)"
+    if best.is_empty():
+        return f"{start}: no accuracy."
+    row = best.row(0, named=True)
+    beside = {name: found.summary.filter(method=name, layer=row["layer"]) for name in ("shuffled", "within groups")}
+    band = next(beside["shuffled"].filter(statistic="accuracy").iter_rows(named=True), None)
+    selective = beside["within groups"].filter(statistic="selectivity")
+    over = "" if band is None or band["ci_high"] is None else f", shuffled labels reach {number(band['ci_high'])}"
+    over += f", selectivity {number(selective['estimate'][0])}" if selective.height else ""
+    return f"{start}: at best {interval(row)} in row {row['layer']}{over} (the best of {rows.height} rows).{_reads(readable(row, band))}"
+
+
+def _reads(shown: bool | None) -> str:
+    """The verdict on a probe in words, of `probe_table.readable`."""
+    if shown is None:
+        return " Without an interval there is no verdict."
+    return "" if shown else " Its interval is not above the shuffled band: nothing is shown to be readable."
+
+
+def section(parts: Sequence[Part], gallery: "Gallery") -> "Iterator[Block]":
+    """Probe curves with their chance band, and the table of the first."""
+    from biasscope.report import figures
+    from biasscope.report.blocks import Block, missing
+
+    drawn = []
+    for part in parts:
+        if not part.probes:
+            yield missing(f"Not measured for {part.model}: {words.command('probe', part)}")
+        for found in part.probes:
+            params, task = found.record.params, found.summary["metric"][0]
+            title = f"Probe for {task}: {part.model}\n{part.dataset}, {params.get('site')}, {params.get('position')} token" + (
+                ", against unrelated words" if params.get("negatives") == "unrelated" else ""
+            )
+            rows = found.summary.filter(pl.col("method") != "removal")
+            drawn.append(gallery.picture("probe", f"{title}. {sentence(found)}".replace("\n", ", "), figures.probes, rows, title=title))
+    if drawn:
+        yield Block("pictures", pictures=drawn)
+    for part in parts:
+        for found in part.probes[:1]:
+            table = probes(found.summary, part.name, found.file, found.record.params.get("split") or "kfold")
+            yield Block(
+                "table",
+                table=Table(f"{table.title} (every fifth row)", table.columns, [table.sections[0][::5], *table.sections[1:]], table.notes),
+            )

@@ -1,0 +1,261 @@
+"""SUMMARY as tables that people read at 80 columns: which rows and columns, and how numbers are rounded. Text only."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import polars as pl
+
+from biasscope.console import safe_text
+from biasscope.engine import schemas
+from biasscope.engine.schemas import NONE, SMALL, number
+from biasscope.engine.statistics import resampling
+from biasscope.engine.statistics.resampling import MIN_CLUSTERS
+from biasscope.engine.statistics.summary import ranking
+from biasscope.engine.store.runs import RunRecord
+from biasscope.engine.types import TOTAL, Site
+
+if TYPE_CHECKING:
+    pass
+
+SHOWN = {"heads": 15, "MLPs": 5, "hook points": 5}
+"""Rows shown of each kind of site; the rest is in the file."""
+
+
+@dataclass(frozen=True)
+class Table:
+    """What a table shows; sections are divided by a rule."""
+
+    title: str
+    columns: list[str]
+    sections: list[list[list[str]]]
+    notes: list[str]
+    spare: tuple[str, ...] = ()
+    """Columns that leave first where the screen is too narrow, in this order."""
+
+
+def probability(p: float | None) -> str:
+    """A p, or "< 1e−4": below that it says how many draws there were."""
+    return "< 1e−4" if p is not None and p < SMALL else number(p)
+
+
+def overlap(shared: float | None, top: int, luck: float | None) -> str:
+    """How many of the `top` are shared beside what luck gives ("8 of 10, 0.4 by luck"); a dash where luck alone gives more than half."""
+    if shared is None or luck is None or luck > top / 2:
+        return NONE
+    return f"{shared:.0f} of {top}, {luck:.1f} by luck"
+
+
+def interval(row: dict[str, Any]) -> str:
+    """Estimate and 95 % interval in one cell, with the marks of the row."""
+    star = schemas.mark(row) or " "
+    if row["ci_low"] is None or row["ci_high"] is None:
+        return f"{number(row['estimate'])}{star} [{NONE}]"
+    widest = max(abs(row["ci_low"]), abs(row["ci_high"]))
+    places = 3 if widest < 1 else 2 if widest < 10 else 1
+    low, high = (f"{row[end]:.{places}f}".replace("-", "−") for end in ("ci_low", "ci_high"))
+    return f"{number(row['estimate'])}{star} [{low}, {high}]"
+
+
+def clean_model(summary: pl.DataFrame, dataset: str, file: str) -> Table:
+    """What the clean model prefers: one row a statistic and selection of examples."""
+    sections: dict[str, list[list[str]]] = {}
+    units: dict[str, list[str]] = {}
+    hidden = 0
+    groups = _most(summary.filter(pl.col("subset") == "all"), "clusters")
+    shown = []
+    for row in summary.iter_rows(named=True):
+        if _detail(row, groups):
+            hidden += 1
+            continue
+        shown.append(row)
+        name = _named(row)
+        cells = [name, row["subset"], interval(row), probability(row["p"]), str(row["n"]), str(row["clusters"])]
+        sections.setdefault(row["metric"], []).append(cells)
+        units.setdefault(row["unit"], []).append(name)
+    notes = ["; ".join(f"{', '.join(dict.fromkeys(names))}: {unit}" for unit, names in units.items() if unit != "r")]
+    notes += ["k: groups (occupations, terms), the unit of intervals and p", *schemas.legend(shown)]
+    notes += [f"… {hidden} more rows in {file}"] if hidden else []
+    columns = ["score", "over", "estimate [95 % interval]", "p", "n", "k"]
+    notes += of_summary(summary, dataset, [])
+    return Table(f"{dataset}: {summary['model'][0]}, clean", columns, list(sections.values()), notes, ("n", "p", "k"))
+
+
+def _detail(row: dict[str, Any], groups: int) -> bool:
+    """Whether a row of the baseline stands in the file only: single occupations, single terms, pooled scores of a part."""
+    single = row["subset"].startswith("occupation: ") or (row["subset"].startswith("term: ") and groups >= MIN_CLUSTERS)
+    return single or (row["statistic"].endswith("_pooled") and row["subset"] != "all")
+
+
+def _named(row: dict[str, Any]) -> str:
+    """A short name of a row's metric and statistic."""
+    statistic = row["statistic"]
+    if row["metric"] == "stereoset":
+        return statistic.upper().replace("_POOLED", " pooled")
+    if "_" in statistic:
+        kind, source = statistic.split("_")
+        return f"{'r' if kind == 'pearson' else 'ρ'} {'BLS' if source == 'bls' else source.title()}"
+    return row["metric"] if statistic == "mean" else f"{row['metric']} {statistic}"
+
+
+def encoded(_summary: pl.DataFrame, dataset: str, file: str) -> Table:
+    """What a file of activations holds: one row a component and position."""
+    names = ["component", "position", "prompts", "layers", "width"]
+    counts = {"prompts": pl.col("example_id").n_unique(), "layers": pl.col("layer").n_unique(), "width": pl.col("values").list.len().max()}
+    held = pl.scan_parquet(file).with_columns(pl.col("values").cast(pl.List(pl.Float32)))
+    found = held.group_by("component", "position").agg(**counts).sort("component").select(names).collect()
+    rows = [[str(cell) for cell in row] for row in found.iter_rows()]
+    return Table(f"activations of {dataset}", names, [rows], [f"one row per prompt and site in {file}"])
+
+
+def record(found: RunRecord) -> Table:
+    """How a run was made: one line a fact."""
+    (part,) = found.datasets
+    left = {"not drawn": part.not_drawn, **part.dropped}
+    model = None if found.model is None else f"{found.model.name} {found.model.digest[:12]}, {found.model.dtype} on {found.model.device}"
+    facts = {
+        "command": found.command,
+        "created": found.created,
+        "model": model or NONE,
+        "dataset": f"{part.name} {part.digest[:12]}",
+        "examples": f"{part.used} of {part.found} in {part.groups} groups",
+        "left out": "; ".join(f"{n} × {reason}" for reason, n in left.items() if n) or "nothing",
+        "units": f"{part.units}, {part.reused} of them measured before",
+        "seconds": ", ".join(f"{phase} {seconds:.1f}" for phase, seconds in found.timing.items()),
+        "peak memory": f"{found.peak_rss_bytes / 2**20:.0f} MiB",
+        "versions": ", ".join(f"{name} {version}" for name, version in found.versions.items()),
+        "tables": ", ".join(f"{name} {sha256[:12]}" for name, sha256 in part.tables.items()),
+        "folder": part.path,
+    }
+    lines = [f"{name:<12} {value}" for name, value in {"run": part.run_key, **facts}.items()]
+    lines += [f"{'warning':<12} {text}" for text in found.warnings]
+    return Table("", [], [], [*lines, f"{'again':<12} {found.reproduce}"])
+
+
+def effects(summary: pl.DataFrame, dataset: str, file: str, control: pl.DataFrame | None = None) -> Table:
+    """The effects of replacing sites, largest first: heads, MLPs and hook points; with the rows of a control, each site's specificity."""
+    control = summary.clear() if control is None else control
+    ranked, total = ranking(summary), _total(summary)
+    slopes = ranked["statistic"][0] == "slope"
+    values = {name: _by_site(rows) for name, rows in _beside(summary, slopes, control) if rows.height}
+    tested = [] if control.height or ranked["p_family"].is_null().all() else ["p_family"]
+    sections, more, marked = [], [], [*([total] if total else [])]
+    for kind, limit in SHOWN.items():
+        rows = [row for row in ranked.iter_rows(named=True) if _kind(row) == kind]
+        shown = [row for row in rows if not _again(row, total is not None)][:limit]
+        sections += [[_cells(row, tested, values) for row in shown]] if shown else []
+        marked += shown
+        more += [f"{len(rows) - len(shown)} more {kind}"] if len(rows) > len(shown) else []
+    first = ranked.row(0, named=True)
+    title = f"{dataset}: {first['method']}, source {first['source']}, {_most(ranked, 'n')} examples"
+    columns = ["site", f"{'slope' if slopes else 'effect'} [95 % interval]", *tested, *values]
+    sections += [[["total", interval(total), *(probability(total[name]) for name in tested), *("" for _ in values)]]] if total else []
+    notes = [*schemas.legend(marked), *([f"… {', '.join(more)} in {file}"] if more else []), *of_summary(summary, dataset, columns)]
+    return Table(title, columns, sections, notes, SPARE)
+
+
+def _beside(summary: pl.DataFrame, slopes: bool, control: pl.DataFrame) -> list[tuple[str, pl.DataFrame]]:
+    """Header and rows of the columns beside the ranked one."""
+    shift = [("shift", "target", "mean")] if slopes else []
+    wanted = [*shift, ("rms", "target", "rms"), ("compet.", "competence", "rms"), ("kl", "kl", "mean")]
+    whole = summary.filter(pl.col("subset") == "all")
+    found = [(name, whole.filter(pl.col("metric") == metric, pl.col("statistic") == statistic)) for name, metric, statistic in wanted]
+    ranked = ranking(summary).with_columns(estimate="recovered")
+    recovered = [("recov.", ranked)] if ranked["estimate"].is_not_null().any() else []
+    single = [(name, rows) for (name,), rows in summary.filter(pl.col("subset") != "all").group_by("subset", maintain_order=True)]
+    if control.height:
+        specific = ranking(summary).with_columns(estimate="specificity")
+        found = [part for part in found if part[0] != "rms"] + [("factual", control), ("specif.", specific)]
+    return [*recovered, *found, *((str(name).removeprefix("term: "), rows) for name, rows in single)]
+
+
+def _total(summary: pl.DataFrame) -> dict[str, Any] | None:
+    """The row of the total effect on the ranking statistic."""
+    rows = summary.filter(pl.col("component") == TOTAL, pl.col("subset") == "all")
+    return rows.row(0, named=True) if rows.height else None
+
+
+def _most(rows: pl.DataFrame, column: str) -> int:
+    """The largest number in a column of counts."""
+    return max(rows[column].drop_nulls().to_list(), default=0)
+
+
+def _site(row: dict[str, Any]) -> tuple[Site, str]:
+    """The site of a row and the position at which it is replaced."""
+    return Site(row["layer"], row["component"], row["head"]), row["position"]
+
+
+def _by_site(rows: pl.DataFrame) -> dict[tuple[Site, str], float | None]:
+    return {_site(row): row["estimate"] for row in rows.iter_rows(named=True)}
+
+
+def _kind(row: dict[str, Any]) -> str:
+    if row["head"] is not None:
+        return "heads"
+    return "MLPs" if row["component"] == "mlp_out" else "hook points"
+
+
+def _again(row: dict[str, Any], total: bool) -> bool:
+    """Whether a row says nothing of its own: a layer's incoming residual stream is what the layer before it left, and the whole stream
+    of the twin, put in exactly, is the twin."""
+    if total and row["method"] == "exact" and row["position"] == "all" and row["component"].startswith("resid"):
+        return True
+    return row["component"] == "resid_pre" and row["layer"] > 0
+
+
+def _cells(row: dict[str, Any], tested: list[str], values: dict[str, dict[tuple[Site, str], float | None]]) -> list[str]:
+    site = _site(row)
+    name = str(site[0]) + ("" if site[1] == "all" else f" {site[1]}")
+    tests = [probability(row[column]) for column in tested]
+    return [name, interval(row), *tests, *(number(column.get(site)) for column in values.values())]
+
+
+COLUMNS = {
+    "recov.": "recov.: effect / total, – where the total's interval holds 0",
+    "shift": "shift: mean change of target, nats, in all occupations alike: base rate of “he”",
+    "rms": "rms: of target, nats",
+    "compet.": "compet.: rms of the change of competence, nats",
+    "kl": "kl: nats",
+    "factual": "factual: rms of the change of target where gender is a fact",
+    "specif.": "specif.: share of bias in bias + competence + factual",
+}
+"""What a column beside the ranked one holds."""
+SPARE = ("kl", "rms", "compet.", "shift")
+"""Those without which an effect can be read, the least needed first."""
+
+
+def towards(dataset: str) -> tuple[str, str]:
+    """What a positive and what a negative target is nearer to, in the words of the dataset; only StereoSet's are stereotypes."""
+    if dataset == "definitional":
+        return "the gender that the noun has", "the other gender than the noun has"
+    if dataset in ("winogender", "occupations"):
+        return "“he”", "“she”"
+    if dataset.startswith("stereoset"):
+        return "the stereotype's word", "the anti-stereotype's word"
+    return "the first of the two words", "the second of the two words"
+
+
+def of_summary(summary: pl.DataFrame, dataset: str, columns: Sequence[str]) -> list[str]:
+    """A line for each thing that a table of these rows shows, and only for the columns that it has."""
+    lines = []
+    if (summary["statistic"] == "slope").any():
+        lines.append("slope: of target on the occupation's share of men, nats per SD: the stereotype")
+    elif summary["component"].is_not_null().any():
+        lines.append(f"effect: mean change of target, nats; positive: towards {towards(dataset)[0]}")
+    if (summary["component"] == TOTAL).any():
+        lines.append("total: the whole prompt exchanged for its twin")
+    lines += [COLUMNS[name] for name in columns if name in COLUMNS]
+    groups = max(summary.filter(pl.col("subset") == "all")["clusters"].drop_nulls().to_list(), default=0)
+    note = resampling.few_clusters_note(groups, noun(dataset))
+    return [*lines, note] if note else lines
+
+
+def noun(dataset: str) -> str:
+    """What a group of the dataset is called."""
+    return "term" if dataset.startswith("stereoset") else "group"
+
+
+def escaped(cell: str) -> str:
+    """The text of a Markdown cell with nothing in it that Markdown or HTML would act on."""
+    text = safe_text(cell).replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;")
+    return "".join(f"\\{c}" if c in "\\|`*[]" else c for c in text)

@@ -1,0 +1,135 @@
+"""Heat maps and bars in the terminal, because people look before they read: colour where there is a terminal, signs everywhere."""
+
+from collections.abc import Iterable, Mapping
+from typing import TYPE_CHECKING, Any, TextIO
+
+import polars as pl
+
+from biasscope.engine import schemas
+from biasscope.engine.schemas import number
+from biasscope.engine.statistics.summary import ranking
+from biasscope.report.probes import readable
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+STEPS = (0.6, 0.3, 0.1)
+"""Shares of the largest |effect| from which a cell shows a stronger sign."""
+SIGNS = {1: ("++ ", "+  ", "'  "), -1: ("-- ", "-  ", ",  ")}
+"""Signs of an effect, strongest first; a mark takes the place of the first space after them."""
+SMALL, MISSING = "·  ", "?  "
+MARKS = {
+    schemas.STAR: "significant",
+    schemas.CARRIED: "significant only with one group",
+    schemas.DISPUTED: "passes the test, interval holds 0",
+}
+"""The marks of a table in few words."""
+WARM, COOL, GREY = (200, 90, 30), (40, 100, 190), (128, 128, 128)
+"""Colours of positive and negative effects, told apart by the colour-blind too, and of what is not significant."""
+WIDTH = 20
+"""Characters of the longest bar, to either side of the middle."""
+
+
+def sites(summary: pl.DataFrame, stream: TextIO) -> None:
+    """Draw the heads as layers × heads, and the MLPs as bars on the same scale, by the ranking statistic, with the marks of the tables."""
+    ranked = ranking(summary).filter(pl.col("position") == pl.col("position").first())
+    what = f"{ranked['statistic'][0]}, {ranked['unit'][0]}" if ranked.height else ""
+    heads = ranked.filter(pl.col("component") == "z", pl.col("head").is_not_null())
+    mlps = ranked.filter(pl.col("component") == "mlp_out").sort("layer")
+    if heads.height:
+        _heat_map(heads.to_dicts(), what, stream)
+    if mlps.height:
+        rows = [(f"L{r['layer']}.mlp", r["estimate"], _mark(r)) for r in mlps.iter_rows(named=True)]
+        said = [f"MLPs: {what}", *_explained({mark for _, _, mark in rows})]
+        _bars(rows, "; ".join(said), _largest(r["estimate"] for r in [*heads.to_dicts(), *mlps.to_dicts()]), stream)
+
+
+def _heat_map(heads: list[dict[str, Any]], what: str, stream: TextIO) -> None:
+    from rich.text import Text
+
+    console, largest = _console(stream), _largest(row["estimate"] for row in heads)
+    drawn = {(row["layer"], row["head"]): _cell(row, largest) for row in heads}
+    columns = range(max(head for _, head in drawn) + 1)
+    console.print(Text("; ".join([f"heads: {what}", *_legend({text for text, _ in drawn.values()}, largest)])))
+    console.print(Text("layer " + "".join(f"{head:<3}" for head in columns)))
+    for layer in sorted({layer for layer, _ in drawn}):
+        line = Text(f"{layer:>5} ")
+        for head in columns:
+            line.append(*drawn.get((layer, head), ("   ", "")))
+        console.print(line)
+
+
+def _legend(shown: set[str], largest: float) -> list[str]:
+    """What the signs and marks that are drawn mean, and no others."""
+    signs = {text.rstrip(" " + "".join(MARKS)) for text in shown}
+    lines = []
+    for step, both in zip(STEPS, zip(*SIGNS.values(), strict=True), strict=True):
+        if used := [sign.strip() for sign in both if sign.strip() in signs]:
+            lines.append(f"{' '.join(used)} from {number(step * largest)}")
+    lines += [f"{SMALL.strip()} less"] if SMALL.strip() in signs else []
+    lines += [f"{MISSING.strip()} no number"] if MISSING.strip() in signs else []
+    return lines + _explained(shown)
+
+
+def _explained(shown: set[str]) -> list[str]:
+    return [f"{mark} {said}" for mark, said in MARKS.items() if any(mark in text for text in shown)]
+
+
+def _mark(row: Mapping[str, Any]) -> str:
+    """The mark of a row that says whether it passes; that its interval is less sure stands in the table."""
+    return schemas.mark(row).replace(schemas.UNEVEN, "")
+
+
+def _largest(values: Iterable[float | None]) -> float:
+    return max((abs(value or 0.0) for value in values), default=0.0)
+
+
+def probes(summary: pl.DataFrame, stream: TextIO) -> None:
+    """Draw held-out accuracy by layer as bars from one half; `*`: see `probe_table.readable`."""
+    rows = summary.filter(pl.col("method") == "probe", pl.col("statistic") == "accuracy").sort("layer")
+    band = {r["layer"]: r for r in summary.filter(method="shuffled", statistic="accuracy").iter_rows(named=True)}
+    bars = [
+        (
+            f"row {r['layer']}",
+            None if r["estimate"] is None else r["estimate"] - 0.5,
+            schemas.STAR if readable(r, band.get(r["layer"])) else "",
+        )
+        for r in rows.iter_rows(named=True)
+    ]
+    _bars(bars, "held-out accuracy − ½; * interval above the band of shuffled labels", 0.5, stream)
+
+
+def _bars(rows: list[tuple[str, float | None, str]], title: str, scale: float, stream: TextIO) -> None:
+    """Bars from a middle line, to the right where positive; full (and in colour) where starred, else pale (and grey)."""
+    from rich.text import Text
+
+    console = _console(stream)
+    console.print(Text(f"{title}; a whole side: {number(scale)}; █ with a star, ░ without"))
+    for name, value, mark in rows:
+        length = 0 if value is None or scale == 0 else round(WIDTH * abs(value) / scale)
+        sure, positive = mark == schemas.STAR, (value or 0) >= 0
+        colour = GREY if not sure else WARM if positive else COOL
+        left, right = (0, length) if positive else (length, 0)
+        line, style, letter = Text(f"{name:>8} "), "rgb({},{},{})".format(*colour), "█" if sure else "░"
+        line.append(f"{letter * left:>{WIDTH}}", style).append("│").append(f"{letter * right:<{WIDTH}}", style)
+        line.append(f" {number(value)}{mark}")
+        console.print(line)
+
+
+def _cell(row: Mapping[str, Any], largest: float) -> tuple[str, str]:
+    """Three characters and a style: sign and strength, darker where larger, and the mark of the row."""
+    value = row["estimate"]
+    if value is None or largest == 0:
+        return MISSING if value is None else SMALL, ""
+    share = abs(value) / largest
+    step = next((i for i, least in enumerate(STEPS) if share >= least), None)
+    text = SMALL if step is None else SIGNS[1 if value > 0 else -1][step]
+    text = f"{text.strip()}{_mark(row)}".ljust(3)
+    red, green, blue = (round(255 - (255 - c) * min(1.0, share)) for c in (WARM if value > 0 else COOL))
+    return text, f"{'white' if share > 0.5 else 'black'} on rgb({red},{green},{blue})"
+
+
+def _console(stream: TextIO) -> "Console":
+    from rich.console import Console
+
+    return Console(file=stream, width=None if stream.isatty() else 200, highlight=False, soft_wrap=True)
