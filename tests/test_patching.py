@@ -296,7 +296,7 @@ def test_resample_takes_a_whole_node_of_the_same_depth_for_all_sites(tiny, examp
     for block in forest.blocks:
         for row, node in (block.owner >= 0).nonzero().tolist():
             prefix = block.prefix(row, node)
-            donor = sources.of(pool, prefix, 3)
+            donor = sources.donor_of(pool, prefix, 3)
             others += donor != prefix
             assert len(donor) == len(prefix)
             plain = pack([[Scored((*donor, 0), len(donor), 0)]], [(0,)], "all", packed=False)
@@ -311,8 +311,8 @@ def test_exact_effects_and_estimates_take_the_same_donors(tiny, examples):
     pools = [sources.pool(forest) for forest in (shared, apart)]
     prefixes = {prefix for same, _ in pools[0].values() for prefix in same}
     assert len(prefixes) > 20 and prefixes == {prefix for same, _ in pools[1].values() for prefix in same}
-    assert all(sources.of(pools[0], p, 3) == sources.of(pools[1], p, 3) for p in prefixes)
-    assert any(sources.of(pools[0], p, 3) != sources.of(pools[0], p, 4) for p in prefixes)
+    assert all(sources.donor_of(pools[0], p, 3) == sources.donor_of(pools[1], p, 3) for p in prefixes)
+    assert any(sources.donor_of(pools[0], p, 3) != sources.donor_of(pools[0], p, 4) for p in prefixes)
     site = Site(3, "mlp_out")
     values = {name: sources.resample(lm, forest, [site], 3) for name, forest in (("all", shared), ("example", apart))}
     place = {block.prefix(*at): (block, *at) for block in shared.blocks for at in (block.owner >= 0).nonzero().tolist()}
@@ -326,7 +326,7 @@ def test_exact_effects_and_estimates_take_the_same_donors(tiny, examples):
 def test_donors_are_drawn_as_often_as_examples_use_them(tiny, examples):
     pool = sources.pool(tokens.forest(tiny("gpt2"), examples))
     prefixes, uses = pool[4]
-    drawn = [sources.of(pool, prefixes[0], seed) for seed in range(2000)]
+    drawn = [sources.donor_of(pool, prefixes[0], seed) for seed in range(2000)]
     shares = [drawn.count(prefix) / 2000 for prefix in prefixes]
     assert shares == pytest.approx([float(n) / float(uses[-1]) for n in np.diff(uses, prepend=0)], abs=0.04)
 

@@ -12,7 +12,6 @@ import polars as pl
 import pyarrow.parquet as pq
 
 from biasscope.console import encodable, safe_text
-from biasscope.engine.errors import PartialError, not_finite
 from biasscope.engine.settings import Format, Measure
 from biasscope.engine.store.runs import Result, RunRecord
 from biasscope.report import circuits, probes, reliability, tables, terminal
@@ -43,9 +42,7 @@ def result(found: Result, options: Measure, *, plot: bool = False) -> None:
     if plot:
         draw_plots(found, sys.stdout if chosen is Format.TABLE else sys.stderr)
     sys.stdout.flush()
-    if found.lost:
-        advice = not_finite(found.record.params["dtype"])
-        raise PartialError(f"finished, but {found.lost} values are not finite and were left out; {advice}")
+    found.check()
 
 
 def write_data(found: Result, chosen: Format, with_rows: bool) -> None:

@@ -27,6 +27,12 @@ ROW = 3
 """Maps in a row of figures."""
 LISTED = 10
 """Sites in a list of the strongest."""
+MAPS = ("patch", "ablate")
+SHOWN = (*MAPS, "baseline", "probe", "circuit")
+KIND = ("method", "source", "direction", "steps", "positions", "components", "given", "control", "task", "negatives", "site", "position")
+"""Parameters that make another kind of measurement, not a smaller one of the same kind."""
+PREFERRED = ("exact corrupt", "exact mean", "exact resample", "exact zero", "exact clean", "attribution corrupt", "attribution mean")
+"""Which map of a dataset stands first among measured and among estimated ones."""
 
 
 @dataclass(frozen=True)
@@ -163,14 +169,6 @@ class Gathered:
     """Runs that are not shown, with the reason."""
     damaged: list[Stored] = field(default_factory=list)
     """Runs that are not what was written."""
-
-
-MAPS = ("patch", "ablate")
-SHOWN = (*MAPS, "baseline", "probe", "circuit")
-KIND = ("method", "source", "direction", "steps", "positions", "components", "given", "control", "task", "negatives", "site", "position")
-"""Parameters that make another kind of measurement, not a smaller one of the same kind."""
-PREFERRED = ("exact corrupt", "exact mean", "exact resample", "exact zero", "exact clean", "attribution corrupt", "attribution mean")
-"""Which map of a dataset stands first among measured and among estimated ones."""
 
 
 def gather(output_dir: Path, wanted: Sequence[str], model: str | None, cache: Path | None = None) -> Gathered:

@@ -110,7 +110,7 @@ def sentence(found: Found) -> str:
 
 
 def _reads(shown: bool | None) -> str:
-    """The verdict on a probe in words, of `probe_table.readable`."""
+    """The verdict on a probe in words, of `readable`."""
     if shown is None:
         return " Without an interval there is no verdict."
     return "" if shown else " Its interval is not above the shuffled band: nothing is shown to be readable."

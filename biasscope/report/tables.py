@@ -20,6 +20,18 @@ if TYPE_CHECKING:
 
 SHOWN = {"heads": 15, "MLPs": 5, "hook points": 5}
 """Rows shown of each kind of site; the rest is in the file."""
+COLUMNS = {
+    "recov.": "recov.: effect / total, – where the total's interval holds 0",
+    "shift": "shift: mean change of target, nats, in all occupations alike: base rate of “he”",
+    "rms": "rms: of target, nats",
+    "compet.": "compet.: rms of the change of competence, nats",
+    "kl": "kl: nats",
+    "factual": "factual: rms of the change of target where gender is a fact",
+    "specif.": "specif.: share of bias in bias + competence + factual",
+}
+"""What a column beside the ranked one holds."""
+SPARE = ("kl", "rms", "compet.", "shift")
+"""Those without which an effect can be read, the least needed first."""
 
 
 @dataclass(frozen=True)
@@ -208,20 +220,6 @@ def _cells(row: dict[str, Any], tested: list[str], values: dict[str, dict[tuple[
     name = str(site[0]) + ("" if site[1] == "all" else f" {site[1]}")
     tests = [probability(row[column]) for column in tested]
     return [name, interval(row), *tests, *(number(column.get(site)) for column in values.values())]
-
-
-COLUMNS = {
-    "recov.": "recov.: effect / total, – where the total's interval holds 0",
-    "shift": "shift: mean change of target, nats, in all occupations alike: base rate of “he”",
-    "rms": "rms: of target, nats",
-    "compet.": "compet.: rms of the change of competence, nats",
-    "kl": "kl: nats",
-    "factual": "factual: rms of the change of target where gender is a fact",
-    "specif.": "specif.: share of bias in bias + competence + factual",
-}
-"""What a column beside the ranked one holds."""
-SPARE = ("kl", "rms", "compet.", "shift")
-"""Those without which an effect can be read, the least needed first."""
 
 
 def towards(dataset: str) -> tuple[str, str]:

@@ -85,7 +85,7 @@ def _largest(values: Iterable[float | None]) -> float:
 
 
 def probes(summary: pl.DataFrame, stream: TextIO) -> None:
-    """Draw held-out accuracy by layer as bars from one half; `*`: see `probe_table.readable`."""
+    """Draw held-out accuracy by layer as bars from one half; `*`: see `probes.readable`."""
     rows = summary.filter(pl.col("method") == "probe", pl.col("statistic") == "accuracy").sort("layer")
     band = {r["layer"]: r for r in summary.filter(method="shuffled", statistic="accuracy").iter_rows(named=True)}
     bars = [

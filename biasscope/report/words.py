@@ -25,6 +25,9 @@ LIMITS = (
     "A neutral point: a twin has stereotypes of its own; a patched effect is what is specific to the term against another of its class.",
 )
 """What no run of this program shows."""
+SOURCES = {"corrupt": "twins", "mean": "mean ablation", "zero": "zero ablation", "resample": "resampled"}
+NAMED = 4
+"""Sites named in a sentence."""
 
 
 def interval(row: dict[str, Any] | None, unit: str = "") -> str:
@@ -72,9 +75,6 @@ def _verdict(row: dict[str, Any], dataset: str) -> str:
     return f": it prefers {towards(dataset)[0 if positive else 1]}"
 
 
-SOURCES = {"corrupt": "twins", "mean": "mean ablation", "zero": "zero ablation", "resample": "resampled"}
-
-
 def command(name: str, part: Part, more: str = "") -> str:
     """The command that would measure what is missing."""
     return f"{shlex.join(['biasscope', name, '--model', part.asked, '--dataset', part.dataset])}{more}"
@@ -89,10 +89,6 @@ def not_sealed(found: Gathered) -> str:
 def _statistic(row: dict[str, Any]) -> str:
     """The ranking statistic of a row, in words."""
     return "slope of target on the share of men" if row["statistic"] == "slope" else "mean of target"
-
-
-NAMED = 4
-"""Sites named in a sentence."""
 
 
 def significant(found: Map, component: str = "z") -> pl.DataFrame:

@@ -22,6 +22,13 @@ from biasscope.engine.types import Track, silent
 RECORD = "record.json"
 TEMPORARY = ".download-"
 STALE_S = 3600
+HUB = "https://huggingface.co"
+RAW = "https://raw.githubusercontent.com"
+ATTEMPTS = 3
+PAUSE_S = 0.3
+TIMEOUT_S = 10.0
+# Reaching the host at all is decided sooner than that a transfer has stalled.
+REACH_S = 4.0
 
 
 def names() -> list[str]:
@@ -155,15 +162,6 @@ def _publish(work: Path, folder: Path, files: Mapping[str, bytes]) -> None:
 def _cannot_write(data_dir: Path, error: OSError) -> BiasScopeError:
     advice = "free some space" if error.errno == errno.ENOSPC else "choose another folder with --data-dir"
     return BiasScopeError(f"cannot write to {error.filename or data_dir}: {error.strerror or error}; {advice}")
-
-
-HUB = "https://huggingface.co"
-RAW = "https://raw.githubusercontent.com"
-ATTEMPTS = 3
-PAUSE_S = 0.3
-TIMEOUT_S = 10.0
-# Reaching the host at all is decided sooner than that a transfer has stalled.
-REACH_S = 4.0
 
 
 class _TransientError(Exception):

@@ -21,7 +21,7 @@ _DRAW = 31
 def measure(scan: Scan, every: Sequence[Site], source_name: str, k: int, miss: float) -> None:
     """Nothing: measures what is not stored yet.
 
-    First the 3 k sites of which attribution's interval reaches furthest, then random ones of the others; while `bounds.most_beyond`
+    First the 3 k sites of which attribution's interval reaches furthest, then random ones of the others; while `resampling.most_beyond`
     leaves open that a share `miss` of the others, unmeasured, exceeds the k-th effect found, k more of each.
     """
     from biasscope.engine.measure import exact

@@ -22,6 +22,9 @@ if TYPE_CHECKING:
     from biasscope.engine.measure.sources import Source
     from biasscope.engine.model.tokens import Forest
 
+Aggregates = tuple[pl.DataFrame, pl.DataFrame]
+"""SUMMARY and RELIABILITY."""
+
 
 @dataclass
 class Scan:
@@ -246,10 +249,6 @@ def identity(run: Running, dataset: Dataset, asked: dict[str, Any]) -> dict[str,
     how |= {"dtype": run.options.dtype.value, "device": run.device}
     data = {"dataset": dataset.name, "content": dataset.digest, "examples": [e.id for e in dataset.examples]}
     return journal.identity(run.command, model=model, tokenizer=run.tokenizer_digest, **how, **data, **asked)
-
-
-Aggregates = tuple[pl.DataFrame, pl.DataFrame]
-"""SUMMARY and RELIABILITY."""
 
 
 def _asked(scan: Scan, method: str) -> dict[str, Any]:

@@ -24,6 +24,9 @@ ROWS = ("effects", "exact", "scores", "triples", "activations", "predictions")
 """Tables that --rows shows."""
 TOLERATED = 0.01
 """Share of values that are not finite above which a run has failed."""
+TOKENIZER_FILES = ("tokenizer*.json", "tokenizer.model", "vocab.*", "merges.txt", "special_tokens_map.json", "added_tokens.json")
+CONVERTED = 3.3e6
+"""Bytes of a GGUF file that are converted in a second, roughly."""
 
 
 @dataclass(kw_only=True)
@@ -131,7 +134,7 @@ class Session:
             ]
 
     def finish(self) -> runs.Result:
-        """The result of all datasets; it says whether values had to be left out."""
+        """The result of all datasets; its `check` says whether values had to be left out."""
         self.voice.note(f"finished in {clock(sum(self.timing.values()))}")
         return runs.Result(self.record(self.parts), self.summaries, self.reliability, self.rows)
 
@@ -158,12 +161,6 @@ class Session:
         """The warnings, without those that are about other datasets than these."""
         others = {d.name for d in getattr(self, "datasets", [])} - {part.name for part in parts}
         return [text for text in self.warnings if text.split(": ")[0] not in others]
-
-
-TOKENIZER_FILES = ("tokenizer*.json", "tokenizer.model", "vocab.*", "merges.txt", "special_tokens_map.json", "added_tokens.json")
-
-CONVERTED = 3.3e6
-"""Bytes of a GGUF file that are converted in a second, roughly."""
 
 
 @dataclass(kw_only=True)

@@ -88,14 +88,14 @@ def of_kind(kind: str, limit: int, folder: Path) -> list[Finding]:
         output_dir=folder / kind,
     )
     sites = "z,mlp_out"
-    ablate(o, source="all", control="definitional" if kind == "single" else None)
+    ablate(o, source="all", control="definitional" if kind == "single" else None).check()
     for source in ("zero", "mean", "corrupt"):
-        patch(o, method="attribution", source=source, components=sites)
-    patch(o, method="exact", components=sites)
+        patch(o, method="attribution", source=source, components=sites).check()
+    patch(o, method="exact", components=sites).check()
     if kind == "masked":
-        patch(o, method="attribution", steps=4, components=sites)
+        patch(o, method="attribution", steps=4, components=sites).check()
     if kind == "backup":
-        ablate(o, source="zero", given="1.2")
+        ablate(o, source="zero", given="1.2").check()
     found: list[Finding] = []
     for record, summary, twins, shares in _finished(folder / kind):
         asked = record.params

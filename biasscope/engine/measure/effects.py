@@ -20,9 +20,10 @@ from biasscope.engine.model.tokens import Forest
 from biasscope.engine.types import EFFECTS, SET, TOTAL, Site
 
 Place = tuple[Site, str]
-"""A site and the position (`tokens.POSITIONS`) at which it is replaced."""
+"""A site and the position (`types.POSITIONS`) at which it is replaced."""
 WHOLE_PROMPT = Site(0, TOTAL)
 """Stands for the prompt exchanged for its twin: layer null in the table."""
+Tables = dict[str, pl.DataFrame]
 
 
 def defined(metric: str, readouts: forward.Readouts) -> np.ma.MaskedArray:
@@ -78,9 +79,6 @@ def total(lm: LM, forest: Forest, block: Block, source: str, metrics: Sequence[s
     before = {m: defined(m, clean) for m in metrics}
     after = {m: METRICS[m].fn(other).cpu().numpy() for m in metrics}
     return effects(forest, block, source, [(WHOLE_PROMPT, "all")], before, after)
-
-
-Tables = dict[str, pl.DataFrame]
 
 
 def soundly(compute: Callable[[Block], Tables], block: Block) -> Tables:

@@ -21,6 +21,8 @@ from biasscope.engine.types import BANDS, PREDICTIONS, PROBES, Dataset, Example,
 TASKS = ("stereotype", "occupation", "lean")
 LEVELS = {"stereotype": "pair", "occupation": "group", "lean": "group"}
 """Where a task's labels live: the filler of an example, or an occupation; `lean` moves with the whole group."""
+SMALL = 3_000_000
+"""Numbers in all layers together below which starting processes would take longer than probing."""
 
 
 @dataclass(frozen=True)
@@ -97,10 +99,6 @@ def items(chosen: Sequence[Input]) -> Items:
 
     columns = {name: numbered([getattr(i, name) for i in chosen]) for name in ("group", "example_id", "words", "kind")}
     return Items(np.array([i.label for i in chosen]), columns["group"], columns["example_id"], columns["words"], columns["kind"])
-
-
-SMALL = 3_000_000
-"""Numbers in all layers together below which starting processes would take longer than probing."""
 
 
 @contextmanager

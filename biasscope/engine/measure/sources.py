@@ -20,6 +20,13 @@ from biasscope.engine.model.packing import ROWS, Block, Scored, rows
 from biasscope.engine.model.tokens import Forest
 from biasscope.engine.types import MEANS, Site, Track, silent
 
+ATTEMPTS = 20
+"""How often a donor is drawn, as long as its activations are not finite."""
+Prefix = tuple[int, ...]
+Pool = Mapping[int, tuple[list[Prefix], np.ndarray]]
+"""Length → the prefixes of that length in the order of their ids, and how many examples use them, summed up to each."""
+_DONOR = 41
+
 
 @dataclass(frozen=True)
 class Source:
@@ -91,7 +98,7 @@ def corrupt(lm: LM, wanted: Sequence[Site], name: str = "corrupt") -> Source:
 def resample(lm: LM, forest: Forest, wanted: Sequence[Site], seed: int) -> Source:
     """The activations of other prompts: each node takes those of a seeded node of the same depth, one donor for all sites.
 
-    See `donors` for how they are drawn. A donor whose own pass is not finite is drawn again.
+    See `pool` and `donor_of` for how they are drawn. A donor whose own pass is not finite is drawn again.
     """
     points = sorted({whole(s) for s in wanted})
     prefixes = pool(forest)
@@ -100,9 +107,9 @@ def resample(lm: LM, forest: Forest, wanted: Sequence[Site], seed: int) -> Sourc
         takers = [(place, block.prefix(*place)) for place in (block.owner >= 0).nonzero().tolist()]
         found: dict[Site, Tensor] = {}
         for attempt in range(ATTEMPTS):
-            drawn = [of(prefixes, prefix, seed, attempt) for _, prefix in takers]
+            drawn = [donor_of(prefixes, prefix, seed, attempt) for _, prefix in takers]
             number = {donor: i for i, donor in enumerate(dict.fromkeys(drawn))}
-            acts, at = activations(lm, list(number), points), torch.tensor([number[donor] for donor in drawn])
+            acts, at = donor_activations(lm, list(number), points), torch.tensor([number[donor] for donor in drawn])
             row, node = torch.tensor([place for place, _ in takers]).T
             for point, act in acts.items():
                 found.setdefault(point, act.new_zeros(*block.ids.shape, *act.shape[1:]))[row, node] = act[at]
@@ -197,14 +204,6 @@ def _summed(lm: LM, block: Block, points: Sequence[Site]) -> _Sums:
     return _Sums(share.sum((1, 2)), {p: torch.einsum("crn,rn...->c...", share.to(act), act).double() for p, act in acts.items()})
 
 
-ATTEMPTS = 20
-"""How often a donor is drawn, as long as its activations are not finite."""
-Prefix = tuple[int, ...]
-Pool = Mapping[int, tuple[list[Prefix], np.ndarray]]
-"""Length → the prefixes of that length in the order of their ids, and how many examples use them, summed up to each."""
-_DONOR = 41
-
-
 def pool(forest: Forest) -> Pool:
     """What donors are drawn from: every prefix of a forest, as often as examples use it."""
     uses: dict[Prefix, int] = defaultdict(int)
@@ -217,14 +216,14 @@ def pool(forest: Forest) -> Pool:
     return {length: (same, np.cumsum([uses[p] for p in same])) for length, same in by_length.items()}
 
 
-def of(drawn_from: Pool, prefix: Prefix, seed: int, attempt: int = 0) -> Prefix:
+def donor_of(drawn_from: Pool, prefix: Prefix, seed: int, attempt: int = 0) -> Prefix:
     """The donor of a prefix: a seeded one of the same length, which may be itself."""
     prefixes, uses = drawn_from[len(prefix)]
     drawn = np.random.default_rng((seed, _DONOR, attempt, *prefix)).random()
     return prefixes[int(np.searchsorted(uses, drawn * uses[-1], side="right"))]
 
 
-def activations(lm: LM, prefixes: Sequence[Prefix], points: Sequence[Site]) -> dict[Site, Tensor]:
+def donor_activations(lm: LM, prefixes: Sequence[Prefix], points: Sequence[Site]) -> dict[Site, Tensor]:
     """The activations of whole hook points at the last node of each prefix, `prefix …`; of one that is not finite, its own alone."""
     # a prefix's last id is read, not predicted: the 0 behind it stands for nothing
     groups = [[Scored((*prefix, 0), len(prefix), 0)] for prefix in prefixes]

@@ -13,6 +13,9 @@ from biasscope.engine.model.weights import DEFAULT, Weights, first_line, locate,
 if TYPE_CHECKING:
     import torch
 
+PROCESS = 900 * 2**20
+"""Bytes of a process with its libraries and a forest, before weights and passes."""
+
 
 @dataclass(frozen=True)
 class LM:
@@ -157,10 +160,6 @@ def start_of_text(tokenizer: Any) -> tuple[int | None, bool]:
         return with_marks[0], True
     end = tokenizer.get_vocab().get("<|endoftext|>")
     return next((i for i in (end, tokenizer.bos_token_id, tokenizer.eos_token_id) if i is not None), None), False
-
-
-PROCESS = 900 * 2**20
-"""Bytes of a process with its libraries and a forest, before weights and passes."""
 
 
 def batch_size(lm: LM, requested: int | None = None, max_memory: int | None = None) -> int:

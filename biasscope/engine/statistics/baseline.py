@@ -17,6 +17,7 @@ from biasscope.engine.types import Example
 
 SHARE = "share_of_men"
 """The metric of the rows that say, per occupation, what target is regressed on: per cent of men, from the labour statistics."""
+Mask = NDArray[np.bool_]
 
 
 def baseline(
@@ -24,7 +25,7 @@ def baseline(
 ) -> pl.DataFrame:
     """SUMMARY of the clean model's SCORES on one dataset: target's slope, mean and rms, the other metrics' means, correlations.
 
-    Subsets (see `subsets.of_examples`) have the mean of target and sentence, and the slope where they keep 6 clusters. p_family,
+    Subsets (see `of_examples`) have the mean of target and sentence, and the slope where they keep 6 clusters. p_family,
     and so a star, stands on the ranking statistic of "all" alone. Correlations are of the occupation means of target with the share
     of *men* (100 − per cent of women): positive is the stereotype. That share stands beside each occupation as metric share_of_men.
     """
@@ -91,7 +92,7 @@ def stereoset(triples: pl.DataFrame, *, model: str, dataset: str, seed: int = 0)
     """SUMMARY of LMS, SS and ICAT in per cent, as published, and pooled over examples; metric "stereoset".
 
     lms, ss, icat: unweighted means over target terms, ICAT from those means; a tie counts as anti, and as not related.
-    lms_pooled, ss_pooled, icat_pooled: over examples. Subsets: see `subsets.of_triples`; "all" is the published overall.
+    lms_pooled, ss_pooled, icat_pooled: over examples. Subsets: see `of_triples`; "all" is the published overall.
     """
     triples = triples.filter(pl.all_horizontal(pl.col("stereo", "anti", "unrelated").fill_nan(None).is_not_null()))
     refuse_empty(triples)
@@ -112,9 +113,6 @@ def stereoset(triples: pl.DataFrame, *, model: str, dataset: str, seed: int = 0)
             counted = columns | {"n": ss.n.sum(0)}
             tables.append(table(pl.DataFrame({"subset": list(masks)}), counted, {**labels, "statistic": name + suffix}))
     return pl.concat(tables).sort(place("subset", list(masks)), maintain_order=True)
-
-
-Mask = NDArray[np.bool_]
 
 
 def of_examples(examples: Sequence[Example], *, occupations: bool) -> dict[str, Mask]:

@@ -19,6 +19,15 @@ from biasscope.engine.statistics.resampling import FEW, MIN_CLUSTERS, Array, Mea
 
 FLAT = 1e-20
 """A sum of squares below this share of its own size is rounding, not spread."""
+Columns = dict[str, Array]
+NUMBERS = ("n", "clusters", "estimate", "ci_low", "ci_high", "p", "p_family", "q", "carried_by", "caution")
+"""The columns every statistic fills, named as in SUMMARY; carried_by is the row of the cells, caution a code."""
+UNEQUAL, SKEWED = 1.0, 2.0
+CAUTIONS = {UNEQUAL: "unequal groups", SKEWED: "skewed values"}
+"""Codes of the column `caution`."""
+EVEN, SKEW = 0.6, 2.0
+"""An interval is marked where n² / Σ n² is below EVEN · k, or |skew| of the clusters above SKEW; what that is worth: docs/method.md."""
+RECOVERED = ("recovered", "recovered_low", "recovered_high")
 
 
 @dataclass(frozen=True)
@@ -122,17 +131,6 @@ def _carried(table: dict[str, Array], tests: Tests, own: NDArray[np.bool_], crit
     t = np.sign(table["estimate"][sites]) * tests.without(passing)
     weakest = t.argmin(0)
     table["carried_by"][sites] = np.where(t.min(0) < critical, tests.rows[weakest], np.nan)
-
-
-Columns = dict[str, Array]
-NUMBERS = ("n", "clusters", "estimate", "ci_low", "ci_high", "p", "p_family", "q", "carried_by", "caution")
-"""The columns every statistic fills, named as in SUMMARY; carried_by is the row of the cells, caution a code."""
-UNEQUAL, SKEWED = 1.0, 2.0
-CAUTIONS = {UNEQUAL: "unequal groups", SKEWED: "skewed values"}
-"""Codes of the column `caution`."""
-EVEN, SKEW = 0.6, 2.0
-"""An interval is marked where n² / Σ n² is below EVEN · k, or |skew| of the clusters above SKEW; what that is worth: docs/method.md."""
-RECOVERED = ("recovered", "recovered_low", "recovered_high")
 
 
 def mean(cells: Cells, seed: int, families: Sequence[Family] = (), *, tested: bool = True) -> Columns:

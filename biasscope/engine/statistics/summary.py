@@ -199,7 +199,7 @@ def summarise(
     measured on those they have (n says how many). The other rows follow with the sites in the same order. Below 6 clusters the means of
     each group stand in rows of their own, subset "term: X".
 
-    `partners` (group → the group it is exchanged for, see `measured.partners`) makes clusters of groups that are each other's twin. Where
+    `partners` (group → the group it is exchanged for, see `partners`) makes clusters of groups that are each other's twin. Where
     there are rows of the total effect, `recovered` is filled in; and of target's slope and mean only the slope is read there, because
     swaps go both ways and the mean cancels.
     """

@@ -12,6 +12,8 @@ from typing import Any
 from biasscope.engine.errors import BiasScopeError, UsageError, unwritable
 from biasscope.engine.store import digests
 
+CONVERSION = 1  # raise when convert() writes something else, so that old conversions are not read
+
 
 def as_json(value: Any) -> bytes:
     """The value as the strict JSON of a file."""
@@ -91,9 +93,6 @@ def check_writable(output_dir: Path) -> None:
             pass
     except OSError as problem:
         raise BiasScopeError(f"cannot write to {output_dir}: {problem.strerror}; choose another --output-dir") from problem
-
-
-CONVERSION = 1  # raise when convert() writes something else, so that old conversions are not read
 
 
 def slug(name: str) -> str:

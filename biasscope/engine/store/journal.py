@@ -25,6 +25,10 @@ from biasscope.engine.store import digests, files, shards
 from biasscope.engine.store.shards import SCHEMA_VERSION
 
 JOURNAL, KEY, LOCK, HOLDER = "journal.jsonl", "key.json", "lock", "holder.json"
+ALGORITHM_VERSION = 5
+"""Raised when the same inputs would give other numbers, so that old runs are not taken for new ones."""
+LIBRARIES = ("torch", "transformers", "transformer_lens")
+"""Whose version decides the last bits of a pass."""
 
 
 @dataclass
@@ -218,12 +222,6 @@ def nearest(root: Path, identity: Mapping[str, Any]) -> list[str]:
             if other.get("command") == identity.get("command"):
                 found.append(differences(identity, other))
     return min(found, key=lambda fields: (len(fields), fields), default=[])
-
-
-ALGORITHM_VERSION = 5
-"""Raised when the same inputs would give other numbers, so that old runs are not taken for new ones."""
-LIBRARIES = ("torch", "transformers", "transformer_lens")
-"""Whose version decides the last bits of a pass."""
 
 
 def identity(command: str, **asked: Any) -> dict[str, Any]:

@@ -13,6 +13,7 @@ import polars as pl
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from biasscope import __version__
+from biasscope.engine.errors import PartialError, not_finite
 from biasscope.engine.store import digests, files, shards
 from biasscope.engine.store.files import safe_name
 from biasscope.engine.store.shards import SCHEMA_VERSION
@@ -106,10 +107,10 @@ class Result:
     rows: list[Path]
     """Files of per-example tables; empty unless asked for."""
 
-    @property
-    def lost(self) -> int:
-        """Values that are not finite and were left out of the statistics."""
-        return sum(part.lost for part in self.record.datasets)
+    def check(self) -> None:
+        """Raise PartialError where values are not finite and were left out of the statistics."""
+        if lost := sum(part.lost for part in self.record.datasets):
+            raise PartialError(f"finished, but {lost} values are not finite and were left out; {not_finite(self.record.params['dtype'])}")
 
 
 def versions() -> dict[str, str]:
