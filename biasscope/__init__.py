@@ -1,3 +1,47 @@
-"""biasscope: where inside a causal language model social bias sits, how certain that is, and what it costs to remove."""
+"""biasscope: where inside a causal language model social bias sits, how certain that is, and what it costs to remove.
+
+`import biasscope as bs` is the command as functions: `bs.ablate("gpt2", "winogender").summary`. It loads next to nothing; the first name
+that is asked for does (PEP 562).
+"""
+
+import importlib
+from typing import TYPE_CHECKING, Any
 
 __version__ = "0.1.0"
+EXPERIMENTS = ("baseline", "patch", "ablate", "probe", "encode")
+"""Commands that are functions here, with the same options."""
+__all__ = (
+    "Run",
+    "ablate",
+    "baseline",
+    "circuit",
+    "compare",
+    "encode",
+    "forest",
+    "load",
+    "load_dataset",
+    "load_model",
+    "patch",
+    "probe",
+    "sites",
+    "sweep",
+)
+
+if TYPE_CHECKING:
+    from biasscope.api import Run, circuit, compare, forest, load, load_dataset, load_model, sites, sweep
+
+
+def __getattr__(name: str) -> Any:
+    """A name of the API, loaded when it is first asked for."""
+    if name == "report":  # the package, which is also a function
+        return importlib.import_module("biasscope.report")
+    if name not in __all__:
+        raise AttributeError(f"module 'biasscope' has no attribute '{name}'; it has: {', '.join(__all__)}, report")
+    from biasscope import api
+
+    globals()[name] = found = api.experiment(name) if name in EXPERIMENTS else getattr(api, name)
+    return found
+
+
+def __dir__() -> list[str]:
+    return [*__all__, "__version__", "report"]

@@ -3,7 +3,6 @@
 import inspect
 from collections.abc import Callable
 from dataclasses import fields
-from enum import StrEnum
 from pathlib import Path
 from typing import Annotated, Any, get_type_hints
 
@@ -11,25 +10,26 @@ import typer
 
 from biasscope.engine import settings
 from biasscope.engine.errors import UsageError
-from biasscope.engine.settings import Dtype, Format, Measure
+from biasscope.engine.settings import (
+    Control,
+    Direction,
+    Dtype,
+    Format,
+    Holdout,
+    Measure,
+    Method,
+    Negatives,
+    Patched,
+    Ranking,
+    Read,
+    Replaced,
+    Stream,
+    Task,
+)
 
+__all__ = ("Control", "Direction", "Format", "Holdout", "Measure", "Method", "Negatives", "Patched", "Ranking", "Replaced", "Task")
+"""What a command takes from the nouns, so that it need import nothing else."""
 MODEL, DATA, OUTPUT = "Model and compute", "Data", "Output"
-
-
-class Component(StrEnum):
-    """What activations are read of."""
-
-    RESID = "resid"
-    Z = "z"
-    MLP_OUT = "mlp_out"
-
-
-class Position(StrEnum):
-    """Where in the text activations are read."""
-
-    LAST = "last"
-    TERM = "term"
-    MEAN = "mean"
 
 
 def option(flag: str, help: str, *more: str, panel: str | None = None, **limits: Any) -> Any:  # noqa: A002  typer's own word
@@ -96,8 +96,8 @@ FormatOption = Annotated[
 ]
 Json = Annotated[bool, option("--json", "Short for --format json", panel=OUTPUT)]
 Rows = Annotated[bool, option("--rows", "Per-example rows too (json), or instead of the summary (jsonl)", panel=OUTPUT)]
-SiteOption = Annotated[Component, option("--site", "resid: the stream into every layer and out of the last; z: heads")]
-PositionOption = Annotated[Position, option("--position", "Last token, last token of the term, or mean over the text")]
+SiteOption = Annotated[Stream, option("--site", "resid: the stream into every layer and out of the last; z: heads")]
+PositionOption = Annotated[Read, option("--position", "Last token, last token of the term, or mean over the text")]
 Plot = Annotated[bool, option("--plot", "Also draw the result in the terminal: a heat map of the heads, bars", panel=OUTPUT)]
 Quiet = Annotated[bool, option("--quiet", "No progress, no notes", "-q", panel=OUTPUT)]
 Verbose = Annotated[bool, option("--verbose", "Also what the libraries have to say", "-v", panel=OUTPUT)]
@@ -140,11 +140,13 @@ def flatten(command: Callable[..., None]) -> Callable[..., None]:
         return command
     own = [p for name, p in inspect.signature(command).parameters.items() if name != bundle]
     shared = [
-        inspect.Parameter(f.name, inspect.Parameter.KEYWORD_ONLY, default=f.default, annotation=SHARED[f.name]) for f in fields(Measure)
+        inspect.Parameter(f.name, inspect.Parameter.KEYWORD_ONLY, default=f.default, annotation=SHARED[f.name])
+        for f in fields(Measure)
+        if f.name in SHARED
     ]
 
     def spread(**values: Any) -> None:
-        measure = Measure(**{f.name: values.pop(f.name) for f in fields(Measure)})
+        measure = Measure(**{name: values.pop(name) for name in SHARED})
         command(**{bundle: measure}, **values)
 
     spread.__name__, spread.__doc__ = command.__name__, command.__doc__

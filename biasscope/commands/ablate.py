@@ -1,7 +1,6 @@
 """`biasscope ablate`."""
 
-from enum import StrEnum
-from typing import Annotated, Any
+from typing import Annotated
 
 import typer
 
@@ -18,34 +17,13 @@ EXAMPLES = (
 )
 
 
-class Source(StrEnum):
-    """What replaces the activation of a site."""
-
-    MEAN = "mean"
-    ZERO = "zero"
-    RESAMPLE = "resample"
-    ALL = "all"
-
-
-class Control(StrEnum):
-    """Prompts on which the same sites are measured."""
-
-    DEFINITIONAL = "definitional"
-
-
-class By(StrEnum):
-    """What chooses the sites of --top."""
-
-    ATTRIBUTION = "attribution"
-
-
 def ablate(
     o: options.Measure,
-    source: Annotated[Source, options.option("--source", "What the activations are replaced by; all: each in turn")] = Source.MEAN,
+    source: Annotated[options.Replaced, options.option("--source", "What the activations are replaced by; all: each in turn")] = "mean",
     heads: Annotated[str | None, options.option("--heads", "Only these heads, LAYER.HEAD", metavar="5.3,10.12")] = None,
     layers: Annotated[str | None, options.option("--layers", "Only the heads and MLPs of these layers", metavar="0-5,11")] = None,
     top: Annotated[int | None, options.option("--top", "Only the N sites that --by ranks first", min=1)] = None,
-    by: Annotated[By, options.option("--by", "What ranks the sites of --top")] = By.ATTRIBUTION,
+    by: Annotated[options.Ranking, options.option("--by", "What ranks the sites of --top")] = "attribution",
     given: Annotated[
         str | None, options.option("--given", "Ablate these all the while, LAYER.HEAD or LAYER.mlp", metavar="5.3,10.mlp")
     ] = None,
@@ -56,7 +34,7 @@ def ablate(
         0.02
     ),
     control: Annotated[
-        Control | None, options.option("--control", "Also scan prompts where gender is a fact: gives each site's specificity")
+        options.Control | None, options.option("--control", "Also scan prompts where gender is a fact: gives each site's specificity")
     ] = None,
     plot: options.Plot = False,
 ) -> None:
@@ -67,6 +45,17 @@ def ablate(
 
     if heads is not None and layers is not None:
         raise typer.BadParameter("give --heads or --layers, not both")
-    asked: dict[str, Any] = {"source": source.value, "heads": heads, "layers": layers, "top": top, "by": by.value, "given": given}
-    asked |= {"adaptive": adaptive, "miss": miss, "control": control and control.value}
-    formats.result(experiment.ablate(o, **asked, voice=Screen(o.quiet, o.verbose)), o, plot=plot)
+    found = experiment.ablate(
+        o,
+        source=source,
+        heads=heads,
+        layers=layers,
+        top=top,
+        by=by,
+        given=given,
+        adaptive=adaptive,
+        miss=miss,
+        control=control,
+        voice=Screen(o.quiet, o.verbose),
+    )
+    formats.result(found, o, plot=plot)

@@ -12,12 +12,12 @@ EXAMPLES = (
 
 def encode(
     o: options.Measure,
-    site: options.SiteOption = options.Component.RESID,
-    position: options.PositionOption = options.Position.LAST,
+    site: options.SiteOption = "resid",
+    position: options.PositionOption = "last",
 ) -> None:
     """Write the activations of every prompt as Parquet, for probes and other tools."""
     from biasscope.console import Screen
     from biasscope.engine.experiments import encode as experiment
     from biasscope.report import formats
 
-    formats.result(experiment.encode(o, site=site.value, position=position.value, voice=Screen(o.quiet, o.verbose)), o)
+    formats.result(experiment.encode(o, site=site, position=position, voice=Screen(o.quiet, o.verbose)), o)

@@ -1,7 +1,6 @@
 """`biasscope patch`."""
 
-from enum import StrEnum
-from typing import Annotated, Any
+from typing import Annotated
 
 from biasscope import options
 
@@ -14,38 +13,16 @@ EXAMPLES = (
 )
 
 
-class Method(StrEnum):
-    """How effects are found."""
-
-    ATTRIBUTION = "attribution"
-    EXACT = "exact"
-
-
-class Source(StrEnum):
-    """What replaces the activation of a site."""
-
-    CORRUPT = "corrupt"
-    MEAN = "mean"
-    ZERO = "zero"
-    RESAMPLE = "resample"
-
-
-class Direction(StrEnum):
-    """Which run is patched with the other's activations."""
-
-    NOISING = "noising"
-    DENOISING = "denoising"
-
-
 def patch(
     o: options.Measure,
-    method: Annotated[Method, options.option("--method", "attribution: gradient estimates; exact: each site replaced in turn")] = (
-        Method.ATTRIBUTION
+    method: Annotated[options.Method, options.option("--method", "attribution: gradient estimates; exact: each site replaced in turn")] = (
+        "attribution"
     ),
-    source: Annotated[Source, options.option("--source", "What the activations are replaced by; corrupt: the twin's")] = Source.CORRUPT,
+    source: Annotated[options.Patched, options.option("--source", "What the activations are replaced by; corrupt: the twin's")] = "corrupt",
     direction: Annotated[
-        Direction, options.option("--direction", "noising: the twin's into the clean run; denoising: the clean ones into the twin's run")
-    ] = Direction.NOISING,
+        options.Direction,
+        options.option("--direction", "noising: the twin's into the clean run; denoising: clean ones into the twin's run"),
+    ] = "noising",
     components: Annotated[
         str, options.option("--components", "Some of z, attn_out, mlp_out, resid_pre, resid_post", metavar="NAME,…")
     ] = "z,attn_out,mlp_out,resid_pre,resid_post",
@@ -64,6 +41,16 @@ def patch(
     from biasscope.engine.experiments import patch as experiment
     from biasscope.report import formats
 
-    asked: dict[str, Any] = {"method": method.value, "source": source.value, "direction": direction.value, "components": components}
-    asked |= {"layers": layers, "positions": positions, "steps": steps, "calibrate": calibrate}
-    formats.result(experiment.patch(o, **asked, voice=Screen(o.quiet, o.verbose)), o, plot=plot)
+    found = experiment.patch(
+        o,
+        method=method,
+        source=source,
+        direction=direction,
+        components=components,
+        layers=layers,
+        positions=positions,
+        steps=steps,
+        calibrate=calibrate,
+        voice=Screen(o.quiet, o.verbose),
+    )
+    formats.result(found, o, plot=plot)

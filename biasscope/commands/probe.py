@@ -1,6 +1,5 @@
 """`biasscope probe`."""
 
-from enum import StrEnum
 from typing import Annotated
 
 from biasscope import options
@@ -13,36 +12,13 @@ EXAMPLES = (
 )
 
 
-class Task(StrEnum):
-    """What a probe is asked."""
-
-    AUTO = "auto"
-    STEREOTYPE = "stereotype"
-    OCCUPATION = "occupation"
-    LEAN = "lean"
-
-
-class Negatives(StrEnum):
-    """What the stereotype's filler is told apart from."""
-
-    ANTI = "anti"
-    UNRELATED = "unrelated"
-
-
-class Split(StrEnum):
-    """How groups are held out."""
-
-    KFOLD = "kfold"
-    HOLDOUT = "holdout"
-
-
 def probe(
     o: options.Measure,
-    task: Annotated[Task, options.option("--task", "auto: occupation where there are labour statistics, else stereotype")] = Task.AUTO,
-    negatives: Annotated[Negatives, options.option("--negatives", "stereotype: which filler is label 0")] = Negatives.ANTI,
-    site: options.SiteOption = options.Component.RESID,
-    position: options.PositionOption = options.Position.LAST,
-    split: Annotated[Split, options.option("--split", "Grouped 5 folds, or one grouped 80/20 split")] = Split.KFOLD,
+    task: Annotated[options.Task, options.option("--task", "auto: occupation where there are labour statistics, else stereotype")] = "auto",
+    negatives: Annotated[options.Negatives, options.option("--negatives", "stereotype: which filler is label 0")] = "anti",
+    site: options.SiteOption = "resid",
+    position: options.PositionOption = "last",
+    split: Annotated[options.Holdout, options.option("--split", "Grouped 5 folds, or one grouped 80/20 split")] = "kfold",
     causal: Annotated[bool, options.option("--causal", "Also remove each layer's direction and measure what changes")] = False,
     plot: options.Plot = False,
 ) -> None:
@@ -51,5 +27,6 @@ def probe(
     from biasscope.engine.experiments import probe as experiment
     from biasscope.report import formats
 
-    asked = {"task": task.value, "negatives": negatives.value, "site": site.value, "position": position.value, "split": split.value}
-    formats.result(experiment.probe(o, **asked, causal=causal, voice=Screen(o.quiet, o.verbose)), o, plot=plot)
+    voice = Screen(o.quiet, o.verbose)
+    found = experiment.probe(o, task=task, negatives=negatives, site=site, position=position, split=split, causal=causal, voice=voice)
+    formats.result(found, o, plot=plot)

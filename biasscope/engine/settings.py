@@ -7,10 +7,10 @@ import re
 import sys
 import warnings
 from collections.abc import Iterable, Iterator
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass, fields
 from enum import StrEnum
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import platformdirs
 
@@ -33,6 +33,40 @@ class Dtype(StrEnum):
     FLOAT32 = "float32"
     BFLOAT16 = "bfloat16"
     FLOAT16 = "float16"
+
+
+Method = Literal["attribution", "exact"]
+"""How `patch` finds effects: gradient estimates, or each site replaced in turn."""
+Replaced = Literal["mean", "zero", "resample", "all"]
+"""What `ablate` puts in the place of an activation; all: each of the others in turn."""
+Patched = Literal["corrupt", "mean", "zero", "resample"]
+"""What `patch` puts in the place of an activation; corrupt: the twin's."""
+Direction = Literal["noising", "denoising"]
+"""Which run is patched with the other's activations."""
+Ranking = Literal["attribution"]
+"""What chooses the sites of `ablate --top`."""
+Control = Literal["definitional"]
+"""Prompts on which the same sites are measured too."""
+Task = Literal["auto", "stereotype", "occupation", "lean"]
+"""What a probe is asked."""
+Negatives = Literal["anti", "unrelated"]
+"""What a probe tells the stereotype's filler apart from."""
+Holdout = Literal["kfold", "holdout"]
+"""How a probe's groups are held out."""
+Stream = Literal["resid", "z", "mlp_out"]
+"""What activations are read of."""
+Read = Literal["last", "term", "mean"]
+"""Where in a text activations are read."""
+
+
+@dataclass(frozen=True)
+class Held:
+    """What is in memory already, and is measured in the place of what the names mean."""
+
+    lm: Any = None
+    """An `LM`; its name, dtype and device are those of the settings."""
+    datasets: tuple[Any, ...] = ()
+    """`Dataset`s; their names are those of the settings."""
 
 
 @dataclass(frozen=True)
@@ -62,11 +96,18 @@ class Measure:
     quiet: bool = False
     verbose: bool = False
     debug: bool = False
+    held: Held = Held()
 
     def resolved(self) -> dict[str, Any]:
         """The settings as the record shows them; how the result was printed is no part of it."""
-        shown = ("format", "json", "rows", "quiet", "verbose", "debug", "no_cache", "fresh", "wait")
-        return {k: str(v) if isinstance(v, Path) else v for k, v in asdict(self).items() if k not in shown}
+        values = {f.name: getattr(self, f.name) for f in fields(self) if f.name not in UNRECORDED}
+        return {name: str(value) if isinstance(value, Path) else value for name, value in values.items()}
+
+
+OUTPUT = ("format", "json", "rows", "quiet", "verbose", "debug")
+"""Settings about what is printed."""
+UNRECORDED = (*OUTPUT, "no_cache", "fresh", "wait", "held")
+"""Settings that decide no number."""
 
 
 def memory(value: str | None) -> int | None:

@@ -12,7 +12,7 @@ import polars as pl
 from biasscope import __version__
 from biasscope.console import Screen
 from biasscope.engine import schemas
-from biasscope.engine.errors import PartialError, UsageError
+from biasscope.engine.errors import UsageError
 from biasscope.engine.schemas import NONE
 from biasscope.engine.settings import Format
 from biasscope.engine.statistics import resampling
@@ -29,20 +29,24 @@ from biasscope.report.words import clean
 
 def write(found: Gathered, out: Path, chosen: Format | None, *, quiet: bool) -> None:
     """Write the report, then what it used to stdout. PartialError where runs could not be read."""
+    written, gallery = save(found, out)
+    _say(found, gallery, written, chosen, Screen(quiet=quiet))
+    found.check()
+
+
+def save(found: Gathered, out: Path) -> tuple[list[Path], Gallery]:
+    """The report's two files, out.md and the page beside it, and its figures, all written."""
     if out.suffix != ".md":
         raise UsageError(f"--out {out} must end in .md; the HTML page gets the same name with .html")
     files.check_writable(out.parent)
-    gallery = blocks.Gallery(out.parent / f"{out.stem}_figures")
+    gallery = Gallery(out.parent / f"{out.stem}_figures")
     made = sections(found, gallery)
     given: dict[str, Any] = {"title": _title(found), "lead": _lead(found), "sections": made, "folder": gallery.folder.name}
     page = out.with_suffix(".html")
     files.write_bytes(out, blocks.render("md", **given).encode())
     files.write_bytes(page, blocks.render("html", **given).encode())
     gallery.sweep()
-    _say(found, gallery, [out, page], chosen, Screen(quiet=quiet))
-    if found.damaged:
-        what = "; ".join(f"{run.folder} {run.damage}" for run in found.damaged[:5])
-        raise PartialError(f"missing in the report, {len(found.damaged)} in all: {what}; the command that made a run makes it again")
+    return [out, page], gallery
 
 
 def _title(found: Gathered) -> str:

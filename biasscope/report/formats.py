@@ -3,8 +3,9 @@
 import json
 import math
 import sys
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import replace
+from html import escape
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TextIO
 
@@ -90,25 +91,42 @@ def markdown(summary: pl.DataFrame) -> str:
     return "".join(f"| {' | '.join(escaped(cell) for cell in line)} |\n" for line in lines)
 
 
-def show_tables(found: Result, stream: TextIO) -> None:
-    """Nothing: writes the tables of each dataset."""
+def tables_of(found: Result) -> Iterator[tables.Table]:
+    """The tables of each dataset."""
     for part, summary, trusted in zip(found.record.datasets, found.summaries, found.reliability, strict=True):
         if found.record.command == "baseline":
-            draw(tables.clean_model(summary, part.name, f"{part.path}/summary.parquet"), stream)
+            yield tables.clean_model(summary, part.name, f"{part.path}/summary.parquet")
         elif found.record.command == "probe":
-            split = found.record.params["split"]
-            draw(probes.probes(summary, part.name, f"{part.path}/summary.parquet", split), stream)
+            yield probes.probes(summary, part.name, f"{part.path}/summary.parquet", found.record.params["split"])
         elif found.record.command == "circuit":
-            draw(circuits.sets(summary, part.name, f"{part.path}/summary.parquet"), stream)
+            yield circuits.sets(summary, part.name, f"{part.path}/summary.parquet")
         elif found.record.command == "encode":
-            draw(tables.encoded(summary, part.name, f"{part.path}/activations.parquet"), stream)
+            yield tables.encoded(summary, part.name, f"{part.path}/activations.parquet")
         else:
             own = summary.filter(pl.col("dataset") == summary["dataset"][0])  # a control's rows follow
             for rows in own.partition_by("method", "source", maintain_order=True):
                 control = summary.filter(pl.col("dataset") != summary["dataset"][0], pl.col("source") == rows["source"][0])
-                draw(tables.effects(rows, part.name, f"{part.path}/summary.parquet", control), stream)
-            for table in reliability.tables(summary, trusted):
-                draw(table, stream)
+                yield tables.effects(rows, part.name, f"{part.path}/summary.parquet", control)
+            yield from reliability.tables(summary, trusted)
+
+
+def show_tables(found: Result, stream: TextIO) -> None:
+    """Write the tables of each dataset."""
+    for table in tables_of(found):
+        draw(table, stream)
+
+
+def html(table: tables.Table) -> str:
+    """The table for a notebook, nothing in it that HTML would act on."""
+
+    def row(cells: Sequence[str], tag: str) -> str:
+        return f"<tr>{''.join(f'<{tag}>{escape(safe_text(cell))}</{tag}>' for cell in cells)}</tr>"
+
+    head = f"<thead>{row(table.columns, 'th')}</thead>" if table.columns else ""
+    body = "".join(f"<tbody>{''.join(row(cells, 'td') for cells in section)}</tbody>" for section in table.sections)
+    notes = "".join(f"<div><small>{escape(safe_text(note))}</small></div>" for note in table.notes)
+    caption = f"<caption>{escape(safe_text(table.title))}</caption>" if table.title else ""
+    return f"<table>{caption}{head}{body}</table>{notes}"
 
 
 def draw_plots(found: Result, stream: TextIO) -> None:

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import polars as pl
 
-from biasscope.engine.errors import DataError
+from biasscope.engine.errors import DataError, PartialError
 from biasscope.engine.statistics import summary
 from biasscope.engine.store import files, reproduce
 from biasscope.engine.store.cache import Stored, finished, load, models
@@ -169,6 +169,12 @@ class Gathered:
     """Runs that are not shown, with the reason."""
     damaged: list[Stored] = field(default_factory=list)
     """Runs that are not what was written."""
+
+    def check(self) -> None:
+        """Raise PartialError where runs could not be read."""
+        if self.damaged:
+            what = "; ".join(f"{run.folder} {run.damage}" for run in self.damaged[:5])
+            raise PartialError(f"missing in the report, {len(self.damaged)} in all: {what}; the command that made a run makes it again")
 
 
 def gather(output_dir: Path, wanted: Sequence[str], model: str | None, cache: Path | None = None) -> Gathered:

@@ -8,7 +8,7 @@ from biasscope.engine.errors import UsageError
 from biasscope.engine.experiments import adaptive as down_ranking
 from biasscope.engine.experiments import scan, selection, session
 from biasscope.engine.experiments.scan import Scan
-from biasscope.engine.settings import SILENT, Measure, Voice
+from biasscope.engine.settings import SILENT, Control, Measure, Ranking, Replaced, Voice
 from biasscope.engine.store import runs
 from biasscope.engine.types import Dataset, Site
 
@@ -19,15 +19,15 @@ EVERY = ("mean", "zero", "resample")
 def ablate(
     settings: Measure,
     *,
-    source: str = "mean",
+    source: Replaced = "mean",
     heads: str | None = None,
     layers: str | None = None,
     top: int | None = None,
-    by: str = "attribution",
+    by: Ranking = "attribution",
     given: str | None = None,
     adaptive: bool = False,
     miss: float = 0.02,
-    control: str | None = None,
+    control: Control | None = None,
     voice: Voice = SILENT,
 ) -> runs.Result:
     """What replacing every head and MLP in turn changes, exactly."""

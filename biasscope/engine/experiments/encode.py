@@ -4,12 +4,12 @@ from collections import Counter
 
 from biasscope.engine.experiments import scan, session
 from biasscope.engine.experiments.scan import Scan
-from biasscope.engine.settings import SILENT, Measure, Voice
+from biasscope.engine.settings import SILENT, Measure, Read, Stream, Voice
 from biasscope.engine.store import runs
 from biasscope.engine.types import SUMMARY
 
 
-def encode(settings: Measure, *, site: str = "resid", position: str = "last", voice: Voice = SILENT) -> runs.Result:
+def encode(settings: Measure, *, site: Stream = "resid", position: Read = "last", voice: Voice = SILENT) -> runs.Result:
     """The activations of every prompt, for probes and other tools."""
     run = session.start("encode", settings, {"site": site, "position": position}, voice)
     for each in scan.scans(run, site=site, position=position):

@@ -9,7 +9,7 @@ import polars as pl
 from biasscope.engine.errors import UsageError
 from biasscope.engine.experiments import scan, selection, session
 from biasscope.engine.experiments.scan import Scan
-from biasscope.engine.settings import SILENT, Measure, Voice
+from biasscope.engine.settings import SILENT, Direction, Measure, Method, Patched, Voice
 from biasscope.engine.store import runs
 from biasscope.engine.types import COMPONENTS, POSITIONS
 
@@ -21,9 +21,9 @@ if TYPE_CHECKING:
 def patch(
     settings: Measure,
     *,
-    method: str = "attribution",
-    source: str = "corrupt",
-    direction: str = "noising",
+    method: Method = "attribution",
+    source: Patched = "corrupt",
+    direction: Direction = "noising",
     components: str = ",".join(COMPONENTS),
     layers: str | None = None,
     positions: str = "all",

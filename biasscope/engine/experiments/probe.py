@@ -12,7 +12,7 @@ from biasscope.engine.errors import DataError, UsageError
 from biasscope.engine.experiments import session
 from biasscope.engine.experiments.scan import Scan, scans
 from biasscope.engine.measure import probes
-from biasscope.engine.settings import SILENT, Measure, Voice
+from biasscope.engine.settings import SILENT, Holdout, Measure, Negatives, Read, Stream, Task, Voice
 from biasscope.engine.statistics import probes as probe_statistics
 from biasscope.engine.statistics.summary import summarise
 from biasscope.engine.store import digests, files, journal, runs
@@ -22,11 +22,11 @@ from biasscope.engine.types import Dataset, Unit
 def probe(
     settings: Measure,
     *,
-    task: str = "auto",
-    negatives: str = "anti",
-    site: str = "resid",
-    position: str = "last",
-    split: str = "kfold",
+    task: Task = "auto",
+    negatives: Negatives = "anti",
+    site: Stream = "resid",
+    position: Read = "last",
+    split: Holdout = "kfold",
     causal: bool = False,
     voice: Voice = SILENT,
 ) -> runs.Result:
@@ -116,7 +116,7 @@ def _activations(scan: Scan, texts: Sequence[Any], component: str, position: str
     content = digests.digest([[text.id, list(text.ids), text.term] for text in texts])
     model = {"name": run.options.model, "revision": run.found.revision, "digest": run.found.digest}
     how = {"dtype": run.options.dtype.value, "device": run.device, "site": component, "position": position}
-    identity = journal.identity("activations", model=model, tokenizer=run.tokenizer_digest, content=content, **how)
+    identity = journal.identity("activations", model=model, tokenizer=run.found.tokenizer_digest, content=content, **how)
     rows = [(site.component, site.layer) for site in activations.sites(run.lm, component)]
     with journal.opened(scan.journal.folder.parent, identity, wait=True) as opened:
         shared = replace(scan, journal=opened)

@@ -248,7 +248,7 @@ def identity(run: Running, dataset: Dataset, asked: dict[str, Any]) -> dict[str,
     how: dict[str, Any] = {name: getattr(run.options, name) for name in ("batch_size", "max_memory", "seed")}
     how |= {"dtype": run.options.dtype.value, "device": run.device}
     data = {"dataset": dataset.name, "content": dataset.digest, "examples": [e.id for e in dataset.examples]}
-    return journal.identity(run.command, model=model, tokenizer=run.tokenizer_digest, **how, **data, **asked)
+    return journal.identity(run.command, model=model, tokenizer=run.found.tokenizer_digest, **how, **data, **asked)
 
 
 def _asked(scan: Scan, method: str) -> dict[str, Any]:

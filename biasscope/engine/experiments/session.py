@@ -24,7 +24,6 @@ ROWS = ("effects", "exact", "scores", "triples", "activations", "predictions")
 """Tables that --rows shows."""
 TOLERATED = 0.01
 """Share of values that are not finite above which a run has failed."""
-TOKENIZER_FILES = ("tokenizer*.json", "tokenizer.model", "vocab.*", "merges.txt", "special_tokens_map.json", "added_tokens.json")
 CONVERTED = 3.3e6
 """Bytes of a GGUF file that are converted in a second, roughly."""
 
@@ -142,7 +141,7 @@ class Session:
         """The record as it stands, with those datasets."""
         asked = list(self.options.dataset or [part.name for part in self.parts or parts])
         params = self.options.resolved() | {"dataset": asked} | self.own
-        return runs.RunRecord(
+        record = runs.RunRecord(
             command=self.command,
             model=self.model,
             params=params,
@@ -150,12 +149,13 @@ class Session:
             versions=runs.versions(),
             created=runs.now(),
             batch_size=self.batch_size,
-            reproduce=reproduce.command(self.command, params),
+            reproduce="",
             timing={phase: round(seconds, 3) for phase, seconds in self.timing.items()},
             peak_rss_bytes=runs.peak_rss_bytes(),
             warnings=self.warnings_of(parts),
             datasets=parts,
         )
+        return record.model_copy(update={"reproduce": reproduce.of(record)})
 
     def warnings_of(self, parts: list[runs.DatasetPart]) -> list[str]:
         """The warnings, without those that are about other datasets than these."""
@@ -167,8 +167,8 @@ class Session:
 class Running(Session):
     """A session with its datasets read and its model located."""
 
-    found: weights.Weights
-    tokenizer_digest: str
+    found: weights.Weights | loading.LM
+    """Where the model's weights are, or the model itself where it is in memory already."""
     device: str
     datasets: list[Dataset]
 
@@ -177,10 +177,13 @@ class Running(Session):
         """The model, booted and checked at the first call."""
         from biasscope.engine.model import forward
 
-        self.voice.note(f"loading {self.options.model}" + (f", {self.found.note}" if self.found.note else ""))
-        with self.phase("model"):
-            lm = forward.check_packing(loading.boot(self.found, device=self.options.device, dtype=self.options.dtype.value))
-        self.model = described(lm, self.tokenizer_digest)
+        if isinstance(self.found, loading.LM):
+            lm = self.found
+        else:
+            self.voice.note(f"loading {self.options.model}" + (f", {self.found.note}" if self.found.note else ""))
+            with self.phase("model"):
+                lm = forward.check_packing(loading.boot(self.found, device=self.options.device, dtype=self.options.dtype.value))
+        self.model = described(lm)
         if not lm.packed:
             self.warn(f"{self.options.model} cannot attend by a mask of ancestors: one sequence a row, slower and just as exact")
         return lm
@@ -191,13 +194,10 @@ def start(command: str, options: Measure, own: dict[str, Any] | None = None, voi
     files.check_writable(options.output_dir)
     read = {"limit": options.limit, "seed": options.seed, "skip_invalid": options.skip_invalid}
     names = dict.fromkeys(options.dataset or datasets.default(options.data_dir))
-    loaded = [datasets.load(name, options.data_dir, **read) for name in names]  # type: ignore[arg-type]
+    held = options.held
+    loaded = list(held.datasets) or [datasets.load(name, options.data_dir, **read) for name in names]  # type: ignore[arg-type]
     begun = time.monotonic()
-    if (file := weights.unconverted(options.model, options.cache_dir)) is not None:
-        seconds = max(5.0, file.stat().st_size / CONVERTED)
-        voice.note(f"converting {options.model} once ({file.name}), about {clock(seconds)}")
-    with voice.hushed():
-        found = weights.locate(options.model, revision=options.revision, cache_dir=options.cache_dir, offline=options.offline)
+    found = held.lm or _located(options, voice)
     running = Running(
         command=command,
         options=options,
@@ -206,7 +206,6 @@ def start(command: str, options: Measure, own: dict[str, Any] | None = None, voi
         slug=files.slug(options.model),
         timing={"model": time.monotonic() - begun},
         found=found,
-        tokenizer_digest=runs.files_digest(found.folder, TOKENIZER_FILES),
         device=loading.device_type(options.device),
         datasets=loaded,
     )
@@ -215,8 +214,18 @@ def start(command: str, options: Measure, own: dict[str, Any] | None = None, voi
     return running
 
 
-def described(lm: loading.LM, tokenizer_digest: str) -> runs.ModelPart:
+def _located(options: Measure, voice: Voice) -> weights.Weights:
+    """The weights of the model that is asked for, converted where needed."""
+    if (file := weights.unconverted(options.model, options.cache_dir)) is not None:
+        seconds = max(5.0, file.stat().st_size / CONVERTED)
+        voice.note(f"converting {options.model} once ({file.name}), about {clock(seconds)}")
+    with voice.hushed():
+        return weights.locate(options.model, revision=options.revision, cache_dir=options.cache_dir, offline=options.offline)
+
+
+def described(lm: loading.LM) -> runs.ModelPart:
     """The model as the record shows it."""
-    same = {name: getattr(lm, name) for name in ("name", "revision", "digest", "dtype", "device", "note", "packed")}
+    names = ("name", "revision", "digest", "tokenizer_digest", "dtype", "device", "note", "packed")
+    same = {name: getattr(lm, name) for name in names}
     token = None if lm.start is None else lm.tokenizer.convert_ids_to_tokens(lm.start)
-    return runs.ModelPart(**same, tokenizer_digest=tokenizer_digest, start_token=token, layers=lm.n_layers, heads=lm.n_heads)
+    return runs.ModelPart(**same, start_token=token, layers=lm.n_layers, heads=lm.n_heads)

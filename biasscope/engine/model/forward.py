@@ -94,6 +94,15 @@ def capture(
         return seen, run(lm, block, {**hooks, **{site.hook: keep(site) for site in sites}})
 
 
+def attention(lm: LM, ids: Sequence[int], head: Site) -> Float[Tensor, "dest_pos src_pos"]:
+    """The weights with which a head attends, a row per token: each sums to 1 over the tokens up to it."""
+    name = f"blocks.{head.layer}.attn.hook_pattern"
+    with torch.no_grad():
+        _, kept = lm.bridge.run_with_cache(torch.tensor([list(ids)], device=lm.device), names_filter=lambda hook: hook == name)
+    weights: Tensor = kept[name][0, head.head]
+    return weights.float().cpu()
+
+
 def edited(lm: LM, block: Block, start: Clean, edits: Sequence[Edit]) -> Readouts:
     """What is read when each copy of the block has its own edit, resumed from the first layer that any of them touches."""
     layer = min(site.layer for edit in edits for site in edit)

@@ -1,6 +1,7 @@
 """Language models, booted, and how many nodes one pass of theirs may hold. The only file that boots one."""
 
 import copy
+import hashlib
 import inspect
 import sys
 from collections.abc import Callable
@@ -11,6 +12,8 @@ from typing import TYPE_CHECKING, Any
 
 from biasscope.engine.errors import DataError, UsageError
 from biasscope.engine.model.weights import DEFAULT, Weights, first_line, locate, quiet
+from biasscope.engine.store import digests
+from biasscope.engine.store.reproduce import IN_MEMORY
 
 if TYPE_CHECKING:
     import torch
@@ -46,6 +49,7 @@ class LM:
     dtype: str
     revision: str | None
     digest: str
+    tokenizer_digest: str
     note: str | None = None
     packed: bool = True
     """False where the model cannot attend by an ancestor mask: one sequence a row then."""
@@ -72,7 +76,6 @@ def load(
 def boot(weights: Weights, *, device: str = "auto", dtype: str = "float32") -> LM:
     """The model in `weights.folder`, booted on `device` ("auto": CUDA where there is one, else CPU)."""
     import torch
-    from transformer_lens.model_bridge import TransformerBridge
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
     device = _device(device)
@@ -85,11 +88,63 @@ def boot(weights: Weights, *, device: str = "auto", dtype: str = "float32") -> L
         raise DataError(f"cannot load model {weights.name}: {first_line(error)}") from error
     if len(tokenizer) < 2:
         raise DataError(f"the tokenizer in {weights.folder} is empty; save it again with `tokenizer.save_pretrained`")
+    model.eval().requires_grad_(False).to(device)
+    return _bridged(weights, model, tokenizer, device, dtype)
+
+
+def adopt(model: Any, tokenizer: Any = None) -> LM:
+    """A model that is in memory already: of transformers, with its tokenizer, or a `TransformerBridge`. It stays where it is.
+
+    A model of transformers is copied, because a bridge changes the modules that it wraps. Its digest is that of its parameters, its
+    name the one it was loaded by. UsageError where there is no fast tokenizer, DataError where TransformerLens knows no such model.
+    """
+    from transformer_lens.model_bridge import TransformerBridge
+
+    bridge = model if isinstance(model, TransformerBridge) else None
+    inner = model if bridge is None else bridge.original_model
+    tokenizer = tokenizer if bridge is None else tokenizer or bridge.tokenizer
+    if tokenizer is None or not getattr(tokenizer, "is_fast", False):
+        raise UsageError(f"a model in memory needs its fast tokenizer, found {type(tokenizer).__name__}: load_model(model, tokenizer)")
+    name = getattr(inner.config, "_name_or_path", "") or type(inner).__name__
+    parameters = next(inner.parameters())
+    device, dtype = str(parameters.device), str(parameters.dtype).removeprefix("torch.")
+    weights = InMemory(name, _digest(inner), digests.of_bytes(tokenizer.backend_tokenizer.to_str().encode()))
+    if bridge is not None:
+        return _described(weights, bridge, tokenizer, inner, device, dtype)
+    return _bridged(weights, copy.deepcopy(inner).eval().requires_grad_(False), copy.deepcopy(tokenizer), device, dtype)
+
+
+@dataclass(frozen=True)
+class InMemory:
+    """What `Weights` says of a model in files, of one in memory."""
+
+    name: str
+    digest: str
+    tokenizer_digest: str
+    revision: None = None
+    note: str = IN_MEMORY
+
+
+def _digest(model: "torch.nn.Module") -> str:
+    """sha256 over the names, types, shapes and bytes of the parameters and buffers."""
+    import torch
+
+    total = hashlib.sha256()
+    for name, tensor in sorted(model.state_dict().items()):
+        total.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}\n".encode())
+        total.update(tensor.detach().cpu().contiguous().flatten().view(torch.uint8).numpy())
+    return total.hexdigest()
+
+
+def _bridged(weights: Weights | InMemory, model: Any, tokenizer: Any, device: str, dtype: str) -> LM:
+    """The model with TransformerLens's hook points."""
+    from transformer_lens.model_bridge import TransformerBridge
+
     if tokenizer.pad_token is None:
         tokenizer.pad_token = tokenizer.eos_token
-    model.eval().requires_grad_(False).to(device)
     try:
-        bridge = TransformerBridge.boot_transformers(str(weights.folder), hf_model=model, tokenizer=copy.deepcopy(tokenizer), device=device)
+        where = str(weights.folder) if isinstance(weights, Weights) else weights.name
+        bridge = TransformerBridge.boot_transformers(where, hf_model=model, tokenizer=copy.deepcopy(tokenizer), device=device)
     except Exception as error:
         raise DataError(f"TransformerLens cannot boot {weights.name} ({model.config.model_type}): {first_line(error)}") from error
     bridge.eval().requires_grad_(False)  # it splits fused weights into new ones of its own
@@ -120,7 +175,7 @@ def _device(device: str) -> str:
     return device
 
 
-def _described(weights: Weights, bridge: Any, tokenizer: Any, model: "torch.nn.Module", device: str, dtype: str) -> LM:
+def _described(weights: Weights | InMemory, bridge: Any, tokenizer: Any, model: "torch.nn.Module", device: str, dtype: str) -> LM:
     config: Any = model.config.get_text_config()  # type: ignore[operator, union-attr]
     if not hasattr(bridge, "blocks") or not hasattr(bridge.blocks[0], "attn"):
         raise DataError(f"model {weights.name} ({config.model_type}) has no attention heads to measure; use a transformer")
@@ -145,6 +200,7 @@ def _described(weights: Weights, bridge: Any, tokenizer: Any, model: "torch.nn.M
         dtype=dtype,
         revision=weights.revision,
         digest=weights.digest,
+        tokenizer_digest=weights.tokenizer_digest,
         note=weights.note,
     )
 

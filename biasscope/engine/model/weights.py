@@ -13,6 +13,7 @@ import re
 import tempfile
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 
 from filelock import FileLock
@@ -31,6 +32,7 @@ PLANTED = "planted:"
 _NEO = ("gpt-neo-125M", "gpt-neo-1.3B", "gpt-neo-2.7B")
 ALIASES = {name.lower(): f"EleutherAI/{name}" for name in _NEO} | {n: n for n in ("gpt2", "gpt2-medium", "gpt2-large", "gpt2-xl")}
 SNAPSHOT = ["*.safetensors", "*.json", "*.txt", "*.model", "*.jinja"]
+TOKENIZER_FILES = ("tokenizer*.json", "tokenizer.model", "vocab.*", "merges.txt", "special_tokens_map.json", "added_tokens.json")
 NOT_NEEDED = ["consolidated*", "original/*", "onnx/*", "*/*.safetensors"]
 
 
@@ -44,6 +46,11 @@ class Weights:
     digest: str
     """sha256 over the weight files: a hub blob's name, or the file hashed."""
     note: str | None = None
+
+    @cached_property
+    def tokenizer_digest(self) -> str:
+        """sha256 of the tokenizer's files."""
+        return digests.of_files(self.folder, TOKENIZER_FILES)
 
 
 def locate(name: str, *, revision: str | None = None, cache_dir: Path, offline: bool = False) -> Weights:

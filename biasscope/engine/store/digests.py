@@ -35,6 +35,12 @@ def of_bytes(content: bytes) -> str:
     return hashlib.sha256(content).hexdigest()
 
 
+def of_files(folder: Path, patterns: tuple[str, ...]) -> str:
+    """sha256 over the names and contents of the files in `folder` that match."""
+    matching = sorted({file for pattern in patterns for file in folder.glob(pattern) if file.is_file()})
+    return digest({file.name: of_file(file) for file in matching})
+
+
 def of_file(path: Path) -> str:
     """The sha256 of a file's bytes."""
     with path.open("rb") as stream:

@@ -10,6 +10,8 @@ from typing import Any
 from biasscope.engine.settings import Measure
 from biasscope.engine.store.runs import RunRecord
 
+IN_MEMORY = "a model in memory"
+"""The note of a model that no `--model` names."""
 PLACES = ("data_dir", "cache_dir", "output_dir")
 """Options that are about this machine and decide no number."""
 PATH = r"(?<![\w./])[~/][\w.-]*/\S+"
@@ -37,6 +39,8 @@ def command(name: str, params: Mapping[str, Any], *, document: bool = False) -> 
 
 def of(record: RunRecord, *, document: bool = False) -> str:
     """The command that gives the run of that record again."""
+    if record.model is not None and record.model.note == IN_MEMORY:
+        return f"biasscope.{record.command}(...)  # {IN_MEMORY}: no command line names it"
     # of an older version it says the batch size as decided, not as asked: "auto" gives that again
     older = {"batch_size": DEFAULTS["batch_size"]} if record.batch_size is None else {}
     return command(record.command, record.params | older, document=document)

@@ -139,12 +139,6 @@ def peak_rss_bytes() -> int:
     return peak if platform.system() == "Darwin" else peak * 1024
 
 
-def files_digest(folder: Path, patterns: tuple[str, ...]) -> str:
-    """sha256 over the names and contents of the files in `folder` that match."""
-    found = sorted({file for pattern in patterns for file in folder.glob(pattern) if file.is_file()})
-    return digests.digest({file.name: digests.of_file(file) for file in found})
-
-
 def folder(output_dir: Path, model: str, dataset: str, command: str, key: str) -> Path:
     """results/<model>/<dataset>/<command>/<first 8 of the run key>."""
     return output_dir.joinpath(safe_name(model), safe_name(dataset), safe_name(command), key[:8])

@@ -1,0 +1,388 @@
+"""The Python API: what the commands do as functions, and their results as tables, figures and pages of a notebook.
+
+`import biasscope as bs` loads nothing of this; the first name that is asked for does. An experiment here has the run key of the command
+with the same options: each finds what the other has measured.
+"""
+
+import importlib
+import inspect
+import re
+import sys
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import fields, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal, get_args, get_origin, get_type_hints
+
+import polars as pl
+
+from biasscope.engine import schemas
+from biasscope.engine.data import datasets
+from biasscope.engine.errors import UsageError
+from biasscope.engine.settings import OUTPUT, SILENT, Dtype, Held, Measure, Voice
+from biasscope.engine.statistics import comparison, summary
+from biasscope.engine.store import cache, runs
+from biasscope.engine.types import COMPONENTS, RELIABILITY, SUMMARY, Dataset, Example, Site
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+    from biasscope.engine.measure.sources import Source
+    from biasscope.engine.model.loading import LM
+    from biasscope.engine.model.tokens import Forest
+
+DEFAULTS = Measure()
+SETTINGS = tuple(f for f in fields(Measure) if f.name not in (*OUTPUT, "model", "dataset", "held"))
+"""What every experiment here may be asked beside its model, its data set and its own options: the options of the commands."""
+
+
+class Bars(Voice):
+    """Progress as tqdm draws it, in a notebook as in a terminal."""
+
+    def track(self, units: list[Any], label: str) -> Iterable[Any]:
+        """The units, with a bar that leaves when it is full."""
+        from tqdm.auto import tqdm
+
+        return tqdm(units, desc=label, leave=False)
+
+
+def _voice(progress: bool | None) -> Voice:
+    """Bars where they are asked for, or where nothing was said in a notebook."""
+    notebook = "ipykernel" in sys.modules
+    return Bars() if progress or (progress is None and notebook) else SILENT
+
+
+class Run:
+    """A finished experiment: its record, its tables, and what a notebook shows of it."""
+
+    def __init__(self, result: runs.Result, held: Held = DEFAULTS.held) -> None:
+        self._result, self._held = result, held
+
+    @property
+    def record(self) -> runs.RunRecord:
+        """What was asked, what ran, and all that is needed to repeat it: `run.json`."""
+        return self._result.record
+
+    @property
+    def folder(self) -> Path:
+        """Where its files are. UsageError where it measured several data sets: each of `record.datasets` has a path."""
+        paths = [Path(part.path) for part in self.record.datasets]
+        if len(paths) > 1:
+            raise UsageError(f"the run has {len(paths)} folders, one a data set: {', '.join(map(str, paths))}")
+        return paths[0]
+
+    @property
+    def key(self) -> str:
+        """The first eight characters of its run key, the name of its folder. UsageError where it measured several data sets."""
+        return self.folder.name
+
+    @property
+    def warnings(self) -> list[str]:
+        """What the command would have said on stderr: examples left out, and why."""
+        return list(self.record.warnings)
+
+    @property
+    def summary(self) -> pl.DataFrame:
+        """One row per aggregate (schema SUMMARY): estimate, 95 % interval, p, marks; the strongest site first."""
+        return pl.concat(self._result.summaries)
+
+    @property
+    def reliability(self) -> pl.DataFrame:
+        """One row per number that says how far the ranking can be trusted (schema RELIABILITY)."""
+        return pl.concat(self._result.reliability)
+
+    @property
+    def effects(self) -> pl.DataFrame:
+        """One row per example, site and metric (schema EFFECTS): baseline, value, effect = value − baseline."""
+        return self.table("effects")
+
+    def table(self, name: str) -> pl.DataFrame:
+        """A per-example table of its folder: effects, exact, control, scores, triples, twins, activations, predictions …
+
+        UsageError, with those that there are, where it has none of that name.
+        """
+        parts = [Path(part.path) / f"{name}.parquet" for part in self.record.datasets if name in part.tables]
+        if not parts:
+            there = sorted({table for part in self.record.datasets for table in part.tables})
+            raise UsageError(f"a run of {self.record.command} has no table '{name}'; it has: {', '.join(there)}")
+        return pl.concat(map(pl.read_parquet, parts))
+
+    def top(self, n: int = 10) -> pl.DataFrame:
+        """The n rows that rank first, of heads and MLPs with their marks (`*`: a star) where sites are ranked.
+
+        Only columns that hold something.
+        """
+        rows = self.summary
+        if self.record.command in ("ablate", "patch"):
+            own = rows.filter(pl.col("dataset").is_in([part.name for part in self.record.datasets]))  # not the control's
+            rows = _ranked(summary.ranking(own).filter(schemas.heads_and_mlps()))
+        rows = rows.head(n)
+        return rows.select(name for name in rows.columns if set(rows[name]) - {"", None})
+
+    def prompts(self, site: str | Site, n: int = 10) -> pl.DataFrame:
+        """The prompts whose `target` a site changes most: prompt, group, baseline, value, effect (nats), the largest first.
+
+        Site: "L26H2" or "26.2", "L5.mlp". UsageError where the run did not measure it.
+        """
+        wanted = _site(site)
+        rows = self.effects.filter(pl.col("head").eq_missing(wanted.head), layer=wanted.layer, component=wanted.component, metric="target")
+        if rows.is_empty():
+            raise UsageError(f"the run did not measure {wanted}; it has {self._sites()}")
+        texts = pl.DataFrame(
+            [(e.id, e.dataset, e.prompt, e.stereo, e.anti) for e in self._examples()],
+            schema=["example_id", "dataset", "prompt", "stereo", "anti"],
+            orient="row",
+        )
+        kept = ["source", "position", "dataset", "group", "prompt", "stereo", "anti", "baseline", "value", "effect", "example_id"]
+        joined = rows.join(texts, on=["example_id", "dataset"], how="left", maintain_order="left")
+        return joined.sort(pl.col("effect").abs(), descending=True, maintain_order=True).select(kept).head(n)
+
+    def attention(self, site: str | Site, example: str) -> pl.DataFrame:
+        """Where a head looks in one prompt of the run: a row per token, a column per token that it attends to, weights in [0, 1].
+
+        `example`: the id of one of its examples (`run.prompts(site)` has them). The model is loaded.
+        """
+        from biasscope.engine.model import forward, tokens
+
+        head = _site(site)
+        if head.head is None:
+            raise UsageError(f"{head} is no head; give one such as L5H3")
+        prompt = next((e.prompt for e in self._examples() if e.id == example), None)
+        if prompt is None:
+            raise UsageError(f"the run has no example '{example}'; the ids are in run.effects['example_id']")
+        lm = self._held.lm or self._load()
+        ids = tokens.encode(lm, prompt)
+        weights, words = forward.attention(lm, ids, head), [lm.tokenizer.decode([i]) for i in ids]
+        named = [f"{i} {word}" for i, word in enumerate(words)]
+        return pl.DataFrame({"token": named} | dict(zip(named, weights.T.tolist(), strict=True)))
+
+    def plot(self, component: Literal["z", "mlp_out"] = "z") -> "Figure":
+        """The report's figure: a heat map of heads (or bars of MLPs), probes by layer, a circuit's curve. UsageError where it has none."""
+        from biasscope.report import figures
+
+        rows, title = self._result.summaries[0], f"{self.record.command} on {self.record.datasets[0].name}"
+        if self.record.command == "probe":
+            return figures.probes(rows, title=title)
+        if self.record.command == "circuit":
+            return figures.faithfulness(rows, title=title)
+        ranked = summary.ranking(rows).filter(
+            schemas.single_sites(), pl.col("component") == component, pl.col("source") == rows["source"][0]
+        )
+        if self.record.command not in ("ablate", "patch") or ranked.is_empty():
+            raise UsageError(f"a run of {self.record.command} has no figure of {component}")
+        if component == "mlp_out":
+            return figures.bars(ranked, title=title, unit=ranked["unit"][0])
+        largest = max(ranked["estimate"].abs().max() or 0.0, 1e-9)
+        return figures.heat_map(ranked, title=title, largest=largest, unit=ranked["unit"][0])
+
+    def _examples(self) -> list[Example]:
+        """The examples of its data sets, in memory or read anew."""
+        held = {data.name: data for data in self._held.datasets}
+        folder = Path(self.record.params["data_dir"])
+        return [e for part in self.record.datasets for e in (held.get(part.name) or datasets.load(part.name, folder)).examples]
+
+    def _load(self) -> "LM":
+        """Its model, loaded anew."""
+        asked = self.record.params
+        lm = load_model(
+            asked["model"], device=asked["device"], dtype=asked["dtype"], revision=asked["revision"], cache_dir=asked["cache_dir"]
+        )
+        self._held = replace(self._held, lm=lm)
+        return lm
+
+    def _sites(self) -> str:
+        ranked = self.effects.select("component").unique().sort("component")["component"].to_list()
+        first, last = self.effects.select(first=pl.col("layer").min(), last=pl.col("layer").max()).row(0)
+        return f"sites of {', '.join(ranked)} in layers {first}-{last}"
+
+    def __repr__(self) -> str:
+        parts = ", ".join(f"{part.name} ({part.used} examples)" for part in self.record.datasets)
+        model = self.record.model.name if self.record.model else "predictions"
+        return f"<biasscope {self.record.command}: {model} on {parts}, {self.record.datasets[0].path}>"
+
+    def _repr_html_(self) -> str:
+        from biasscope.report import formats
+
+        return "".join(formats.html(table) for table in formats.tables_of(self._result))
+
+
+def _ranked(rows: pl.DataFrame) -> pl.DataFrame:
+    """The rows of sites as people read them: the site by its name, its marks, and what differs between rows."""
+    several = [name for name in ("dataset", "method", "source", "position") if rows[name].n_unique() > 1]
+    shown = ["statistic", "unit", "n", "clusters", "estimate", "ci_low", "ci_high", "p_family", "carried_by", "recovered", "specificity"]
+    named = [(str(Site(row["layer"], row["component"], row["head"])), schemas.mark(row)) for row in rows.iter_rows(named=True)]
+    return pl.concat(
+        [pl.DataFrame(named, {"site": pl.String, "mark": pl.String}, orient="row"), rows.select(*several, *shown)], how="horizontal"
+    )
+
+
+def _site(site: str | Site) -> Site:
+    """The site that "L26H2", "26.2", "L5.mlp" or "5.mlp" names."""
+    if isinstance(site, Site):
+        return site
+    named = re.fullmatch(r"L?(\d+)(?:[H.](\d+)|\.(\w+))", site.strip(), re.ASCII)
+    component = {"mlp": "mlp_out"}.get(named[3] or "z", named[3] or "z") if named else ""
+    if not named or component not in COMPONENTS:
+        raise UsageError(f"'{site}' names no site; write L26H2 or 26.2 for a head, L5.mlp for an MLP, L5.resid_post for a hook point")
+    return Site(int(named[1]), component, None if named[2] is None else int(named[2]))
+
+
+def _settings(model: Any, dataset: Any, given: Mapping[str, Any]) -> Measure:
+    """The settings as a command would have them, and what is in memory beside them."""
+    values = dict(given)
+    for name in ("data_dir", "cache_dir", "output_dir"):
+        if name in values:
+            values[name] = Path(values[name]).expanduser()
+    if "dtype" in values:
+        values["dtype"] = Dtype(_option("dtype", Literal[tuple(Dtype)], values["dtype"]))
+    if "batch_size" in values:
+        values["batch_size"] = str(values["batch_size"])
+    lm = None if isinstance(model, str) else model if type(model).__name__ == "LM" else load_model(model)
+    if lm is not None:
+        values |= {"model": lm.name, "dtype": Dtype(lm.dtype), "device": lm.device, "revision": lm.revision}
+    else:
+        values["model"] = model
+    several = [] if dataset is None else [dataset] if isinstance(dataset, str | Dataset) else list(dataset)
+    known = [data for data in several if isinstance(data, Dataset)]
+    if known and len(known) < len(several):
+        raise UsageError("give data sets by name or as Dataset, not both at once")
+    if known and values.get("limit") is not None:
+        raise UsageError("limit draws from a data set by its name; for a Dataset: load_dataset(name, limit=…)")
+    if known and known[0].whole:
+        values["limit"] = len(known[0].examples)
+    names = [data.name if isinstance(data, Dataset) else str(data) for data in several] or None
+    return replace(DEFAULTS, **values, dataset=names, held=Held(lm, tuple(known)))
+
+
+def _option(name: str, kind: Any, value: Any) -> Any:
+    """An option as the command line has it: lists joined by commas. UsageError where it is none of a few words."""
+    words = [word for one in (kind, *get_args(kind)) if get_origin(one) is Literal for word in get_args(one)]
+    if words and value is not None and value not in words:
+        raise UsageError(f"{name} '{value}' is none of: {', '.join(words)}")
+    return ",".join(map(str, value)) if isinstance(value, list | tuple) else value
+
+
+def experiment(name: str) -> Callable[..., Run]:
+    """The experiment of that name as a function of a model, data sets, its own options and those that all share, all by name."""
+    measured = getattr(importlib.import_module(f"biasscope.engine.experiments.{name}"), name)
+    hints = get_type_hints(measured)
+    own = [p for p in inspect.signature(measured).parameters.values() if p.kind is inspect.Parameter.KEYWORD_ONLY and p.name != "voice"]
+    keyword = inspect.Parameter.KEYWORD_ONLY
+    either = inspect.Parameter.POSITIONAL_OR_KEYWORD
+    shared = [inspect.Parameter(f.name, keyword, default=f.default, annotation=f.type) for f in SETTINGS]
+    first = [inspect.Parameter("model", either, default=DEFAULTS.model), inspect.Parameter("dataset", either, default=None)]
+    progress = inspect.Parameter("progress", keyword, default=None)
+    signature = inspect.Signature([*first, *own, *shared, progress], return_annotation=Run)
+
+    def run(*args: Any, **values: Any) -> Run:
+        if unknown := [key for key in values if key not in signature.parameters]:
+            raise TypeError(datasets.unknown(f"option of {name}", unknown[0], list(signature.parameters)))
+        given = signature.bind(*args, **values).arguments
+        asked = _settings(
+            given.get("model", DEFAULTS.model), given.get("dataset"), {f.name: given[f.name] for f in SETTINGS if f.name in given}
+        )
+        options = {p.name: _option(p.name, hints[p.name], given[p.name]) for p in own if p.name in given}
+        result = measured(asked, **options, voice=_voice(given.get("progress")))
+        return Run(result, asked.held)
+
+    run.__name__ = run.__qualname__ = name
+    run.__doc__ = f"""{measured.__doc__}
+
+    As `biasscope {name}`, whose --help says what each option does: same options, same run key. `model`: a name, a folder, or what
+    `load_model` gives; `dataset`: a name, several, or a `Dataset`. Silent, but for bars in a notebook (`progress`). Returns a `Run`.
+    """
+    run.__signature__ = signature  # type: ignore[attr-defined]
+    return run
+
+
+def circuit(run: Run | str, *, sizes: Sequence[int] | str = "1,2,5,10,20,50", minimal: bool = False, target: float = 0.8) -> Run:
+    """Keep only the strongest sites of a run of `ablate` or `patch`, or remove them: how much of the bias is theirs.
+
+    As `biasscope circuit --from RUN`.
+    """
+    from biasscope.engine.experiments import circuit as experiments
+
+    origin = load(run) if isinstance(run, str) else run
+    places = {name: origin.record.params[name] for name in ("cache_dir", "output_dir", "data_dir")}
+    asked = replace(_settings(origin._held.lm or origin.record.params["model"], None, places), held=origin._held)
+    found = experiments.circuit(
+        asked, str(origin.folder), sizes=_option("sizes", str, sizes), minimal=minimal, target=target, voice=_voice(None)
+    )
+    return Run(found, origin._held)
+
+
+def load(run: str, output_dir: str | Path = DEFAULTS.output_dir, cache_dir: str | Path = DEFAULTS.cache_dir) -> Run:
+    """A finished run by its folder or the first characters of its key. UsageError where there is none, DamagedError where it changed."""
+    stored, record = cache.load(Path(output_dir), run, Path(cache_dir))
+    part = record.datasets[0].model_copy(update={"path": str(stored.folder)})
+    tables = {name: pl.read_parquet(stored.folder / f"{name}.parquet") for name in ("summary", "reliability") if name in part.tables}
+    reliability = tables.get("reliability", RELIABILITY.to_frame())
+    return Run(runs.Result(record.model_copy(update={"datasets": [part]}), [tables.get("summary", SUMMARY.to_frame())], [reliability], []))
+
+
+def compare(*compared: Run | str, top: int = 10, output_dir: str | Path = DEFAULTS.output_dir) -> pl.DataFrame:
+    """How far the rankings of runs agree, pair by pair: Spearman's ρ over the sites both have, the first `top` shared, and what luck gives.
+
+    The same rows as `biasscope compare`.
+    """
+    from biasscope.engine.experiments import compare as experiments
+
+    named = [[run] if isinstance(run, str) else [part.path for part in run.record.datasets] for run in compared]
+    rankings, _ = experiments.rankings([name for names in named for name in names], Path(output_dir))
+    return pl.DataFrame(comparison.pairs(rankings, top))
+
+
+def load_model(
+    model: Any = DEFAULTS.model,
+    tokenizer: Any = None,
+    *,
+    device: str = "auto",
+    dtype: str = "float32",
+    revision: str | None = None,
+    cache_dir: str | Path = DEFAULTS.cache_dir,
+    offline: bool = False,
+) -> "LM":
+    """A model, checked and ready for every function here: by name, folder or .gguf file, or one that is in memory already.
+
+    In memory: a causal model of transformers with its tokenizer (copied; it stays as it is, on its device and in its dtype), or a
+    `TransformerBridge` of TransformerLens. Its name is the one it was loaded by, its identity the sha256 of its parameters.
+    """
+    from biasscope.engine.model import forward, loading
+
+    if not isinstance(model, str | Path):
+        return forward.check_packing(loading.adopt(model, tokenizer))
+    with SILENT.hushed():
+        where = {"device": device, "dtype": str(dtype), "revision": revision, "cache_dir": Path(cache_dir).expanduser(), "offline": offline}
+        return forward.check_packing(loading.load(str(model), **where))  # type: ignore[arg-type]
+
+
+def load_dataset(name: str, *, data_dir: str | Path = DEFAULTS.data_dir, limit: int | None = None, seed: int = 0) -> Dataset:
+    """The data set of that name (`bs.datasets()` has them), or of a file; `limit` draws a seeded sample, spread evenly over groups."""
+    return datasets.load(name, Path(data_dir), limit=limit, seed=seed)
+
+
+def forest(lm: "LM", dataset: Dataset | Sequence[Example], *, share: Literal["all", "example"] = "all") -> "Forest":
+    """The examples as packed prefix trees, what every pass goes over (`share="example"`: no node is shared between examples)."""
+    from biasscope.engine.model import tokens
+
+    return tokens.forest(lm, dataset.examples if isinstance(dataset, Dataset) else dataset, share=share)
+
+
+def sites(lm: "LM", components: Sequence[str] = ("z", "mlp_out"), layers: Sequence[int] | None = None) -> list[Site]:
+    """The sites of those components in the layers (all by default), heads one by one. UsageError outside the model."""
+    from biasscope.engine.measure import sources
+
+    return sources.sites(lm, components, layers)
+
+
+def sweep(
+    lm: "LM",
+    forest: "Forest",
+    sites: Sequence[Site],
+    source: "str | Source" = "mean",
+    metrics: Sequence[str] = ("target", "competence", "kl"),
+) -> pl.DataFrame:
+    """EFFECTS of replacing each site alone by the source, exact: one row per example, site and metric. Nothing is stored."""
+    from biasscope.engine.measure import exact, sources
+
+    made = sources.source(source, lm, forest, sites) if isinstance(source, str) else source
+    return exact.sweep(lm, forest, sites, made, metrics=metrics)
