@@ -22,8 +22,9 @@ demo: $(READY)
 	$(BIN)/biasscope ablate --top 20 --by attribution --limit 240 --dataset occupations $(TABLE)
 	$(BIN)/biasscope report $(TABLE)
 
+# a file a worker, one worker a core: tiny models use one thread each
 test: $(READY)
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest -n auto --dist loadfile
 
 torture: $(READY)
 	$(BIN)/python -m pytest -m torture

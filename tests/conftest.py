@@ -18,6 +18,7 @@ from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers  # 
 from biasscope.engine.model import weights  # noqa: E402
 from biasscope.engine.model.forward import check_packing  # noqa: E402
 from biasscope.engine.model.loading import LM, boot, load  # noqa: E402
+from biasscope.engine.statistics import audit, resampling  # noqa: E402
 from biasscope.engine.types import Example  # noqa: E402
 
 torch.set_num_threads(1)  # tiny models are faster without threads to wait for; `smollm2` sets them back
@@ -65,9 +66,9 @@ def shared_data() -> Path:
 
 @pytest.fixture(scope="session")
 def cache_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Where the embedded model is converted to: kept between runs where BIASSCOPE_CACHE_DIR names a folder."""
-    kept = os.environ.get("BIASSCOPE_CACHE_DIR")
-    return Path(kept) if kept else tmp_path_factory.mktemp("cache")
+    """Where the embedded model is converted to, once for all workers: kept between runs where BIASSCOPE_CACHE_DIR names a folder."""
+    kept, base = os.environ.get("BIASSCOPE_CACHE_DIR"), tmp_path_factory.getbasetemp()
+    return Path(kept) if kept else (base.parent if "PYTEST_XDIST_WORKER" in os.environ else base) / "models"
 
 
 @pytest.fixture(scope="session")
@@ -152,3 +153,10 @@ def examples() -> list[Example]:
     rich = [example(4, "The teacher is always very", *kinds[:2], unrelated=kinds[2], sentences=whole)]
     bare = [example(5, "", "He", "She"), example(6, "A strange old plumber had told the engineer of the chess player that", " his", " her")]
     return said + rich + bare
+
+
+@pytest.fixture
+def few_draws(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A fiftieth of the random draws, for tests that run commands and are not about how certain their numbers are."""
+    monkeypatch.setattr(resampling, "DRAWS", 399)
+    monkeypatch.setattr(audit, "STUDIES", 20)

@@ -11,6 +11,7 @@ from typer.testing import CliRunner
 
 from biasscope import cli
 
+pytestmark = pytest.mark.usefixtures("few_draws")
 SCANS = {
     "every source": "ablate --source all",
     "chosen": "ablate --top 3 --source mean",

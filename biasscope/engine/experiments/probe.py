@@ -120,6 +120,7 @@ def _activations(scan: Scan, texts: Sequence[Any], component: str, position: str
     rows = [(site.component, site.layer) for site in activations.sites(run.lm, component)]
     with journal.opened(scan.journal.folder.parent, identity, wait=True) as opened:
         shared = replace(scan, journal=opened)
+        shared.resume()
         names = shared.measure(activations.units(run.lm, texts, component, position), "encode")
         return probes.matrices(opened.tables("activations", names), rows, [text.id for text in texts])
 

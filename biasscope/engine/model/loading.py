@@ -3,7 +3,9 @@
 import copy
 import inspect
 import sys
+from collections.abc import Callable
 from dataclasses import dataclass
+from functools import cached_property, lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -47,6 +49,11 @@ class LM:
     note: str | None = None
     packed: bool = True
     """False where the model cannot attend by an ancestor mask: one sequence a row then."""
+
+    @cached_property
+    def ids(self) -> Callable[[str], tuple[int, ...]]:
+        """The ids of a text as the tokenizer's own call returns them, remembered: a prompt is asked for with each of its fillers."""
+        return lru_cache(65_536)(lambda text: tuple(self.tokenizer(text).input_ids))
 
 
 def load(

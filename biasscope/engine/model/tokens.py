@@ -66,7 +66,7 @@ class Forest:
 
 def encode(lm: LM, text: str) -> tuple[int, ...]:
     """The ids of a text as the model's own tokenizer call returns them."""
-    ids = tuple(lm.tokenizer(text).input_ids) if text else ((lm.start,) if lm.prepends and lm.start is not None else ())
+    ids = lm.ids(text) if text else ((lm.start,) if lm.prepends and lm.start is not None else ())
     if ids and max(ids) >= lm.vocab:
         raise DataError(f"the tokenizer of {lm.name} gives id {max(ids)}, its model knows {lm.vocab}: they do not belong together")
     return ids

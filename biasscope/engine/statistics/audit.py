@@ -7,7 +7,7 @@ hard one; and normal ones with the same covariance of sites, for power. Each is 
 
 import os
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from enum import StrEnum
 from functools import cached_property
 from typing import Protocol
@@ -95,28 +95,29 @@ class Model(Protocol):
         """How many clusters there are."""
 
     @property
-    def unevenness(self) -> Array:
-        """The standard error of each site, over that of normal studies, in which variances are equal."""
+    def error(self) -> Array:
+        """The standard error of each site, as the run has it."""
 
 
 def audit(model: Model, seed: int) -> Audit:
     """Simulate the studies, on all cores: each with draws of its own, so that the result is the same on any number of them.
 
-    An effect is found where it moves a site of a normal study over what is asked there. It grows with the unevenness of variances, and
-    with the run's own critical value where that is higher than the normal one, as it is for skewed effects.
+    An effect is found where it moves a site of a normal study over what is asked there, once that study has the run's own standard error:
+    variances that are uneven make it larger. It grows with the run's own critical value where that is higher than the normal one, as it
+    is for skewed effects.
     """
     t = model.draws()
     own = np.quantile(t, 1 - LEVEL, axis=0, method="higher").astype(float)
     most = critical(np.sort(t.max(1)))
 
-    def one(job: tuple[Kind, int]) -> tuple[bool, float, Array]:
+    def one(job: tuple[Kind, int]) -> tuple[bool, float, Array, Array]:
         kind, number = job
         study, data = model.study(np.random.default_rng((seed, _AUDIT, list(Kind).index(kind), number)), kind)
         if kind is Kind.NORMAL:
             alone = own * study.error + np.outer([-1.0, 1.0], study.estimate)
-            return False, study.critical, np.stack([alone, study.missing()])
+            return False, study.critical, study.error, np.stack([alone, study.missing()])
         passing = study.passing()
-        return bool(passing.any() and data.sure(passing).any()), study.critical, np.empty(0)
+        return bool(passing.any() and data.sure(passing).any()), study.critical, study.error, np.empty(0)
 
     # one study a core: threads inside products of this size wait for each other more than they work
     with threadpool_limits(1, "blas"), ThreadPoolExecutor(os.cpu_count()) as pool:
@@ -124,11 +125,17 @@ def audit(model: Model, seed: int) -> Audit:
     signs, again = (float(np.mean([alarm for alarm, *_ in found[i * STUDIES : (i + 1) * STUDIES]])) for i in (0, 1))
     normal = found[2 * STUDIES :]
     needed = np.concatenate([part for *_, part in normal], axis=1)
-    alone, family = np.quantile(needed, POWER, axis=1, method="higher") * model.unevenness
-    usual = float(np.median([asked for _, asked, _ in normal]))
+    uneven = _over(model.error, np.median([error for *_, error, _ in normal], axis=0))
+    alone, family = np.quantile(needed, POWER, axis=1, method="higher") * uneven
+    usual = float(np.median([asked for _, asked, *_ in normal]))
     # with few groups the run's own critical value is too uncertain to go by
     harder = max(1.0, most / usual) if model.clusters >= FEW and np.isfinite(usual) else 1.0
     return Audit(signs, again, alone, family * harder)
+
+
+def _over(error: Array, usual: Array) -> Array:
+    """The run's standard error over that of its normal studies; 1 where there is none."""
+    return np.divide(error, usual, out=np.ones_like(error), where=(usual > 0) & np.isfinite(error))
 
 
 @dataclass(frozen=True)
@@ -140,15 +147,17 @@ class SlopeModel:
     cluster: NDArray[np.intp]
     index: NDArray[np.intp]
     """Orders of the groups, `draw group`."""
+    error: Array
+    """See `Model`."""
 
     @classmethod
     def of(cls, x: Array, y: Array, cluster: NDArray[np.intp], seed: int) -> "SlopeModel":
         """The residuals of the run: divided by √(1 − leverage), so that their spread is that of errors."""
-        z, every = standard(x), slopes.orders(np.arange(len(x), dtype=float), cluster, seed, DRAWS)
+        z, index = standard(x), slopes.orders(np.arange(len(x), dtype=float), cluster, seed, DRAWS).astype(np.intp)
         line = slopes.line(z, cluster)
         residual = y - y.mean(0) - np.outer(z, line.slope(y))
         leverage = line.sums(1 / len(z) + z**2 / len(z))[cluster]
-        return cls(z, residual / np.sqrt(1 - leverage)[:, None], cluster, every.astype(np.intp))
+        return cls(z, residual / np.sqrt(1 - leverage)[:, None], cluster, index, line.error(y - y.mean(0)))
 
     @cached_property
     def line(self) -> slopes.Line:
@@ -170,19 +179,13 @@ class SlopeModel:
         """See `Model`."""
         return int(self.cluster.max()) + 1
 
-    @property
-    def unevenness(self) -> Array:
-        """See `Model`."""
-        score = self.line.sums(self.x[:, None] * self.y)
-        return np.sqrt((score**2).sum(0) / len(self.x) / (self.y**2).mean(0))
-
     def study(self, rng: np.random.Generator, kind: Kind) -> tuple[Study, "SlopeModel"]:
         """See `Model`."""
         if kind is Kind.AGAIN:
             rows = _drawn_again(rng, self.cluster)
-            data = SlopeModel(standard(self.x[rows]), self.y[rows], self.cluster, self.index)
+            data = replace(self, x=standard(self.x[rows]), y=self.y[rows])
         else:
-            data = SlopeModel(self.x, _turned(rng, self.y, self.cluster, kind), self.cluster, self.index)
+            data = replace(self, y=_turned(rng, self.y, self.cluster, kind))
             data.__dict__.update(permuted=self.permuted, leaving=self.leaving, line=self.line)
         centred = data.y - data.y.mean(0)
         most = np.sort(data.permuted.t(centred.astype(np.float32)).max(1))
@@ -208,13 +211,16 @@ class MeanModel:
     n: Array
     w: Array
     signs: Array
+    error: Array
+    """See `Model`."""
 
     @classmethod
     def of(cls, total: Array, n: Array, seed: int) -> "MeanModel":
         """The residuals of the run, times √(k / (k − 1)), so that their spread is that of errors."""
         k = len(total)
         signs = resampling.signs(k, seed)[:DRAWS] if k < FEW else np.empty((0, k))
-        return cls(Means(total, n).residual * np.sqrt(k / (k - 1)), n, resampling.weights(k, seed, DRAWS), signs)
+        error = resampling.mean_error(total, n)
+        return cls(Means(total, n).residual * np.sqrt(k / (k - 1)), n, resampling.weights(k, seed, DRAWS), signs, error)
 
     @cached_property
     def means(self) -> Means:
@@ -222,27 +228,22 @@ class MeanModel:
         return Means(self.total, self.n)
 
     @property
-    def error(self) -> Array:
-        """The standard error of each site, as it is estimated."""
-        return resampling.mean_error(self.total, self.n)
+    def variance(self) -> Array:
+        """The squared standard error of each site's mean."""
+        return resampling.mean_error(self.total, self.n) ** 2
 
     @property
     def clusters(self) -> int:
         """See `Model`."""
         return len(self.total)
 
-    @property
-    def unevenness(self) -> Array:
-        """See `Model`."""
-        return np.ones(self.total.shape[1])
-
     def study(self, rng: np.random.Generator, kind: Kind) -> tuple[Study, "MeanModel"]:
         """See `Model`."""
         k = len(self.total)
         rows = rng.integers(0, k, k) if kind is Kind.AGAIN else np.arange(k)
         total = self.total[rows] if kind is Kind.AGAIN else _turned(rng, self.total, rows, kind)
-        data = MeanModel(total, self.n[rows], self.w, self.signs)
-        variance = data.error**2
+        data = replace(self, total=total, n=self.n[rows])
+        variance = data.variance
         most = np.sort(np.abs(resampling.ratio(*data.means.single(self.w), variance)).max(1))
         shift, rest = data.means.deviations(1.0 - np.eye(k), slice(None))
         estimate = data.means.estimate
@@ -260,12 +261,12 @@ class MeanModel:
     def sure(self, sites: NDArray[np.bool_]) -> NDArray[np.bool_]:
         """See `Model`."""
         chosen = Means(self.total[:, sites], self.n[:, sites])
-        low, high = resampling.studentised(chosen.estimate, self.error[sites] ** 2, lambda some: chosen.deviations(self.w, some))
+        low, high = resampling.studentised(chosen.estimate, self.variance[sites], lambda some: chosen.deviations(self.w, some))
         return (low > 0) | (high < 0)
 
     def draws(self) -> Array:
         """See `Model`."""
-        return np.abs(resampling.ratio(*self.means.single(self.w), self.error**2))
+        return np.abs(resampling.ratio(*self.means.single(self.w), self.variance))
 
 
 def _turned(rng: np.random.Generator, residual: Array, cluster: NDArray[np.intp], kind: Kind) -> Array:

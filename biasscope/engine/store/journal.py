@@ -44,6 +44,8 @@ class Journal:
     """Lines and units that were not what was written; they are measured again."""
     seconds: float = 0.0
     """Time spent writing and checking."""
+    verified: dict[Path, tuple[int, int]] = field(default_factory=dict)
+    """Size and time of change of the shards whose sum has been found right."""
 
     @classmethod
     def read(cls, folder: Path) -> "Journal":
@@ -67,13 +69,26 @@ class Journal:
         return journal
 
     def check(self) -> None:
-        """Nothing: forgets the units whose shards are missing or not what was written."""
+        """Forget the units whose shards are missing or not what was written."""
         begun = time.monotonic()
         for unit, tables in list(self.units.items()):
-            if any(files.verified(self.shard(unit, table), sha256) is None for table, sha256 in tables.items()):
+            if any(self._content(unit, table) is None for table in tables):
                 del self.units[unit]
                 self.damaged.append(unit)
         self.seconds += time.monotonic() - begun
+
+    def _content(self, unit: str, table: str) -> bytes | None:
+        """The bytes of a shard, None where it is missing or not what was written: hashed once, and again where its file has changed."""
+        file = self.shard(unit, table)
+        try:
+            now, content = _state(file), file.read_bytes()
+        except OSError:
+            return None
+        if self.verified.get(file) != now:
+            if digests.of_bytes(content) != self.units[unit][table]:
+                return None
+            self.verified[file] = now
+        return content
 
     def shard(self, unit: str, table: str) -> Path:
         """The file of one table of a unit."""
@@ -85,11 +100,12 @@ class Journal:
         sums = {name: shards.write_table(self.shard(unit, name), frame, shards.SCHEMAS[name]) for name, frame in tables.items()}
         self._append({"unit": unit, "tables": sums})
         self.units[unit] = sums
+        self.verified |= {file: _state(file) for file in (self.shard(unit, name) for name in sums)}
         self.seconds += time.monotonic() - begun
 
     def get(self, unit: str, table: str) -> pl.DataFrame:
         """A unit's table; DamagedError where its shard changed since it was checked."""
-        content = files.verified(self.shard(unit, table), self.units[unit][table])
+        content = self._content(unit, table)
         if content is None:
             raise DamagedError(f"{self.shard(unit, table)} changed while it was read; the same command measures that part again")
         return shards.decoded(content, shards.SCHEMAS[table])
@@ -143,6 +159,12 @@ class Journal:
             raise unwritable(problem, file, len(line)) from problem
 
 
+def _state(file: Path) -> tuple[int, int]:
+    """What tells that a file has been changed."""
+    now = file.stat()
+    return now.st_size, now.st_mtime_ns
+
+
 def _line(entry: dict[str, Any]) -> bytes:
     """An entry as its line, which can be checked."""
     return digests.canonical({**entry, "check": digests.digest(entry)[:16]}) + b"\n"
@@ -160,7 +182,10 @@ def _checked(line: bytes) -> dict[str, Any] | None:
 
 @contextlib.contextmanager
 def opened(root: Path, identity: Mapping[str, Any], *, wait: bool = False, fresh: bool = False) -> Iterator[Journal]:
-    """The journal of the run with that identity, locked; with `fresh`, emptied. LockedError where another process holds it."""
+    """The journal of the run with that identity, locked; with `fresh`, emptied. Its shards are not checked yet.
+
+    LockedError where another process holds it.
+    """
     folder = root / run_key(identity)
     with held(folder, wait=wait):
         if fresh:
@@ -168,9 +193,7 @@ def opened(root: Path, identity: Mapping[str, Any], *, wait: bool = False, fresh
         files.sweep_leftovers(folder)
         if not (folder / KEY).is_file() or (folder / KEY).read_bytes() != digests.canonical(identity):
             files.write_bytes(folder / KEY, digests.canonical(identity))
-        journal = Journal.read(folder)
-        journal.check()
-        yield journal
+        yield Journal.read(folder)
 
 
 @contextlib.contextmanager
