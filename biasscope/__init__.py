@@ -4,7 +4,6 @@
 that is asked for does (PEP 562).
 """
 
-import importlib
 from typing import TYPE_CHECKING, Any
 
 __version__ = "0.1.0"
@@ -23,20 +22,19 @@ __all__ = (
     "load_model",
     "patch",
     "probe",
+    "report",
     "sites",
     "sweep",
 )
 
 if TYPE_CHECKING:
-    from biasscope.api import Run, circuit, compare, forest, load, load_dataset, load_model, sites, sweep
+    from biasscope.api import Run, circuit, compare, forest, load, load_dataset, load_model, report, sites, sweep
 
 
 def __getattr__(name: str) -> Any:
     """A name of the API, loaded when it is first asked for."""
-    if name == "report":  # the package, which is also a function
-        return importlib.import_module("biasscope.report")
     if name not in __all__:
-        raise AttributeError(f"module 'biasscope' has no attribute '{name}'; it has: {', '.join(__all__)}, report")
+        raise AttributeError(f"module 'biasscope' has no attribute '{name}'; it has: {', '.join(__all__)}")
     from biasscope import api
 
     globals()[name] = found = api.experiment(name) if name in EXPERIMENTS else getattr(api, name)
@@ -44,4 +42,4 @@ def __getattr__(name: str) -> Any:
 
 
 def __dir__() -> list[str]:
-    return [*__all__, "__version__", "report"]
+    return [*__all__, "__version__"]

@@ -6,26 +6,24 @@ with the same options: each finds what the other has measured.
 
 import importlib
 import inspect
-import re
 import sys
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import fields, replace
 from pathlib import Path
+from types import ModuleType
 from typing import TYPE_CHECKING, Any, Literal, get_args, get_origin, get_type_hints
 
 import polars as pl
 
-from biasscope.engine import schemas
 from biasscope.engine.data import datasets
 from biasscope.engine.errors import UsageError
 from biasscope.engine.settings import OUTPUT, SILENT, Dtype, Held, Measure, Voice
-from biasscope.engine.statistics import comparison, summary
+from biasscope.engine.statistics import comparison
 from biasscope.engine.store import cache, runs
-from biasscope.engine.types import COMPONENTS, RELIABILITY, SUMMARY, Dataset, Example, Site
+from biasscope.engine.types import RELIABILITY, SUMMARY, Dataset, Example, Site
+from biasscope.notebook import Run
 
 if TYPE_CHECKING:
-    from matplotlib.figure import Figure
-
     from biasscope.engine.measure.sources import Source
     from biasscope.engine.model.loading import LM
     from biasscope.engine.model.tokens import Forest
@@ -49,181 +47,6 @@ def _voice(progress: bool | None) -> Voice:
     """Bars where they are asked for, or where nothing was said in a notebook."""
     notebook = "ipykernel" in sys.modules
     return Bars() if progress or (progress is None and notebook) else SILENT
-
-
-class Run:
-    """A finished experiment: its record, its tables, and what a notebook shows of it."""
-
-    def __init__(self, result: runs.Result, held: Held = DEFAULTS.held) -> None:
-        self._result, self._held = result, held
-
-    @property
-    def record(self) -> runs.RunRecord:
-        """What was asked, what ran, and all that is needed to repeat it: `run.json`."""
-        return self._result.record
-
-    @property
-    def folder(self) -> Path:
-        """Where its files are. UsageError where it measured several data sets: each of `record.datasets` has a path."""
-        paths = [Path(part.path) for part in self.record.datasets]
-        if len(paths) > 1:
-            raise UsageError(f"the run has {len(paths)} folders, one a data set: {', '.join(map(str, paths))}")
-        return paths[0]
-
-    @property
-    def key(self) -> str:
-        """The first eight characters of its run key, the name of its folder. UsageError where it measured several data sets."""
-        return self.folder.name
-
-    @property
-    def warnings(self) -> list[str]:
-        """What the command would have said on stderr: examples left out, and why."""
-        return list(self.record.warnings)
-
-    @property
-    def summary(self) -> pl.DataFrame:
-        """One row per aggregate (schema SUMMARY): estimate, 95 % interval, p, marks; the strongest site first."""
-        return pl.concat(self._result.summaries)
-
-    @property
-    def reliability(self) -> pl.DataFrame:
-        """One row per number that says how far the ranking can be trusted (schema RELIABILITY)."""
-        return pl.concat(self._result.reliability)
-
-    @property
-    def effects(self) -> pl.DataFrame:
-        """One row per example, site and metric (schema EFFECTS): baseline, value, effect = value − baseline."""
-        return self.table("effects")
-
-    def table(self, name: str) -> pl.DataFrame:
-        """A per-example table of its folder: effects, exact, control, scores, triples, twins, activations, predictions …
-
-        UsageError, with those that there are, where it has none of that name.
-        """
-        parts = [Path(part.path) / f"{name}.parquet" for part in self.record.datasets if name in part.tables]
-        if not parts:
-            there = sorted({table for part in self.record.datasets for table in part.tables})
-            raise UsageError(f"a run of {self.record.command} has no table '{name}'; it has: {', '.join(there)}")
-        return pl.concat(map(pl.read_parquet, parts))
-
-    def top(self, n: int = 10) -> pl.DataFrame:
-        """The n rows that rank first, of heads and MLPs with their marks (`*`: a star) where sites are ranked.
-
-        Only columns that hold something.
-        """
-        rows = self.summary
-        if self.record.command in ("ablate", "patch"):
-            own = rows.filter(pl.col("dataset").is_in([part.name for part in self.record.datasets]))  # not the control's
-            rows = _ranked(summary.ranking(own).filter(schemas.heads_and_mlps()))
-        rows = rows.head(n)
-        return rows.select(name for name in rows.columns if set(rows[name]) - {"", None})
-
-    def prompts(self, site: str | Site, n: int = 10) -> pl.DataFrame:
-        """The prompts whose `target` a site changes most: prompt, group, baseline, value, effect (nats), the largest first.
-
-        Site: "L26H2" or "26.2", "L5.mlp". UsageError where the run did not measure it.
-        """
-        wanted = _site(site)
-        rows = self.effects.filter(pl.col("head").eq_missing(wanted.head), layer=wanted.layer, component=wanted.component, metric="target")
-        if rows.is_empty():
-            raise UsageError(f"the run did not measure {wanted}; it has {self._sites()}")
-        texts = pl.DataFrame(
-            [(e.id, e.dataset, e.prompt, e.stereo, e.anti) for e in self._examples()],
-            schema=["example_id", "dataset", "prompt", "stereo", "anti"],
-            orient="row",
-        )
-        kept = ["source", "position", "dataset", "group", "prompt", "stereo", "anti", "baseline", "value", "effect", "example_id"]
-        joined = rows.join(texts, on=["example_id", "dataset"], how="left", maintain_order="left")
-        return joined.sort(pl.col("effect").abs(), descending=True, maintain_order=True).select(kept).head(n)
-
-    def attention(self, site: str | Site, example: str) -> pl.DataFrame:
-        """Where a head looks in one prompt of the run: a row per token, a column per token that it attends to, weights in [0, 1].
-
-        `example`: the id of one of its examples (`run.prompts(site)` has them). The model is loaded.
-        """
-        from biasscope.engine.model import forward, tokens
-
-        head = _site(site)
-        if head.head is None:
-            raise UsageError(f"{head} is no head; give one such as L5H3")
-        prompt = next((e.prompt for e in self._examples() if e.id == example), None)
-        if prompt is None:
-            raise UsageError(f"the run has no example '{example}'; the ids are in run.effects['example_id']")
-        lm = self._held.lm or self._load()
-        ids = tokens.encode(lm, prompt)
-        weights, words = forward.attention(lm, ids, head), [lm.tokenizer.decode([i]) for i in ids]
-        named = [f"{i} {word}" for i, word in enumerate(words)]
-        return pl.DataFrame({"token": named} | dict(zip(named, weights.T.tolist(), strict=True)))
-
-    def plot(self, component: Literal["z", "mlp_out"] = "z") -> "Figure":
-        """The report's figure: a heat map of heads (or bars of MLPs), probes by layer, a circuit's curve. UsageError where it has none."""
-        from biasscope.report import figures
-
-        rows, title = self._result.summaries[0], f"{self.record.command} on {self.record.datasets[0].name}"
-        if self.record.command == "probe":
-            return figures.probes(rows, title=title)
-        if self.record.command == "circuit":
-            return figures.faithfulness(rows, title=title)
-        ranked = summary.ranking(rows).filter(
-            schemas.single_sites(), pl.col("component") == component, pl.col("source") == rows["source"][0]
-        )
-        if self.record.command not in ("ablate", "patch") or ranked.is_empty():
-            raise UsageError(f"a run of {self.record.command} has no figure of {component}")
-        if component == "mlp_out":
-            return figures.bars(ranked, title=title, unit=ranked["unit"][0])
-        largest = max(ranked["estimate"].abs().max() or 0.0, 1e-9)
-        return figures.heat_map(ranked, title=title, largest=largest, unit=ranked["unit"][0])
-
-    def _examples(self) -> list[Example]:
-        """The examples of its data sets, in memory or read anew."""
-        held = {data.name: data for data in self._held.datasets}
-        folder = Path(self.record.params["data_dir"])
-        return [e for part in self.record.datasets for e in (held.get(part.name) or datasets.load(part.name, folder)).examples]
-
-    def _load(self) -> "LM":
-        """Its model, loaded anew."""
-        asked = self.record.params
-        lm = load_model(
-            asked["model"], device=asked["device"], dtype=asked["dtype"], revision=asked["revision"], cache_dir=asked["cache_dir"]
-        )
-        self._held = replace(self._held, lm=lm)
-        return lm
-
-    def _sites(self) -> str:
-        ranked = self.effects.select("component").unique().sort("component")["component"].to_list()
-        first, last = self.effects.select(first=pl.col("layer").min(), last=pl.col("layer").max()).row(0)
-        return f"sites of {', '.join(ranked)} in layers {first}-{last}"
-
-    def __repr__(self) -> str:
-        parts = ", ".join(f"{part.name} ({part.used} examples)" for part in self.record.datasets)
-        model = self.record.model.name if self.record.model else "predictions"
-        return f"<biasscope {self.record.command}: {model} on {parts}, {self.record.datasets[0].path}>"
-
-    def _repr_html_(self) -> str:
-        from biasscope.report import formats
-
-        return "".join(formats.html(table) for table in formats.tables_of(self._result))
-
-
-def _ranked(rows: pl.DataFrame) -> pl.DataFrame:
-    """The rows of sites as people read them: the site by its name, its marks, and what differs between rows."""
-    several = [name for name in ("dataset", "method", "source", "position") if rows[name].n_unique() > 1]
-    shown = ["statistic", "unit", "n", "clusters", "estimate", "ci_low", "ci_high", "p_family", "carried_by", "recovered", "specificity"]
-    named = [(str(Site(row["layer"], row["component"], row["head"])), schemas.mark(row)) for row in rows.iter_rows(named=True)]
-    return pl.concat(
-        [pl.DataFrame(named, {"site": pl.String, "mark": pl.String}, orient="row"), rows.select(*several, *shown)], how="horizontal"
-    )
-
-
-def _site(site: str | Site) -> Site:
-    """The site that "L26H2", "26.2", "L5.mlp" or "5.mlp" names."""
-    if isinstance(site, Site):
-        return site
-    named = re.fullmatch(r"L?(\d+)(?:[H.](\d+)|\.(\w+))", site.strip(), re.ASCII)
-    component = {"mlp": "mlp_out"}.get(named[3] or "z", named[3] or "z") if named else ""
-    if not named or component not in COMPONENTS:
-        raise UsageError(f"'{site}' names no site; write L26H2 or 26.2 for a head, L5.mlp for an MLP, L5.resid_post for a hook point")
-    return Site(int(named[1]), component, None if named[2] is None else int(named[2]))
 
 
 def _settings(model: Any, dataset: Any, given: Mapping[str, Any]) -> Measure:
@@ -316,7 +139,8 @@ def load(run: str, output_dir: str | Path = DEFAULTS.output_dir, cache_dir: str 
     part = record.datasets[0].model_copy(update={"path": str(stored.folder)})
     tables = {name: pl.read_parquet(stored.folder / f"{name}.parquet") for name in ("summary", "reliability") if name in part.tables}
     reliability = tables.get("reliability", RELIABILITY.to_frame())
-    return Run(runs.Result(record.model_copy(update={"datasets": [part]}), [tables.get("summary", SUMMARY.to_frame())], [reliability], []))
+    summary = tables.get("summary", SUMMARY.to_frame())
+    return Run(runs.Result(record.model_copy(update={"datasets": [part]}), [summary], [reliability], []), DEFAULTS.held)
 
 
 def compare(*compared: Run | str, top: int = 10, output_dir: str | Path = DEFAULTS.output_dir) -> pl.DataFrame:
@@ -386,3 +210,26 @@ def sweep(
 
     made = sources.source(source, lm, forest, sites) if isinstance(source, str) else source
     return exact.sweep(lm, forest, sites, made, metrics=metrics)
+
+
+class _Report(ModuleType):
+    """The package `biasscope.report`, which is also the function of its name: `bs.report` beside `bs.ablate`."""
+
+    def __call__(
+        self, runs: Sequence[Run | str] | None = None, out: str | Path = "report.html", *, output_dir: str | Path = DEFAULTS.output_dir
+    ) -> Path:
+        """The report's page, written with its Markdown twin and figures beside it: of these runs, else of all in `output_dir`.
+
+        DataError where there is no run to show, DamagedError where one is not what was written.
+        """
+        from biasscope.report import document, gather
+
+        named = [[run] if isinstance(run, str) else [part.path for part in run.record.datasets] for run in runs or []]
+        shown = gather.gather(Path(output_dir), [name for names in named for name in names], None)
+        (_, page), _ = document.save(shown, Path(out).with_suffix(".md"))
+        shown.check()
+        return page
+
+
+report = importlib.import_module("biasscope.report")
+report.__class__ = _Report
