@@ -29,7 +29,7 @@ if TYPE_CHECKING:
     from biasscope.engine.model.tokens import Forest
 
 DEFAULTS = Measure()
-SETTINGS = tuple(f for f in fields(Measure) if f.name not in (*OUTPUT, "model", "dataset", "held"))
+SETTINGS = tuple(f for f in fields(Measure) if f.name not in (*OUTPUT, "model", "dataset", "held", "assess"))
 """What every experiment here may be asked beside its model, its data set and its own options: the options of the commands."""
 
 

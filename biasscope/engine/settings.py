@@ -97,6 +97,8 @@ class Measure:
     verbose: bool = False
     debug: bool = False
     held: Held = Held()
+    assess: bool = True
+    """Whether it is worked out how far the rankings can be trusted (RELIABILITY); not where the truth is known."""
 
     def resolved(self) -> dict[str, Any]:
         """The settings as the record shows them; how the result was printed is no part of it."""
@@ -106,7 +108,7 @@ class Measure:
 
 OUTPUT = ("format", "json", "rows", "quiet", "verbose", "debug")
 """Settings about what is printed."""
-UNRECORDED = (*OUTPUT, "no_cache", "fresh", "wait", "held")
+UNRECORDED = (*OUTPUT, "no_cache", "fresh", "wait", "held", "assess")
 """Settings that decide no number."""
 
 

@@ -16,7 +16,7 @@ from biasscope.engine.settings import memory
 from biasscope.engine.statistics import reliability, specificity
 from biasscope.engine.statistics.summary import partners, summarise
 from biasscope.engine.store import cache, journal, runs, seals
-from biasscope.engine.types import Dataset, Example, Site, Unit
+from biasscope.engine.types import RELIABILITY, Dataset, Example, Site, Unit
 
 if TYPE_CHECKING:
     from biasscope.engine.measure.sources import Source
@@ -262,7 +262,8 @@ def aggregated(scan: Scan, table: str, method: str) -> Aggregates:
     """Those of a table of effects."""
     effects, asked = scan.table(table), _asked(scan, method)
     with scan.run.phase("statistics"):
-        return summarise(effects, **asked), reliability.assess(effects, **asked)
+        trusted = reliability.assess(effects, **asked) if scan.run.options.assess else RELIABILITY.to_frame()
+        return summarise(effects, **asked), trusted
 
 
 def controlled(scan: Scan) -> Aggregates:

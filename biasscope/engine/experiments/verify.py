@@ -20,11 +20,11 @@ from biasscope.engine.data import datasets
 from biasscope.engine.experiments.ablate import ablate
 from biasscope.engine.experiments.patch import patch
 from biasscope.engine.model import planted
-from biasscope.engine.settings import SILENT, Measure, Voice
+from biasscope.engine.settings import SILENT, Held, Measure, Voice
 from biasscope.engine.statistics import specificity
 from biasscope.engine.statistics.cells import standard
 from biasscope.engine.statistics.summary import partners, ranking
-from biasscope.engine.store import runs
+from biasscope.engine.store.runs import Result
 from biasscope.engine.types import TOTAL, Site
 
 EXACT = 1e-4
@@ -79,47 +79,37 @@ def verify(limit: int = 120, *, voice: Voice = SILENT) -> list[Finding]:
 
 
 def of_kind(kind: str, limit: int, folder: Path) -> list[Finding]:
-    """The findings of every run on one planted model."""
-    o = Measure(
-        model=f"planted:{kind}",
-        dataset=["occupations"],
-        limit=limit,
-        cache_dir=folder / "cache",
-        output_dir=folder / kind,
-    )
+    """The findings of every run on one planted model, which is loaded once."""
+    from biasscope.engine.model import forward, loading
+
+    lm = forward.check_packing(loading.load(f"planted:{kind}", device="cpu", cache_dir=folder / "cache"))
+    places: dict[str, Any] = {"cache_dir": folder / "cache", "output_dir": folder / kind}
+    o = Measure(lm.name, ["occupations"], limit, device="cpu", held=Held(lm), assess=False, **places)
     sites = "z,mlp_out"
-    ablate(o, source="all", control="definitional" if kind == "single" else None).check()
-    for source in ("zero", "mean", "corrupt"):
-        patch(o, method="attribution", source=source, components=sites).check()
-    patch(o, method="exact", components=sites).check()
+    made = [ablate(o, source="all", control="definitional" if kind == "single" else None)]
+    made += [patch(o, method="attribution", source=source, components=sites) for source in ("zero", "mean", "corrupt")]
+    made.append(patch(o, method="exact", components=sites))
     if kind == "masked":
-        patch(o, method="attribution", steps=4, components=sites).check()
+        made.append(patch(o, method="attribution", steps=4, components=sites))
     if kind == "backup":
-        ablate(o, source="zero", given="1.2").check()
-    found: list[Finding] = []
-    for record, summary, twins, shares in _finished(folder / kind):
-        asked = record.params
-        for (source, dataset), rows in summary.partition_by("source", "dataset", as_dict=True, maintain_order=True).items():
-            how = How(kind, asked.get("method", "exact"), source, asked.get("steps"), bool(asked.get("given")))
-            if dataset == "definitional" or (source == "resample" and kind not in ("single", "graded")):
-                continue
-            found += of_run(how, rows.filter(rows["component"] != TOTAL), twins, shares)
-            if asked.get("control"):
-                found += of_control(how, rows, summary.filter(summary["dataset"] == "definitional", summary["source"] == source))
-    return found
+        made.append(ablate(o, source="zero", given="1.2"))
+    return [finding for result in made for finding in _of_result(kind, result)]
 
 
-def _finished(folder: Path) -> list[tuple[Any, Any, dict[str, str], dict[str, float]]]:
-    """Record, SUMMARY, each occupation's twin and share of men of the finished runs, in the order in which they were made."""
-    shares = datasets.load("occupations", Path()).share_of_men() or {}
-    found = []
-    for file in sorted(folder.rglob("run.json"), key=lambda file: file.stat().st_mtime_ns):
-        record = runs.read(file.parent)
-        effects = pl.scan_parquet(file.parent / "effects.parquet").select("group").unique().collect()["group"]
-        pairs = file.parent / "twins.parquet"
-        twins = partners(pl.read_parquet(pairs)) if pairs.is_file() else {}
-        found.append((record, pl.read_parquet(file.parent / "summary.parquet"), twins, {group: shares[group] for group in effects}))
-    return found
+def _of_result(kind: str, result: Result) -> Iterator[Finding]:
+    """The findings of one run, source by source. PartialError where it lost values."""
+    result.check()
+    asked, (summary,), (part,) = result.record.params, result.summaries, result.record.datasets
+    groups = set(pl.read_parquet(Path(part.path) / "effects.parquet", columns=["group"])["group"])
+    shares = {group: share for group, share in (datasets.load("occupations", Path()).share_of_men() or {}).items() if group in groups}
+    pairs = partners(pl.read_parquet(Path(part.path) / "twins.parquet")) if "twins" in part.tables else {}
+    for (source, dataset), rows in summary.partition_by("source", "dataset", as_dict=True, maintain_order=True).items():
+        how = How(kind, asked.get("method", "exact"), str(source), asked.get("steps"), bool(asked.get("given")))
+        if dataset == "definitional" or (source == "resample" and kind not in ("single", "graded")):
+            continue
+        yield from of_run(how, rows.filter(rows["component"] != TOTAL), pairs, shares)
+        if asked.get("control"):
+            yield from of_control(how, rows, summary.filter(summary["dataset"] == "definitional", summary["source"] == source))
 
 
 def of_run(how: How, summary: pl.DataFrame, twins: Mapping[str, str], shares: Mapping[str, float]) -> Iterator[Finding]:
