@@ -16,7 +16,7 @@ from biasscope.engine.measure import exact as exact_sweep
 from biasscope.engine.model import forward, tokens
 from biasscope.engine.model.packing import Scored, pack
 from biasscope.engine.statistics.summary import summarise
-from biasscope.engine.types import TOTAL, Example, Site
+from biasscope.engine.types import TOTAL, Design, Example, Site
 
 PAIRS = {
     "a": ("The nurse said that", "The plumber said that"),
@@ -345,7 +345,7 @@ def test_a_twin_s_mean_is_not_read_where_there_is_a_slope_and_recovered_is_a_sha
         )
         for i, (g, s) in enumerate(shares.items())
     ]
-    summary = summarise(pl.concat(scaled), model="m", method="exact", share_of_men=shares)
+    summary = summarise(pl.concat(scaled), model="m", method="exact", design=Design(shares))
     assert set(summary["statistic"]) == {"slope", "rms"}
     by_site = {row["component"]: row for row in summary.filter(statistic="slope").iter_rows(named=True)}
     assert by_site["resid_pre"]["recovered"] == pytest.approx(1.0, abs=1e-4)

@@ -14,7 +14,7 @@ from biasscope.engine.model import forward, planted, tokens, twins, weights
 from biasscope.engine.model.loading import boot
 from biasscope.engine.statistics import specificity
 from biasscope.engine.statistics.summary import ranking, summarise
-from biasscope.engine.types import SUMMARY
+from biasscope.engine.types import SUMMARY, Design
 
 KNOWN = planted.words()
 
@@ -115,10 +115,10 @@ def test_nulls_alarm_at_most_as_often_as_they_may_and_every_strength_is_found(la
         sites = sources.sites(lm, ["z"]) if seed < 3 else null
         effects = exact.sweep(lm, forest, sites, sources.zero(lm), metrics=("target",))
         rows = effects.filter(~pl.concat_str("layer", "head").is_in([f"{s.layer}{s.head}" for s in planted.strengths()]))
-        summary = summarise(rows, model="m", method="exact", share_of_men=shares).filter(statistic="slope")
+        summary = summarise(rows, model="m", method="exact", design=Design(shares)).filter(statistic="slope")
         alarms += summary["p_family"].min() < 0.05
         if seed < 3:
-            whole = summarise(effects, model="m", method="exact", share_of_men=shares)
+            whole = summarise(effects, model="m", method="exact", design=Design(shares))
             assert verify.auroc(whole, list(planted.strengths())) == 1.0
     assert alarms <= 3  # 5 % of 24 is 1.2; more than 3 has a chance of 3 %
 
@@ -163,7 +163,7 @@ def facts(lab):
 
 
 def test_definitional_ranks_by_factual_gender_from_which_the_base_rate_of_he_cancels(facts):
-    found = ranking(summarise(facts, model="m", method="exact", share_of_men=None))
+    found = ranking(summarise(facts, model="m", method="exact"))
     first, second = found.sort("layer", "component", descending=True).iter_rows(named=True)
     assert (first["component"], first["head"]) == ("z", 3) and (second["component"], second["layer"]) == ("mlp_out", 2)
     assert first["estimate"] == pytest.approx(-planted.A, abs=1e-5)
@@ -177,7 +177,7 @@ def test_specificity_does_not_depend_on_which_pronoun_is_called_the_stereotype_s
     he_minus_she = facts.with_columns(group=word, effect=pl.col("effect") * side)
 
     def rms(effects):
-        rows = summarise(effects, model="m", method="exact", share_of_men=None).filter(statistic="rms")
+        rows = summarise(effects, model="m", method="exact").filter(statistic="rms")
         return dict(zip(rows["component"], rows["estimate"], strict=True))
 
     assert rms(facts) == pytest.approx(rms(he_minus_she), rel=1e-12)

@@ -10,6 +10,7 @@ from test_cli import biasscope
 from test_stats import shares, table
 
 from biasscope.engine.statistics.summary import summarise
+from biasscope.engine.types import Design
 from biasscope.report import terminal
 
 
@@ -26,7 +27,7 @@ def summary(slopes, components=("z", "mlp_out")) -> pl.DataFrame:
     x = (x - x.mean()) / x.std()
     values = np.array(slopes)[:, None] * x + 0.05 * np.random.default_rng(0).normal(size=(len(slopes), 20))
     frames = [table(values, heads=c == "z", component=c) for c in components]
-    return summarise(pl.concat(frames), model="m", method="exact", share_of_men=share)
+    return summarise(pl.concat(frames), model="m", method="exact", design=Design(share))
 
 
 def drawn(stream=None, **more) -> str:
@@ -70,7 +71,7 @@ def test_bars_of_mlps_are_on_the_scale_of_the_heads():
     noise = 0.05 * np.random.default_rng(0).normal(size=(1, 20))
     frames = [table(2.0 * x[None] + noise, heads=True, component="z"), table(0.1 * x[None] + noise, heads=False, component="mlp_out")]
     stream = io.StringIO()
-    terminal.sites(summarise(pl.concat(frames), model="m", method="exact", share_of_men=share), stream)
+    terminal.sites(summarise(pl.concat(frames), model="m", method="exact", design=Design(share)), stream)
     (bar,) = [line for line in stream.getvalue().splitlines() if ".mlp" in line]
     assert bar.count("█") + bar.count("░") == 1
 

@@ -8,13 +8,13 @@ from test_stats import shares, table
 
 from biasscope.engine.statistics import reliability
 from biasscope.engine.statistics.summary import summarise
-from biasscope.engine.types import RELIABILITY, Site
+from biasscope.engine.types import RELIABILITY, Design, Site
 
 RNG = np.random.default_rng
 
 
 def assess(effects, share=None, **more):
-    return reliability.assess(effects, model="m", method="exact", share_of_men=share, **more)
+    return reliability.assess(effects, model="m", method="exact", design=Design(share), **more)
 
 
 def value(frame, quantity, column="estimate", **wanted):
@@ -73,14 +73,14 @@ def test_agreement_between_sources_is_that_of_their_rankings():
 def test_a_calibration_takes_the_first_n_and_n_random_others_and_bounds_the_rest():
     guess = RNG(0).normal(size=(40, 20)) + np.linspace(3, 0, 40)[:, None]
     truth = 0.5 * guess
-    summary = summarise(table(guess), model="m", method="attribution", share_of_men=None)
+    summary = summarise(table(guess), model="m", method="attribution")
     best, others = reliability.chosen(summary, 8, 0)
     order = np.argsort(-abs(guess.mean(1)))
     assert best == [Site(0, "z", int(i)) for i in order[:8]]
     assert len(others) == 8 and not set(best) & set(others)
     assert others != reliability.chosen(summary, 8, 1)[1]
     heads = sorted(s.head for s in best + others)
-    exact = summarise(table(truth).filter(pl.col("head").is_in(heads)), model="m", method="exact", share_of_men=None)
+    exact = summarise(table(truth).filter(pl.col("head").is_in(heads)), model="m", method="exact")
     frame = reliability.calibration(summary, exact, others)
     assert value(frame, "calibration_spearman") == pytest.approx(1)
     assert value(frame, "calibration_sign") == 1
@@ -92,7 +92,7 @@ def test_a_calibration_takes_the_first_n_and_n_random_others_and_bounds_the_rest
 def test_the_bound_counts_sites_and_not_their_positions():
     guess = RNG(0).normal(size=(40, 20))
     rows = pl.concat([table(guess).with_columns(position=pl.lit(place)) for place in ("term", "between", "readout")])
-    summary = summarise(rows, model="m", method="attribution", share_of_men=None)
+    summary = summarise(rows, model="m", method="attribution")
     best, others = reliability.chosen(summary, 8, 0)
     exact = summary.filter(pl.col("head").is_in([site.head for site in best + others]))
     assert value(reliability.calibration(summary, exact, others), "calibration_exceed") == pytest.approx(1 - 0.05 ** (1 / 8))
@@ -100,9 +100,9 @@ def test_the_bound_counts_sites_and_not_their_positions():
 
 def test_recall_is_given_only_where_every_site_was_swept():
     values = RNG(0).normal(size=(14, 20))
-    summary = summarise(table(values), model="m", method="attribution", share_of_men=None)
+    summary = summarise(table(values), model="m", method="attribution")
     _, others = reliability.chosen(summary, 7, 0)
-    frame = reliability.calibration(summary, summarise(table(values), model="m", method="exact", share_of_men=None), others)
+    frame = reliability.calibration(summary, summarise(table(values), model="m", method="exact"), others)
     assert value(frame, "calibration_recall10") == 1 and value(frame, "calibration_exceed") == 0
 
 

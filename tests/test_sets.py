@@ -21,7 +21,7 @@ from biasscope.engine.statistics import circuits as faithfulness
 from biasscope.engine.statistics import comparison, resampling
 from biasscope.engine.statistics.summary import summarise
 from biasscope.engine.store import digests
-from biasscope.engine.types import EFFECTS, SUMMARY, Site
+from biasscope.engine.types import EFFECTS, SUMMARY, Design, Site
 
 RNG = np.random.default_rng
 
@@ -41,7 +41,7 @@ def test_the_planted_set_carries_all_and_its_complement_nothing(lab, kind, roles
     wanted = [circuits.none(everything), circuits.Point("keep", everything - plan), circuits.Point("remove", plan)]
     found = measured(lm, forest, wanted, sources.source("mean", lm, forest, list(everything)))
     share = {g: v["s"] if kind == "single" else v["q"] for g, v in KNOWN.occupations.items()}
-    f = dict(faithfulness.of_sets(found, model="m", share_of_men=share).select("position", "recovered").rows())
+    f = dict(faithfulness.of_sets(found, model="m", design=Design(share)).select("position", "recovered").rows())
     assert f["keep"] == pytest.approx(1, abs=0.03) and f["remove"] == pytest.approx(0, abs=0.03)
 
 
@@ -65,8 +65,8 @@ def test_f_and_its_areas_by_hand():
         one = table(np.full((1, 12), value) + 0.01 * RNG(3).normal(size=12)).with_columns(component=pl.lit("set"), position=pl.lit(name))
         frames.append(one.with_columns(value="effect", baseline=pl.lit(2.0) + pl.col("effect") * 0))
     effects = pl.concat(frames)
-    areas = faithfulness.areas(effects, 4, [1, 2], share_of_men=None)
-    found = faithfulness.curve(faithfulness.of_sets(effects, model="m", share_of_men=None), [1, 2], areas)
+    areas = faithfulness.areas(effects, 4, [1, 2])
+    found = faithfulness.curve(faithfulness.of_sets(effects, model="m"), [1, 2], areas)
     ends = found.filter(statistic="area", method="keep").row(0, named=True)
     assert ends["ci_low"] < ends["estimate"] < ends["ci_high"] < ends["estimate"] + 0.02
     values = {(r["method"], r["subset"], r["statistic"]): r["estimate"] for r in found.iter_rows(named=True)}
@@ -84,7 +84,7 @@ def test_f_is_null_where_the_whole_and_none_may_be_equal():
     for name in ("none", "keep-1"):
         one = table(noise).with_columns(component=pl.lit("set"), position=pl.lit(name), value="effect", baseline=pl.lit(0.0))
         frames.append(one)
-    assert faithfulness.of_sets(pl.concat(frames), model="m", share_of_men=None)["recovered"].null_count() == 1
+    assert faithfulness.of_sets(pl.concat(frames), model="m")["recovered"].null_count() == 1
 
 
 def test_halves_share_no_group_and_random_sets_have_the_size_of_the_set_beside_them():
@@ -247,7 +247,7 @@ def test_an_adaptive_scan_finds_the_same_top_with_less_work_and_says_what_it_lea
 
 def summary(values, component="z", model="m", dataset="d") -> pl.DataFrame:
     heads = component == "z"
-    found = summarise(table(values, heads=heads, component=component), model=model, method="exact", share_of_men=shares(20))
+    found = summarise(table(values, heads=heads, component=component), model=model, method="exact", design=Design(shares(20)))
     return found.with_columns(dataset=pl.lit(dataset))
 
 

@@ -1,6 +1,7 @@
 """Aggregates by hand, the shape and order of SUMMARY, and what must be null."""
 
 import time
+from types import MappingProxyType
 
 import numpy as np
 import polars as pl
@@ -10,7 +11,7 @@ from biasscope.engine import schemas
 from biasscope.engine.errors import DataError
 from biasscope.engine.statistics import baseline, reliability, resampling
 from biasscope.engine.statistics.summary import headline, ranking, summarise, top
-from biasscope.engine.types import EFFECTS, SUMMARY, TOTAL, TRIPLES, Site
+from biasscope.engine.types import EFFECTS, SUMMARY, TOTAL, TRIPLES, Design, Site
 
 
 def table(values, *, groups=None, metric="target", component="z", heads=True):
@@ -29,8 +30,8 @@ def table(values, *, groups=None, metric="target", component="z", heads=True):
     return pl.DataFrame(columns).with_columns(pl.lit(v).alias(k) for k, v in same.items()).select(EFFECTS.names()).cast(EFFECTS)
 
 
-def summary(effects, share=None, seed=0, subset="all", **more):
-    found = summarise(effects, model="m", method="exact", share_of_men=share, seed=seed, **more)
+def summary(effects, share=None, seed=0, subset="all", partners=MappingProxyType({}), **more):
+    found = summarise(effects, model="m", method="exact", design=Design(share, partners, seed), **more)
     return found.filter(pl.col("subset").str.starts_with(subset))
 
 
@@ -341,6 +342,6 @@ def test_720_sites_of_1000_examples_take_seconds():
     effects = table(values, groups=groups)
     start = time.process_time()
     frame = summary(effects, shares(60))
-    trusted = reliability.assess(effects, model="m", method="exact", share_of_men=shares(60))
+    trusted = reliability.assess(effects, model="m", method="exact", design=Design(shares(60)))
     assert (frame.height, trusted.height) == (720 * 3, 11)
     assert time.process_time() - start < 20

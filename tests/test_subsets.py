@@ -6,7 +6,7 @@ import pytest
 from scipy.stats import pearsonr, spearmanr
 
 from biasscope.engine.statistics import baseline, summary
-from biasscope.engine.types import SCORES, Example
+from biasscope.engine.types import SCORES, Design, Example
 
 
 def rows(frame, **wanted):
@@ -32,7 +32,7 @@ def winogender(n=20):
 def test_baseline_correlations_have_the_sign_of_the_stereotype():
     scores, examples, share = winogender()
     noisy = scores.with_columns(pl.col("value") + pl.Series(np.random.default_rng(0).normal(0, 0.5, scores.height)))
-    frame = baseline.baseline(noisy, examples, model="m", share_of_men=share)
+    frame = baseline.baseline(noisy, examples, model="m", design=Design(share))
     means = noisy.filter(pl.col("metric") == "target").group_by("group").agg(pl.col("value").mean()).sort("group")["value"]
     found = {row["statistic"]: row for row in frame.filter(pl.col("unit") == "r").iter_rows(named=True)}
     assert found["pearson_bls"]["estimate"] == pytest.approx(pearsonr(means, list(share.values()))[0])
@@ -44,7 +44,7 @@ def test_baseline_correlations_have_the_sign_of_the_stereotype():
 
 def test_baseline_starts_with_the_slope_of_all_and_has_the_named_subsets():
     scores, examples, share = winogender()
-    frame = baseline.baseline(scores, examples, model="m", share_of_men=share)
+    frame = baseline.baseline(scores, examples, model="m", design=Design(share))
     first = summary.headline(frame)
     assert (first["subset"], first["metric"], first["statistic"]) == ("all", "target", "slope")
     names = frame["subset"].unique(maintain_order=True).to_list()
@@ -61,5 +61,5 @@ def test_baseline_starts_with_the_slope_of_all_and_has_the_named_subsets():
 def test_three_terms_are_shown_one_by_one():
     examples = [Example(str(i), "s", "religion", f"t{i % 3}", "", " a", " b") for i in range(9)]
     scores = pl.DataFrame([(e.id, e.group, "s", "target", float(i)) for i, e in enumerate(examples)], schema=SCORES, orient="row")
-    frame = rows(baseline.baseline(scores, examples, model="m", share_of_men=None), statistic="mean")
+    frame = rows(baseline.baseline(scores, examples, model="m"), statistic="mean")
     assert frame.select("subset", "estimate").rows() == [("all", 4.0), ("term: t0", 3.0), ("term: t1", 4.0), ("term: t2", 5.0)]

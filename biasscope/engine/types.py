@@ -96,6 +96,17 @@ class Dataset:
         return shares or None
 
 
+@dataclass(frozen=True)
+class Design:
+    """What statistics are told of a run's groups, beside its effects."""
+
+    covariate: Mapping[str, float] | None = None
+    """Group → the value that slopes are on (per cent of men); None: no slope exists."""
+    partners: Mapping[str, str] = field(default_factory=dict)
+    """Group → the one group it is exchanged for: two that are each other's partner are one cluster."""
+    seed: int = 0
+
+
 Component = Literal["z", "attn_out", "mlp_out", "resid_pre", "resid_post"]
 HOOKS: dict[str, str] = {
     "z": "attn.hook_z",

@@ -74,7 +74,7 @@ def _sizes(scan: Scan, names: Sequence[str]) -> dict[Site, float]:
 def _ranked(scan: Scan, names: Sequence[str]) -> pl.DataFrame:
     """The ranking statistic of the sites measured so far, estimates alone."""
     effects = pl.concat(scan.journal.tables("effects", names)).filter(pl.col("metric") == "target")
-    return reliability.estimated(effects, scan.dataset.share_of_men())
+    return reliability.estimated(effects, scan.ungrouped)
 
 
 def reported(scan: Scan, trusted: pl.DataFrame) -> pl.DataFrame:

@@ -23,10 +23,10 @@ def baseline(settings: Measure, *, voice: Voice = SILENT) -> runs.Result:
             forest = each.forest(sentences=True)
             each.close(forest.examples, each.measure(clean.units(run.lm, forest), "baseline"), forest.dropped, forest.partly)
         scores, triples = each.table("scores").collect(), each.table("triples").collect()
-        name, shares = each.dataset.name, each.dataset.share_of_men()
+        name = each.dataset.name
         with run.phase("statistics"):
             examples = each.scored(scores.lazy())
-            summary = statistics.baseline(scores, examples, model=run.slug, share_of_men=shares, seed=settings.seed)
+            summary = statistics.baseline(scores, examples, model=run.slug, design=each.ungrouped)
             if triples.height:
                 summary = pl.concat([statistics.stereoset(triples, model=run.slug, dataset=name, seed=settings.seed), summary])
         each.save(summary)

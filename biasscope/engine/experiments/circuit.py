@@ -177,11 +177,9 @@ def _refuse_nothing(scan: Scan, origin: Origin, names: Sequence[str], sites: int
     """Raise DataError, and keep its reason, where m(all) − m(none) may be 0 on the half that reports."""
     from biasscope.engine.statistics import circuits as faithfulness
 
-    shares, seed = scan.dataset.share_of_men(), scan.run.options.seed
-    partners = aggregates.partners(scan.journal.get("twins", "twins")) if origin.twins else None
     with scan.run.phase("statistics"):
         effects = pl.concat(scan.journal.tables("effects", names))
-        row = faithfulness.denominator(effects, model=scan.run.slug, share_of_men=shares, partners=partners, seed=seed)
+        row = faithfulness.denominator(effects, model=scan.run.slug, design=scan.design)
     if row["ci_low"] is not None and row["ci_low"] * row["ci_high"] > 0:
         return
     scan.journal.set("nothing", f"{scan.dataset.name}: {_reason(row, origin, sites)}; {origin.more(sites)}")
@@ -214,8 +212,8 @@ def _ranked(here: Scan, origin: Origin, sites: list[Site]) -> list[Site]:
         units = attribution.units(lm, forest, sites, source, steps=asked.get("steps"))
     names = here.measure(units, "ranking", prefix="rank-")
     with here.run.phase("statistics"):
-        effects, shares = pl.concat(here.journal.tables("effects", names)), here.dataset.share_of_men()
-        summary = aggregates.summarise(effects, model=here.run.slug, method="circuit", share_of_men=shares, seed=here.run.options.seed)
+        effects = pl.concat(here.journal.tables("effects", names))
+        summary = aggregates.summarise(effects, model=here.run.slug, method="circuit", design=here.ungrouped)
     return aggregates.top(summary, summary.height)
 
 
@@ -226,7 +224,7 @@ def _minimal(here: Scan, origin: Origin, ranked: list[Site], target: float) -> l
 
     forest = here.forest(twins=origin.twins)
     source = here.source(origin.source, forest, ranked)
-    lm, shares = here.run.lm, here.dataset.share_of_men()
+    lm, design = here.run.lm, here.ungrouped
     base = here.measure(circuits.units(lm, forest, [circuits.none(ranked)], source, here.batch), None, prefix="none-")
 
     def keeps(sites: Sequence[Site]) -> float | None:
@@ -234,7 +232,7 @@ def _minimal(here: Scan, origin: Origin, ranked: list[Site], target: float) -> l
         point = circuits.Point(name, frozenset(ranked) - set(sites))
         names = here.measure(circuits.units(lm, forest, [point], source, here.batch), None, prefix=f"{name}-")
         rows = pl.concat(here.journal.tables("effects", [*base, *names]))
-        f = faithfulness.estimates_of(rows, shares)[name]
+        f = faithfulness.estimates_of(rows, design)[name]
         here.run.voice.note(f"minimal set: {len(sites)} {'site keeps' if len(sites) == 1 else 'sites keep'} {f:.2f}")
         return f
 
@@ -254,11 +252,10 @@ def summary(scan: Scan) -> pl.DataFrame:
     from biasscope.engine.statistics import circuits as faithfulness
 
     effects, facts = scan.table("effects").collect(), scan.journal.facts
-    partners = aggregates.partners(scan.table("twins").collect()) if "twins" in facts["finished"]["units"] else None
-    shares, seed, asked = scan.dataset.share_of_men(), scan.run.options.seed, facts["circuit"]
+    design, asked = scan.design, facts["circuit"]
     with scan.run.phase("statistics"):
-        sets = faithfulness.of_sets(effects, model=scan.run.slug, share_of_men=shares, partners=partners, seed=seed)
-        areas = faithfulness.areas(effects, asked["sites"], asked["sizes"], share_of_men=shares, partners=partners, seed=seed)
+        sets = faithfulness.of_sets(effects, model=scan.run.slug, design=design)
+        areas = faithfulness.areas(effects, asked["sites"], asked["sizes"], design)
         found = [faithfulness.curve(sets, asked["sizes"], areas)]
         named = {f"top {max(asked['sizes'])}": asked["ranked"]}
         if small := facts.get("minimal"):

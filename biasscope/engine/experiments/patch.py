@@ -79,8 +79,8 @@ def _calibrated(each: Scan, names: list[str], n: int, forest: "Forest", source: 
 
     run = each.run
     with run.phase("attribution"):
-        effects, shares = pl.concat(each.journal.tables("effects", names)), each.dataset.share_of_men()
-        estimates = summary.summarise(effects, model=run.slug, method="attribution", share_of_men=shares, seed=run.options.seed)
+        effects = pl.concat(each.journal.tables("effects", names))
+        estimates = summary.summarise(effects, model=run.slug, method="attribution", design=each.ungrouped)
     sites = sorted(site for part in reliability.chosen(estimates, n, run.options.seed) for site in part)
     units = exact.units(run.lm, forest, sites, source, positions=positions, metrics=("target",), batch=each.batch)
     return each.measure(units, f"exact ({source.name})", prefix="exact-", table="exact")

@@ -146,7 +146,7 @@ def summary(scan: Scan, chosen: str, component: str, position: str, *, causal: b
         scan.run.slug,
         scan.run.options.seed,
     )
-    name, shares = scan.dataset.name, scan.dataset.share_of_men()
+    name = scan.dataset.name
     scan.table("probes")
     where = {"task": chosen, "component": component, "position": position}
     with scan.run.phase("statistics"):
@@ -157,7 +157,7 @@ def summary(scan: Scan, chosen: str, component: str, position: str, *, causal: b
 
     effects = scan.table("effects")
     with scan.run.phase("statistics"):
-        removed = summarise(effects, model=model, method="removal", share_of_men=shares, seed=seed)
+        removed = summarise(effects, model=model, method="removal", design=scan.ungrouped)
         return pl.concat([found, directions.against_random(removed)])
 
 

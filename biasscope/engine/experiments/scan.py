@@ -16,7 +16,7 @@ from biasscope.engine.settings import memory
 from biasscope.engine.statistics import reliability, specificity
 from biasscope.engine.statistics.summary import partners, summarise
 from biasscope.engine.store import cache, journal, runs, seals
-from biasscope.engine.types import RELIABILITY, Dataset, Example, Site, Unit
+from biasscope.engine.types import RELIABILITY, Dataset, Design, Example, Site, Unit
 
 if TYPE_CHECKING:
     from biasscope.engine.measure.sources import Source
@@ -96,6 +96,17 @@ class Scan:
                 self.run.warn(f"{found.name}: {n} of {len(found.examples)} examples {what}: {reason}")
         return forest
 
+    @property
+    def ungrouped(self) -> Design:
+        """What statistics are told of the groups where each is a cluster of its own."""
+        return Design(self.dataset.share_of_men(), seed=self.run.options.seed)
+
+    @property
+    def design(self) -> Design:
+        """What statistics are told of the groups, those that are each other's twin among it."""
+        twins = self.journal.get("twins", "twins") if "twins" in self.journal.units else None
+        return self.ungrouped if twins is None else replace(self.ungrouped, partners=partners(twins))
+
     def twins(self) -> tuple[dict[str, str], dict[str, str]]:
         """Example id → its counterfactual prompt, and example id → why it has none; stored as a table of the run."""
         from biasscope.engine.model import twins
@@ -130,7 +141,7 @@ class Scan:
         from biasscope.engine.measure import attribution
         from biasscope.engine.statistics import summary
 
-        lm, seed = self.run.lm, self.run.options.seed
+        lm = self.run.lm
         forest, names = self.forest(share="example"), []
         for source in sources:
             prefix = "estimate-" if source == sources[0] else f"estimate-{source}-"
@@ -139,8 +150,7 @@ class Scan:
         self.journal.set("estimates", [name for some in names for name in some])
         with self.run.phase("attribution"):
             guessed = pl.concat(self.journal.tables("effects", names[0]))
-            shares = self.dataset.share_of_men()
-            return summary.summarise(guessed, model=self.run.slug, method="attribution", share_of_men=shares, seed=seed)
+            return summary.summarise(guessed, model=self.run.slug, method="attribution", design=self.ungrouped)
 
     def beside_measured(self) -> pl.LazyFrame | None:
         """EFFECTS of the estimated sites that were not measured; None where nothing chose among them."""
@@ -209,6 +219,8 @@ class Scan:
 
     def save(self, summary: pl.DataFrame, reliability: pl.DataFrame | None = None) -> None:
         """Nothing: closes the run with its summary, and how far it can be trusted."""
+        if "twins" in self.journal.units:
+            self.table("twins")
         said = self.journal.facts["finished"]
         self.run.model = runs.ModelPart.model_validate(said["model"])
         self.run.batch_size = said["batch_size"]
@@ -253,9 +265,7 @@ def identity(run: Running, dataset: Dataset, asked: dict[str, Any]) -> dict[str,
 
 def _asked(scan: Scan, method: str) -> dict[str, Any]:
     """What every aggregate of a scan's effects is told."""
-    twins = "twins" in scan.journal.facts["finished"]["units"]
-    same = {"model": scan.run.slug, "method": method, "share_of_men": scan.dataset.share_of_men(), "seed": scan.run.options.seed}
-    return same | {"partners": partners(scan.table("twins").collect()) if twins else None, "beside": scan.beside_measured()}
+    return {"model": scan.run.slug, "method": method, "design": scan.design, "beside": scan.beside_measured()}
 
 
 def aggregated(scan: Scan, table: str, method: str) -> Aggregates:
@@ -271,7 +281,7 @@ def controlled(scan: Scan) -> Aggregates:
     summary, trusted = aggregated(scan, "effects", "exact")
     effects = scan.table("control")
     with scan.run.phase("statistics"):
-        control = summarise(effects, model=scan.run.slug, method="exact", share_of_men=None, seed=scan.run.options.seed)
+        control = summarise(effects, model=scan.run.slug, method="exact", design=Design(seed=scan.run.options.seed))
         return specificity.specificity(summary, control), trusted
 
 

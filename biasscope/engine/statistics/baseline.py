@@ -12,17 +12,26 @@ from biasscope.engine.statistics import estimates
 from biasscope.engine.statistics.cells import Cells
 from biasscope.engine.statistics.estimates import Columns, Family
 from biasscope.engine.statistics.resampling import MIN_CLUSTERS, Array
-from biasscope.engine.statistics.summary import BIAS, METRICS, STATISTICS, UNITS, Measured, place, refuse_empty, shares, statistics, table
-from biasscope.engine.types import Example
+from biasscope.engine.statistics.summary import (
+    BIAS,
+    METRICS,
+    STATISTICS,
+    UNITS,
+    Measured,
+    covariate,
+    place,
+    refuse_empty,
+    statistics,
+    table,
+)
+from biasscope.engine.types import Design, Example
 
 SHARE = "share_of_men"
 """The metric of the rows that say, per occupation, what target is regressed on: per cent of men, from the labour statistics."""
 Mask = NDArray[np.bool_]
 
 
-def baseline(
-    scores: pl.DataFrame, examples: Sequence[Example], *, model: str, share_of_men: Mapping[str, float] | None, seed: int = 0
-) -> pl.DataFrame:
+def baseline(scores: pl.DataFrame, examples: Sequence[Example], *, model: str, design: Design = Design()) -> pl.DataFrame:
     """SUMMARY of the clean model's SCORES on one dataset: target's slope, mean and rms, the other metrics' means, correlations.
 
     Subsets (see `of_examples`) have the mean of target and sentence, and the slope where they keep 6 clusters. p_family,
@@ -30,7 +39,7 @@ def baseline(
     of *men* (100 − per cent of women): positive is the stereotype. That share stands beside each occupation as metric share_of_men.
     """
     refuse_empty(scores)
-    masks = of_examples(examples, occupations=share_of_men is not None)
+    masks = of_examples(examples, occupations=design.covariate is not None)
     labels = {"model": model, "method": "baseline", "dataset": scores["dataset"][0]}
     names = pl.DataFrame({"subset": list(masks)})
     tables = []
@@ -39,18 +48,18 @@ def baseline(
         cells = _subset_cells(scores.filter(pl.col("metric") == metric), groups, examples, masks)
         # one star: that of the headline row
         first = np.array([name == "all" for name in masks])
-        found = Measured(names, groups, cells, [Family(first, first)], shares(groups, share_of_men), np.arange(len(groups)))
-        for statistic, columns in statistics(metric, found, seed):
+        found = Measured(names, groups, cells, [Family(first, first)], covariate(groups, design), np.arange(len(groups)))
+        for statistic, columns in statistics(metric, found, design.seed):
             label = {**labels, "metric": metric, "statistic": statistic, "unit": UNITS[statistic]}
             if metric == "competence" and not any(e.unrelated for e in examples):
                 columns["p"][:] = np.nan  # the log of a probability mass is never above 0
             tables.append(table(names, columns, label, groups).filter(_shown(metric, statistic)))
-        if metric == "target" and share_of_men:
+        if metric == "target" and design.covariate:
             everything = cells.sites(np.array([name == "all" for name in masks]))
-            for name, columns in _correlations(everything, groups, share_of_men, examples, seed):
+            for name, columns in _correlations(everything, groups, design, examples):
                 tables.append(table(names.head(1), columns, {**labels, "metric": metric, "statistic": name, "unit": "r"}))
-    if share_of_men:
-        known = pl.DataFrame({"subset": [f"occupation: {group}" for group in groups], "estimate": shares(groups, share_of_men)})
+    if design.covariate:
+        known = pl.DataFrame({"subset": [f"occupation: {group}" for group in groups], "estimate": covariate(groups, design)})
         tables.append(table(known, {}, {**labels, "metric": SHARE, "statistic": "mean", "unit": "%"}))
     return pl.concat(tables).sort(place("subset", list(masks)), place("metric", METRICS), place("statistic", STATISTICS))
 
@@ -75,17 +84,15 @@ def _shown(metric: str, statistic: str) -> pl.Expr:
     return whole | (pl.col("clusters") >= MIN_CLUSTERS if statistic == "slope" else pl.col("n") > 0)
 
 
-def _correlations(
-    cells: Cells, groups: Sequence[str], share: Mapping[str, float], examples: Sequence[Example], seed: int
-) -> Iterator[tuple[str, Columns]]:
+def _correlations(cells: Cells, groups: Sequence[str], design: Design, examples: Sequence[Example]) -> Iterator[tuple[str, Columns]]:
     """Pearson and Spearman of the occupation means with the BLS and the Bergsma share of men."""
     bergsma = {e.group: 100.0 - float(e.meta["bergsma_pct_female"]) for e in examples if "bergsma_pct_female" in e.meta}
-    for source, column in (("bls", share), ("bergsma", bergsma)):
-        x = shares(groups, column)
+    for source, column in (("bls", design.covariate), ("bergsma", bergsma)):
+        x = covariate(groups, Design(column))
         known = np.isfinite(x) & (cells.n[:, 0] > 0)
         for name, ranks in (("pearson", False), ("spearman", True)):
             if known.any():
-                yield f"{name}_{source}", estimates.correlation(cells.clusters(known), x[known], seed, ranks=ranks)
+                yield f"{name}_{source}", estimates.correlation(cells.clusters(known), x[known], design.seed, ranks=ranks)
 
 
 def stereoset(triples: pl.DataFrame, *, model: str, dataset: str, seed: int = 0) -> pl.DataFrame:

@@ -18,7 +18,7 @@ from biasscope.engine.statistics.cells import numbered, standard
 from biasscope.engine.statistics.reliability import weighted
 from biasscope.engine.statistics.resampling import Array
 from biasscope.engine.statistics.summary import measured
-from biasscope.engine.types import MEMBER, NO_SITE, SUMMARY, TOTAL, Site
+from biasscope.engine.types import MEMBER, NO_SITE, SUMMARY, TOTAL, Design, Site
 
 MODES = ("keep", "remove")
 AREAS = ("area", "area_abs")
@@ -37,12 +37,10 @@ def relative(effects: pl.DataFrame) -> pl.DataFrame:
     return both.select(effects.columns)
 
 
-def denominator(
-    effects: pl.DataFrame, *, model: str, share_of_men: Mapping[str, float] | None, partners: Mapping[str, str] | None = None, seed: int = 0
-) -> dict[str, Any]:
+def denominator(effects: pl.DataFrame, *, model: str, design: Design = Design()) -> dict[str, Any]:
     """The SUMMARY row of m(all) − m(none), what the sets share out: f is null where its interval is, or holds 0."""
     whole = relative(effects).filter(pl.col("component") == TOTAL)
-    found = summary.summarise(whole, model=model, method="circuit", share_of_men=share_of_men, partners=partners, seed=seed)
+    found = summary.summarise(whole, model=model, method="circuit", design=design)
     return found.filter(pl.col("statistic").is_in(["slope", "mean"]), pl.col("subset") == "all").row(0, named=True)
 
 
@@ -54,31 +52,27 @@ def members(sets: pl.DataFrame, subset: str, sites: Sequence[Site]) -> pl.DataFr
     return pl.DataFrame([{key: row.get(key) for key in SUMMARY} for row in rows], schema=SUMMARY)
 
 
-def of_sets(
-    effects: pl.DataFrame, *, model: str, share_of_men: Mapping[str, float] | None, partners: Mapping[str, str] | None = None, seed: int = 0
-) -> pl.DataFrame:
+def of_sets(effects: pl.DataFrame, *, model: str, design: Design = Design()) -> pl.DataFrame:
     """SUMMARY of the sets by the ranking statistic; `recovered` is f."""
-    whole = summary.summarise(relative(effects), model=model, method="circuit", share_of_men=share_of_men, partners=partners, seed=seed)
+    whole = summary.summarise(relative(effects), model=model, method="circuit", design=design)
     return summary.ranking(whole)
 
 
-def estimates_of(effects: pl.DataFrame, share_of_men: Mapping[str, float] | None) -> dict[str, float]:
+def estimates_of(effects: pl.DataFrame, design: Design) -> dict[str, float]:
     """Set → f, the estimate alone: what `--minimal` chooses by, on groups that are not reported on."""
-    names, f = _drawn(effects, share_of_men, None, None)
+    names, f = _drawn(effects, design, draws=False)
     return dict(zip(names, f[0].tolist(), strict=True))
 
 
-def _drawn(
-    effects: pl.DataFrame, share_of_men: Mapping[str, float] | None, partners: Mapping[str, str] | None, seed: int | None
-) -> tuple[list[str], Array]:
-    """Names of the sets, and f of each over all clusters (first row) and, with a seed, over drawn clusters."""
-    found = measured(relative(effects).lazy(), "target", share_of_men, partners or {})
+def _drawn(effects: pl.DataFrame, design: Design, *, draws: bool) -> tuple[list[str], Array]:
+    """Names of the sets, and f of each over all clusters (first row) and, with `draws`, over drawn clusters."""
+    found = measured(relative(effects).lazy(), "target", design)
     cells, cluster, x = found.cells, found.cluster, None
     if found.graded.any():
         cells, cluster, x = cells.clusters(found.graded), cluster[found.graded], standard(found.x[found.graded])
     cluster = numbered(cluster)
     k = int(cluster.max()) + 1
-    w = np.vstack([np.ones((1, k)), *([] if seed is None else [resampling.weights(k, seed)])])[:, cluster]
+    w = np.vstack([np.ones((1, k)), *([resampling.weights(k, design.seed)] if draws else [])])[:, cluster]
     m = weighted(cells, w, x)
     with np.errstate(divide="ignore", invalid="ignore"):
         return found.sites["position"].to_list(), m / m[:, [found.total(found.sites["source"][0]) or 0]]
@@ -116,13 +110,10 @@ def areas(
     effects: pl.DataFrame,
     sites: int,
     sizes: Sequence[int],
-    *,
-    share_of_men: Mapping[str, float] | None,
-    partners: Mapping[str, str] | None = None,
-    seed: int = 0,
+    design: Design = Design(),
 ) -> dict[tuple[str, str], Interval]:
     """(mode, `area` or `area_abs`) → lower end, estimate and upper end: area ± the 95 % quantile of |area* − area| over drawn clusters."""
-    names, f = _drawn(effects, share_of_men, partners, seed)
+    names, f = _drawn(effects, design, draws=True)
     return {
         (mode, name): _interval(_area(f[:, [names.index(f"{mode}-{k}") for k in sizes]], [k / sites for k in sizes], mode, name))
         for mode in MODES

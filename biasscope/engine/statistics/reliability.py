@@ -28,7 +28,7 @@ from biasscope.engine.statistics.cells import Cells, alike, numbered, standard
 from biasscope.engine.statistics.estimates import Family, varying
 from biasscope.engine.statistics.resampling import MIN_CLUSTERS, Array
 from biasscope.engine.statistics.summary import BIAS, SITE, UNITS, Measured, measured, parts, ranking, top
-from biasscope.engine.types import RELIABILITY, TOTAL, Site
+from biasscope.engine.types import RELIABILITY, TOTAL, Design, Site
 
 SPLITS = 100
 MIN_SPLIT = 8
@@ -42,24 +42,22 @@ def assess(
     *,
     model: str,
     method: str,
-    share_of_men: Mapping[str, float] | None,
-    partners: Mapping[str, str] | None = None,
+    design: Design = Design(),
     beside: pl.LazyFrame | None = None,
-    seed: int = 0,
 ) -> pl.DataFrame:
-    """RELIABILITY of EFFECTS: of target's slope (where groups have a share of men) and mean, per dataset, source and kind of site."""
+    """RELIABILITY of EFFECTS: of target's slope (where groups have a covariate) and mean, per dataset, source and kind of site."""
     rows: list[dict[str, Any]] = []
     for dataset, _, part in parts(effects):
         metric = next(m for m in BIAS if m in set(part.select(pl.col("metric").unique()).collect()["metric"]))
-        found = measured(part, metric, share_of_men, partners or {}, beside)
+        found = measured(part, metric, design, beside)
         label = {"model": model, "method": method, "dataset": dataset, "metric": metric}
         needed = np.full((2, found.sites.height), np.nan)
         for family in found.families:
-            rows += [{**label, **row} for row in _audited(found, family, needed, seed)]
+            rows += [{**label, **row} for row in _audited(found, family, needed, design.seed)]
         for statistic in _ranking_statistics(found):
             of_kinds = list(_kinds(found))
             for kind, where in of_kinds:
-                rows += [{**label, **kind, "statistic": statistic, **row} for row in _of_kind(found, where, statistic, needed, seed)]
+                rows += [{**label, **kind, "statistic": statistic, **row} for row in _of_kind(found, where, statistic, needed, design.seed)]
             for one, other in itertools.combinations(of_kinds, 2):
                 if {**one[0], "source": None} == {**other[0], "source": None}:
                     same = {**label, **one[0], "statistic": statistic, "against": other[0]["source"]}
@@ -164,9 +162,9 @@ def weighted(cells: Cells, w: Array, x: Array | None) -> Array:
         return (sxy - sx * sy / size) / (sxx - sx**2 / size)
 
 
-def estimated(effects: pl.DataFrame, share_of_men: Mapping[str, float] | None) -> pl.DataFrame:
+def estimated(effects: pl.DataFrame, design: Design) -> pl.DataFrame:
     """The sites of EFFECTS with the estimate of their ranking statistic, and its name: no interval, no test."""
-    found = measured(effects.lazy(), BIAS[0], share_of_men, {})
+    found = measured(effects.lazy(), BIAS[0], design)
     return _estimates(found, np.ones(found.sites.height, bool), found.statistic).with_columns(statistic=pl.lit(found.statistic))
 
 

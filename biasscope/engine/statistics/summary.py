@@ -19,7 +19,7 @@ from biasscope.engine.statistics import estimates
 from biasscope.engine.statistics.cells import Cells, numbered
 from biasscope.engine.statistics.estimates import Columns, Family
 from biasscope.engine.statistics.resampling import MIN_CLUSTERS, Array
-from biasscope.engine.types import SUMMARY, TOTAL, Site
+from biasscope.engine.types import SUMMARY, TOTAL, Design, Site
 
 BIAS = ("target", "sentence")
 """Metrics whose effects are bias effects; the first one present ranks the sites."""
@@ -79,8 +79,7 @@ class Measured:
 def measured(
     effects: pl.LazyFrame,
     metric: str,
-    share: Mapping[str, float] | None,
-    partners: Mapping[str, str],
+    design: Design,
     beside: pl.LazyFrame | None = None,
 ) -> Measured:
     """The effects of one dataset on a metric, all sources; `beside`: of sites that could have been measured and were not."""
@@ -91,7 +90,7 @@ def measured(
     sites = rows.select(SITES).unique().collect().sort(SITES, descending=[True] + [False] * (len(SITES) - 1), nulls_last=True)
     groups = rows.select(pl.col("group").unique().sort()).collect().to_series().to_list()
     cells = _site_cells(rows.filter(pl.col("effect").is_finite()), sites, groups)
-    return Measured(sites, groups, cells, _families(sites), shares(groups, share), clusters(groups, partners))
+    return Measured(sites, groups, cells, _families(sites), covariate(groups, design), clusters(groups, design.partners))
 
 
 def _families(sites: pl.DataFrame) -> list[Family]:
@@ -150,9 +149,9 @@ def _named(columns: Columns, groups: NDArray[np.intp]) -> Columns:
     return columns | {"carried_by": np.where(known, groups[np.where(known, carried, 0).astype(int)], np.nan)}
 
 
-def shares(groups: Sequence[str], share: Mapping[str, float] | None) -> Array:
-    """The statistic of each group, NaN where it has none."""
-    return np.array([(share or {}).get(group, np.nan) for group in groups], float)
+def covariate(groups: Sequence[str], design: Design) -> Array:
+    """The value of each group that slopes are on, NaN where it has none."""
+    return np.array([(design.covariate or {}).get(group, np.nan) for group in groups], float)
 
 
 def place(column: str, order: Sequence[str]) -> pl.Expr:
@@ -186,12 +185,10 @@ def summarise(
     *,
     model: str,
     method: str,
-    share_of_men: Mapping[str, float] | None,
-    partners: Mapping[str, str] | None = None,
+    design: Design = Design(),
     beside: pl.LazyFrame | None = None,
-    seed: int = 0,
 ) -> pl.DataFrame:
-    """SUMMARY of EFFECTS, one row per site and statistic: slope (where groups have a share of men), mean and rms.
+    """SUMMARY of EFFECTS, one row per site and statistic: slope (where groups have a covariate), mean and rms.
 
     kl has its mean alone, without p. p_family, q and marks stand on the ranking statistic of target alone: slope where it exists, else
     mean. Its family is all heads and MLPs at all positions under all sources of the run, and the hook points that contain them are
@@ -199,15 +196,14 @@ def summarise(
     measured on those they have (n says how many). The other rows follow with the sites in the same order. Below 6 clusters the means of
     each group stand in rows of their own, subset "term: X".
 
-    `partners` (group → the group it is exchanged for, see `partners`) makes clusters of groups that are each other's twin. Where
-    there are rows of the total effect, `recovered` is filled in; and of target's slope and mean only the slope is read there, because
-    swaps go both ways and the mean cancels.
+    Groups that are each other's partner in the design are one cluster. Where there are rows of the total effect, `recovered` is filled
+    in; and of target's slope and mean only the slope is read there, because swaps go both ways and the mean cancels.
     """
     tables = []
     for dataset, sources, part in parts(effects):
         labels = {"model": model, "method": method, "subset": "all", "dataset": dataset}
-        of = partial(measured, part, share=share_of_men, partners=partners or {}, beside=beside)
-        rows = pl.concat(_site_rows(part, labels, of, seed))
+        of = partial(measured, part, design=design, beside=beside)
+        rows = pl.concat(_site_rows(part, labels, of, design.seed))
         tables += [_ranked(rows.filter(pl.col("source").eq_missing(pl.lit(source)))) for source in sources]
     return pl.concat(tables)
 
