@@ -209,7 +209,7 @@ def sweep(
     from biasscope.engine.measure import exact, sources
 
     made = sources.source(source, lm, forest, sites) if isinstance(source, str) else source
-    return exact.sweep(lm, forest, sites, made, metrics=metrics)
+    return exact.sweep(lm, forest, sources.Sweep(sites, made, metrics=metrics))
 
 
 class _Report(ModuleType):

@@ -98,6 +98,7 @@ Json = Annotated[bool, option("--json", "Short for --format json", panel=OUTPUT)
 Rows = Annotated[bool, option("--rows", "Per-example rows too (json), or instead of the summary (jsonl)", panel=OUTPUT)]
 SiteOption = Annotated[Stream, option("--site", "resid: the stream into every layer and out of the last; z: heads")]
 PositionOption = Annotated[Read, option("--position", "Last token, last token of the term, or mean over the text")]
+Given = Annotated[str | None, option("--given", "Their means stand there all the while: LAYER.HEAD or LAYER.mlp", metavar="5.3,10.mlp")]
 Plot = Annotated[bool, option("--plot", "Also draw the result in the terminal: a heat map of the heads, bars", panel=OUTPUT)]
 Quiet = Annotated[bool, option("--quiet", "No progress, no notes", "-q", panel=OUTPUT)]
 Verbose = Annotated[bool, option("--verbose", "Also what the libraries have to say", "-v", panel=OUTPUT)]

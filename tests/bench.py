@@ -95,7 +95,7 @@ def gradients(lm: loading.LM, examples: list[Example], forest: tokens.Forest) ->
     with plain():
         loop, by_hand = timed(lambda: {e.id: slow.all_attributions(lm, e, sites) for e in drawn})
     heads = [Site(s.layer, "z", h) for s in sites for h in range(lm.n_heads)]
-    fast, effects = timed(lambda: attribution.estimate(lm, forest, heads, sources.zero(lm)))
+    fast, effects = timed(lambda: attribution.estimate(lm, forest, sources.Sweep(heads, sources.zero(lm))))
     found = {(r["example_id"], r["layer"], r["head"]): r["effect"] for r in effects.iter_rows(named=True)}
     worst = max(
         abs(found[i, s.layer, h] - float(v[n, h])) for i, v in by_hand.items() for n, s in enumerate(sites) for h in range(lm.n_heads)
@@ -132,8 +132,8 @@ def main() -> None:
     with plain():
         a, by_hand = one_at_a_time(lm, examples, sites)
         b = padded_batches(lm, examples, sites)
-        c_plain, _ = timed(lambda: exact.sweep(lm, forest, sites, sources.zero(lm)))
-    c, effects = timed(lambda: exact.sweep(lm, forest, sites, sources.zero(lm)))
+        c_plain, _ = timed(lambda: exact.sweep(lm, forest, sources.Sweep(sites, sources.zero(lm))))
+    c, effects = timed(lambda: exact.sweep(lm, forest, sources.Sweep(sites, sources.zero(lm))))
     target = effects.filter(pl.col("metric") == "target")
     found = {(r["example_id"], Site(r["layer"], "z", r["head"])): r["effect"] for r in target.iter_rows(named=True)}
     gflops = work(lm, forest, sites) / c / 1e9

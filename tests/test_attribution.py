@@ -16,7 +16,7 @@ SITES = [Site(0, "z", 1), Site(1, "attn_out"), Site(2, "mlp_out"), Site(2, "resi
 def test_attribution_equals_one_forward_and_backward_per_example(family, name, tiny, examples):
     lm = tiny(family)
     forest = tokens.forest(lm, examples, share="example")
-    effects = attribution.estimate(lm, forest, SITES, sources.source(name, lm, forest, SITES))
+    effects = attribution.estimate(lm, forest, sources.Sweep(SITES, sources.source(name, lm, forest, SITES)))
     for site, new in slow.sources(name, lm, examples, SITES).items():
         rows = effects.filter((pl.col("layer") == site.layer) & (pl.col("component") == site.component))
         found = dict(rows.select("example_id", "effect").rows())
@@ -29,7 +29,7 @@ def test_a_whole_z_is_the_sum_of_its_heads(tiny, examples):
     lm = tiny("llama")
     forest = tokens.forest(lm, examples, share="example")
     sites = [Site(1, "z"), *sources.sites(lm, ["z"], [1])]
-    effects = attribution.estimate(lm, forest, sites, sources.zero(lm))
+    effects = attribution.estimate(lm, forest, sources.Sweep(sites, sources.zero(lm)))
     whole = effects.filter(pl.col("head").is_null()).sort("example_id")["effect"]
     heads = effects.filter(pl.col("head").is_not_null()).group_by("example_id").agg(pl.col("effect").sum()).sort("example_id")["effect"]
     assert whole.to_list() == pytest.approx(heads.to_list(), abs=1e-9)
@@ -40,14 +40,14 @@ def test_a_small_enough_step_is_what_attribution_says(tiny, examples):
     lm = tiny("gpt2")
     forest = tokens.forest(lm, examples, share="example")
     site, step = Site(2, "mlp_out"), 0.01
-    estimated = attribution.estimate(lm, forest, [site], sources.zero(lm)).sort("example_id")["effect"].to_numpy()
+    estimated = attribution.estimate(lm, forest, sources.Sweep([site], sources.zero(lm))).sort("example_id")["effect"].to_numpy()
     nearly = sources.Source("nearly", lambda block, s: (1 - step) * forward.capture(lm, block, [s])[0][s])
-    measured = exact.sweep(lm, forest, [site], nearly, metrics=["target"]).sort("example_id")["effect"].to_numpy()
+    measured = exact.sweep(lm, forest, sources.Sweep([site], nearly, metrics=["target"])).sort("example_id")["effect"].to_numpy()
     assert abs(measured / step - estimated).max() < 0.05 * abs(estimated).max()
 
 
 def test_the_two_equal_prompts_have_equal_effects(tiny, examples):
     lm = tiny("gpt2")
-    effects = attribution.estimate(lm, tokens.forest(lm, examples, share="example"), [Site(1, "z", 0)], sources.zero(lm))
+    effects = attribution.estimate(lm, tokens.forest(lm, examples, share="example"), sources.Sweep([Site(1, "z", 0)], sources.zero(lm)))
     found = dict(effects.select("example_id", "effect").rows())
     assert found["e0"] == pytest.approx(found["e3"], abs=1e-6)

@@ -24,7 +24,7 @@ def test_the_sweep_equals_one_example_and_one_site_at_a_time(family, name, tiny,
     forest = tokens.forest(lm, examples)
     middle = lm.n_layers // 2
     sites = [Site(0, "z", 1), Site(middle, "z", lm.n_heads - 1), Site(middle, "mlp_out")]
-    effects = exact.sweep(lm, forest, sites, sources.source(name, lm, forest, sites), batch=64)
+    effects = exact.sweep(lm, forest, sources.Sweep(sites, sources.source(name, lm, forest, sites)), batch=64)
     for site, new in slow.sources(name, lm, examples, sites).items():
         hooks = [slow.replaced(site, *new)]
         for e in examples:
@@ -39,7 +39,8 @@ def test_the_sweep_equals_one_example_and_one_site_at_a_time(family, name, tiny,
 def test_zero_ablating_a_head_equals_zeroing_its_rows_of_w_o(tiny, examples):
     lm = tiny("gpt2")
     forest = tokens.forest(lm, examples)
-    swept = exact.sweep(lm, forest, [Site(1, "z", 2)], sources.zero(lm)).filter(pl.col("metric") == "target").sort("example_id")
+    sweep = sources.Sweep([Site(1, "z", 2)], sources.zero(lm), metrics=("target",))
+    swept = exact.sweep(lm, forest, sweep).sort("example_id")
     weight = lm.bridge.original_model.state_dict()
     (name,) = [k for k in weight if "h.1.attn" in k and "c_proj" in k and k.endswith("weight")]
     rows, kept = slice(2 * 12, 3 * 12), weight[name].clone()
@@ -57,7 +58,7 @@ def test_replacing_a_run_with_itself_changes_nothing(tiny, examples):
     itself = sources.Source(
         "itself", lambda block, site: forward.capture(lm, block, [sources.whole(site)])[0][sources.whole(site)][:, :, site.head]
     )
-    effects = exact.sweep(lm, forest, [Site(3, "z", 0)], itself)
+    effects = exact.sweep(lm, forest, sources.Sweep([Site(3, "z", 0)], itself))
     assert effects["effect"].abs().max() < 1e-5
 
 
@@ -65,13 +66,13 @@ def test_the_batch_size_does_not_change_the_effects(tiny, examples):
     lm = tiny("llama")
     forest = tokens.forest(lm, examples)
     sites = sources.sites(lm, ["z", "mlp_out"], [1])
-    one, many = (exact.sweep(lm, forest, sites, sources.zero(lm), batch=b) for b in (1, 10_000))
+    one, many = (exact.sweep(lm, forest, sources.Sweep(sites, sources.zero(lm)), batch=b) for b in (1, 10_000))
     assert (one["effect"] - many["effect"]).abs().max() < 1e-5
 
 
 def test_effects_keep_their_schema_and_one_row_per_example_site_and_metric(tiny, examples):
     lm = tiny("qwen2")
-    effects = exact.sweep(lm, tokens.forest(lm, examples), sources.sites(lm, ["z", "mlp_out"]), sources.zero(lm))
+    effects = exact.sweep(lm, tokens.forest(lm, examples), sources.Sweep(sources.sites(lm, ["z", "mlp_out"]), sources.zero(lm)))
     assert effects.schema == EFFECTS
     assert len(effects) == len(examples) * (4 * 4 + 4) * 3 == len(effects.unique(["example_id", "component", "layer", "head", "metric"]))
 
@@ -98,7 +99,7 @@ def test_a_nan_of_the_model_stays_in_the_table_to_be_counted(tiny, examples):
     lm = tiny("gpt2")
     forest = tokens.forest(lm, examples)
     broken = sources.Source("broken", lambda block, site: torch.tensor(float("nan")))
-    effects = exact.sweep(lm, forest, [Site(1, "z", 0)], broken, metrics=["target"])
+    effects = exact.sweep(lm, forest, sources.Sweep([Site(1, "z", 0)], broken, metrics=["target"]))
     assert (len(effects), effects["effect"].is_nan().sum()) == (len(examples), len(examples))
 
 
@@ -108,7 +109,7 @@ def test_of_a_residual_site_the_first_position_stays(tiny, examples, name, site)
     lm = tiny("gpt2")
     plain = [e for e in examples if e.sentences is None and e.prompt]
     forest = tokens.forest(lm, plain)
-    found = exact.sweep(lm, forest, [site], sources.source(name, lm, forest, [site]), metrics=("target",))
+    found = exact.sweep(lm, forest, sources.Sweep([site], sources.source(name, lm, forest, [site]), metrics=("target",)))
     _, rest = slow.sources(name, lm, plain, [site])[site]
 
     def hook(act, hook):
@@ -127,7 +128,8 @@ def test_a_scan_beside_given_sites_equals_replacing_all_of_them_by_hand(family, 
     lm = tiny(family)
     forest = tokens.forest(lm, examples)
     given, sites = [Site(1, "z", 2), Site(2, "mlp_out")], [Site(0, "z", 1), Site(1, "z", 0), Site(2, "z", 3), Site(3, "mlp_out")]
-    effects = exact.sweep(lm, forest, sites, sources.source(name, lm, forest, [*sites, *given]), given=given, batch=64)
+    source = sources.source(name, lm, forest, [*sites, *given])
+    effects = exact.sweep(lm, forest, sources.Sweep(sites, source, edit=sources.removed(given, source)), batch=64)
     new = slow.sources(name, lm, examples, [*sites, *given])
     gone = [slow.replaced(site, *new[site]) for site in given]
     for site in sites:

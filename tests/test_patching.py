@@ -167,7 +167,7 @@ def test_attribution_equals_transformerlens_s_own_with_the_roles_exchanged(train
     lm = trainable(family)
     fits, forest = paired(lm)
     sites = sources.sites(lm, ("z", "mlp_out"))
-    found = attribution.estimate(lm, forest, sites, sources.corrupt(lm, sites))
+    found = attribution.estimate(lm, forest, sources.Sweep(sites, sources.corrupt(lm, sites)))
     for example in fits[:2]:
         clean, twin, he, she = ids_of(lm, example)
         theirs = attribution_patch(lm.bridge, twin, clean, partial(gap, he=he, she=she)).node_scores
@@ -244,7 +244,7 @@ def test_integrated_gradients_of_the_embeddings_sum_to_the_total_as_steps_grow(t
     first = Site(0, "resid_pre")
     errors = {}
     for steps in (None, 4, 64):
-        found = attribution.estimate(lm, forest, [first], sources.corrupt(lm, [first]), steps=steps).sort("example_id")
+        found = attribution.estimate(lm, forest, sources.Sweep([first], sources.corrupt(lm, [first])), steps=steps).sort("example_id")
         total, summed = (found.filter(component=c)["effect"].to_numpy() for c in (TOTAL, "resid_pre"))
         errors[steps] = abs(total - summed).max() / abs(total).max()
     assert errors[64] < 0.01 < errors[None] and errors[64] < errors[4] < errors[None]
@@ -254,7 +254,7 @@ def test_one_step_is_the_gradient_half_way(tiny):
     lm = tiny("llama")
     _, forest = paired(lm)
     site, first = Site(2, "mlp_out"), Site(0, "resid_pre")
-    found = attribution.estimate(lm, forest, [site], sources.corrupt(lm, [site]), steps=1)
+    found = attribution.estimate(lm, forest, sources.Sweep([site], sources.corrupt(lm, [site])), steps=1)
     block = forest.blocks[0]
     here, there = (forward.capture(lm, b, [first, site])[0] for b in (block, block.swapped()))
     middle = (here[first] + there[first]) / 2
@@ -279,7 +279,7 @@ def test_a_small_step_to_the_twin_is_what_attribution_says_and_exact_confirms(ti
         return here + 0.003 * (twin.at(block, site) - here)
 
     exact = exact_sweep.sweep(lm, forest, sites, sources.Source("near", near, twin=True), metrics=("target",))
-    whole = attribution.estimate(lm, forest, sites, twin)
+    whole = attribution.estimate(lm, forest, sources.Sweep(sites, twin))
     keys = ["example_id", "component", "layer", "head"]
     both = exact.join(whole, on=keys, nulls_equal=True).filter(pl.col("component") != TOTAL)
     scale = whole["effect"].abs().max()

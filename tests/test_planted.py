@@ -57,7 +57,7 @@ def test_every_hand_worked_effect_is_found_in_every_prompt_with_the_noise_in_pla
             expected = worked(kind, role, source, partners)
             if expected is None or (role == "factual" and kind != "single"):
                 continue
-            found = exact.sweep(lm, forest, [site], sources.source(source, lm, forest, [site]), metrics=("target",)).filter(
+            found = exact.sweep(lm, forest, sources.Sweep([site], sources.source(source, lm, forest, [site]), metrics=("target",))).filter(
                 layer=site.layer
             )
             difference = found["effect"].to_numpy() - np.array([expected[g] for g in found["group"]])
@@ -71,7 +71,7 @@ def test_graded_heads_have_their_own_strengths_in_every_prompt(lab):
     lm, forest, _ = lab("graded")
     strengths = planted.strengths()
     assert len(strengths) == 8 and all(s for s, _ in strengths.values())
-    found = exact.sweep(lm, forest, list(strengths), sources.zero(lm), metrics=("target",))
+    found = exact.sweep(lm, forest, sources.Sweep(list(strengths), sources.zero(lm), metrics=("target",)))
     for site, (s, t) in strengths.items():
         rows = found.filter(layer=site.layer, head=site.head)
         expected = [-s * KNOWN.occupations[g]["s"] - t * KNOWN.occupations[g]["t"] for g in rows["group"]]
@@ -84,7 +84,8 @@ def test_attribution_is_exact_where_the_model_is_linear_and_wrong_as_worked_out_
         lm, forest, partners = lab(kind)
         feature = "s" if kind in ("single", "cancelling") else "q"
         for source in ("zero", "corrupt"):
-            rows = attribution.estimate(lm, forest, [first], sources.source(source, lm, forest, [first])).filter(component="z")
+            sweep = sources.Sweep([first], sources.source(source, lm, forest, [first]))
+            rows = attribution.estimate(lm, forest, sweep).filter(component="z")
             there = [KNOWN.occupations[partners[g]][feature] if source == "corrupt" else 0.0 for g in rows["group"]]
             expected = [factor * planted.A * (t - KNOWN.occupations[g][feature]) for g, t in zip(rows["group"], there, strict=True)]
             np.testing.assert_allclose(rows["effect"], expected, atol=1e-5)
@@ -93,7 +94,7 @@ def test_attribution_is_exact_where_the_model_is_linear_and_wrong_as_worked_out_
 def test_two_steps_of_integrated_gradients_find_what_is_masked_and_none_of_what_is_only_a_backup(lab):
     lm, forest, partners = lab("masked")
     first = planted.SITES["first"]
-    rows = attribution.estimate(lm, forest, [first], sources.corrupt(lm, [first]), steps=4).filter(component="z")
+    rows = attribution.estimate(lm, forest, sources.Sweep([first], sources.corrupt(lm, [first])), steps=4).filter(component="z")
     expected = [worked("masked", "first", "corrupt", partners)[g] for g in rows["group"]]
     np.testing.assert_allclose(rows["effect"], expected, atol=1e-5)
 
@@ -101,7 +102,9 @@ def test_two_steps_of_integrated_gradients_find_what_is_masked_and_none_of_what_
 def test_a_rescan_without_the_first_head_reveals_its_backup(lab):
     lm, forest, _ = lab("backup")
     first, second = planted.SITES["first"], planted.SITES["second"]
-    alone, beside = (exact.sweep(lm, forest, [second], sources.zero(lm), given=given, metrics=("target",)) for given in ([], [first]))
+    zero = sources.zero(lm)
+    edits = (sources.removed(given, zero) for given in ([], [first]))
+    alone, beside = (exact.sweep(lm, forest, sources.Sweep([second], zero, metrics=("target",), edit=edit)) for edit in edits)
     assert alone["effect"].abs().max() < 1e-5
     np.testing.assert_allclose(beside["effect"], [-planted.A * KNOWN.occupations[g]["q"] for g in beside["group"]], atol=1e-5)
 
@@ -113,7 +116,7 @@ def test_nulls_alarm_at_most_as_often_as_they_may_and_every_strength_is_found(la
     for seed in range(seeds):
         lm, forest, _ = lab("graded", seed)
         sites = sources.sites(lm, ["z"]) if seed < 3 else null
-        effects = exact.sweep(lm, forest, sites, sources.zero(lm), metrics=("target",))
+        effects = exact.sweep(lm, forest, sources.Sweep(sites, sources.zero(lm), metrics=("target",)))
         rows = effects.filter(~pl.concat_str("layer", "head").is_in([f"{s.layer}{s.head}" for s in planted.strengths()]))
         summary = summarise(rows, model="m", method="exact", design=Design(shares)).filter(statistic="slope")
         alarms += summary["p_family"].min() < 0.05
@@ -159,7 +162,7 @@ def facts(lab):
     """EFFECTS of the factual head and of the MLP that shifts the base rate on `definitional`, zero source."""
     lm, _, _ = lab("single")
     forest, sites = tokens.forest(lm, datasets.load("definitional", None).examples), [planted.SITES[r] for r in ("factual", "base")]
-    return exact.sweep(lm, forest, sites, sources.source("zero", lm, forest, sites), metrics=("target",))
+    return exact.sweep(lm, forest, sources.Sweep(sites, sources.source("zero", lm, forest, sites), metrics=("target",)))
 
 
 def test_definitional_ranks_by_factual_gender_from_which_the_base_rate_of_he_cancels(facts):

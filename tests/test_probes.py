@@ -21,7 +21,7 @@ from biasscope.engine.measure import directions, exact, linear, probes, sources
 from biasscope.engine.model import forward, planted, tokens, weights
 from biasscope.engine.model.loading import boot
 from biasscope.engine.statistics import probes as probe_statistics
-from biasscope.engine.types import Dataset, Example, Site
+from biasscope.engine.types import Dataset, Example, Site, Split
 
 RNG = np.random.default_rng
 SMALL = ("--dataset", "occupations", "--limit", 120)
@@ -41,19 +41,19 @@ def accuracy(held: linear.Held, label) -> float:
 
 def test_no_group_is_on_both_sides_and_every_input_is_held_out_once():
     items = pairs()
-    found = linear.folds(items, "kfold", 0)
+    found = linear.folds(items, Split("kfold"))
     assert sorted(np.concatenate([test for _, test in found])) == list(range(len(items.label)))
-    for train, test in [*found, *linear.folds(items, "holdout", 0)]:
+    for train, test in [*found, *linear.folds(items, Split("holdout"))]:
         assert not set(items.group[train]) & set(items.group[test])
-    ((train, test),) = linear.folds(items, "holdout", 0)
+    ((train, test),) = linear.folds(items, Split("holdout"))
     assert len(test) == pytest.approx(0.2 * len(items.label), abs=12)
-    assert [t.tolist() for _, t in found] != [t.tolist() for _, t in linear.folds(items, "kfold", 1)]
+    assert [t.tolist() for _, t in found] != [t.tolist() for _, t in linear.folds(items, Split("kfold", seed=1))]
 
 
 def test_held_out_predictions_equal_scikit_learn_s_on_raw_arrays():
     items, x = pairs(), RNG(0).normal(size=(240, 12))
     x[:, 0] += items.label
-    splits = linear.folds(items, "kfold", 0)
+    splits = linear.folds(items, Split("kfold"))
     held = linear.held_out(x, items.label, items.group, splits)
     for i, (train, test) in enumerate(splits):
         model = make_pipeline(StandardScaler(), LogisticRegression(C=held.c[i], class_weight="balanced", max_iter=1000))
@@ -82,7 +82,7 @@ def test_auc_with_ties_and_unequal_classes_equals_scikit_learn_s_and_its_error_t
 
 def test_c_is_chosen_without_a_look_at_the_held_out_group():
     items, x = pairs(), RNG(0).normal(size=(240, 30))
-    splits = linear.folds(items, "kfold", 0)
+    splits = linear.folds(items, Split("kfold"))
     train, test = splits[0]
     spoiled = x.copy()
     spoiled[test] = 1e3 * RNG(1).normal(size=(len(test), 30))
@@ -97,7 +97,7 @@ def test_twins_on_both_sides_leak_without_groups_and_not_with_them():
     label = (rng.permutation(40) % 2)[group]
     x = rng.normal(size=(40, 60))[group] + 0.3 * rng.normal(size=(240, 60))
     items = linear.Items(label, group, np.arange(240), np.arange(240), group)
-    found, band, _ = linear.layer(x, items, "kfold", "group", 0)
+    found, band, _ = linear.layer(x, items, Split("kfold", "group"))
     assert abs(accuracy(found["within"], label) - 0.5) >= 0.1
     frame = _frame(found["grouped"], items)
     summary = probe_statistics.summarise(frame, pl.DataFrame({"layer": [0], "shuffle": [0], "accuracy": [0.5]}), **LABELS)
@@ -124,7 +124,7 @@ def test_shuffled_labels_are_at_chance_and_true_ones_above_them(level):
         items = linear.Items(label, items.group, items.pair, items.text, items.group)
     x = rng.normal(size=(240, 20))
     x[:, 3] += 2.5 * items.label
-    found, band, fitted = linear.layer(x, items, "kfold", level, 0)
+    found, band, fitted = linear.layer(x, items, Split("kfold", level))
     assert np.median(band) == pytest.approx(0.5, abs=0.06)
     assert accuracy(found["grouped"], items.label) > max(0.85, band.max())
     assert abs(linear.direction(fitted.weight, fitted.scale)[3]) > 0.8
@@ -132,11 +132,11 @@ def test_shuffled_labels_are_at_chance_and_true_ones_above_them(level):
 
 def test_labels_are_shuffled_where_they_live():
     items = pairs()
-    for moved in linear.shuffled(items, "pair", 0):
+    for moved in linear.shuffled(items, Split(level="pair")):
         assert (np.bincount(items.pair, moved) == 1).all()  # each example still has one of either
     label = (items.group % 2).astype(int)
     one = linear.Items(label, items.group, items.pair, items.text, items.kind)
-    for moved in linear.shuffled(one, "group", 0):
+    for moved in linear.shuffled(one, Split(level="group")):
         assert all(len(set(moved[items.group == g])) == 1 for g in range(20)) and moved.sum() == label.sum()
 
 
@@ -179,14 +179,14 @@ def test_selectivity_by_hand_is_high_for_a_real_property_and_low_for_a_word_list
 def test_what_cannot_be_split_is_refused(change, message):
     items = pairs()
     with pytest.raises(DataError, match=message):
-        linear.folds(linear.Items(**{**items.__dict__, **change}), "kfold", 0)
+        linear.folds(linear.Items(**{**items.__dict__, **change}), Split("kfold"))
 
 
 def test_activations_that_are_not_finite_are_refused_with_their_number():
     x = RNG(0).normal(size=(240, 4))
     x[[3, 7], 1] = np.nan
     with pytest.raises(DataError, match="2 of 240 activations are not finite"):
-        linear.layer(x, pairs(), "kfold", "pair", 0)
+        linear.layer(x, pairs(), Split("kfold", "pair"))
 
 
 # Tasks
@@ -236,7 +236,7 @@ def test_removing_the_planted_direction_takes_away_exactly_the_planted_slope(tmp
     known = planted.words().occupations
     own = found.filter(source="probe")
     np.testing.assert_allclose(own["effect"], [-planted.A * known[g]["s"] for g in own["group"]], atol=2e-5)
-    by_site = exact.sweep(lm, forest, [planted.SITES["first"]], sources.zero(lm), metrics=("target",)).sort("example_id")
+    by_site = exact.sweep(lm, forest, sources.Sweep([planted.SITES["first"]], sources.zero(lm), metrics=("target",))).sort("example_id")
     np.testing.assert_allclose(own.sort("example_id")["effect"], by_site["effect"], atol=2e-5)
     assert found.filter(source="random-00")["effect"].abs().max() < 0.5 * own["effect"].abs().max()
 

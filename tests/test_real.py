@@ -61,8 +61,9 @@ def test_packing_shares_what_engine_facts_counted(smollm2, data_dir):
 def test_the_sweep_and_attribution_equal_one_at_a_time_on_the_real_model(smollm2, data_dir):
     examples = datasets.load("stereoset_gender", data_dir, limit=12).examples
     sites = [Site(7, "z", 4), Site(26, "z", 2), Site(26, "mlp_out")]
-    effects = exact_sweep.sweep(smollm2, tokens.forest(smollm2, examples), sites, sources.zero(smollm2), metrics=["target"])
-    estimates = attribution.estimate(smollm2, tokens.forest(smollm2, examples, share="example"), sites, sources.zero(smollm2))
+    effects = exact_sweep.sweep(smollm2, tokens.forest(smollm2, examples), sources.Sweep(sites, sources.zero(smollm2), metrics=["target"]))
+    apart = tokens.forest(smollm2, examples, share="example")
+    estimates = attribution.estimate(smollm2, apart, sources.Sweep(sites, sources.zero(smollm2)))
     zero = torch.tensor(0.0)
     for site in sites:
         of_site = (pl.col("layer") == site.layer) & (pl.col("component") == site.component)

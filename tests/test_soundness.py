@@ -52,7 +52,7 @@ def measured(lm: LM, examples: list, what: str) -> pl.DataFrame:
     if what == "clean":
         return baseline.baseline(lm, whole)[0]
     if what.startswith("attribution"):
-        return attribution.estimate(lm, apart, SITES, sources.source(what.split()[1], lm, apart, SITES))
+        return attribution.estimate(lm, apart, sources.Sweep(SITES, sources.source(what.split()[1], lm, apart, SITES)))
     if what == "set":
         units = circuits.units(lm, whole, [circuits.Point("both", frozenset(SITES))], sources.zero(lm))
     elif what == "direction":
@@ -61,7 +61,7 @@ def measured(lm: LM, examples: list, what: str) -> pl.DataFrame:
     else:
         given = [Site(1, "z", 0)] if what == "given" else []
         source = sources.source(what if what != "given" else "zero", lm, whole, [*SITES, *given])
-        units = exact.units(lm, whole, SITES, source, given=given)
+        units = exact.units(lm, whole, sources.Sweep(SITES, source, edit=sources.removed(given, source)))
     return pl.concat(unit.compute()["effects"] for unit in units)
 
 

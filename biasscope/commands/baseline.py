@@ -21,6 +21,7 @@ def baseline(
             "--predictions", "Score these per-sentence scores instead of a model", panel=options.DATA, exists=True, dir_okay=False
         ),
     ] = None,
+    given: options.Given = None,
 ) -> None:
     """Score the clean model: StereoSet's LMS, SS and ICAT, target and sentence gaps, WinoGender's shift and slope."""
     from biasscope.console import Screen
@@ -28,5 +29,5 @@ def baseline(
     from biasscope.report import formats
 
     voice = Screen(o.quiet, o.verbose)
-    found = experiment.baseline(o, voice=voice) if predictions is None else experiment.score(o, predictions, voice=voice)
+    found = experiment.baseline(o, given=given, voice=voice) if predictions is None else experiment.score(o, predictions, voice=voice)
     formats.result(found, o)

@@ -14,10 +14,11 @@ def encode(
     o: options.Measure,
     site: options.SiteOption = "resid",
     position: options.PositionOption = "last",
+    given: options.Given = None,
 ) -> None:
     """Write the activations of every prompt as Parquet, for probes and other tools."""
     from biasscope.console import Screen
     from biasscope.engine.experiments import encode as experiment
     from biasscope.report import formats
 
-    formats.result(experiment.encode(o, site=site, position=position, voice=Screen(o.quiet, o.verbose)), o)
+    formats.result(experiment.encode(o, site=site, position=position, given=given, voice=Screen(o.quiet, o.verbose)), o)

@@ -30,6 +30,7 @@ def patch(
     positions: Annotated[
         str, options.option("--positions", "Where: all, or some of term, between, readout one at a time", metavar="all|NAME,…")
     ] = "all",
+    given: options.Given = None,
     steps: Annotated[int | None, options.option("--steps", "Mean gradient over N steps towards the twin (integrated)", min=1)] = None,
     calibrate: Annotated[
         int | None, options.option("--calibrate", "Also measure exactly the first N and N random sites of each kind", min=1)
@@ -49,6 +50,7 @@ def patch(
         components=components,
         layers=layers,
         positions=positions,
+        given=given,
         steps=steps,
         calibrate=calibrate,
         voice=Screen(o.quiet, o.verbose),

@@ -20,6 +20,7 @@ def probe(
     position: options.PositionOption = "last",
     split: Annotated[options.Holdout, options.option("--split", "Grouped 5 folds, or one grouped 80/20 split")] = "kfold",
     causal: Annotated[bool, options.option("--causal", "Also remove each layer's direction and measure what changes")] = False,
+    given: options.Given = None,
     plot: options.Plot = False,
 ) -> None:
     """Where bias is linearly readable, layer by layer: held-out accuracy, AUC and selectivity, against shuffled labels."""
@@ -28,5 +29,7 @@ def probe(
     from biasscope.report import formats
 
     voice = Screen(o.quiet, o.verbose)
-    found = experiment.probe(o, task=task, negatives=negatives, site=site, position=position, split=split, causal=causal, voice=voice)
+    found = experiment.probe(
+        o, task=task, negatives=negatives, site=site, position=position, split=split, causal=causal, given=given, voice=voice
+    )
     formats.result(found, o, plot=plot)

@@ -107,6 +107,15 @@ class Design:
     seed: int = 0
 
 
+@dataclass(frozen=True)
+class Split:
+    """How a probe's groups are held out, and at which level its labels live."""
+
+    kind: Literal["kfold", "holdout"] = "kfold"
+    level: Literal["group", "pair"] = "group"
+    seed: int = 0
+
+
 Component = Literal["z", "attn_out", "mlp_out", "resid_pre", "resid_post"]
 HOOKS: dict[str, str] = {
     "z": "attn.hook_z",
@@ -138,6 +147,21 @@ class Site:
             return f"L{self.layer}H{self.head}"
         return f"L{self.layer}.{'mlp' if self.component == 'mlp_out' else self.component}"
 
+
+@dataclass(frozen=True)
+class Edit:
+    """What is replaced all the while: a model in which an edit stands. Baseline and value are then both of that model."""
+
+    at: Mapping[Site, Any]
+    """Site → what stands there (a `Source`)."""
+
+    def puts(self, block: Any) -> dict[Site, Any]:
+        """What stands at each site of a block of a forest."""
+        return {site: source.put(block, site) for site, source in self.at.items()}
+
+
+UNEDITED = Edit({})
+"""The model as it is."""
 
 SET = Site(0, "set")
 """Stands for a set of sites replaced together, named by the position: layer null in tables."""

@@ -59,11 +59,12 @@ def ablate(
 def _measure(each: Scan, sites: list[Site], sources: tuple[str, ...], gone: tuple[Site, ...], facts: Dataset | None) -> None:
     """Nothing: measures what is not stored yet."""
     from biasscope.engine.measure import exact
+    from biasscope.engine.measure.sources import Sweep, removed
 
     forest, names = each.forest(), []
     for name in sources:
-        replacement = each.source(name, forest, [*sites, *gone])
-        units = exact.units(each.run.lm, forest, sites, replacement, given=gone, batch=each.batch)
+        source = each.source(name, forest, [*sites, *gone])
+        units = exact.units(each.run.lm, forest, Sweep(sites, source, edit=removed(gone, source)), each.batch)
         names += each.measure(units, f"ablate ({name})", prefix=f"{name}-")
     if facts:
         names += _controlled(each.beside(facts), sites, sources, gone)
@@ -73,10 +74,12 @@ def _measure(each: Scan, sites: list[Site], sources: tuple[str, ...], gone: tupl
 def _controlled(each: Scan, sites: Sequence[Site], sources: Sequence[str], given: Sequence[Site]) -> list[str]:
     """The names of the units that hold the same sites' effects on the control, each source made of its own prompts."""
     from biasscope.engine.measure import exact
+    from biasscope.engine.measure.sources import Sweep, removed
 
     forest, names = each.forest(), []
     for name in sources:
         source = each.source(name, forest, [*sites, *given], "control-")
-        units = exact.units(each.run.lm, forest, sites, source, given=given, metrics=("target",), batch=each.batch)
+        sweep = Sweep(sites, source, metrics=("target",), edit=removed(given, source))
+        units = exact.units(each.run.lm, forest, sweep, each.batch)
         names += each.measure(units, f"control ({name})", prefix=f"control-{name}-", table="control")
     return names

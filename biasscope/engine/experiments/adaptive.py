@@ -25,6 +25,7 @@ def measure(scan: Scan, every: Sequence[Site], source_name: str, k: int, miss: f
     leaves open that a share `miss` of the others, unmeasured, exceeds the k-th effect found, k more of each.
     """
     from biasscope.engine.measure import exact
+    from biasscope.engine.measure.sources import Sweep
 
     ranked = [site for site in summary.by_reach(scan.estimated(every, source_name)) if site in set(every)]
     forest = scan.forest()
@@ -35,7 +36,7 @@ def measure(scan: Scan, every: Sequence[Site], source_name: str, k: int, miss: f
     def sweep(sites: Sequence[Site], stage: str) -> None:
         new = sorted((s for s in sites if s not in done), key=lambda s: (s.layer, s.component, -1 if s.head is None else s.head))
         if new:
-            units = exact.units(scan.run.lm, forest, new, source, batch=scan.batch)
+            units = exact.units(scan.run.lm, forest, Sweep(new, source), scan.batch)
             names.extend(scan.measure(units, f"ablate ({source_name}), {stage}", prefix=f"{stage}-"))
             done.update(new)
 

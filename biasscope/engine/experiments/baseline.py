@@ -7,21 +7,23 @@ import polars as pl
 from biasscope.engine.data import predictions
 from biasscope.engine.data.datasets.stereoset import SOURCE
 from biasscope.engine.errors import UsageError
-from biasscope.engine.experiments import scan, session
+from biasscope.engine.experiments import scan, selection, session
 from biasscope.engine.settings import SILENT, Measure, Voice
 from biasscope.engine.statistics import baseline as statistics
 from biasscope.engine.store import digests, files, journal, runs, seals
 
 
-def baseline(settings: Measure, *, voice: Voice = SILENT) -> runs.Result:
-    """What the clean model prefers."""
-    run = session.start("baseline", settings, voice=voice)
-    for each in scan.scans(run):
+def baseline(settings: Measure, *, given: str | None = None, voice: Voice = SILENT) -> runs.Result:
+    """What the clean model prefers, or the model in which the means stand at some sites."""
+    gone = selection.parse_sites("--given", given) if given else ()
+    run = session.start("baseline", settings, {"given": given} if given else {}, voice)
+    for each in scan.scans(run, **selection.asked(gone)):
         if not each.complete:
             from biasscope.engine.measure import baseline as clean
 
             forest = each.forest(sentences=True)
-            each.close(forest.examples, each.measure(clean.units(run.lm, forest), "baseline"), forest.dropped, forest.partly)
+            units = clean.units(run.lm, forest, each.standing(gone))
+            each.close(forest.examples, each.measure(units, "baseline"), forest.dropped, forest.partly)
         scores, triples = each.table("scores").collect(), each.table("triples").collect()
         name = each.dataset.name
         with run.phase("statistics"):

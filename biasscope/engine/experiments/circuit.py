@@ -201,15 +201,16 @@ def _reason(row: Mapping[str, Any], origin: Origin, sites: int) -> str:
 def _ranked(here: Scan, origin: Origin, sites: list[Site]) -> list[Site]:
     """The sites by the ranking statistic, strongest first, measured as the run measured them but on the half that chooses alone."""
     from biasscope.engine.measure import attribution, exact
+    from biasscope.engine.measure.sources import Sweep
 
     lm, asked = here.run.lm, origin.record.params
     exactly = asked.get("method", "exact") == "exact"
     forest = here.forest(share="all" if exactly else "example", twins=origin.twins)
     source = here.source(origin.source, forest, sites)
     if exactly:
-        units = exact.units(lm, forest, sites, source, metrics=("target",), batch=here.batch)
+        units = exact.units(lm, forest, Sweep(sites, source, metrics=("target",)), here.batch)
     else:
-        units = attribution.units(lm, forest, sites, source, steps=asked.get("steps"))
+        units = attribution.units(lm, forest, Sweep(sites, source), asked.get("steps"))
     names = here.measure(units, "ranking", prefix="rank-")
     with here.run.phase("statistics"):
         effects = pl.concat(here.journal.tables("effects", names))

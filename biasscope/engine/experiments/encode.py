@@ -1,26 +1,31 @@
 """The steps of `encode`: the activations of every prompt, written as they are."""
 
 from collections import Counter
+from collections.abc import Sequence
 
-from biasscope.engine.experiments import scan, session
+from biasscope.engine.experiments import scan, selection, session
 from biasscope.engine.experiments.scan import Scan
 from biasscope.engine.settings import SILENT, Measure, Read, Stream, Voice
 from biasscope.engine.store import runs
-from biasscope.engine.types import SUMMARY
+from biasscope.engine.types import SUMMARY, Site
 
 
-def encode(settings: Measure, *, site: Stream = "resid", position: Read = "last", voice: Voice = SILENT) -> runs.Result:
+def encode(
+    settings: Measure, *, site: Stream = "resid", position: Read = "last", given: str | None = None, voice: Voice = SILENT
+) -> runs.Result:
     """The activations of every prompt, for probes and other tools."""
-    run = session.start("encode", settings, {"site": site, "position": position}, voice)
-    for each in scan.scans(run, site=site, position=position):
+    gone = selection.parse_sites("--given", given) if given else ()
+    asked = {"site": site, "position": position}
+    run = session.start("encode", settings, asked | ({"given": given} if given else {}), voice)
+    for each in scan.scans(run, **asked, **selection.asked(gone)):
         if not each.complete:
-            _measure(each, site, position)
+            _measure(each, site, position, gone)
         each.table("activations")
         each.save(SUMMARY.to_frame())
     return run.finish()
 
 
-def _measure(each: Scan, site: str, position: str) -> None:
+def _measure(each: Scan, site: str, position: str, gone: Sequence[Site]) -> None:
     """Nothing: reads the activations of every example's prompt."""
     from biasscope.engine.measure import activations
 
@@ -33,7 +38,7 @@ def _measure(each: Scan, site: str, position: str) -> None:
         else:
             texts.append(text)
             used.append(example)
-    names = each.measure(activations.units(lm, texts, site, position), "encode")
+    names = each.measure(activations.units(lm, texts, site, position, each.standing(gone)), "encode")
     there = set().union(*(table["example_id"] for table in each.journal.tables("activations", names)))
     dropped.update(activations.NOT_FINITE for example in used if example.id not in there)
     for reason, n in dropped.items():

@@ -11,10 +11,10 @@ from biasscope.engine.experiments import scan, selection, session
 from biasscope.engine.experiments.scan import Scan
 from biasscope.engine.settings import SILENT, Direction, Measure, Method, Patched, Voice
 from biasscope.engine.store import runs
-from biasscope.engine.types import COMPONENTS, POSITIONS
+from biasscope.engine.types import COMPONENTS, POSITIONS, Site
 
 if TYPE_CHECKING:
-    from biasscope.engine.measure.sources import Source
+    from biasscope.engine.measure.sources import Sweep
     from biasscope.engine.model.tokens import Forest
 
 
@@ -27,6 +27,7 @@ def patch(
     components: str = ",".join(COMPONENTS),
     layers: str | None = None,
     positions: str = "all",
+    given: str | None = None,
     steps: int | None = None,
     calibrate: int | None = None,
     voice: Voice = SILENT,
@@ -41,38 +42,37 @@ def patch(
         "layers": selection.Choice.parse(None, layers).layers,
         "positions": selection.parse_words("--positions", positions, POSITIONS),
     }
+    gone = selection.parse_sites("--given", given) if given else ()
     own = {"method": method, "source": source, "direction": direction, "steps": steps, "calibrate": calibrate}
-    run = session.start("patch", settings, own | {"components": components, "layers": layers, "positions": positions}, voice)
-    for each in scan.scans(run, **own, **where):
+    told = own | {"components": components, "layers": layers, "positions": positions} | ({"given": given} if given else {})
+    run = session.start("patch", settings, told, voice)
+    for each in scan.scans(run, **own, **where, **selection.asked(gone)):
         if not each.complete:
-            _measure(each, own, where)
+            _measure(each, own, where, gone)
         each.save(*(scan.calibrated(each, calibrate) if calibrate else scan.aggregated(each, "effects", method)))
     return run.finish()
 
 
-def _measure(each: Scan, own: dict[str, Any], where: dict[str, Any]) -> None:
-    """Nothing: measures what is not stored yet."""
+def _measure(each: Scan, own: dict[str, Any], where: dict[str, Any], gone: Sequence[Site]) -> None:
+    """Measure what is not stored yet."""
     from biasscope.engine.measure import attribution, exact, sources
 
     lm, name, positions, exactly = each.run.lm, own["source"], where["positions"], own["method"] == "exact"
-    single = sources.sites(lm, where["components"], where["layers"])
+    single = selection.without(sources.sites(lm, where["components"], where["layers"]), selection.inside(lm, gone))
     everywhere = positions == ("all",)
     forest = each.forest(share="all" if exactly and everywhere else "example", twins=name == "corrupt", positions=not everywhere)
     if own["direction"] == "denoising":
         forest, name = replace(forest, blocks=tuple(block.swapped() for block in forest.blocks)), "clean"
     sites = single if exactly else list(dict.fromkeys([*single, *map(sources.whole, single)]))
-    replacement = each.source(name, forest, sites)
-    if exactly:
-        units = exact.units(lm, forest, sites, replacement, positions=positions, metrics=("target",), batch=each.batch)
-    else:
-        units = attribution.units(lm, forest, sites, replacement, positions=positions, steps=own["steps"])
+    sweep = sources.Sweep(sites, each.source(name, forest, sites), positions, ("target",), each.standing(gone))
+    units = exact.units(lm, forest, sweep, each.batch) if exactly else attribution.units(lm, forest, sweep, own["steps"])
     names = each.measure(units, f"{own['method']} ({name})")
     if own["calibrate"]:
-        names += _calibrated(each, names, own["calibrate"], forest, replacement, positions)
+        names += _calibrated(each, names, own["calibrate"], forest, sweep)
     each.close(forest.examples, names, forest.dropped, forest.partly)
 
 
-def _calibrated(each: Scan, names: list[str], n: int, forest: "Forest", source: "Source", positions: Sequence[str]) -> list[str]:
+def _calibrated(each: Scan, names: list[str], n: int, forest: "Forest", sweep: "Sweep") -> list[str]:
     """The names of the units that hold the exact effects of the first n and n random sites of each kind."""
     from biasscope.engine.measure import exact
     from biasscope.engine.statistics import reliability, summary
@@ -82,5 +82,5 @@ def _calibrated(each: Scan, names: list[str], n: int, forest: "Forest", source: 
         effects = pl.concat(each.journal.tables("effects", names))
         estimates = summary.summarise(effects, model=run.slug, method="attribution", design=each.ungrouped)
     sites = sorted(site for part in reliability.chosen(estimates, n, run.options.seed) for site in part)
-    units = exact.units(run.lm, forest, sites, source, positions=positions, metrics=("target",), batch=each.batch)
-    return each.measure(units, f"exact ({source.name})", prefix="exact-", table="exact")
+    units = exact.units(run.lm, forest, replace(sweep, sites=sites), each.batch)
+    return each.measure(units, f"exact ({sweep.source.name})", prefix="exact-", table="exact")

@@ -1,7 +1,7 @@
 """The steps of `probe` on one dataset: inputs, their activations from the shared store, probes, and what removing directions does."""
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -9,14 +9,14 @@ import numpy as np
 import polars as pl
 
 from biasscope.engine.errors import DataError, UsageError
-from biasscope.engine.experiments import session
+from biasscope.engine.experiments import selection, session
 from biasscope.engine.experiments.scan import Scan, scans
 from biasscope.engine.measure import probes
 from biasscope.engine.settings import SILENT, Holdout, Measure, Negatives, Read, Stream, Task, Voice
 from biasscope.engine.statistics import probes as probe_statistics
 from biasscope.engine.statistics.summary import summarise
 from biasscope.engine.store import digests, files, journal, runs
-from biasscope.engine.types import Dataset, Unit
+from biasscope.engine.types import Dataset, Edit, Site, Split, Unit
 
 
 def probe(
@@ -28,18 +28,21 @@ def probe(
     position: Read = "last",
     split: Holdout = "kfold",
     causal: bool = False,
+    given: str | None = None,
     voice: Voice = SILENT,
 ) -> runs.Result:
     """Where bias is linearly readable, layer by layer."""
     if causal and site != "resid":
         raise UsageError(f"--causal removes a direction from the residual stream: it needs --site resid, not {site}")
     asked = {"task": task, "negatives": negatives, "site": site, "position": position, "split": split}
-    run = session.start("probe", settings, asked | {"causal": causal}, voice)
+    gone = selection.parse_sites("--given", given) if given else ()
+    told = asked | {"causal": causal} | ({"given": given} if given else {})
+    run = session.start("probe", settings, told, voice)
     tasks = {dataset.name: task_of(dataset, task) for dataset in run.datasets}  # refused before a model is loaded
-    for each in scans(run, **asked, causal=causal):
+    for each in scans(run, **asked, causal=causal, **selection.asked(gone)):
         chosen = tasks[each.dataset.name]
         if not each.complete:
-            measure(each, chosen, negatives, site, position, split, causal=causal)
+            measure(each, chosen, told, gone)
         each.save(summary(each, chosen, site, position, causal=causal))
         write_weights(each)
     return run.finish()
@@ -52,25 +55,25 @@ def task_of(dataset: Dataset, asked: str) -> str:
     return chosen
 
 
-def measure(scan: Scan, chosen: str, negatives: str, component: str, position: str, split: Any, *, causal: bool) -> None:
-    """Nothing: measures what is not stored yet."""
+def measure(scan: Scan, chosen: str, asked: Mapping[str, Any], gone: Sequence[Site]) -> None:
+    """Measure what is not stored yet."""
     from biasscope.engine.measure import activations
 
-    lm, seed, names = scan.run.lm, scan.run.options.seed, []
+    lm, names, edit = scan.run.lm, [], scan.standing(gone)
     target = None
     if chosen == "lean":
-        names += scan.measure(_scores(scan), "baseline", prefix="clean-")
+        names += scan.measure(_scores(scan, edit), "baseline", prefix="clean-")
         target = _targets(scan, names)
-    asked, lost = probes.inputs(chosen, scan.dataset, negatives, target)
-    read = {one.id: activations.text(lm, one.id, one.words, one.term) for one in asked}
-    for one in asked:  # an example keeps both of its inputs or none
+    found, lost = probes.inputs(chosen, scan.dataset, asked["negatives"], target)
+    read = {one.id: activations.text(lm, one.id, one.words, one.term) for one in found}
+    for one in found:  # an example keeps both of its inputs or none
         text = read[one.id]
-        if isinstance(text, str) or (position == "term" and text.term is None):
+        if isinstance(text, str) or (asked["position"] == "term" and text.term is None):
             lost[one.example_id] = text if isinstance(text, str) else "its text does not name the term"
-    kept = [one for one in asked if one.example_id not in lost]
+    kept = [one for one in found if one.example_id not in lost]
     layers: dict[int, np.ndarray] = {}
     if kept:
-        layers = _activations(scan, [read[one.id] for one in kept], component, position)
+        layers = _activations(scan, [read[one.id] for one in kept], asked, edit)
         finite = np.all([np.isfinite(x).all(1) for x in layers.values()], axis=0)
         lost |= {one.example_id: activations.NOT_FINITE for one, sound in zip(kept, finite, strict=True) if not sound}
         stays = np.array([one.example_id not in lost for one in kept])
@@ -78,13 +81,13 @@ def measure(scan: Scan, chosen: str, negatives: str, component: str, position: s
     dropped = _said(scan, lost)
     if not kept:
         raise DataError(f"{scan.dataset.name}: no input for a probe is left: {', '.join(f'{n} × {r}' for r, n in dropped.items())}")
-    items, tokens = probes.items(kept), [text.ids for one in kept if not isinstance(text := read[one.id], str)]
-    level = probes.LEVELS[chosen]
+    tokens = [text.ids for one in kept if not isinstance(text := read[one.id], str)]
+    split = Split(asked["split"], probes.LEVELS[chosen], scan.run.options.seed)
     with probes.workers(sum(x.size for x in layers.values())) as pool:
-        units = probes.units(layers, scan.journal.units, kept, items, split, level, seed, pool)
-        names += scan.measure([*units, probes.bag(tokens, kept, items, split, level, seed)], "probes")
-    if causal:
-        names += _causal(scan, component)
+        units = probes.units(layers, scan.journal.units, kept, split, pool)
+        names += scan.measure([*units, probes.bag(tokens, kept, split)], "probes")
+    if asked["causal"]:
+        names += _causal(scan, asked["site"], edit)
     scan.close([e for e in scan.dataset.examples if e.id not in lost], names, dropped)
 
 
@@ -96,11 +99,12 @@ def _said(scan: Scan, lost: dict[str, str]) -> Counter[str]:
     return dropped
 
 
-def _scores(scan: Scan) -> list[Unit]:
+def _scores(scan: Scan, edit: Edit) -> list[Unit]:
     """The clean model's scores, which `lean` takes its labels from."""
     from biasscope.engine.measure import baseline
 
-    return [Unit(u.name, lambda u=u: {"scores": u.compute()["scores"]}) for u in baseline.units(scan.run.lm, scan.forest())]  # type: ignore[misc]
+    units = baseline.units(scan.run.lm, scan.forest(), edit)
+    return [Unit(u.name, lambda u=u: {"scores": u.compute()["scores"]}) for u in units]  # type: ignore[misc]
 
 
 def _targets(scan: Scan, names: Sequence[str]) -> dict[str, float]:
@@ -108,24 +112,25 @@ def _targets(scan: Scan, names: Sequence[str]) -> dict[str, float]:
     return dict(rows.select("example_id", "value").iter_rows())
 
 
-def _activations(scan: Scan, texts: Sequence[Any], component: str, position: str) -> dict[int, np.ndarray]:
+def _activations(scan: Scan, texts: Sequence[Any], asked: Mapping[str, Any], edit: Edit) -> dict[int, np.ndarray]:
     """Row of the result → activations of the texts, read from a store of their own, which every probe of these texts shares."""
     from biasscope.engine.measure import activations
 
-    run = scan.run
+    run, component, position = scan.run, asked["site"], asked["position"]
     content = digests.digest([[text.id, list(text.ids), text.term] for text in texts])
     model = {"name": run.options.model, "revision": run.found.revision, "digest": run.found.digest}
     how = {"dtype": run.options.dtype.value, "device": run.device, "site": component, "position": position}
+    how |= selection.asked(list(edit.at)) | ({"examples": [e.id for e in scan.dataset.examples]} if edit.at else {})
     identity = journal.identity("activations", model=model, tokenizer=run.found.tokenizer_digest, content=content, **how)
     rows = [(site.component, site.layer) for site in activations.sites(run.lm, component)]
     with journal.opened(scan.journal.folder.parent, identity, wait=True) as opened:
         shared = replace(scan, journal=opened)
         shared.resume()
-        names = shared.measure(activations.units(run.lm, texts, component, position), "encode")
+        names = shared.measure(activations.units(run.lm, texts, component, position, edit), "encode")
         return probes.matrices(opened.tables("activations", names), rows, [text.id for text in texts])
 
 
-def _causal(scan: Scan, component: str) -> list[str]:
+def _causal(scan: Scan, component: str, edit: Edit) -> list[str]:
     """The names of the units that hold what removing each layer's direction does."""
     from biasscope.engine.measure import activations, directions, linear
 
@@ -135,7 +140,7 @@ def _causal(scan: Scan, component: str) -> list[str]:
         direction = linear.direction(np.array(kept["weight"]), np.array(kept["scale"]))
         vectors = np.vstack([direction, directions.drawn(len(direction), row, scan.run.options.seed)])
         removals.append(directions.Removal(f"remove-L{row:03}", site, vectors, np.array(kept["mean"])))
-    return scan.measure(directions.units(scan.run.lm, scan.forest(), removals, scan.batch), "removing directions")
+    return scan.measure(directions.units(scan.run.lm, scan.forest(), removals, edit, scan.batch), "removing directions")
 
 
 def summary(scan: Scan, chosen: str, component: str, position: str, *, causal: bool) -> pl.DataFrame:

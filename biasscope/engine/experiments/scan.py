@@ -11,12 +11,13 @@ from typing import TYPE_CHECKING, Any, Literal
 import polars as pl
 
 from biasscope.engine.errors import DataError
+from biasscope.engine.experiments import selection
 from biasscope.engine.experiments.session import Running
 from biasscope.engine.settings import memory
 from biasscope.engine.statistics import reliability, specificity
 from biasscope.engine.statistics.summary import partners, summarise
 from biasscope.engine.store import cache, journal, runs, seals
-from biasscope.engine.types import RELIABILITY, Dataset, Design, Example, Site, Unit
+from biasscope.engine.types import RELIABILITY, UNEDITED, Dataset, Design, Edit, Example, Site, Unit
 
 if TYPE_CHECKING:
     from biasscope.engine.measure.sources import Source
@@ -133,19 +134,28 @@ class Scan:
             self.run.warn(f"{self.dataset.name}: the means leave out {left_out} of {len(forest.examples)} examples (not finite)")
         return sources.mean_of(lm, table)
 
+    def standing(self, given: Sequence[Site]) -> Edit:
+        """The edit by which the dataset's means stand at these sites all the while."""
+        if not given:
+            return UNEDITED
+        from biasscope.engine.measure import sources
+
+        return sources.removed(given, self.source("mean", self.forest(), selection.inside(self.run.lm, given), "given-"))
+
     def estimated(self, every: Sequence[Site], *sources: str) -> pl.DataFrame:
         """SUMMARY of the sites by attribution with the first source on the same examples.
 
         The estimates of all sources are kept: their sites could have been chosen, and stand beside the measured ones in the family.
         """
         from biasscope.engine.measure import attribution
+        from biasscope.engine.measure.sources import Sweep
         from biasscope.engine.statistics import summary
 
         lm = self.run.lm
         forest, names = self.forest(share="example"), []
         for source in sources:
             prefix = "estimate-" if source == sources[0] else f"estimate-{source}-"
-            units = attribution.units(lm, forest, every, self.source(source, forest, every, prefix))
+            units = attribution.units(lm, forest, Sweep(every, self.source(source, forest, every, prefix)))
             names.append(self.measure(units, f"attribution ({source})", prefix=prefix))
         self.journal.set("estimates", [name for some in names for name in some])
         with self.run.phase("attribution"):

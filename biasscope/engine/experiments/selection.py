@@ -54,6 +54,11 @@ def parse_sites(option: str, text: str) -> tuple[Site, ...]:
     return tuple(sorted(set(sites), key=lambda site: (site.layer, site.component, -1 if site.head is None else site.head)))
 
 
+def asked(given: Sequence[Site]) -> dict[str, list[str]]:
+    """What --given adds to the identity of a run that has it; the others keep theirs."""
+    return {"given": list(map(str, given))} if given else {}
+
+
 def inside(lm: "LM", sites: Sequence[Site]) -> list[Site]:
     """The sites, which the model has; UsageError, with the valid range, where it has not."""
     for site in sites:

@@ -1,6 +1,6 @@
 """Activations at named positions of texts, for probes and for other tools: one row per text, site and position."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 
@@ -15,7 +15,7 @@ from biasscope.engine.model import forward
 from biasscope.engine.model.loading import LM
 from biasscope.engine.model.packing import ROWS, Block, Scored, rows
 from biasscope.engine.model.tokens import encode, term_places
-from biasscope.engine.types import ACTIVATIONS, Site, Unit
+from biasscope.engine.types import ACTIVATIONS, UNEDITED, Edit, Site, Unit
 
 POSITIONS = ("last", "term", "mean")
 COMPONENTS = ("resid", "z", "mlp_out")
@@ -56,15 +56,22 @@ def sites(lm: LM, component: str) -> list[Site]:
     return [Site(layer, component) for layer in range(lm.n_layers)]
 
 
-def units(lm: LM, texts: Sequence[Text], component: str, position: str) -> list[Unit]:
-    """ACTIVATIONS of every text in pieces of one row block each. DataError where no text has the position."""
+def units(lm: LM, texts: Sequence[Text], component: str, position: str, edit: Edit = UNEDITED) -> list[Unit]:
+    """ACTIVATIONS of every text, in the model in which the edit stands, in pieces of one row block each.
+
+    DataError where no text has the position.
+    """
     kept = [t for t in texts if position != "term" or t.term is not None]
     if not kept:
         raise DataError(f"no text names its term: position '{position}' has nothing to read; try --position last")
     # a text's last token is read, not predicted: the 0 behind it stands for nothing
     blocks = rows([[Scored((*t.ids, 0), len(t.ids), 0)] for t in kept], min(ROWS["example"], lm.window), "all", lm.packed)
     wanted = sites(lm, component)
-    read = partial(_read, lm, kept, wanted, position)
+
+    def read(block: Block) -> dict[str, pl.DataFrame]:
+        acts, _ = forward.capture(lm, block, wanted, edit.puts(block))
+        return _read(lm, kept, acts, position, block)
+
     return [Unit(f"B{number:05}", partial(_finite, read, block)) for number, block in enumerate(blocks)]
 
 
@@ -75,16 +82,15 @@ def _finite(read: Callable[[Block], dict[str, pl.DataFrame]], block: Block) -> d
     return {"activations": table.filter(pl.col("example_id").is_in(bad.implode()).not_()) if bad.len() else table}
 
 
-def _read(lm: LM, texts: Sequence[Text], wanted: Sequence[Site], position: str, block: Block) -> dict[str, pl.DataFrame]:
+def _read(lm: LM, texts: Sequence[Text], acts: Mapping[Site, Tensor], position: str, block: Block) -> dict[str, pl.DataFrame]:
     """One block's ACTIVATIONS, in the order of its texts, then of the sites."""
-    acts, _ = forward.capture(lm, block, wanted)
     row, paths = block.places[block.readout, 0], _paths(block)
     members = [(texts[i], local) for local, same in enumerate(block.examples) for i in same]
     local = torch.tensor([k for _, k in members])
     chosen = torch.stack([_weights(t, paths[k], block.depth[row[k]], position) for t, k in members])
     frames = []
-    for site in wanted:
-        act = acts[site].float().cpu()[row[local]].flatten(2 if site.component != "z" else 3)
+    for site, act in acts.items():
+        act = act.float().cpu()[row[local]].flatten(2 if site.component != "z" else 3)
         values = torch.einsum("tn,tn...->t...", chosen, act)
         heads: list[int | None] = [None] if site.component != "z" else list(range(lm.n_heads))
         for head in heads:

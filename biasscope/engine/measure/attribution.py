@@ -6,7 +6,8 @@ arXiv:2403.00745). Needs a forest that shares nothing between examples: at a nod
 sum over them.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
+from dataclasses import replace
 from functools import partial
 
 import numpy as np
@@ -16,7 +17,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from biasscope.engine.measure.effects import defined, effects, soundly, total
-from biasscope.engine.measure.sources import Source, whole
+from biasscope.engine.measure.sources import Sweep, whole
 from biasscope.engine.model import forward
 from biasscope.engine.model.loading import LM
 from biasscope.engine.model.metrics import METRICS
@@ -25,62 +26,42 @@ from biasscope.engine.model.tokens import Forest
 from biasscope.engine.types import Site, Track, Unit, silent
 
 
-def estimate(
-    lm: LM,
-    forest: Forest,
-    wanted: Sequence[Site],
-    source: Source,
-    *,
-    positions: Sequence[str] = ("all",),
-    steps: int | None = None,
-    metric: str = "target",
-    track: Track = silent,
-) -> pl.DataFrame:
-    """EFFECTS estimated for every site and position, per example, signed; `value` = baseline + estimated effect.
+def estimate(lm: LM, forest: Forest, wanted: Sweep, *, steps: int | None = None, track: Track = silent) -> pl.DataFrame:
+    """EFFECTS on the sweep's first metric, estimated per example, signed; `value` = baseline + estimated effect.
 
-    `wanted` may hold heads and whole hook points; a whole `z` is the sum of its heads. The forest must be built with
-    share="example". With `steps` the gradient is the mean over so many midpoints of the straight line from the prompt's embeddings
-    to its twin's (integrated gradients; Sundararajan et al. 2017, Hanna et al. 2024), which needs a twin as source.
+    The sites may be heads and whole hook points; a whole `z` is the sum of its heads. The forest must be built with share="example".
+    With `steps` the gradient is the mean over so many midpoints of the straight line from the prompt's embeddings to its twin's
+    (integrated gradients; Sundararajan et al. 2017, Hanna et al. 2024), which needs a twin as source.
     """
-    found = units(lm, forest, wanted, source, positions=positions, steps=steps, metric=metric)
-    return pl.concat(unit.compute()["effects"] for unit in track(found, f"attribution ({source.name})"))
+    return pl.concat(unit.compute()["effects"] for unit in track(units(lm, forest, wanted, steps), f"attribution ({wanted.source.name})"))
 
 
-def units(
-    lm: LM,
-    forest: Forest,
-    wanted: Sequence[Site],
-    source: Source,
-    *,
-    positions: Sequence[str] = ("all",),
-    steps: int | None = None,
-    metric: str = "target",
-) -> list[Unit]:
+def units(lm: LM, forest: Forest, wanted: Sweep, steps: int | None = None) -> list[Unit]:
     """The estimates in pieces of one row block each; with a twin's activations the exact total effect is among them."""
-    points = sorted({whole(s) for s in wanted})
-    places = [(site, position) for site in wanted for position in positions]
+    one = replace(wanted, metrics=wanted.metrics[:1])
+    (metric,), source = one.metrics, one.source
 
     def compute(block: Block) -> dict[str, pl.DataFrame]:
-        before, products = _products(lm, block, points, source, metric, steps)
+        before, products = _products(lm, block, one, steps)
         clean = torch.from_numpy(before.data)
-        parts = {position: forest.where(block, position) for position in positions}
+        parts = {position: forest.where(block, position) for position in one.positions}
         change = []
-        for site, position in places:
+        for site, position in one.places:
             product = products[whole(site)]
             nodes = product[..., site.head] if site.head is not None else product.flatten(2).sum(-1) if product.dim() > 2 else product
             change.append(_per_example(block, source.where(block, site, parts[position]), nodes))
         after = (clean + torch.stack(change)).numpy()
-        found = [effects(forest, block, source.name, places, {metric: before}, {metric: after})]
-        return {"effects": pl.concat([*found, *([total(lm, forest, block, source.name, [metric])] if source.twin else [])])}
+        found = [effects(forest, block, source.name, one.places, {metric: before}, {metric: after})]
+        return {"effects": pl.concat([*found, *([total(lm, forest, block, one)] if source.twin else [])])}
 
     return [Unit(f"B{number:05}", partial(soundly, compute, block)) for number, block in enumerate(forest.blocks)]
 
 
-def _products(
-    lm: LM, block: Block, points: Sequence[Site], source: Source, metric: str, steps: int | None
-) -> tuple[np.ma.MaskedArray, dict[Site, Tensor]]:
+def _products(lm: LM, block: Block, wanted: Sweep, steps: int | None) -> tuple[np.ma.MaskedArray, dict[Site, Tensor]]:
     """The clean metric, and per hook point Σ over dimensions of (source − clean) · gradient, [row node] or, for `z`, [row node head]."""
-    readouts, acts, grads = _gradients(lm, block, points, metric, {})
+    points, (metric,) = sorted({whole(s) for s in wanted.sites}), wanted.metrics
+    puts = wanted.edit.puts(block)
+    readouts, acts, grads = _gradients(lm, block, points, metric, puts)
     before = defined(metric, readouts)
     if steps is not None:
         first = Site(0, "resid_pre")
@@ -88,23 +69,26 @@ def _products(
             here, there = (forward.capture(lm, b, [first])[0][first] for b in (block, block.swapped()))
         total_grads = [torch.zeros_like(g) for g in grads]
         for step in range(steps):
-            between = here + (step + 0.5) / steps * (there - here)
-            for sum_, g in zip(total_grads, _gradients(lm, block, points, metric, {first: between})[2], strict=True):
+            between = forward.Put(here + (step + 0.5) / steps * (there - here))
+            for sum_, g in zip(total_grads, _gradients(lm, block, points, metric, {first: between, **puts})[2], strict=True):
                 sum_ += g / steps
         grads = total_grads
     with torch.no_grad():
-        return before, {p: ((source.at(block, p) - acts[p]) * g).sum(-1).double() for p, g in zip(points, grads, strict=True)}
+        return before, {p: ((wanted.source.at(block, p) - acts[p]) * g).sum(-1).double() for p, g in zip(points, grads, strict=True)}
 
 
 def _gradients(
-    lm: LM, block: Block, points: Sequence[Site], metric: str, start: Mapping[Site, Tensor]
+    lm: LM, block: Block, points: Sequence[Site], metric: str, puts: forward.Puts
 ) -> tuple[forward.Readouts, dict[Site, Tensor], list[Tensor]]:
-    """What a pass reads, its activations at the hook points and the metric's gradients there; `start`: other activations to run on from."""
+    """What a pass reads, its activations at the hook points and the metric's gradients there; `puts`: what stands in it already."""
     acts: dict[Site, Tensor] = {}
+    changes = forward.overwrites([puts])
 
     def keep(site: Site) -> forward.Hook:
+        change = changes.get(site.hook)
+
         def hook(act: Tensor) -> Tensor:
-            act = start.get(site, act)
+            act = act if change is None else change(act)
             # the first points that are met start the graph: neither weights nor what stands before them needs a gradient
             acts[site] = act if act.requires_grad else act.detach().requires_grad_()
             return acts[site]
@@ -112,7 +96,7 @@ def _gradients(
         return hook
 
     with torch.enable_grad():
-        logits = forward.run(lm, block, {site.hook: keep(site) for site in dict.fromkeys([*start, *points])})
+        logits = forward.run(lm, block, {**changes, **{site.hook: keep(site) for site in points}})
         readouts = forward.read(block, logits)
         has = METRICS[metric].defined(readouts)
         grads = torch.autograd.grad(METRICS[metric].fn(readouts)[0, has].sum(), [acts[p] for p in points])

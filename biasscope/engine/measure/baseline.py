@@ -12,26 +12,28 @@ from biasscope.engine.model.loading import LM
 from biasscope.engine.model.metrics import METRICS, sentence_logp
 from biasscope.engine.model.packing import Block
 from biasscope.engine.model.tokens import Forest
-from biasscope.engine.types import SCORES, TRIPLES, Track, Unit, silent
+from biasscope.engine.types import SCORES, TRIPLES, UNEDITED, Edit, Track, Unit, silent
 
 BASELINE_METRICS = ("target", "sentence", "competence")
 
 
-def baseline(lm: LM, forest: Forest, *, track: Track = silent) -> tuple[pl.DataFrame, pl.DataFrame]:
+def baseline(lm: LM, forest: Forest, edit: Edit = UNEDITED, *, track: Track = silent) -> tuple[pl.DataFrame, pl.DataFrame]:
     """SCORES of the clean model, and TRIPLES: the published per-sentence scores, 2^(mean log₂ p), where there are sentences."""
-    found = [unit.compute() for unit in track(units(lm, forest), "baseline")]
+    found = [unit.compute() for unit in track(units(lm, forest, edit), "baseline")]
     return pl.concat(f["scores"] for f in found), pl.concat(f["triples"] for f in found)
 
 
-def units(lm: LM, forest: Forest) -> list[Unit]:
-    """The clean pass in pieces of one row block each."""
-    return [Unit(f"B{number:05}", partial(soundly, partial(_scores, lm, forest), block)) for number, block in enumerate(forest.blocks)]
+def units(lm: LM, forest: Forest, edit: Edit = UNEDITED) -> list[Unit]:
+    """The clean pass, or that of the model in which an edit stands, in pieces of one row block each."""
+    return [
+        Unit(f"B{number:05}", partial(soundly, partial(_scores, lm, forest, edit), block)) for number, block in enumerate(forest.blocks)
+    ]
 
 
-def _scores(lm: LM, forest: Forest, block: Block) -> dict[str, pl.DataFrame]:
+def _scores(lm: LM, forest: Forest, edit: Edit, block: Block) -> dict[str, pl.DataFrame]:
     """SCORES and TRIPLES of one block."""
     with torch.no_grad():
-        readouts = forward.read(block, forward.run(lm, block, {}))
+        readouts = forward.read(block, forward.run(lm, block, forward.overwrites([edit.puts(block)])))
     examples, of = forest.members(block)
     who = {"example_id": [e.id for e in examples], "group": [e.group for e in examples], "dataset": [e.dataset for e in examples]}
     scores = []

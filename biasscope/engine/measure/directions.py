@@ -7,6 +7,7 @@ from functools import lru_cache, partial
 import numpy as np
 import polars as pl
 import torch
+from torch import Tensor
 
 from biasscope.engine.measure.effects import defined, effects, soundly
 from biasscope.engine.model import forward, loading
@@ -14,7 +15,7 @@ from biasscope.engine.model.loading import LM
 from biasscope.engine.model.metrics import METRICS
 from biasscope.engine.model.packing import Block
 from biasscope.engine.model.tokens import Forest
-from biasscope.engine.types import Site, Unit
+from biasscope.engine.types import UNEDITED, Edit, Site, Unit
 
 RANDOM = 20
 """Random directions beside the probe's."""
@@ -45,39 +46,44 @@ class Removal:
     centre: np.ndarray
 
 
-def units(lm: LM, forest: Forest, removals: Sequence[Removal], batch: int | None = None) -> list[Unit]:
+def units(lm: LM, forest: Forest, removals: Sequence[Removal], edit: Edit = UNEDITED, batch: int | None = None) -> list[Unit]:
     """EFFECTS of the removals at all nodes but the first position, on target, competence and kl: a unit per row block and removal.
 
     Neighbours share the block's clean pass.
     """
     size = loading.batch_size(lm, batch)
-    start = lru_cache(maxsize=1)(partial(forward.clean, lm))
+
+    @lru_cache(maxsize=1)
+    def start(block: Block) -> tuple[forward.Clean, forward.Puts]:
+        puts = edit.puts(block)
+        return forward.clean(lm, block, puts), puts
 
     def compute(removal: Removal, block: Block) -> dict[str, pl.DataFrame]:
-        return {"effects": _removed(lm, forest, block, start(block), removal, size)}
+        clean, puts = start(block)
+        standing = {site: put for site, put in puts.items() if site.layer >= removal.site.layer}
+        before, copies = {m: defined(m, clean.readouts) for m in METRIC_NAMES}, max(1, size // block.ids.numel())
+        changed, frames = _without(lm, block, start(block), removal), []
+        for first in range(0, len(changed), copies):
+            edits = [{**standing, removal.site: forward.Put(new, block.depth > 0)} for new in changed[first : first + copies]]
+            readouts = forward.edited(lm, block, clean, edits)
+            after = {m: METRICS[m].fn(readouts).cpu().numpy() for m in METRIC_NAMES}
+            for copy, name in enumerate(names()[first : first + copies]):
+                one = {m: a[copy : copy + 1] for m, a in after.items()}
+                frames.append(effects(forest, block, name, [(removal.site, "all")], before, one))
+        return {"effects": pl.concat(frames)}
 
     return [
         Unit(f"{r.name}-B{i:05}", partial(soundly, partial(compute, r), block)) for i, block in enumerate(forest.blocks) for r in removals
     ]
 
 
-def _removed(lm: LM, forest: Forest, block: Block, start: forward.Clean, removal: Removal, size: int) -> pl.DataFrame:
-    """EFFECTS of one block."""
-    site, to = removal.site, {"device": lm.device, "dtype": getattr(torch, lm.dtype)}
+def _without(lm: LM, block: Block, start: tuple[forward.Clean, forward.Puts], removal: Removal) -> list[Tensor]:
+    """The activation at the removal's site without each of its directions."""
+    (clean, puts), site, to = start, removal.site, {"device": lm.device, "dtype": getattr(torch, lm.dtype)}
     vectors, centre = torch.tensor(removal.vectors, **to), torch.tensor(removal.centre, **to)
     entering = site.component == "resid_pre"
-    act = start.residuals[site.layer] if entering else forward.capture(lm, block, [site])[0][site]
-    before = {m: defined(m, start.readouts) for m in METRIC_NAMES}
-    copies = max(1, size // block.ids.numel())
-    frames = []
-    for first in range(0, len(vectors), copies):
-        some = vectors[first : first + copies]
-        without = [act - ((act - centre) @ v)[..., None] * v for v in some]
-        readouts = forward.edited(lm, block, start, [{site: forward.Put(new, block.depth > 0)} for new in without])
-        after = {m: METRICS[m].fn(readouts).cpu().numpy() for m in METRIC_NAMES}
-        for copy, name in enumerate(names()[first : first + copies]):
-            frames.append(effects(forest, block, name, [(site, "all")], before, {m: a[copy : copy + 1] for m, a in after.items()}))
-    return pl.concat(frames)
+    act = clean.residuals[site.layer] if entering else forward.capture(lm, block, [site], puts)[0][site]
+    return [act - ((act - centre) @ v)[..., None] * v for v in vectors]
 
 
 def against_random(summary: pl.DataFrame) -> pl.DataFrame:

@@ -12,6 +12,7 @@ import numpy as np
 import polars as pl
 import torch
 
+from biasscope.engine.measure.sources import Sweep
 from biasscope.engine.model import forward
 from biasscope.engine.model.loading import LM
 from biasscope.engine.model.metrics import METRICS
@@ -72,13 +73,13 @@ def effects(
     return table.with_columns(**same).select(EFFECTS.names()).filter(pl.Series(has))
 
 
-def total(lm: LM, forest: Forest, block: Block, source: str, metrics: Sequence[str]) -> pl.DataFrame:
-    """EFFECTS of exchanging the prompts of a block for their twins."""
+def total(lm: LM, forest: Forest, block: Block, sweep: Sweep) -> pl.DataFrame:
+    """EFFECTS of exchanging the prompts of a block for their twins, in the model in which the sweep's edit stands."""
     with torch.no_grad():
-        clean, other = (forward.read(b, forward.run(lm, b, {})) for b in (block, block.swapped()))
-    before = {m: defined(m, clean) for m in metrics}
-    after = {m: METRICS[m].fn(other).cpu().numpy() for m in metrics}
-    return effects(forest, block, source, [(WHOLE_PROMPT, "all")], before, after)
+        clean, other = (forward.read(b, forward.run(lm, b, forward.overwrites([sweep.edit.puts(b)]))) for b in (block, block.swapped()))
+    before = {m: defined(m, clean) for m in sweep.metrics}
+    after = {m: METRICS[m].fn(other).cpu().numpy() for m in sweep.metrics}
+    return effects(forest, block, sweep.source.name, [(WHOLE_PROMPT, "all")], before, after)
 
 
 def soundly(compute: Callable[[Block], Tables], block: Block) -> Tables:

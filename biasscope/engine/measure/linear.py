@@ -5,7 +5,7 @@ A probe is logistic regression with class weights, its features standardised and
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -15,12 +15,12 @@ from sklearn.model_selection import GroupKFold, GroupShuffleSplit
 from sklearn.preprocessing import StandardScaler
 
 from biasscope.engine.errors import DataError
+from biasscope.engine.types import Split
 
 Array = NDArray[Any]
 GRID = (1e-4, 1e-3, 1e-2, 1e-1)
 """Values of C, from strong regularisation to weak; activations have about as many dimensions as there are texts."""
 FOLDS, INNER, SHUFFLES, HELD_OUT = 5, 3, 20, 0.2
-Split = Literal["kfold", "holdout"]
 _FOLD, _WITHIN, _COIN, _SHUFFLE = 11, 12, 13, 14
 
 
@@ -52,17 +52,17 @@ class Held:
     """The C of each fold."""
 
 
-def folds(items: Items, split: Split, seed: int) -> list[tuple[Array, Array]]:
+def folds(items: Items, split: Split) -> list[tuple[Array, Array]]:
     """Training and held-out inputs, no group on both sides. DataError: too few groups, or a fold without both labels in training."""
     groups = len(np.unique(items.group))
     if groups < FOLDS:
         raise DataError(f"{groups} groups are too few for {FOLDS} folds; probe a dataset with more terms or occupations")
     if len(np.unique(items.label)) < 2:
         raise DataError(f"all {len(items.label)} inputs have label {items.label[0]}: there is nothing to tell apart")
-    state = int(np.random.default_rng((seed, _FOLD)).integers(2**31))
+    state = int(np.random.default_rng((split.seed, _FOLD)).integers(2**31))
     chosen = (
         GroupKFold(FOLDS, shuffle=True, random_state=state)
-        if split == "kfold"
+        if split.kind == "kfold"
         else GroupShuffleSplit(1, test_size=HELD_OUT, random_state=state)
     )
     found = list(chosen.split(items.label, items.label, items.group))
@@ -91,12 +91,12 @@ def coins(items: Items, seed: int) -> Array:
     return heads[np.searchsorted(kinds, items.kind)]
 
 
-def shuffled(items: Items, level: str, seed: int) -> Iterator[Array]:
+def shuffled(items: Items, split: Split) -> Iterator[Array]:
     """Labels moved at the level where they live: between groups that have one each, within the pair, or whole groups' labels."""
-    rng = np.random.default_rng((seed, _SHUFFLE))
+    rng = np.random.default_rng((split.seed, _SHUFFLE))
     names = np.unique(items.group)
     for _ in range(SHUFFLES):
-        if level == "pair":
+        if split.level == "pair":
             flip = rng.integers(0, 2, items.pair.max() + 1).astype(bool)
             yield np.where(flip[items.pair], 1 - items.label, items.label)
             continue
@@ -171,9 +171,7 @@ def fitted(x: Array, items: Items) -> Fitted:
     return Fitted(model.coef_[0].astype(float), float(model.intercept_[0]), scaler.mean_, scaler.scale_, c)
 
 
-def layer(
-    x: Any, items: Items, split: Split, level: str, seed: int, *, controls: bool = True
-) -> tuple[dict[str, Held], Array, Fitted | None]:
+def layer(x: Any, items: Items, split: Split, *, controls: bool = True) -> tuple[dict[str, Held], Array, Fitted | None]:
     """Everything about one layer's activations: held-out predictions by name, accuracies under shuffled labels, the fitted probe.
 
     `grouped`: the probe itself; `within`, `control`: on the within-group split, with the labels and with the control's coins. The
@@ -183,15 +181,15 @@ def layer(
     if dense and not np.isfinite(x).all():
         bad = int((~np.isfinite(x)).any(1).sum())
         raise DataError(f"{bad} of {len(x)} activations are not finite")
-    splits = folds(items, split, seed)
+    splits = folds(items, split)
     found = {"grouped": held_out(x, items.label, items.group, splits)}
     if not controls:
         return found, np.zeros(0), None
-    inner = within(items, seed)
+    inner = within(items, split.seed)
     found["within"] = held_out(x, items.label, items.text, inner)
-    found["control"] = held_out(x, coins(items, seed), items.text, inner)
+    found["control"] = held_out(x, coins(items, split.seed), items.text, inner)
     band = []
-    for labels in shuffled(items, level, seed):
+    for labels in shuffled(items, split):
         guess = held_out(x, labels, items.group, splits, found["grouped"].c).probability
         known = np.isfinite(guess)
         band.append(float(((guess[known] > 0.5) == labels[known]).mean()))

@@ -7,7 +7,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Executor, ProcessPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import polars as pl
@@ -15,11 +15,11 @@ from threadpoolctl import threadpool_limits
 
 from biasscope.engine.errors import UsageError
 from biasscope.engine.measure import linear
-from biasscope.engine.measure.linear import Items, Split
-from biasscope.engine.types import BANDS, PREDICTIONS, PROBES, Dataset, Example, Unit
+from biasscope.engine.measure.linear import Items
+from biasscope.engine.types import BANDS, PREDICTIONS, PROBES, Dataset, Example, Split, Unit
 
 TASKS = ("stereotype", "occupation", "lean")
-LEVELS = {"stereotype": "pair", "occupation": "group", "lean": "group"}
+LEVELS: dict[str, Literal["group", "pair"]] = {"stereotype": "pair", "occupation": "group", "lean": "group"}
 """Where a task's labels live: the filler of an example, or an occupation; `lean` moves with the whole group."""
 SMALL = 3_000_000
 """Numbers in all layers together below which starting processes would take longer than probing."""
@@ -120,45 +120,38 @@ def _single_threaded() -> None:
     threadpool_limits(1)
 
 
-def units(
-    layers: Mapping[int, Any],
-    known: Iterable[str],
-    chosen: Sequence[Input],
-    items: Items,
-    split: Split,
-    level: str,
-    seed: int,
-    pool: Executor | None,
-) -> list[Unit]:
+def units(layers: Mapping[int, Any], known: Iterable[str], chosen: Sequence[Input], split: Split, pool: Executor | None) -> list[Unit]:
     """A unit per layer, those not `known` already at work in the pool."""
-    known = set(known)
+    known, numbers = set(known), items(chosen)
 
     def unit(layer: int, x: Any) -> Unit:
         name = f"probe-L{layer:03}"
-        future = None if pool is None or name in known else pool.submit(linear.layer, x, items, split, level, seed)
+        future = None if pool is None or name in known else pool.submit(linear.layer, x, numbers, split)
 
         def compute() -> dict[str, pl.DataFrame]:
             if future is not None:
-                return _tables(layer, chosen, items, seed, future.result())
+                return _tables(layer, chosen, numbers, split.seed, future.result())
             with threadpool_limits(1):  # the matrices are small: threads would wait for each other
-                return _tables(layer, chosen, items, seed, linear.layer(x, items, split, level, seed))
+                return _tables(layer, chosen, numbers, split.seed, linear.layer(x, numbers, split))
 
         return Unit(name, compute)
 
     return [unit(layer, x) for layer, x in layers.items()]
 
 
-def bag(tokens: Sequence[Sequence[int]], chosen: Sequence[Input], items: Items, split: Split, level: str, seed: int) -> Unit:
+def bag(tokens: Sequence[Sequence[int]], chosen: Sequence[Input], split: Split) -> Unit:
     """The unit of the bag-of-tokens baseline: which tokens stand in the input, in any order."""
     from scipy.sparse import csr_array
+
+    numbers = items(chosen)
 
     def compute() -> dict[str, pl.DataFrame]:
         columns = {token: i for i, token in enumerate(sorted({t for ids in tokens for t in ids}))}
         rows = [(i, columns[t]) for i, ids in enumerate(tokens) for t in set(ids)]
         at, of = np.array(rows).T
         x = csr_array((np.ones(len(rows)), (at, of)), shape=(len(tokens), len(columns)))
-        held, band, _ = linear.layer(x, items, split, level, seed, controls=False)
-        return _tables(None, chosen, items, seed, ({"bag": held["grouped"]}, band, None))
+        held, band, _ = linear.layer(x, numbers, split, controls=False)
+        return _tables(None, chosen, numbers, split.seed, ({"bag": held["grouped"]}, band, None))
 
     return Unit("bag", compute)
 

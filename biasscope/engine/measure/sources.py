@@ -18,8 +18,10 @@ from biasscope.engine.model import forward
 from biasscope.engine.model.loading import LM
 from biasscope.engine.model.packing import ROWS, Block, Scored, rows
 from biasscope.engine.model.tokens import Forest
-from biasscope.engine.types import MEANS, Site, Track, silent
+from biasscope.engine.types import MEANS, UNEDITED, Edit, Site, Track, silent
 
+METRICS = ("target", "competence", "kl")
+"""What an exact sweep measures."""
 ATTEMPTS = 20
 """How often a donor is drawn, as long as its activations are not finite."""
 Prefix = tuple[int, ...]
@@ -50,6 +52,29 @@ class Source:
     def put(self, block: Block, site: Site, part: Tensor | None = None) -> forward.Put:
         """What stands at a site of a block instead of its activation."""
         return forward.Put(self.at(block, site), self.where(block, site, part))
+
+
+@dataclass(frozen=True)
+class Sweep:
+    """What a scan replaces, by what, where, and what it measures."""
+
+    sites: Sequence[Site]
+    source: Source
+    positions: Sequence[str] = ("all",)
+    metrics: Sequence[str] = METRICS
+    """An estimate is of the first alone."""
+    edit: Edit = UNEDITED
+    """What is replaced all the while."""
+
+    @property
+    def places(self) -> list[tuple[Site, str]]:
+        """Every site at every position."""
+        return [(site, position) for site in self.sites for position in self.positions]
+
+
+def removed(sites: Sequence[Site], source: Source) -> Edit:
+    """The edit by which the source stands at these sites all the while."""
+    return Edit(dict.fromkeys(sites, source))
 
 
 def sites(lm: LM, components: Sequence[str], layers: Sequence[int] | None = None) -> list[Site]:
@@ -141,11 +166,11 @@ def _of(acts: Mapping[Site, Tensor], site: Site) -> Tensor:
     return act if site.head is None else act[:, :, site.head]
 
 
-def source(name: str, lm: LM, forest: Forest, wanted: Sequence[Site], track: Track = silent, seed: int = 0) -> Source:
+def source(name: str, lm: LM, forest: Forest, wanted: Sequence[Site], seed: int = 0) -> Source:
     """The source of that name, ready for the wanted sites; UsageError for any other name. `clean` is `corrupt` of swapped blocks."""
     make: dict[str, Callable[[], Source]] = {
         "zero": lambda: zero(lm),
-        "mean": lambda: mean_of(lm, means(lm, forest, wanted, track)),
+        "mean": lambda: mean_of(lm, means(lm, forest, wanted)),
         "resample": lambda: resample(lm, forest, wanted, seed),
         **{twin: lambda: corrupt(lm, wanted, name) for twin in ("corrupt", "clean")},
     }

@@ -33,7 +33,8 @@ class Put:
     """The nodes at which it stands; None: all."""
 
 
-Edit = Mapping[Site, Put]
+Puts = Mapping[Site, Put]
+"""What stands at which sites of a block: an `Edit` on that block."""
 
 
 @dataclass(frozen=True)
@@ -61,13 +62,13 @@ class Clean:
     """Whether the model's blocks return a tuple, as what stands in for them must."""
 
 
-def clean(lm: LM, block: Block, given: Edit = MappingProxyType({})) -> Clean:
-    """The clean pass over a block; with `given`, the pass of a model in which those sites are replaced already."""
+def clean(lm: LM, block: Block, puts: Puts = MappingProxyType({})) -> Clean:
+    """The clean pass over a block; with `puts`, the pass of a model in which those sites are replaced already."""
     form: list[bool] = []
     watch = lm.bridge.blocks[0].register_forward_hook(lambda module, args, out: form.append(isinstance(out, tuple)))
     try:
         sites = [Site(layer, "resid_pre") for layer in range(lm.n_layers)]
-        residuals, logits = capture(lm, block, sites, given)
+        residuals, logits = capture(lm, block, sites, puts)
     finally:
         watch.remove()
     logp = logits[0, block.readout.unique()].log_softmax(-1)
@@ -75,11 +76,11 @@ def clean(lm: LM, block: Block, given: Edit = MappingProxyType({})) -> Clean:
 
 
 def capture(
-    lm: LM, block: Block, sites: Sequence[Site], given: Edit = MappingProxyType({})
+    lm: LM, block: Block, sites: Sequence[Site], puts: Puts = MappingProxyType({})
 ) -> tuple[dict[Site, Tensor], Float[Tensor, "1 place d_vocab"]]:
-    """The activations [row node …] of whole hook points in a clean pass (or one with the sites of `given` replaced), and its logits."""
+    """The activations [row node …] of whole hook points in a clean pass (or one with the sites of `puts` replaced), and its logits."""
     seen: dict[Site, Tensor] = {}
-    hooks = _overwrites([given])
+    hooks = overwrites([puts])
 
     def keep(site: Site) -> Hook:
         change = hooks.get(site.hook)
@@ -103,16 +104,16 @@ def attention(lm: LM, ids: Sequence[int], head: Site) -> Float[Tensor, "dest_pos
     return weights.float().cpu()
 
 
-def edited(lm: LM, block: Block, start: Clean, edits: Sequence[Edit]) -> Readouts:
+def edited(lm: LM, block: Block, start: Clean, edits: Sequence[Puts]) -> Readouts:
     """What is read when each copy of the block has its own edit, resumed from the first layer that any of them touches."""
     layer = min(site.layer for edit in edits for site in edit)
     with torch.no_grad():
-        logits = run(lm, block, _overwrites(edits), copies=len(edits), layer=layer, start=start)
+        logits = run(lm, block, overwrites(edits), copies=len(edits), layer=layer, start=start)
         return read(block, logits, start.logp)
 
 
-def _overwrites(edits: Sequence[Edit]) -> dict[str, Callable[[Tensor], Tensor]]:
-    """A hook per hook point, which puts into each copy what its edit says."""
+def overwrites(edits: Sequence[Puts]) -> dict[str, Callable[[Tensor], Tensor]]:
+    """A hook per hook point, which puts into each copy what stands there."""
     by_hook: dict[str, list[tuple[int, Site, Put]]] = {}
     for copy, edit in enumerate(edits):
         for site, put in edit.items():
