@@ -1,11 +1,12 @@
 """What every data set, source and command keeps, whichever there are: a new one is tested by being there."""
 
+import importlib
 import json
 import shlex
 import shutil
 from collections import Counter
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args, get_type_hints
 
 import polars as pl
 import pytest
@@ -169,17 +170,17 @@ def test_reproduce_gives_the_same_key_and_bytes_in_an_empty_cache(home: Home, na
 # Sources
 
 
-def choices(command: str, option: str) -> list[str]:
+def choices(command: str, option: str) -> tuple[str, ...]:
     """The words that an option of a command takes."""
-    (found,) = [p for p in cli.load(command).params if option in p.opts]
-    return [word.value for word in type(found.default)]
+    measured = getattr(importlib.import_module(f"biasscope.engine.experiments.{command}"), command)
+    return get_args(get_type_hints(measured)[option])
 
 
-CASES = [f"ablate --layers 1 --source {name}" for name in choices("ablate", "--source") if name != "all"]
+CASES = [f"ablate --layers 1 --source {name}" for name in choices("ablate", "source") if name != "all"]
 CASES += [
     f"patch --components z,mlp_out --method {method} --source {name}"
-    for method in choices("patch", "--method")
-    for name in choices("patch", "--source")
+    for method in choices("patch", "method")
+    for name in choices("patch", "source")
 ]
 
 

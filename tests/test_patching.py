@@ -61,7 +61,7 @@ def test_patching_the_first_residual_gives_the_twin_s_value_and_back(tiny, famil
     lm = tiny(family)
     fits, forest = paired(lm)
     first = Site(0, "resid_pre")
-    noised = exact_sweep.sweep(lm, forest, [first], sources.corrupt(lm, [first]), metrics=("target",))
+    noised = exact_sweep.sweep(lm, forest, sources.Sweep([first], sources.corrupt(lm, [first]), metrics=("target",)))
     for e in fits:
         by_hand = slow.scores(lm, Example("x", "t", "gender", "g", PAIRS[e.id][1], " he", " she"))["target"]
         assert value(noised, e.id, first)["value"] == pytest.approx(by_hand, abs=2e-5)
@@ -72,7 +72,7 @@ def test_patching_the_first_residual_gives_the_twin_s_value_and_back(tiny, famil
 def test_patching_a_site_equals_putting_the_twin_s_activation_there_by_hand(tiny, family, site):
     lm = tiny(family)
     fits, forest = paired(lm)
-    found = exact_sweep.sweep(lm, forest, [site], sources.corrupt(lm, [site]), metrics=("target",))
+    found = exact_sweep.sweep(lm, forest, sources.Sweep([site], sources.corrupt(lm, [site]), metrics=("target",)))
     for e in fits:
         by_hand = []
         for filler in (e.stereo, e.anti):
@@ -96,7 +96,7 @@ def test_a_run_patched_with_itself_does_not_change(tiny):
     examples = [Example("a", "t", "gender", "g", PAIRS["a"][0], " he", " she")]
     forest = tokens.forest(lm, examples, twins={"a": PAIRS["a"][0]})
     sites = sources.sites(lm, ("z", "attn_out", "mlp_out", "resid_pre", "resid_post"))
-    found = exact_sweep.sweep(lm, forest, sites, sources.corrupt(lm, sites), metrics=("target",))
+    found = exact_sweep.sweep(lm, forest, sources.Sweep(sites, sources.corrupt(lm, sites), metrics=("target",)))
     assert float(found["effect"].abs().max()) < 1e-6
 
 
@@ -128,7 +128,7 @@ def test_exact_patching_by_position_equals_transformerlens_s_own_sweep(tiny, fam
             theirs[component] = sweep(lm.bridge, clean, cache, lambda logits: logits[0, -1, he] - logits[0, -1, she])
     sites = [Site(layer, component) for layer in range(lm.n_layers) for component in theirs]
     prompt = forest.prompts[0]
-    found = exact_sweep.sweep(lm, forest, sites, sources.corrupt(lm, sites), positions=("readout",), metrics=("target",))
+    found = exact_sweep.sweep(lm, forest, sources.Sweep(sites, sources.corrupt(lm, sites), positions=("readout",), metrics=("target",)))
     assert prompt.length - 1 not in prompt.term
     for site in sites:
         expected = float(theirs[site.component][site.layer, prompt.length - 1])
@@ -183,9 +183,8 @@ def test_all_of_the_first_residual_stands_in_the_term_and_none_after_it(tiny, fa
     lm = tiny(family)
     fits, forest = paired(lm)
     first = Site(0, "resid_pre")
-    found = exact_sweep.sweep(
-        lm, forest, [first], sources.corrupt(lm, [first]), positions=("term", "between", "readout"), metrics=("target",)
-    )
+    sweep = sources.Sweep([first], sources.corrupt(lm, [first]), ("term", "between", "readout"), ("target",))
+    found = exact_sweep.sweep(lm, forest, sweep)
     total = found.filter(pl.col("component") == TOTAL).sort("example_id")["effect"].to_list()
     by_position = {
         p: found.filter(component="resid_pre", position=p).sort("example_id")["effect"].to_list() for p in ("term", "between", "readout")
@@ -227,13 +226,13 @@ def test_swapped_twins_give_mirrored_effects(tiny):
     denoised = replace(forest, blocks=tuple(block.swapped() for block in forest.blocks))
     sites = [Site(1, "z", 2), Site(2, "mlp_out"), Site(1, "resid_post")]
     for run in (exact_sweep.sweep, attribution.estimate):
-        more = {"metrics": ("target",)} if run is exact_sweep.sweep else {}
-        one, two = (run(lm, f, sites, sources.corrupt(lm, sites), **more) for f in (denoised, other))
+        sweep = sources.Sweep(sites, sources.corrupt(lm, sites), metrics=("target",))
+        one, two = (run(lm, f, sweep) for f in (denoised, other))
         keys = ["example_id", "component", "layer", "head"]
         both = one.join(two, on=keys, nulls_equal=True)
         assert both.height == one.height == len(fits) * 4
         assert both["effect"].to_list() == pytest.approx(both["effect_right"].to_list(), abs=3e-5)
-    noised = exact_sweep.sweep(lm, forest, sites, sources.corrupt(lm, sites), metrics=("target",)).filter(pl.col("component") == TOTAL)
+    noised = exact_sweep.sweep(lm, forest, sweep).filter(pl.col("component") == TOTAL)
     back = one.filter(pl.col("component") == TOTAL)
     assert noised.sort("example_id")["effect"].to_list() == pytest.approx((-back.sort("example_id")["effect"]).to_list(), abs=3e-5)
 
@@ -258,7 +257,7 @@ def test_one_step_is_the_gradient_half_way(tiny):
     block = forest.blocks[0]
     here, there = (forward.capture(lm, b, [first, site])[0] for b in (block, block.swapped()))
     middle = (here[first] + there[first]) / 2
-    grad = attribution._gradients(lm, block, [site], "target", {first: middle})[2][0]
+    grad = attribution._gradients(lm, block, [site], "target", {first: forward.Put(middle)})[2][0]
     by_hand = ((there[site] - here[site]) * grad).sum(-1)
     for local, same in enumerate(block.examples):
         expected = float(by_hand[block.owner == local].sum())
@@ -278,7 +277,7 @@ def test_a_small_step_to_the_twin_is_what_attribution_says_and_exact_confirms(ti
         here = here if site.head is None else here[:, :, site.head]
         return here + 0.003 * (twin.at(block, site) - here)
 
-    exact = exact_sweep.sweep(lm, forest, sites, sources.Source("near", near, twin=True), metrics=("target",))
+    exact = exact_sweep.sweep(lm, forest, sources.Sweep(sites, sources.Source("near", near, twin=True), metrics=("target",)))
     whole = attribution.estimate(lm, forest, sources.Sweep(sites, twin))
     keys = ["example_id", "component", "layer", "head"]
     both = exact.join(whole, on=keys, nulls_equal=True).filter(pl.col("component") != TOTAL)
@@ -335,7 +334,7 @@ def test_a_twin_s_mean_is_not_read_where_there_is_a_slope_and_recovered_is_a_sha
     lm = tiny("gpt2")
     _, forest = paired(lm)
     sites = [Site(0, "resid_pre"), Site(2, "mlp_out")]
-    found = exact_sweep.sweep(lm, forest, sites, sources.corrupt(lm, sites), metrics=("target",))
+    found = exact_sweep.sweep(lm, forest, sources.Sweep(sites, sources.corrupt(lm, sites), metrics=("target",)))
     # twelve groups made of copies, so that there are clusters enough; group i has effects scaled by its share
     shares = {f"g{i:02d}": 10.0 + 7 * i for i in range(12)}
     one = found.filter(pl.col("example_id") == found["example_id"][0])

@@ -106,7 +106,7 @@ def test_twins_on_both_sides_leak_without_groups_and_not_with_them():
     assert band.min() < 0.5 < band.max()
 
 
-LABELS = {"model": "m", "dataset": "d", "task": "occupation", "component": "resid", "position": "last"}
+LABELS = {"labels": {"model": "m", "dataset": "d", "metric": "occupation"}, "place": {"component": "resid", "position": "last"}}
 
 
 def _frame(held, items, probe="grouped", label=None, layer=0) -> pl.DataFrame:

@@ -9,6 +9,7 @@ from biasscope.engine.experiments import adaptive as down_ranking
 from biasscope.engine.experiments import scan, selection, session
 from biasscope.engine.experiments.scan import Scan
 from biasscope.engine.settings import SILENT, Control, Measure, Ranking, Replaced, Voice
+from biasscope.engine.statistics import summary
 from biasscope.engine.store import runs
 from biasscope.engine.types import Dataset, Site
 
@@ -50,9 +51,9 @@ def ablate(
                 down_ranking.measure(each, sites, source, top or down_ranking.STRONGEST, miss)
             else:
                 sources = EVERY if source == "all" else (source,)
-                _measure(each, sites if top is None else each.ranked(sites, sources, top), sources, gone, facts)
-        summary, trusted = scan.controlled(each) if facts else scan.aggregated(each, "effects", "exact")
-        each.save(summary, down_ranking.reported(each, trusted) if adaptive else trusted)
+                _measure(each, sites if top is None else _ranked(each, sites, sources, top), sources, gone, facts)
+        found, trusted = scan.controlled(each) if facts else scan.aggregated(each, "effects", "exact")
+        each.save(found, down_ranking.reported(each, trusted) if adaptive else trusted)
     return run.finish()
 
 
@@ -69,6 +70,12 @@ def _measure(each: Scan, sites: list[Site], sources: tuple[str, ...], gone: tupl
     if facts:
         names += _controlled(each.beside(facts), sites, sources, gone)
     each.close(forest.examples, names, forest.dropped, forest.partly)
+
+
+def _ranked(each: Scan, sites: Sequence[Site], sources: Sequence[str], top: int) -> list[Site]:
+    """The first `top` of the sites by attribution with the first source on the same examples, in the model's order."""
+    estimates = each.estimated(sites, *sources)
+    return sorted([site for site in summary.top(estimates, estimates.height) if site in set(sites)][:top])
 
 
 def _controlled(each: Scan, sites: Sequence[Site], sources: Sequence[str], given: Sequence[Site]) -> list[str]:

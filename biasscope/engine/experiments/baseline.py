@@ -27,7 +27,8 @@ def baseline(settings: Measure, *, given: str | None = None, voice: Voice = SILE
         scores, triples = each.table("scores").collect(), each.table("triples").collect()
         name = each.dataset.name
         with run.phase("statistics"):
-            examples = each.scored(scores.lazy())
+            known = set(scores["example_id"])
+            examples = [example for example in each.dataset.examples if example.id in known]
             summary = statistics.baseline(scores, examples, model=run.slug, design=each.ungrouped)
             if triples.height:
                 summary = pl.concat([statistics.stereoset(triples, model=run.slug, dataset=name, seed=settings.seed), summary])

@@ -145,17 +145,11 @@ def _causal(scan: Scan, component: str, edit: Edit) -> list[str]:
 
 def summary(scan: Scan, chosen: str, component: str, position: str, *, causal: bool) -> pl.DataFrame:
     """SUMMARY of the probes, and of what removing their directions does."""
-    predictions, bands, model, seed = (
-        scan.table("predictions").collect(),
-        scan.table("bands").collect(),
-        scan.run.slug,
-        scan.run.options.seed,
-    )
-    name = scan.dataset.name
+    predictions, bands, model = scan.table("predictions").collect(), scan.table("bands").collect(), scan.run.slug
     scan.table("probes")
-    where = {"task": chosen, "component": component, "position": position}
+    labels, place = {"model": model, "dataset": scan.dataset.name, "metric": chosen}, {"component": component, "position": position}
     with scan.run.phase("statistics"):
-        found = probe_statistics.summarise(predictions, bands, model=model, dataset=name, seed=seed, **where)
+        found = probe_statistics.summarise(predictions, bands, labels=labels, place=place, seed=scan.run.options.seed)
     if not causal:
         return found
     from biasscope.engine.measure import directions

@@ -170,13 +170,6 @@ class Scan:
         keys = ["source", "component", "layer", "head"]
         return estimates.lazy().join(self.table("effects").select(keys).unique(), on=keys, how="anti", nulls_equal=True)
 
-    def ranked(self, every: Sequence[Site], sources: Sequence[str], top: int) -> list[Site]:
-        """The first `top` of the sites by attribution with the first source on the same examples, in the model's order."""
-        from biasscope.engine.statistics import summary
-
-        estimates = self.estimated(every, *sources)
-        return sorted([site for site in summary.top(estimates, estimates.height) if site in set(every)][:top])
-
     def beside(self, dataset: Dataset, prefix: str = "") -> "Scan":
         """The same run measuring other prompts as well, in units of that prefix."""
         return replace(self, dataset=dataset, prefix=prefix)
@@ -239,11 +232,6 @@ class Scan:
         self.run.timing["store"] = self.run.timing.get("store", 0.0) + self.journal.seconds
         reused = min(self.before, len(said["units"]))
         self.run.keep(runs.DatasetPart.model_validate({**said["part"], "reused": reused}), self.key, summary, reliability)
-
-    def scored(self, scores: pl.LazyFrame) -> list[Example]:
-        """The examples that have scores, in data order."""
-        kept = set(scores.select("example_id").unique().collect()["example_id"])
-        return [example for example in self.dataset.examples if example.id in kept]
 
 
 def scans(run: Running, **asked: Any) -> Iterator[Scan]:

@@ -110,7 +110,7 @@ def adopt(model: Any, tokenizer: Any = None) -> LM:
     device, dtype = str(parameters.device), str(parameters.dtype).removeprefix("torch.")
     weights = InMemory(name, _digest(inner), digests.of_bytes(tokenizer.backend_tokenizer.to_str().encode()))
     if bridge is not None:
-        return _described(weights, bridge, tokenizer, inner, device, dtype)
+        return _described(weights, bridge, tokenizer, device, dtype)
     return _bridged(weights, copy.deepcopy(inner).eval().requires_grad_(False), copy.deepcopy(tokenizer), device, dtype)
 
 
@@ -152,7 +152,7 @@ def _bridged(weights: Weights | InMemory, model: Any, tokenizer: Any, device: st
         from biasscope.engine.model import kernels
 
         kernels.install(bridge)
-    return _described(weights, bridge, tokenizer, model, device, dtype)
+    return _described(weights, bridge, tokenizer, device, dtype)
 
 
 def device_type(device: str) -> str:
@@ -175,8 +175,9 @@ def _device(device: str) -> str:
     return device
 
 
-def _described(weights: Weights | InMemory, bridge: Any, tokenizer: Any, model: "torch.nn.Module", device: str, dtype: str) -> LM:
-    config: Any = model.config.get_text_config()  # type: ignore[operator, union-attr]
+def _described(weights: Weights | InMemory, bridge: Any, tokenizer: Any, device: str, dtype: str) -> LM:
+    model = bridge.original_model
+    config: Any = model.config.get_text_config()
     if not hasattr(bridge, "blocks") or not hasattr(bridge.blocks[0], "attn"):
         raise DataError(f"model {weights.name} ({config.model_type}) has no attention heads to measure; use a transformer")
     context = int(getattr(config, "max_position_embeddings", None) or getattr(config, "n_positions", None) or bridge.cfg.n_ctx)
@@ -189,7 +190,7 @@ def _described(weights: Weights | InMemory, bridge: Any, tokenizer: Any, model: 
         n_heads=bridge.cfg.n_heads,
         d_model=bridge.cfg.d_model,
         d_mlp=bridge.cfg.d_mlp or 4 * bridge.cfg.d_model,
-        vocab=model.get_output_embeddings().weight.shape[0],  # type: ignore[operator]
+        vocab=model.get_output_embeddings().weight.shape[0],
         window=min([context, *_windows(config)]),
         context=context,
         weight_bytes=sum(p.numel() * p.element_size() for p in model.parameters()),

@@ -19,16 +19,16 @@ ORDER = ("probe", "bag of tokens", "chance", "shuffled", "within groups", "contr
 
 
 def summarise(
-    predictions: pl.DataFrame, bands: pl.DataFrame, *, model: str, dataset: str, task: str, component: str, position: str, seed: int = 0
+    predictions: pl.DataFrame, bands: pl.DataFrame, *, labels: Mapping[str, str], place: Mapping[str, str], seed: int = 0
 ) -> pl.DataFrame:
     """SUMMARY per layer (null: the bag of tokens), metric = the task: held-out numbers, each a mean over inputs with whole groups drawn.
 
     Balanced accuracy and AUC are means of pseudo-values (for AUC: placements, so that the variance over groups is Obuchowski's 1997).
     Method `shuffled`: median and 5 to 95 % of the accuracies under shuffled labels. `chance`: the more frequent label, an AUC of ½, the
-    entropy of the labels. `selectivity` = accuracy within groups − that of the control.
+    entropy of the labels. `selectivity` = accuracy within groups − that of the control. `labels`: model, dataset and metric (the task);
+    `place`: component and position, of every row.
     """
-    base = {"model": model, "dataset": dataset, "subset": "all", "metric": task, "unit": "share"}
-    place = {"component": component, "position": position}
+    base = {"subset": "all", "unit": "share", **labels}
     parts: list[pl.DataFrame] = []
     for probe, method in METHODS.items():
         rows = predictions.filter(pl.col("probe") == probe)
