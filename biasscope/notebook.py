@@ -1,7 +1,7 @@
 """A finished run in a notebook: its tables, its prompts, where its heads look, its figures."""
 
 import re
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
@@ -19,6 +19,19 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
     from biasscope.engine.model.loading import LM
+
+
+@dataclass(frozen=True)
+class Plot:
+    """A figure as a notebook shows it, whether pyplot is there or not."""
+
+    figure: "Figure"
+    """matplotlib's, to change or to save in another format."""
+
+    def _repr_png_(self) -> bytes:
+        from biasscope.report import canvas
+
+        return canvas.png(self.figure)
 
 
 class Run:
@@ -125,24 +138,24 @@ class Run:
         named = [f"{i} {word}" for i, word in enumerate(words)]
         return pl.DataFrame({"token": named} | dict(zip(named, weights.T.tolist(), strict=True)))
 
-    def plot(self, component: Literal["z", "mlp_out"] = "z") -> "Figure":
+    def plot(self, component: Literal["z", "mlp_out"] = "z") -> Plot:
         """The report's figure: a heat map of heads (or bars of MLPs), probes by layer, a circuit's curve. UsageError where it has none."""
         from biasscope.report import figures
 
         rows, title = self._result.summaries[0], f"{self.record.command} on {self.record.datasets[0].name}"
         if self.record.command == "probe":
-            return figures.probes(rows, title=title)
+            return Plot(figures.probes(rows, title=title))
         if self.record.command == "circuit":
-            return figures.faithfulness(rows, title=title)
+            return Plot(figures.faithfulness(rows, title=title))
         ranked = summary.ranking(rows).filter(
             schemas.single_sites(), pl.col("component") == component, pl.col("source") == rows["source"][0]
         )
         if self.record.command not in ("ablate", "patch") or ranked.is_empty():
             raise UsageError(f"a run of {self.record.command} has no figure of {component}")
         if component == "mlp_out":
-            return figures.bars(ranked, title=title, unit=ranked["unit"][0])
+            return Plot(figures.bars(ranked, title=title, unit=ranked["unit"][0]))
         largest = max(ranked["estimate"].abs().max() or 0.0, 1e-9)
-        return figures.heat_map(ranked, title=title, largest=largest, unit=ranked["unit"][0])
+        return Plot(figures.heat_map(ranked, title=title, largest=largest, unit=ranked["unit"][0]))
 
     def _examples(self) -> list[Example]:
         """The examples of its data sets, in memory or read anew."""

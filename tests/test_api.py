@@ -152,7 +152,7 @@ def test_a_notebook_shows_the_tables_of_the_command_and_acts_on_no_text_of_other
 
 
 def test_figures_report_load_compare_and_circuit_take_a_run(ablated, places, tmp_path):
-    assert "L1H2" in ablated._repr_html_() and ablated.plot().axes
+    assert "L1H2" in ablated._repr_html_() and ablated.plot()._repr_png_().startswith(b"\x89PNG") and ablated.plot("mlp_out").figure.axes
     other = bs.ablate("planted:single", "occupations", limit=12, source="zero", **places)
     pairs = bs.compare(ablated, other)
     assert pairs["first"][0] == ablated.key and pairs["shared"].max() <= 10

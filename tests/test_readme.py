@@ -49,7 +49,8 @@ def test_the_python_of_the_readme_runs(home):
     if not list(folder.glob("results/*/occupations/ablate/*/effects.parquet")):
         pytest.skip("the commands before it did not run")
     for snippet in SNIPPETS:
-        code = snippet.replace('"smollm2-135m"', repr(MODEL)).replace("limit=120", "limit=12").replace("layers=[26]", "layers=[2]")
+        code = snippet.replace('"smollm2-135m"', repr(MODEL)).replace("limit=120", "limit=12")
+        code = code.replace('layers="26"', 'layers="1"').replace("L26H2", "L1H2")
         done = subprocess.run([sys.executable, "-c", code], cwd=folder, env=environment, capture_output=True, check=False)
         assert done.returncode == 0 and done.stdout, done.stderr.decode()
 
