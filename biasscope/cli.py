@@ -27,7 +27,7 @@ def stub(name: str) -> TyperCommand:
     """A command as the list of commands shows it: panel, first line and first example, read without importing it."""
     tree = ast.parse((Path(commands.__path__[0]) / f"{name}.py").read_text(encoding="utf-8"))
     function = next(node for node in tree.body if isinstance(node, ast.FunctionDef) and node.name == name)
-    said = {
+    constants = {
         target.id: ast.literal_eval(node.value)
         for node in tree.body
         if isinstance(node, ast.Assign)
@@ -35,7 +35,7 @@ def stub(name: str) -> TyperCommand:
         if isinstance(target, ast.Name) and target.id in ("PANEL", "EXAMPLES")
     }
     line = (ast.get_docstring(function) or "").split("\n")[0]
-    return TyperCommand(name, help=f"{line} Example: {said['EXAMPLES'][0]}", rich_help_panel=said["PANEL"])
+    return TyperCommand(name, help=f"{line} Example: {constants['EXAMPLES'][0]}", rich_help_panel=constants["PANEL"])
 
 
 def in_order(names: Iterable[str]) -> list[str]:
@@ -56,8 +56,8 @@ class Folder(TyperGroup):
     """A command group that is a folder: each file is a subcommand, imported only when it is called or asked for help."""
 
     def __init__(self, **settings: Any) -> None:
-        found = in_order(module.name for module in pkgutil.iter_modules(commands.__path__))
-        super().__init__(**{**settings, "commands": {name: stub(name) for name in found}})
+        names = in_order(module.name for module in pkgutil.iter_modules(commands.__path__))
+        super().__init__(**{**settings, "commands": {name: stub(name) for name in names}})
 
     def list_commands(self, ctx: Any) -> list[str]:
         """The names in the order of their panels."""
@@ -123,8 +123,8 @@ def versions() -> str:
 
     from biasscope.engine.store import runs
 
-    found = runs.versions() | {"system": f"{platform.system()} {platform.machine()}"}
-    return "\n".join(f"{name} {version}" for name, version in found.items())
+    facts = runs.versions() | {"system": f"{platform.system()} {platform.machine()}"}
+    return "\n".join(f"{name} {version}" for name, version in facts.items())
 
 
 @app.callback(invoke_without_command=True)

@@ -154,8 +154,8 @@ class Run:
         """Its model, loaded anew and kept."""
         from biasscope.engine.model import forward, loading
 
-        asked = {name: self.record.params[name] for name in ("device", "dtype", "revision")}
-        lm = loading.load(self.record.params["model"], **asked, cache_dir=Path(self.record.params["cache_dir"]))
+        options = {name: self.record.params[name] for name in ("device", "dtype", "revision")}
+        lm = loading.load(self.record.params["model"], **options, cache_dir=Path(self.record.params["cache_dir"]))
         self._held = replace(self._held, lm=forward.check_packing(lm))
         return self._held.lm
 

@@ -116,11 +116,11 @@ def memory(value: str | None) -> int | None:
     """The bytes that "8GiB", "500 MB" or a plain number mean; anything else is a usage error."""
     if value is None:
         return None
-    found = re.fullmatch(r"(\d+(?:\.\d+)?)\s*(?:([KMGT])(i?)B?|B)?", value.strip(), re.ASCII | re.IGNORECASE)
-    if not found or float(found[1]) <= 0:
+    match = re.fullmatch(r"(\d+(?:\.\d+)?)\s*(?:([KMGT])(i?)B?|B)?", value.strip(), re.ASCII | re.IGNORECASE)
+    if not match or float(match[1]) <= 0:
         raise UsageError(f"'{value}' is no size; write it as 8GiB, 500MB or a number of bytes")
-    power = " KMGT".index((found[2] or " ").upper())
-    return int(float(found[1]) * (1024 if found[3] else 1000) ** power)
+    power = " KMGT".index((match[2] or " ").upper())
+    return int(float(match[1]) * (1024 if match[3] else 1000) ** power)
 
 
 class Voice:

@@ -85,8 +85,8 @@ def verify(source: Source, folder: Path) -> tuple[dict[str, Any] | None, list[st
         return None, [f"{folder / RECORD} cannot be read"]
     if not {file.name for file in source.files} <= sums.keys():
         return None, []
-    found = {name: digests.of_file(folder / name) if (folder / name).is_file() else "missing" for name in sums}
-    wrong = [f"{folder / name}: sha256 {found[name]}, expected {sums[name]}" for name in sums if found[name] != sums[name]]
+    actual = {name: digests.of_file(folder / name) if (folder / name).is_file() else "missing" for name in sums}
+    wrong = [f"{folder / name}: sha256 {actual[name]}, expected {sums[name]}" for name in sums if actual[name] != sums[name]]
     if dict(record.get("content", {})) != dict(source.digests):
         wrong.append(f"{folder / RECORD}: content digests of another version of the data")
     return record, wrong

@@ -52,17 +52,17 @@ class Gathered(NamedTuple):
     """Part → content digest."""
 
 
-def confirm(found: str, source: Source, part: str, where: Path, *, dropped: int = 0) -> tuple[str, ...]:
+def confirm(digest: str, source: Source, part: str, where: Path, *, dropped: int = 0) -> tuple[str, ...]:
     """A note where dropped records explain that the content differs from the published one; no note where it agrees.
 
     Raises DataError, naming both digests, where nothing explains the difference.
     """
     expected = source.digests[part]
-    if found == expected:
+    if digest == expected:
         return ()
     if dropped:
-        return (f"{where} is not the published {source.name}: content digest {found[:12]}…, expected {expected[:12]}…",)
+        return (f"{where} is not the published {source.name}: content digest {digest[:12]}…, expected {expected[:12]}…",)
     raise DataError(
-        f"{where} has content digest {found}, expected {expected}: this is not {source.name} as published;\n"
+        f"{where} has content digest {digest}, expected {expected}: this is not {source.name} as published;\n"
         f"run `biasscope download {source.name} --fresh`"
     )

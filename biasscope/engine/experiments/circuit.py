@@ -35,10 +35,10 @@ def circuit(
     """How much of the bias of that run is its strongest sites', on groups that did not choose them."""
     ranks = origin(settings, run)
     goal = target if minimal else None
-    asked = {"from": ranks.key, "sizes": list(parsed(sizes)), "minimal": minimal, "target": goal}
+    parameters = {"from": ranks.key, "sizes": list(parsed(sizes)), "minimal": minimal, "target": goal}
     running = session.start("circuit", ranks.options, {"from": run, "sizes": sizes, "minimal": minimal, "target": goal}, voice)
     ranks.check(running)
-    for each in scans(running, **asked):
+    for each in scans(running, **parameters):
         if not each.complete:
             measure(each, ranks, parsed(sizes), goal)
         each.save(summary(each))
@@ -60,9 +60,9 @@ class Origin:
     def check(self, run: session.Running) -> None:
         """Say where the run's record is not sealed; DataError where the model is not the one it measured."""
         digest = self.record.model.digest if self.record.model else ""
-        if run.found.digest != digest:
+        if run.weights.digest != digest:
             raise DataError(
-                f"{self.folder} measured weights {digest[:12]}…, {run.options.model} has {run.found.digest[:12]}…; measure it again"
+                f"{self.folder} measured weights {digest[:12]}…, {run.options.model} has {run.weights.digest[:12]}…; measure it again"
             )
         if self.seal is not Seal.SEALED:
             run.warn(f"run {self.folder.name} is {self.seal}: made by an older version, or copied")
@@ -85,13 +85,13 @@ class Origin:
             pl.col("position") == "all",
             schemas.single_sites(),
         )
-        found = {Site(*row) for row in rows.select("layer", "component", "head").iter_rows()}
-        return sorted(found, key=lambda site: (site.layer, site.component, -1 if site.head is None else site.head))
+        sites = {Site(*row) for row in rows.select("layer", "component", "head").iter_rows()}
+        return sorted(sites, key=lambda site: (site.layer, site.component, -1 if site.head is None else site.head))
 
     def chosen(self) -> str | None:
         """The option by which the run chose its sites on all of its groups, if it did."""
-        asked = self.record.params
-        return "--adaptive" if asked.get("adaptive") else f"--top {asked['top']}" if asked.get("top") else None
+        params = self.record.params
+        return "--adaptive" if params.get("adaptive") else f"--top {params['top']}" if params.get("top") else None
 
     def more(self, sites: int) -> str:
         """What to do where these sites do nothing together."""
@@ -115,14 +115,14 @@ def parsed(text: str) -> tuple[int, ...]:
 def origin(o: Measure, name: str) -> Origin:
     """The run of that name, and the options with which it is continued: its model, data, seed and numbers."""
     stored, record = cache.load(o.output_dir, name, o.cache_dir)
-    folder, asked = stored.folder, record.params
-    if record.command not in ("ablate", "patch") or asked.get("given") or asked.get("direction") == "denoising":
+    folder, params = stored.folder, record.params
+    if record.command not in ("ablate", "patch") or params.get("given") or params.get("direction") == "denoising":
         raise DataError(f"{folder} cannot rank sites for a circuit; take a run of ablate (without --given) or patch (noising)")
-    found = set(pl.read_parquet(folder / "summary.parquet", columns=["source"])["source"])
-    source = next(name for name in SOURCES if name in found)
-    taken = {name: asked[name] for name in TAKEN if name in asked}
+    available = set(pl.read_parquet(folder / "summary.parquet", columns=["source"])["source"])
+    source = next(name for name in SOURCES if name in available)
+    taken = {name: params[name] for name in TAKEN if name in params}
     taken["dtype"] = Dtype(taken["dtype"])
-    options = replace(o, model=asked["model"], dataset=[record.datasets[0].name], data_dir=Path(asked["data_dir"]), **taken)
+    options = replace(o, model=params["model"], dataset=[record.datasets[0].name], data_dir=Path(params["data_dir"]), **taken)
     twins = folder / "twins.parquet"
     partners = aggregates.partners(pl.read_parquet(twins)) if twins.is_file() else {}
     return Origin(record, folder, options, source, partners, stored.seal)
@@ -169,8 +169,8 @@ def _halves(scan: Scan, origin: Origin) -> tuple[Scan, Scan]:
     groups = sorted({e.group for e in data.examples})
     number = dict(zip(groups, aggregates.clusters(groups, origin.partners).tolist(), strict=True))
     choosing, reporting = circuits.halves(number, scan.run.options.seed)
-    one = scan.beside(data.part(f"{data.name} (choosing half)", choosing), "choosing-")
-    return one, scan.beside(data.part(f"{data.name} (reporting half)", reporting))
+    ranking = scan.beside(data.part(f"{data.name} (choosing half)", choosing), "choosing-")
+    return ranking, scan.beside(data.part(f"{data.name} (reporting half)", reporting))
 
 
 def _refuse_nothing(scan: Scan, origin: Origin, names: Sequence[str], sites: int) -> None:
@@ -203,14 +203,14 @@ def _ranked(here: Scan, origin: Origin, sites: list[Site]) -> list[Site]:
     from biasscope.engine.measure import attribution, exact
     from biasscope.engine.measure.sources import Sweep
 
-    lm, asked = here.run.lm, origin.record.params
-    exactly = asked.get("method", "exact") == "exact"
+    lm, params = here.run.lm, origin.record.params
+    exactly = params.get("method", "exact") == "exact"
     forest = here.forest(share="all" if exactly else "example", twins=origin.twins)
     source = here.source(origin.source, forest, sites)
     if exactly:
         units = exact.units(lm, forest, Sweep(sites, source, metrics=("target",)), here.batch)
     else:
-        units = attribution.units(lm, forest, Sweep(sites, source), asked.get("steps"))
+        units = attribution.units(lm, forest, Sweep(sites, source), params.get("steps"))
     names = here.measure(units, "ranking", prefix="rank-")
     with here.run.phase("statistics"):
         effects = pl.concat(here.journal.tables("effects", names))
@@ -253,13 +253,13 @@ def summary(scan: Scan) -> pl.DataFrame:
     from biasscope.engine.statistics import circuits as faithfulness
 
     effects, facts = scan.table("effects").collect(), scan.journal.facts
-    design, asked = scan.design, facts["circuit"]
+    design, plan = scan.design, facts["circuit"]
     with scan.run.phase("statistics"):
         sets = faithfulness.of_sets(effects, model=scan.run.slug, design=design)
-        areas = faithfulness.areas(effects, asked["sites"], asked["sizes"], design)
-        found = [faithfulness.curve(sets, asked["sizes"], areas)]
-        named = {f"top {max(asked['sizes'])}": asked["ranked"]}
+        areas = faithfulness.areas(effects, plan["sites"], plan["sizes"], design)
+        tables = [faithfulness.curve(sets, plan["sizes"], areas)]
+        named = {f"top {max(plan['sizes'])}": plan["ranked"]}
         if small := facts.get("minimal"):
-            found.append(faithfulness.minimal(sets, "minimal", len(small)))
+            tables.append(faithfulness.minimal(sets, "minimal", len(small)))
             named[f"minimal {len(small)}"] = small
-    return pl.concat([*found, *(faithfulness.members(sets, name, [Site(*row) for row in rows]) for name, rows in named.items())])
+    return pl.concat([*tables, *(faithfulness.members(sets, name, [Site(*row) for row in rows]) for name, rows in named.items())])

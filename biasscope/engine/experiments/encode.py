@@ -15,9 +15,9 @@ def encode(
 ) -> runs.Result:
     """The activations of every prompt, for probes and other tools."""
     gone = selection.parse_sites("--given", given) if given else ()
-    asked = {"site": site, "position": position}
-    run = session.start("encode", settings, asked | ({"given": given} if given else {}), voice)
-    for each in scan.scans(run, **asked, **selection.asked(gone)):
+    parameters = {"site": site, "position": position}
+    run = session.start("encode", settings, parameters | ({"given": given} if given else {}), voice)
+    for each in scan.scans(run, **parameters, **selection.asked(gone)):
         if not each.complete:
             _measure(each, site, position, gone)
         each.table("activations")

@@ -85,16 +85,16 @@ class Scan:
         """The dataset's examples as a forest, with counterfactual twins where asked; what was dropped is said."""
         from biasscope.engine.model import tokens
 
-        lm, found, missing = self.run.lm, self.dataset, Counter[str]()
+        lm, dataset, missing = self.run.lm, self.dataset, Counter[str]()
         with self.run.phase("tokens"):
             kept, lost = self.twins() if twins else (None, {})
             missing.update(lost.values())
-            examples = [e for e in found.examples if e.id not in lost]
+            examples = [e for e in dataset.examples if e.id not in lost]
             forest = tokens.forest(lm, examples, share=share, sentences=sentences, twins=kept, positions=positions)
             forest.dropped.update(missing)
         for what, reasons in (("dropped", forest.dropped), ("incomplete", forest.partly)):
             for reason, n in reasons.items():
-                self.run.warn(f"{found.name}: {n} of {len(found.examples)} examples {what}: {reason}")
+                self.run.warn(f"{dataset.name}: {n} of {len(dataset.examples)} examples {what}: {reason}")
         return forest
 
     @property
@@ -157,7 +157,7 @@ class Scan:
             prefix = "estimate-" if source == sources[0] else f"estimate-{source}-"
             units = attribution.units(lm, forest, Sweep(every, self.source(source, forest, every, prefix)))
             names.append(self.measure(units, f"attribution ({source})", prefix=prefix))
-        self.journal.set("estimates", [name for some in names for name in some])
+        self.journal.set("estimates", [name for of_source in names for name in of_source])
         with self.run.phase("attribution"):
             guessed = pl.concat(self.journal.tables("effects", names[0]))
             return summary.summarise(guessed, model=self.run.slug, method="attribution", design=self.ungrouped)
@@ -194,15 +194,15 @@ class Scan:
 
     def close(self, used: Sequence[Example], units: list[str], dropped: Counter[str], partly: Mapping[str, int] | None = None) -> None:
         """Nothing: writes down that the units are all, and what the run is of."""
-        found = self.dataset
+        dataset = self.dataset
         part = runs.DatasetPart(
-            name=found.name,
-            digest=found.digest,
-            source=dict(found.record),
-            found=found.found,
+            name=dataset.name,
+            digest=dataset.digest,
+            source=dict(dataset.record),
+            found=dataset.found,
             used=len(used),
-            not_drawn=found.found - found.dropped.total() - len(found.examples),
-            dropped=dict(found.dropped + dropped),
+            not_drawn=dataset.found - dataset.dropped.total() - len(dataset.examples),
+            dropped=dict(dataset.dropped + dropped),
             partly=dict(partly or {}),
             groups=len({e.group for e in used}),
             units=len(units) + ("twins" in self.journal.units),
@@ -211,8 +211,8 @@ class Scan:
         model = None if self.run.model is None else self.run.model.model_dump()
         warnings = self.run.warnings_of([part])
         units = [*(["twins"] if "twins" in self.journal.units else []), *units]
-        said = {"part": part.model_dump(), "model": model, "warnings": warnings, "batch_size": self.batch, "units": units}
-        self.journal.set("finished", said)
+        finished = {"part": part.model_dump(), "model": model, "warnings": warnings, "batch_size": self.batch, "units": units}
+        self.journal.set("finished", finished)
 
     def table(self, name: str) -> pl.LazyFrame:
         """That table of all units, in their order, as it now stands in the run's folder."""
@@ -224,41 +224,45 @@ class Scan:
         """Nothing: closes the run with its summary, and how far it can be trusted."""
         if "twins" in self.journal.units:
             self.table("twins")
-        said = self.journal.facts["finished"]
-        self.run.model = runs.ModelPart.model_validate(said["model"])
-        self.run.batch_size = said["batch_size"]
-        for warning in said["warnings"]:
+        finished = self.journal.facts["finished"]
+        self.run.model = runs.ModelPart.model_validate(finished["model"])
+        self.run.batch_size = finished["batch_size"]
+        for warning in finished["warnings"]:
             self.run.warn(warning)
         self.run.timing["store"] = self.run.timing.get("store", 0.0) + self.journal.seconds
-        reused = min(self.before, len(said["units"]))
-        self.run.keep(runs.DatasetPart.model_validate({**said["part"], "reused": reused}), self.key, summary, reliability)
+        reused = min(self.before, len(finished["units"]))
+        self.run.keep(runs.DatasetPart.model_validate({**finished["part"], "reused": reused}), self.key, summary, reliability)
 
 
-def scans(run: Running, **asked: Any) -> Iterator[Scan]:
+def scans(run: Running, **parameters: Any) -> Iterator[Scan]:
     """The datasets that are not finished, one after the other, each locked; the finished ones are taken as they stand."""
-    run.slug = seals.claim(run.options.output_dir, run.slug, run.found.digest)
+    run.slug = seals.claim(run.options.output_dir, run.slug, run.weights.digest)
     with contextlib.ExitStack() as stack:
         root = run.options.cache_dir / "runs"
         if run.options.no_cache:
             root = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="biasscope-")))
         for dataset in run.datasets:
-            asked_of = identity(run, dataset, asked)
-            if run.options.verbose and not (root / journal.run_key(asked_of)).is_dir() and (other := journal.nearest(root, asked_of)):
-                run.voice.note(f"{dataset.name}: the nearest earlier run differs in {', '.join(other)}")
-            with journal.opened(root, asked_of, wait=run.options.wait, fresh=run.options.fresh) as opened:
-                scan = Scan(run, dataset, opened, journal.run_key(asked_of))
+            run_identity = identity(run, dataset, parameters)
+            if (
+                run.options.verbose
+                and not (root / journal.run_key(run_identity)).is_dir()
+                and (differing := journal.nearest(root, run_identity))
+            ):
+                run.voice.note(f"{dataset.name}: the nearest earlier run differs in {', '.join(differing)}")
+            with journal.opened(root, run_identity, wait=run.options.wait, fresh=run.options.fresh) as opened:
+                scan = Scan(run, dataset, opened, journal.run_key(run_identity))
                 if not scan.stands():
                     scan.resume()
                     yield scan
 
 
-def identity(run: Running, dataset: Dataset, asked: dict[str, Any]) -> dict[str, Any]:
+def identity(run: Running, dataset: Dataset, parameters: dict[str, Any]) -> dict[str, Any]:
     """All that decides the numbers of one dataset."""
-    model = {"name": run.options.model, "revision": run.found.revision, "digest": run.found.digest}
+    model = {"name": run.options.model, "revision": run.weights.revision, "digest": run.weights.digest}
     how: dict[str, Any] = {name: getattr(run.options, name) for name in ("batch_size", "max_memory", "seed")}
     how |= {"dtype": run.options.dtype.value, "device": run.device}
     data = {"dataset": dataset.name, "content": dataset.digest, "examples": [e.id for e in dataset.examples]}
-    return journal.identity(run.command, model=model, tokenizer=run.found.tokenizer_digest, **how, **data, **asked)
+    return journal.identity(run.command, model=model, tokenizer=run.weights.tokenizer_digest, **how, **data, **parameters)
 
 
 def _asked(scan: Scan, method: str) -> dict[str, Any]:
@@ -268,10 +272,10 @@ def _asked(scan: Scan, method: str) -> dict[str, Any]:
 
 def aggregated(scan: Scan, table: str, method: str) -> Aggregates:
     """Those of a table of effects."""
-    effects, asked = scan.table(table), _asked(scan, method)
+    effects, keywords = scan.table(table), _asked(scan, method)
     with scan.run.phase("statistics"):
-        trusted = reliability.assess(effects, **asked) if scan.run.options.assess else RELIABILITY.to_frame()
-        return summarise(effects, **asked), trusted
+        trusted = reliability.assess(effects, **keywords) if scan.run.options.assess else RELIABILITY.to_frame()
+        return summarise(effects, **keywords), trusted
 
 
 def controlled(scan: Scan) -> Aggregates:

@@ -39,18 +39,18 @@ class Choice:
 
 def parse_heads(text: str) -> tuple[tuple[int, int], ...]:
     """Layer and head of each of "5.3,10.12"."""
-    found = [re.fullmatch(r"(\d+)\.(\d+)", part.strip(), re.ASCII) for part in text.split(",")]
-    if not all(found):
+    matches = [re.fullmatch(r"(\d+)\.(\d+)", part.strip(), re.ASCII) for part in text.split(",")]
+    if not all(matches):
         raise UsageError(f"--heads '{text}' cannot be read; write LAYER.HEAD, separated by commas, such as 5.3,10.12")
-    return tuple(sorted({(int(match[1]), int(match[2])) for match in found if match}))
+    return tuple(sorted({(int(match[1]), int(match[2])) for match in matches if match}))
 
 
 def parse_sites(option: str, text: str) -> tuple[Site, ...]:
     """The heads and MLPs of "5.3,10.mlp"."""
-    found = [re.fullmatch(r"(\d{1,5})\.(\d{1,5}|mlp)", part.strip(), re.ASCII) for part in text.split(",")]
-    if not all(found):
+    matches = [re.fullmatch(r"(\d{1,5})\.(\d{1,5}|mlp)", part.strip(), re.ASCII) for part in text.split(",")]
+    if not all(matches):
         raise UsageError(f"{option} '{text}' cannot be read; write LAYER.HEAD or LAYER.mlp, separated by commas, such as 5.3,10.mlp")
-    sites = [Site(int(m[1]), "mlp_out") if m[2] == "mlp" else Site(int(m[1]), "z", int(m[2])) for m in found if m]
+    sites = [Site(int(m[1]), "mlp_out") if m[2] == "mlp" else Site(int(m[1]), "z", int(m[2])) for m in matches if m]
     return tuple(sorted(set(sites), key=lambda site: (site.layer, site.component, -1 if site.head is None else site.head)))
 
 

@@ -85,12 +85,12 @@ class Session:
                 yield frame
 
         file = runs.write(path, name, counted())
-        some = ", ".join(list(prompts)[:3]) + (", …" if len(prompts) > 3 else "")
-        found = f"{lost} of {total} values are not finite, those of {len(prompts)} prompts ({some})"
+        examples = ", ".join(list(prompts)[:3]) + (", …" if len(prompts) > 3 else "")
+        problem = f"{lost} of {total} values are not finite, those of {len(prompts)} prompts ({examples})"
         if lost > TOLERATED * total:
-            raise BiasScopeError(f"{found}; {self.advice}")
+            raise BiasScopeError(f"{problem}; {self.advice}")
         if lost:
-            self.warn(f"{found} in {name}: they enter no statistic; {self.advice}")
+            self.warn(f"{problem} in {name}: they enter no statistic; {self.advice}")
         self.lost += lost
         return pl.scan_parquet(file)
 
@@ -139,8 +139,8 @@ class Session:
 
     def record(self, parts: list[runs.DatasetPart]) -> runs.RunRecord:
         """The record as it stands, with those datasets."""
-        asked = list(self.options.dataset or [part.name for part in self.parts or parts])
-        params = self.options.resolved() | {"dataset": asked} | self.own
+        names = list(self.options.dataset or [part.name for part in self.parts or parts])
+        params = self.options.resolved() | {"dataset": names} | self.own
         record = runs.RunRecord(
             command=self.command,
             model=self.model,
@@ -167,7 +167,7 @@ class Session:
 class Running(Session):
     """A session with its datasets read and its model located."""
 
-    found: weights.Weights | loading.LM
+    weights: weights.Weights | loading.LM
     """Where the model's weights are, or the model itself where it is in memory already."""
     device: str
     datasets: list[Dataset]
@@ -177,12 +177,12 @@ class Running(Session):
         """The model, booted and checked at the first call."""
         from biasscope.engine.model import forward
 
-        if isinstance(self.found, loading.LM):
-            lm = self.found
+        if isinstance(self.weights, loading.LM):
+            lm = self.weights
         else:
-            self.voice.note(f"loading {self.options.model}" + (f", {self.found.note}" if self.found.note else ""))
+            self.voice.note(f"loading {self.options.model}" + (f", {self.weights.note}" if self.weights.note else ""))
             with self.phase("model"):
-                lm = forward.check_packing(loading.boot(self.found, device=self.options.device, dtype=self.options.dtype.value))
+                lm = forward.check_packing(loading.boot(self.weights, device=self.options.device, dtype=self.options.dtype.value))
         self.model = described(lm)
         if not lm.packed:
             self.warn(f"{self.options.model} cannot attend by a mask of ancestors: one sequence a row, slower and just as exact")
@@ -197,7 +197,7 @@ def start(command: str, options: Measure, own: dict[str, Any] | None = None, voi
     held = options.held
     loaded = list(held.datasets) or [datasets.load(name, options.data_dir, **read) for name in names]  # type: ignore[arg-type]
     begun = time.monotonic()
-    found = held.lm or _located(options, voice)
+    weights = held.lm or _located(options, voice)
     running = Running(
         command=command,
         options=options,
@@ -205,7 +205,7 @@ def start(command: str, options: Measure, own: dict[str, Any] | None = None, voi
         voice=voice,
         slug=files.slug(options.model),
         timing={"model": time.monotonic() - begun},
-        found=found,
+        weights=weights,
         device=loading.device_type(options.device),
         datasets=loaded,
     )

@@ -228,19 +228,19 @@ def check_packing(lm: LM) -> LM:
         raise DataError(f"model {lm.name} gives values that are not finite for three short texts; {not_finite(lm.dtype)}")
     # half precision moves logits by its own rounding: compare with their size there
     tolerance = 1e-3 if lm.dtype == "float32" else 0.02 * float(plain.abs().max())
-    found: list[str] = []
+    failures: list[str] = []
     for packed in (True, False):
         try:
             difference = float((_ablated(lm, pack(groups, [(0,), (1,), (2,)], "all", packed), site, resume=True) - plain).abs().max())
         except Exception as error:  # noqa: BLE001  a family that refuses the mask falls back, and is refused by name if that fails
-            found.append(str(error).splitlines()[0][:120] if str(error) else type(error).__name__)
+            failures.append(str(error).splitlines()[0][:120] if str(error) else type(error).__name__)
             continue
         if difference <= tolerance:
             return replace(lm, packed=packed)
-        found.append(f"logits differ by {difference:.2g}")
+        failures.append(f"logits differ by {difference:.2g}")
     raise DataError(
-        f"model {lm.name} cannot be measured exactly: packed: {found[0]}; one sequence a row: {found[1]} (tolerance {tolerance:.2g}); "
-        "use a GPT-2, GPT-Neo, Llama, Gemma, GPT-NeoX, Qwen2, OPT or MPT model"
+        f"model {lm.name} cannot be measured exactly: packed: {failures[0]}; one sequence a row: {failures[1]} "
+        f"(tolerance {tolerance:.2g}); use a GPT-2, GPT-Neo, Llama, Gemma, GPT-NeoX, Qwen2, OPT or MPT model"
     )
 
 

@@ -219,9 +219,9 @@ def build(kind: str, known: Words | None = None, *, seed: int = 0) -> "tuple[tor
 
 def save(kind: str, folder: Path) -> None:
     """Nothing: writes the model of a kind as `save_pretrained` does."""
-    model, made = build(kind)
+    model, tokenizer = build(kind)
     model.save_pretrained(folder)  # type: ignore[operator]
-    made.save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
 
 
 def change(kind: str, role: str, source: str, here: Mapping[str, float], there: Mapping[str, float]) -> float | None:

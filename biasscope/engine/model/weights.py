@@ -210,8 +210,8 @@ def _snapshot(name: str, revision: str | None, offline: bool, cache_dir: Path) -
     except RepositoryNotFoundError as error:
         raise DataError(f"no model '{hub}' on the hub (or it is private); known short names: {known_names()}") from error
     except (LocalEntryNotFoundError, OSError) as error:
-        found = "this is offline (--offline or HF_HUB_OFFLINE)" if offline or constants.HF_HUB_OFFLINE else "the hub cannot be reached"
-        raise NetworkError(f"model {hub} is not in the local cache and {found}; use --model FOLDER or go online once") from error
+        reason = "this is offline (--offline or HF_HUB_OFFLINE)" if offline or constants.HF_HUB_OFFLINE else "the hub cannot be reached"
+        raise NetworkError(f"model {hub} is not in the local cache and {reason}; use --model FOLDER or go online once") from error
     return Weights(name, folder, folder.name, _folder_digest(folder, cache_dir))
 
 

@@ -48,8 +48,8 @@ def baseline(scores: pl.DataFrame, examples: Sequence[Example], *, model: str, d
         cells = _subset_cells(scores.filter(pl.col("metric") == metric), groups, examples, masks)
         # one star: that of the headline row
         first = np.array([name == "all" for name in masks])
-        found = Measured(names, groups, cells, [Family(first, first)], covariate(groups, design), np.arange(len(groups)))
-        for statistic, columns in statistics(metric, found, design.seed):
+        site_effects = Measured(names, groups, cells, [Family(first, first)], covariate(groups, design), np.arange(len(groups)))
+        for statistic, columns in statistics(metric, site_effects, design.seed):
             label = {**labels, "metric": metric, "statistic": statistic, "unit": UNITS[statistic]}
             if metric == "competence" and not any(e.unrelated for e in examples):
                 columns["p"][:] = np.nan  # the log of a probability mass is never above 0
@@ -197,7 +197,7 @@ def _few_terms(pairs: Sequence[tuple[str, str]]) -> list[str]:
     terms: dict[str, set[str]] = defaultdict(set)
     for bias_type, term in pairs:
         terms[bias_type].add(term)
-    return sorted(term for some in terms.values() if 1 < len(some) < MIN_CLUSTERS for term in some)
+    return sorted(term for of_type in terms.values() if 1 < len(of_type) < MIN_CLUSTERS for term in of_type)
 
 
 def _seen(values: Iterable[Any]) -> list[Any]:

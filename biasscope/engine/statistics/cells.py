@@ -41,10 +41,10 @@ class Cells:
 
     def merged(self, cluster: NDArray[np.intp]) -> "Cells":
         """The same sites with clusters of several groups, by the cluster's number of each group."""
-        found = Cells(*(np.zeros((cluster.max() + 1, self.n.shape[1])) for _ in range(3)))
-        for one, other in ((found.n, self.n), (found.total, self.total), (found.square, self.square)):
-            np.add.at(one, cluster, other)
-        return found
+        merged = Cells(*(np.zeros((cluster.max() + 1, self.n.shape[1])) for _ in range(3)))
+        for sums, values in ((merged.n, self.n), (merged.total, self.total), (merged.square, self.square)):
+            np.add.at(sums, cluster, values)
+        return merged
 
     def macro(self) -> "Cells":
         """Cells in which every cluster counts once, with its mean as its one value."""

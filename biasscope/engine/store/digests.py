@@ -59,12 +59,12 @@ def remembered(path: Path, memory: Path) -> str:
             return str(known["sha256"])
     except (OSError, ValueError, KeyError, TypeError):
         pass
-    found = of_file(path)
+    sha256 = of_file(path)
     memory.mkdir(mode=0o700, parents=True, exist_ok=True)
     temp = note.with_name(f".{note.name}.{os.getpid()}.tmp")
-    temp.write_bytes(canonical({"seen": seen, "sha256": found, "check": digest([seen, found])}))
+    temp.write_bytes(canonical({"seen": seen, "sha256": sha256, "check": digest([seen, sha256])}))
     temp.replace(note)
-    return found
+    return sha256
 
 
 def misremembered(note: Path) -> str | None:

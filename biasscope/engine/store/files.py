@@ -70,12 +70,12 @@ def verified(file: Path, sha256: str) -> bytes | None:
 
 def sweep_leftovers(folder: Path) -> list[Path]:
     """The temporary files of processes that were killed, now removed."""
-    found = []
+    removed = []
     for temp in folder.glob(".*.tmp"):
         with contextlib.suppress(OSError):
             temp.unlink()
-            found.append(temp)
-    return found
+            removed.append(temp)
+    return removed
 
 
 def safe_name(name: str) -> str:

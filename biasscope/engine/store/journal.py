@@ -221,8 +221,8 @@ def held(folder: Path, *, wait: bool = False) -> Iterator[None]:
 def holder(folder: Path) -> str:
     """Who holds a folder, for people."""
     try:
-        found = json.loads((folder / HOLDER).read_text(encoding="utf-8"))
-        return f"process {found['pid']} on {found['host']}, since {found['since']}"
+        process = json.loads((folder / HOLDER).read_text(encoding="utf-8"))
+        return f"process {process['pid']} on {process['host']}, since {process['since']}"
     except (OSError, ValueError, KeyError, TypeError):
         return "it has not said which"
 
@@ -238,19 +238,19 @@ def clear(folder: Path) -> None:
 
 def nearest(root: Path, identity: Mapping[str, Any]) -> list[str]:
     """The fields in which the most similar stored run of the same command differs; empty where there is none."""
-    found = []
+    differing = []
     for folder in folders(root):
         with contextlib.suppress(OSError, ValueError, AttributeError):
-            other = json.loads((folder / KEY).read_bytes())
-            if other.get("command") == identity.get("command"):
-                found.append(differences(identity, other))
-    return min(found, key=lambda fields: (len(fields), fields), default=[])
+            earlier = json.loads((folder / KEY).read_bytes())
+            if earlier.get("command") == identity.get("command"):
+                differing.append(differences(identity, earlier))
+    return min(differing, key=lambda fields: (len(fields), fields), default=[])
 
 
-def identity(command: str, **asked: Any) -> dict[str, Any]:
+def identity(command: str, **parameters: Any) -> dict[str, Any]:
     """All that decides a run's numbers: what was asked, and the versions that computed it."""
     versions = {name: importlib.metadata.version(name) for name in LIBRARIES}
-    return {"command": command, **asked, "versions": versions, "schema": SCHEMA_VERSION, "algorithm": ALGORITHM_VERSION}
+    return {"command": command, **parameters, "versions": versions, "schema": SCHEMA_VERSION, "algorithm": ALGORITHM_VERSION}
 
 
 def run_key(identity: Mapping[str, Any]) -> str:
@@ -258,14 +258,14 @@ def run_key(identity: Mapping[str, Any]) -> str:
     return digests.digest(dict(identity))
 
 
-def differences(wanted: Mapping[str, Any], found: Mapping[str, Any]) -> list[str]:
+def differences(wanted: Mapping[str, Any], stored: Mapping[str, Any]) -> list[str]:
     """The fields in which two identities differ, as `model.digest`, so that it can be said why nothing is reused."""
     names = []
-    for name in sorted({*wanted, *found}):
-        one, other = wanted.get(name), found.get(name)
-        if isinstance(one, dict) and isinstance(other, dict):
-            names += [f"{name}.{inner}" for inner in differences(one, other)]
-        elif one != other:
+    for name in sorted({*wanted, *stored}):
+        new, old = wanted.get(name), stored.get(name)
+        if isinstance(new, dict) and isinstance(old, dict):
+            names += [f"{name}.{inner}" for inner in differences(new, old)]
+        elif new != old:
             names.append(name)
     return names
 

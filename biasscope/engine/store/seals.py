@@ -105,12 +105,12 @@ def _owner(output: Path, place: str, index: Index) -> str | None:
         return None
     if place in index.models:
         return index.models[place]
-    found = []
+    dated = []
     for file in (output / place).glob(f"*/*/*/{RECORD}"):
         with contextlib.suppress(OSError, ValueError, KeyError, TypeError):
             record = json.loads(file.read_bytes())
-            found.append((str(record["created"]), str(record["model"]["digest"])))
-    return min(found)[1] if found else None
+            dated.append((str(record["created"]), str(record["model"]["digest"])))
+    return min(dated)[1] if dated else None
 
 
 def seal(folder: Path, sha256: str, entry: Path) -> None:

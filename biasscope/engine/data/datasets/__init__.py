@@ -29,8 +29,8 @@ def names() -> list[str]:
 
 def default(data_dir: Path) -> list[str]:
     """The original study's datasets as far as they are downloaded, else `occupations`, which ships with the package."""
-    found = [name for name in FIRST_CHOICE if _module(name).present(data_dir)]
-    return found or ["occupations"]
+    downloaded = [name for name in FIRST_CHOICE if _module(name).present(data_dir)]
+    return downloaded or ["occupations"]
 
 
 def load(name: str, data_dir: Path, *, limit: int | None = None, seed: int = 0, skip_invalid: bool = False) -> Dataset:

@@ -30,8 +30,8 @@ def read(name: str, data_dir: Path, *, skip_invalid: bool = False) -> Dataset:
 def _pair(key: str, male: str, female: str, case: str, prompt: str, suffix: str) -> tuple[Example, Example]:
     he, she = PRONOUNS[case]
 
-    def example(noun: str, gender: str, fits: str, other: str) -> Example:
+    def example(noun: str, gender: str, fits: str, against: str) -> Example:
         text, about = prompt.format(noun=noun), {"gender": gender}
-        return Example(f"{noun}.{key}", NAMES[0], "gender", key, text, fits, other, suffix=suffix, meta=about, term=noun)
+        return Example(f"{noun}.{key}", NAMES[0], "gender", key, text, fits, against, suffix=suffix, meta=about, term=noun)
 
     return example(male, "male", he, she), example(female, "female", she, he)

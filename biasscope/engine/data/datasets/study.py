@@ -51,16 +51,16 @@ def read(name: str, data_dir: Path, *, skip_invalid: bool = False) -> Dataset:
     stem = re.sub(r"[^A-Za-z0-9_-]+", "_", path.stem).strip("_-") or "study"
     truth = (stereoset if kind.source == "stereoset" else winogender).read(kind.source, data_dir)
     joined, problems, notes = _join(kind, records, truth)
-    found = len(joined) + len(problems)
+    total = len(joined) + len(problems)
     if not joined and all(problem.reason.startswith(NO_MATCH) for problem in problems):
         advice = "own sentences need a file in engine/datasets, see the README"
         raise DataError(
-            f"{path}: none of its {found} records is in {kind.source}; only sentences of StereoSet or WinoGender are read, {advice}"
+            f"{path}: none of its {total} records is in {kind.source}; only sentences of StereoSet or WinoGender are read, {advice}"
         )
-    dropped = reading.refuse(problems, path, found, skip=skip_invalid)
+    dropped = reading.refuse(problems, path, total, skip=skip_invalid)
     examples = tuple(replace(example, dataset=stem) for example in _unique(joined))
     record = {**truth.record, "file": path.name}
-    return Dataset(stem, examples, digests.of_examples(examples), found, dropped, (*truth.notes, *notes), record)
+    return Dataset(stem, examples, digests.of_examples(examples), total, dropped, (*truth.notes, *notes), record)
 
 
 def _recognise(records: list[Any], path: Path) -> Kind:
@@ -68,9 +68,9 @@ def _recognise(records: list[Any], path: Path) -> Kind:
     if {"clean", "corrupted"} <= first.keys():
         meta = first["clean"].get("metadata") if isinstance(first["clean"], dict) else None
         source = "stereoset" if isinstance(meta, dict) and "bias_type" in meta else "winogender"
-        return Kind(source, lambda found: [_pair(n, r, source) for n, r in enumerate(found, 1)], "token ids and positions")
+        return Kind(source, lambda rows: [_pair(n, r, source) for n, r in enumerate(rows, 1)], "token ids and positions")
     if {"context", "sentences"} <= first.keys():
-        return Kind("stereoset", lambda found: [_triple(n, r) for n, r in enumerate(found, 1)], "")
+        return Kind("stereoset", lambda rows: [_triple(n, r) for n, r in enumerate(rows, 1)], "")
     if {"sentence", "profession", "answer"} <= first.keys():
         return Kind("winogender", _twos, "")
     raise DataError(

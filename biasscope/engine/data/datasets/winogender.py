@@ -58,11 +58,11 @@ def read(name: str, data_dir: Path, *, skip_invalid: bool = False) -> Dataset:
         missing = next(folder / file.name for file in SOURCE.files if not (folder / file.name).is_file())
         raise DataError(f"{missing} does not exist; run `biasscope download winogender --data-dir {data_dir}`")
     examples, problems = parse(folder)
-    found = len(examples) + len(problems)
-    dropped = reading.refuse(problems, folder / SENTENCES, found, skip=skip_invalid)
+    total = len(examples) + len(problems)
+    dropped = reading.refuse(problems, folder / SENTENCES, total, skip=skip_invalid)
     digest = digests.of_examples(examples)
     notes = sources.confirm(digest, SOURCE, "examples", folder, dropped=dropped.total())
-    return Dataset(name, tuple(examples), digest, found, dropped, notes, SOURCE.record())
+    return Dataset(name, tuple(examples), digest, total, dropped, notes, SOURCE.record())
 
 
 def parse(folder: Path) -> tuple[list[Example], list[Problem]]:
@@ -129,7 +129,7 @@ def _groups(path: Path) -> tuple[dict[Group, dict[str, list[str]]], dict[Group, 
 
 def _example(group: Group, sentences: Mapping[str, list[str]], case: str | None, facts: dict[str, float] | None) -> Example | str:
     """The example, or the reason why there is none."""
-    if any(len(found) > 1 for found in sentences.values()):
+    if any(len(texts) > 1 for texts in sentences.values()):
         return "duplicate sentid"
     if len(sentences) < 3:
         return "not one male, one female and one neutral sentence"
@@ -137,7 +137,7 @@ def _example(group: Group, sentences: Mapping[str, list[str]], case: str | None,
         return "no template with this occupation and answer" if case is None else "occupation without labour statistics"
     male, female, neutral = (sentences[gender][0] for gender in ("male", "female", "neutral"))
     # Pronouns may share letters (his, her): go back to the space before them.
-    shared = "".join(one for one, _ in takewhile(lambda pair: pair[0] == pair[1], zip(male, female, strict=False)))
+    shared = "".join(letter for letter, _ in takewhile(lambda pair: pair[0] == pair[1], zip(male, female, strict=False)))
     prompt = male[: max(shared.rfind(" "), 0)]
     he, she, they = (f" {PRONOUNS[case][gender]}" for gender in ("male", "female", "neutral"))
     suffix = male.removeprefix(prompt + he)
