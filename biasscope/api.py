@@ -220,7 +220,7 @@ class _Report(ModuleType):
     ) -> Path:
         """The report's page, written with its Markdown twin and figures beside it: of these runs, else of all in `output_dir`.
 
-        DataError where there is no run to show, DamagedError where one is not what was written.
+        DataError where there is no run to show, DamagedError where one is corrupted.
         """
         from biasscope.report import document, gather
 

@@ -19,7 +19,7 @@ from biasscope.engine.errors import BiasScopeError
 
 KEPT = "what was measured is kept, the same command goes on from there (with --no-cache it starts again)"
 
-PANELS = ("Prepare", "Measure", "Conclude", "Keep house")
+PANELS = ("Prepare", "Measure", "Conclude", "Manage")
 """The groups of commands in the help, in the order of use; each command's file says its own."""
 
 
@@ -100,13 +100,13 @@ def _stdout_failed(problem: OSError) -> int:
 
 
 def terminated(_signal: int, _frame: Any) -> None:
-    """Nothing: leaves through every `finally` with the exit code of SIGTERM."""
+    """Leave through every `finally`, with the exit code of SIGTERM."""
     os.write(2, f"stopped: SIGTERM; {KEPT}\n".encode())  # a handler must not enter buffered streams
     raise SystemExit(143)
 
 
 def interrupted(_signal: int, _frame: Any) -> None:
-    """Nothing: says at once that Ctrl-C was heard, and leaves as soon as the present pass of the model is over."""
+    """Acknowledge Ctrl-C at once, and leave as soon as the current pass of the model is over."""
     os.write(2, b"\nstopping after the present pass ...\n")
     signal.signal(signal.SIGINT, signal.default_int_handler)
     raise KeyboardInterrupt
@@ -148,7 +148,7 @@ def biasscope(
 
 
 def main() -> None:
-    """Nothing: runs the command line and exits."""
+    """Run the command line and exit."""
     console.hush_environment()
     signal.signal(signal.SIGTERM, terminated)
     signal.signal(signal.SIGINT, interrupted)

@@ -7,7 +7,7 @@ import typer
 
 from biasscope import options
 
-PANEL = "Keep house"
+PANEL = "Manage"
 EXAMPLES = (
     "biasscope cache ls",
     "biasscope cache verify --repair",
@@ -52,8 +52,8 @@ def cache(
         damaged = contents.damage(cache_dir, repair=repair)
         formats.listing("damaged", [{"damaged": text} for text in damaged], [[text] for text in damaged], chosen)
         if damaged and not repair:
-            raise DamagedError(f"{len(damaged)} damaged in {cache_dir}: not what was written; `biasscope cache verify --repair` drops them")
-        return screen.note(f"dropped, because damaged: {len(damaged)}" if damaged else f"everything in {cache_dir} is what was written")
+            raise DamagedError(f"{len(damaged)} corrupted in {cache_dir} (checksum mismatch); `biasscope cache verify --repair` drops them")
+        return screen.note(f"dropped, because corrupted: {len(damaged)}" if damaged else f"every checksum in {cache_dir} is right")
     entries = contents.entries(cache_dir)
     if action is Action.PRUNE:
         entries = contents.stale(entries, older_than)

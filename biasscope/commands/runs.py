@@ -8,7 +8,7 @@ import typer
 
 from biasscope import options
 
-PANEL = "Keep house"
+PANEL = "Manage"
 EXAMPLES = ("biasscope runs ls", "biasscope runs show 34a1f100", "biasscope runs show 34a1f100 --json | jq .reproduce")
 
 

@@ -129,10 +129,10 @@ class Voice:
     verbose: bool = False
 
     def note(self, text: str) -> None:
-        """Nothing: a line for who watches."""
+        """Show a line to whoever watches."""
 
     def warn(self, text: str) -> None:
-        """Nothing: a warning, which the run's record keeps too."""
+        """Show a warning, which the run's record keeps too."""
 
     def track(self, units: list[Any], label: str) -> Iterable[Any]:
         """The units, with no progress shown."""
@@ -140,7 +140,7 @@ class Voice:
 
     @contextlib.contextmanager
     def hushed(self) -> Iterator[None]:
-        """A stretch in which libraries cannot write to stdout, nor warn on stderr unless verbose."""
+        """Keep libraries from writing to stdout, and from warning on stderr unless verbose."""
         level = logging.WARNING if self.verbose else logging.ERROR
         logging.getLogger().setLevel(level)
         for name in ("transformer_lens", "transformers", "huggingface_hub", "datasets", "pooch"):

@@ -85,7 +85,7 @@ class Gallery:
         return Picture(stem, safe_text(alt), png, svg.read_text(encoding="utf-8"))
 
     def sweep(self) -> None:
-        """Nothing: removes figures of earlier reports."""
+        """Remove the figures of earlier reports."""
         for file in self.folder.iterdir() if self.folder.is_dir() else ():
             if NAME.match(file.name) and file.name not in self.names:
                 file.unlink()

@@ -63,7 +63,7 @@ def _letter(index: int) -> str:
 
 
 def show_comparison(rankings: Sequence[comparison.Ranking], used: list[dict[str, Any]], top: int, chosen: Format | None) -> None:
-    """Nothing: writes the comparison to stdout."""
+    """Write the comparison to stdout."""
     document: dict[str, Any] = {
         "schema_version": SCHEMA_VERSION,
         "runs": used,

@@ -73,7 +73,7 @@ def _row(run: ReportRun) -> dict[str, Any]:
 
 
 def _say(gathered: Gathered, gallery: blocks.Gallery, files: list[Path], chosen: Format | None, screen: Screen) -> None:
-    """Nothing: says what was written and used."""
+    """Write to stdout what was written and used."""
     figures = {"folder": str(gallery.folder), "drawn": gallery.drawn, "unchanged": gallery.kept}
     used = [_row(run) for run in gathered.used]
     left = [{**_row(run), "reason": why} for run, why in gathered.left]

@@ -28,7 +28,7 @@ LONG = 32
 
 
 def result(result: Result, options: Measure, *, plot: bool = False) -> None:
-    """Nothing: writes the asked format to stdout, and the table to stderr where data went to a pipe and a person watches.
+    """Write the result to stdout in the chosen format, and the table to stderr where data went to a pipe and a person watches.
 
     `plot`: it is drawn too, under the tables, or on stderr beside data. PartialError where values had to be left out.
     """
@@ -47,7 +47,7 @@ def result(result: Result, options: Measure, *, plot: bool = False) -> None:
 
 
 def write_data(result: Result, chosen: Format, with_rows: bool) -> None:
-    """Nothing: writes the result to stdout in a format for programs."""
+    """Write the result to stdout in a format for programs."""
     summary = pl.concat(result.summaries)
     if chosen is Format.JSON:
         document = {
@@ -130,7 +130,7 @@ def html(table: tables.Table) -> str:
 
 
 def draw_plots(result: Result, stream: TextIO) -> None:
-    """Nothing: draws each dataset, method and source."""
+    """Draw each dataset, method and source."""
     for summary in result.summaries:
         if result.record.command == "probe":
             terminal.probes(summary, stream)
@@ -201,7 +201,7 @@ def _drawn(table: tables.Table, kept: Sequence[int]) -> "Drawing":
 def listing(
     title: str, rows: list[dict[str, Any]], cells: list[list[str]], chosen: Format | None, columns: list[str] | None = None
 ) -> None:
-    """Nothing: writes a plain list to stdout: `cells` as a table (their columns by default the rows' first keys), or the rows as data."""
+    """Write a plain list to stdout: `cells` as a table (their columns by default the rows' first keys), or the rows as data."""
     chosen = chosen or (Format.TABLE if sys.stdout.isatty() else Format.JSON)
     if chosen is Format.JSON:
         sys.stdout.write(json.dumps(rows, allow_nan=False, indent=2) + "\n")

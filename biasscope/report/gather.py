@@ -168,19 +168,19 @@ class Gathered:
     left: list[tuple[ReportRun, str]] = field(default_factory=list)
     """Runs that are not shown, with the reason."""
     damaged: list[Stored] = field(default_factory=list)
-    """Runs that are not what was written."""
+    """Corrupted runs."""
 
     def check(self) -> None:
         """Raise PartialError where runs could not be read."""
         if self.damaged:
             what = "; ".join(f"{run.folder} {run.damage}" for run in self.damaged[:5])
-            raise PartialError(f"missing in the report, {len(self.damaged)} in all: {what}; the command that made a run makes it again")
+            raise PartialError(f"missing in the report, {len(self.damaged)} in all: {what}; rerun the commands that made them")
 
 
 def gather(output_dir: Path, wanted: Sequence[str], model: str | None, cache: Path | None = None) -> Gathered:
     """The named runs, all of them; or of those under `output_dir` one of each kind.
 
-    DataError where there is none, DamagedError where a named one is not what was written.
+    DataError where there is none, DamagedError where a named one is corrupted.
     """
     named = {run.folder: run for run, _ in (load(output_dir, name, cache) for name in wanted)}
     stored = list(named.values()) or finished(output_dir, cache)

@@ -148,7 +148,7 @@ def _json(record: dict[str, Any]) -> bytes:
 
 
 def _publish(work: Path, folder: Path, files: Mapping[str, bytes]) -> None:
-    """Renames complete files into place, the record last: a break in between is seen as damage by the next call."""
+    """Rename complete files into place, the record last: a break in between is seen as damage by the next call."""
     folder.mkdir(exist_ok=True)
     for name, content in files.items():
         with (work / name).open("wb") as stream:

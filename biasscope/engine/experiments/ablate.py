@@ -58,7 +58,7 @@ def ablate(
 
 
 def _measure(each: Scan, sites: list[Site], sources: tuple[str, ...], gone: tuple[Site, ...], facts: Dataset | None) -> None:
-    """Nothing: measures what is not stored yet."""
+    """Measure what is not stored yet."""
     from biasscope.engine.measure import exact
     from biasscope.engine.measure.sources import Sweep, removed
 

@@ -19,7 +19,7 @@ _DRAW = 31
 
 
 def measure(scan: Scan, every: Sequence[Site], source_name: str, k: int, miss: float) -> None:
-    """Nothing: measures what is not stored yet.
+    """Measure what is not stored yet.
 
     First the 3 k sites of which attribution's interval reaches furthest, then random ones of the others; while `resampling.most_beyond`
     leaves open that a share `miss` of the others, unmeasured, exceeds the k-th effect found, k more of each.
@@ -27,7 +27,7 @@ def measure(scan: Scan, every: Sequence[Site], source_name: str, k: int, miss: f
     from biasscope.engine.measure import exact
     from biasscope.engine.measure.sources import Sweep
 
-    ranked = [site for site in summary.by_reach(scan.estimated(every, source_name)) if site in set(every)]
+    ranked = [site for site in summary.by_upper_bound(scan.estimated(every, source_name)) if site in set(every)]
     forest = scan.forest()
     source, seed = scan.source(source_name, forest, every), scan.run.options.seed
     names: list[str] = []

@@ -26,7 +26,7 @@ def encode(
 
 
 def _measure(each: Scan, site: str, position: str, gone: Sequence[Site]) -> None:
-    """Nothing: reads the activations of every example's prompt."""
+    """Read the activations of every example's prompt."""
     from biasscope.engine.measure import activations
 
     lm, dropped = each.run.lm, Counter[str]()

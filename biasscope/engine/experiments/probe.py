@@ -161,7 +161,7 @@ def summary(scan: Scan, chosen: str, component: str, position: str, *, causal: b
 
 
 def write_weights(scan: Scan) -> None:
-    """Nothing: writes the probes of all layers as safetensors, logit = weight · (x − mean) / scale + bias."""
+    """Write the probes of all layers as safetensors: logit = weight · (x − mean) / scale + bias."""
     from safetensors.numpy import save
 
     folder = scan.run.folder(scan.dataset.name, scan.key)

@@ -41,12 +41,12 @@ class Scan:
     """Before the names of its units, where it measures other prompts than the run's own (see `beside`)."""
 
     def resume(self) -> None:
-        """Nothing: looks at what has been measured before, and says what of it is damaged."""
+        """Check the shards of units measured before, and warn of corrupted ones."""
         self.journal.check()
         self.before = len(self.journal.units)
         if damaged := self.journal.damaged:
             shown = ", ".join(damaged[:5])
-            self.run.warn(f"{self.dataset.name}: {len(damaged)} stored parts are not what was written, measured again: {shown}")
+            self.run.warn(f"{self.dataset.name}: {len(damaged)} stored parts are corrupted (checksum mismatch), measured again: {shown}")
 
     @property
     def complete(self) -> bool:
@@ -66,7 +66,7 @@ class Scan:
         self.run.batch_size = record.batch_size
         for warning in record.warnings:
             self.run.warn(warning)
-        self.run.adopt(part)
+        self.run.add_finished(part)
         self.run.voice.note(f"{part.name}: reused {part.units}/{part.units}, all measured before, at {path}")
         return True
 
@@ -193,7 +193,7 @@ class Scan:
         return [unit.name for unit in units]
 
     def close(self, used: Sequence[Example], units: list[str], dropped: Counter[str], partly: Mapping[str, int] | None = None) -> None:
-        """Nothing: writes down that the units are all, and what the run is of."""
+        """Record in the journal that all units are measured, and what the run is of."""
         dataset = self.dataset
         part = runs.DatasetPart(
             name=dataset.name,
@@ -215,13 +215,13 @@ class Scan:
         self.journal.set("finished", finished)
 
     def table(self, name: str) -> pl.LazyFrame:
-        """That table of all units, in their order, as it now stands in the run's folder."""
+        """Concatenate the table over all units, write it to the run's folder, and scan it."""
         with self.run.phase("tables"):
             frames = self.journal.tables(name, self.journal.facts["finished"]["units"])
             return self.run.write(self.run.folder(self.dataset.name, self.key), name, frames)
 
     def save(self, summary: pl.DataFrame, reliability: pl.DataFrame | None = None) -> None:
-        """Nothing: closes the run with its summary, and how far it can be trusted."""
+        """Finish the run: save its summary and how far its ranking can be trusted."""
         if "twins" in self.journal.units:
             self.table("twins")
         finished = self.journal.facts["finished"]
@@ -271,7 +271,7 @@ def _asked(scan: Scan, method: str) -> dict[str, Any]:
 
 
 def aggregated(scan: Scan, table: str, method: str) -> Aggregates:
-    """Those of a table of effects."""
+    """The aggregates of a table of effects: SUMMARY and RELIABILITY."""
     effects, keywords = scan.table(table), _asked(scan, method)
     with scan.run.phase("statistics"):
         trusted = reliability.assess(effects, **keywords) if scan.run.options.assess else RELIABILITY.to_frame()
@@ -279,7 +279,7 @@ def aggregated(scan: Scan, table: str, method: str) -> Aggregates:
 
 
 def controlled(scan: Scan) -> Aggregates:
-    """Those of an exact scan with a control: every site's specificity is among them."""
+    """The aggregates of an exact scan with a control, which gives every site's specificity."""
     summary, trusted = aggregated(scan, "effects", "exact")
     effects = scan.table("control")
     with scan.run.phase("statistics"):
@@ -288,7 +288,7 @@ def controlled(scan: Scan) -> Aggregates:
 
 
 def calibrated(scan: Scan, n: int) -> Aggregates:
-    """Those of estimates, with the exact effects of the first n and n random sites of each kind and how far they agree."""
+    """The aggregates of gradient estimates, with the exact effects of the first n and n random sites of each kind and how far they agree."""
     summary, trusted = aggregated(scan, "effects", "attribution")
     exact = scan.table("exact")
     with scan.run.phase("statistics"):

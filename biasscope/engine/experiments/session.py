@@ -54,14 +54,14 @@ class Session:
 
     @contextlib.contextmanager
     def phase(self, name: str) -> Iterator[None]:
-        """A stretch whose seconds are added to the record under that name, and in which libraries keep quiet."""
+        """Time a block of code under that name, with the libraries silenced; the record has the seconds."""
         start = time.monotonic()
         with self.voice.hushed():
             yield
         self.timing[name] = self.timing.get(name, 0.0) + time.monotonic() - start
 
     def warn(self, text: str) -> None:
-        """Nothing: shows a warning once and keeps it for the record."""
+        """Show a warning once, and keep it for the record."""
         if text not in self.warnings:
             self.warnings.append(text)
             self.voice.warn(text)
@@ -71,7 +71,7 @@ class Session:
         return runs.folder(self.options.output_dir, self.slug, dataset, self.command, key)
 
     def write(self, path: Path, name: str, frames: Iterable[pl.DataFrame]) -> pl.LazyFrame:
-        """A per-example table of a run, as it now stands in its folder; values that are not finite are counted."""
+        """Write a per-example table of a run to its folder and scan it; values that are not finite are counted."""
         lost = total = 0
         prompts: dict[str, None] = {}
 
@@ -111,11 +111,11 @@ class Session:
         record = self.record([part])
         seals.seal(path, runs.digest(record), self.options.cache_dir / "runs" / key)
         runs.close(record)
-        self.adopt(part)
+        self.add_finished(part)
         self.voice.note(f"{part.name}: {part.used} of {part.found} examples in {part.groups} groups, saved to {path}")
 
-    def adopt(self, part: runs.DatasetPart) -> None:
-        """Nothing: takes a run that stands in its folder into the result; rewrites the original study's files."""
+    def add_finished(self, part: runs.DatasetPart) -> None:
+        """Add a finished run to the result, and refresh the original study's files."""
         folder = Path(part.path)
         summary = pl.read_parquet(folder / "summary.parquet")
         if not self.own.get("given"):  # the original study never removed anything beforehand

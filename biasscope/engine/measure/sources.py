@@ -93,7 +93,7 @@ def whole(site: Site) -> Site:
 
 
 def zero(lm: LM) -> Source:
-    """Nothing at all: off the model's distribution, but the strongest removal."""
+    """Zero ablation: the strongest removal, and off the model's distribution."""
     return Source("zero", lambda block, site: torch.zeros((), device=lm.device))
 
 

@@ -68,7 +68,7 @@ def unconverted(name: str, cache_dir: Path) -> Path | None:
 
 @contextlib.contextmanager
 def _told(cache_dir: Path) -> Iterator[None]:
-    """Tell in one line of a file that cannot be read, or not written into the cache."""
+    """Turn a failure to read a file, or to write it into the cache, into an error of one line."""
     from safetensors import SafetensorError
 
     try:
@@ -175,7 +175,7 @@ def convert(file: Path, folder: Path) -> None:
 
 @contextlib.contextmanager
 def quiet() -> Iterator[None]:
-    """A stretch in which transformers draws no progress bars."""
+    """Disable transformers' progress bars for a while."""
     from transformers.utils import logging
 
     drawn = logging.is_progress_bar_enabled()

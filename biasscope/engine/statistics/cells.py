@@ -69,7 +69,7 @@ def numbered(cluster: NDArray[np.intp]) -> NDArray[np.intp]:
 
 
 def alike(cells: Cells, at_least: int) -> Iterator[tuple[NDArray[np.intp], NDArray[np.intp]]]:
-    """Cluster numbers and site numbers of sites that have the same clusters: one matrix of draws serves them."""
+    """Sites grouped by which clusters they have (cluster numbers, site numbers): each group shares one matrix of bootstrap draws."""
     patterns, which = np.unique(cells.n > 0, axis=1, return_inverse=True)
     for i, pattern in enumerate(patterns.T):
         rows, sites = np.flatnonzero(pattern), np.flatnonzero(which == i)

@@ -175,7 +175,7 @@ def table(sites: pl.DataFrame, columns: Columns, labels: Labels, groups: Sequenc
 
 
 def refuse_empty(frame: pl.DataFrame) -> None:
-    """Nothing: DataError where a table has no rows."""
+    """Raise DataError where a table has no rows."""
     if frame.is_empty():
         raise DataError("no example to summarise: the table has 0 rows; see what was dropped and why, or raise --limit")
 
@@ -284,8 +284,8 @@ def top(summary: pl.DataFrame, n: int, components: Sequence[str] | None = None) 
     return [Site(row["layer"], row["component"], row["head"]) for row in rows.head(n).iter_rows(named=True)]
 
 
-def by_reach(summary: pl.DataFrame) -> list[Site]:
-    """The sites by the far end of the interval of their ranking statistic: first those that may be strongest, however uncertain."""
+def by_upper_bound(summary: pl.DataFrame) -> list[Site]:
+    """Sites by max(|ci_low|, |ci_high|) of their ranking statistic, largest first: those that *could* be strongest."""
     reach = pl.max_horizontal(pl.col("ci_low", "ci_high", "estimate").abs())
     rows = ranking(summary).filter(schemas.single_sites())
     rows = rows.sort(reach, *SITE, descending=[True] + [False] * len(SITE), nulls_last=True)

@@ -108,7 +108,7 @@ def _one(key: str, by_key: dict[str, Any]) -> Any:
 
 
 def damage(cache: Path, *, repair: bool = False) -> list[str]:
-    """What is not what was written: journal lines, shards, converted weights, remembered sums. With `repair`, all of it is dropped."""
+    """What is corrupted: journal lines, shards, converted weights, remembered checksums. With `repair`, all of it is dropped."""
     damaged = []
     for folder in journal.folders(cache / "runs"):
         with journal.held(folder) if repair else contextlib.nullcontext():
@@ -131,7 +131,7 @@ def damage(cache: Path, *, repair: bool = False) -> list[str]:
 
 
 def wrong_files(folder: Path) -> list[str]:
-    """The files of a converted model that are not what its manifest says; a conversion without one cannot be told."""
+    """The files of a converted model that do not match its manifest; a conversion without a manifest is not checked."""
     try:
         sums = json.loads((folder / "manifest.json").read_bytes())
         return [name for name, sha256 in sums.items() if not (folder / name).is_file() or digests.of_file(folder / name) != sha256]
@@ -148,12 +148,12 @@ def stale(entries: Sequence[Entry], older_than: float) -> list[Entry]:
 
 
 def sweep(cache: Path) -> int:
-    """How many temporary files of killed processes were removed."""
+    """Remove the temporary files of killed processes; returns how many there were."""
     return sum(len(files.sweep_leftovers(folder)) for folder in journal.folders(cache / "runs") if not locked(folder))
 
 
 def drop(entry: Entry) -> None:
-    """Nothing: removes an entry. LockedError where a process works on it."""
+    """Remove an entry. LockedError where a process works on it."""
     if entry.kind == "model":
         shutil.rmtree(entry.path)
         return
@@ -168,13 +168,13 @@ class Stored:
 
     folder: Path
     record: runs.RunRecord | None
-    """None where it was edited, or a table of it is not what was written."""
+    """None where it was edited, or a table of it is corrupted."""
     seal: Seal
 
     @property
     def damage(self) -> str:
-        """What is the matter with it, empty where nothing is."""
-        return "" if self.record else f"was {self.seal}" if self.seal is Seal.EDITED else "is not what was written"
+        """What is wrong with it; empty where nothing is."""
+        return "" if self.record else f"was {self.seal}" if self.seal is Seal.EDITED else "is corrupted (checksum mismatch)"
 
     @property
     def model(self) -> tuple[str, str]:
@@ -194,10 +194,10 @@ def stored(folder: Path, cache: Path | None = None) -> Stored:
 
 
 def load(output: Path, name: str, cache: Path | None = None) -> tuple[Stored, runs.RunRecord]:
-    """The run of that name, and its record. UsageError where there is none, DamagedError where it is not what was written."""
+    """The run of that name, and its record. UsageError where there is none, DamagedError where it is corrupted."""
     run = stored(find(output, name), cache)
     if run.record is None:
-        raise DamagedError(f"{run.folder} {run.damage}; the command that made it makes it again")
+        raise DamagedError(f"{run.folder} {run.damage}; rerun the command that made it")
     return run, run.record
 
 
@@ -209,7 +209,7 @@ def models(stored_runs: Collection[Stored]) -> dict[Path, str]:
 
 
 def finished(output: Path, cache: Path | None = None) -> list[Stored]:
-    """The runs under results/, the newest first; those that are not what was written last."""
+    """The runs under results/, the newest first; corrupted ones last."""
     stored_runs = [stored(file.parent, cache) for file in output.glob(f"*/*/*/*/{runs.RECORD}")]
     return sorted(stored_runs, key=lambda run: ("" if run.record is None else run.record.created, str(run.folder)), reverse=True)
 

@@ -73,7 +73,7 @@ def misremembered(note: Path) -> str | None:
         known = json.loads(note.read_bytes())
         seen, sha256 = known["seen"], known["sha256"]
         if known["check"] != digest([seen, sha256]):
-            return "the note is not what was written"
+            return "the note is corrupted (checksum mismatch)"
         file = Path(seen[0])
         stat = file.stat()
     except FileNotFoundError:

@@ -96,7 +96,7 @@ def _facts(path: Path) -> Facts:
     facts: Facts = {}
     for where, (name, bergsma, bls, _) in reading.read_tsv(path, ("occupation", "bergsma_pct_female", "bls_pct_female", "bls_year")):
         if name in facts:
-            raise DataError(f"{where}: '{name}' stands twice")
+            raise DataError(f"{where}: '{name}' is duplicated")
         facts[name] = {"bls_pct_female": _share(bls, where), "bergsma_pct_female": _share(bergsma, where)}
     return facts
 
