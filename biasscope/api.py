@@ -124,13 +124,13 @@ def circuit(run: Run | str, *, sizes: Sequence[int] | str = "1,2,5,10,20,50", mi
     """
     from biasscope.engine.experiments import circuit as experiments
 
-    origin = load(run) if isinstance(run, str) else run
-    places = {name: origin.record.params[name] for name in ("cache_dir", "output_dir", "data_dir")}
-    settings = replace(_settings(origin._held.lm or origin.record.params["model"], None, places), held=origin._held)
+    ranked_run = load(run) if isinstance(run, str) else run
+    places = {name: ranked_run.record.params[name] for name in ("cache_dir", "output_dir", "data_dir")}
+    settings = replace(_settings(ranked_run._held.lm or ranked_run.record.params["model"], None, places), held=ranked_run._held)
     result = experiments.circuit(
-        settings, str(origin.folder), sizes=_option("sizes", str, sizes), minimal=minimal, target=target, voice=_voice(None)
+        settings, str(ranked_run.folder), sizes=_option("sizes", str, sizes), minimal=minimal, target=target, voice=_voice(None)
     )
-    return Run(result, origin._held)
+    return Run(result, ranked_run._held)
 
 
 def load(run: str, output_dir: str | Path = DEFAULTS.output_dir, cache_dir: str | Path = DEFAULTS.cache_dir) -> Run:

@@ -116,7 +116,7 @@ def test_a_long_sentence_is_shown_to_its_end():
 
 
 def test_first_screen_figure_and_table_are_of_the_same_run(two_maps: Part):
-    (cells,) = document._found(Gathered([two_maps], [])).blocks[1].table.sections[0]
+    (cells,) = document._first_screen(Gathered([two_maps], [])).blocks[1].table.sections[0]
     assert cells[1].endswith("(run cleanrun)") and cells[2].endswith("run measured)") and cells[3].endswith("(run measured)")
 
 

@@ -27,7 +27,7 @@ def sets(summary: pl.DataFrame, dataset: str, file: str) -> Table:
     cells = {(row["method"], row["subset"], row["statistic"]): row for row in numbers.iter_rows(named=True)}
     sizes = [int(subset.split()[1]) for method, subset, _ in cells if method == "keep" and subset.startswith("top ")]
 
-    def one(mode: str, subset: str) -> str:
+    def f_of(mode: str, subset: str) -> str:
         return share(cells.get((mode, subset, "faithfulness")))
 
     def band(mode: str, k: int) -> str:
@@ -36,10 +36,10 @@ def sets(summary: pl.DataFrame, dataset: str, file: str) -> Table:
 
     body = []
     for k in sizes:
-        both = [cell for mode in ("keep", "remove") for cell in (one(mode, f"top {k}"), band(mode, k))]
+        both = [cell for mode in ("keep", "remove") for cell in (f_of(mode, f"top {k}"), band(mode, k))]
         body.append([str(k), *both])
     small = [subset for _, subset, _ in cells if subset.startswith("minimal ")]
-    last = [[subset.split()[1] + "*", one("keep", subset), "", "", ""] for subset in small]
+    last = [[subset.split()[1] + "*", f_of("keep", subset), "", "", ""] for subset in small]
     areas = []
     for mode, name in (("keep", "area"), ("keep", "area_abs"), ("remove", "area"), ("remove", "area_abs")):
         areas.append(f"{name} {mode}: {share(cells.get((mode, 'all sizes', name)))}")

@@ -97,7 +97,7 @@ def _say(gathered: Gathered, gallery: blocks.Gallery, files: list[Path], chosen:
 
 def sections(gathered: Gathered, gallery: Gallery) -> list[Section]:
     """All sections, in order."""
-    content = [_found(gathered), _summary(gathered)]
+    content = [_first_screen(gathered), _summary(gathered)]
     for dataset, group in itertools.groupby(gathered.parts, key=lambda part: part.dataset):
         parts = list(group)
         content.append(Section(dataset, [*_overview(parts, gallery)]))
@@ -113,7 +113,7 @@ def sections(gathered: Gathered, gallery: Gallery) -> list[Section]:
     return [*content, comparison.agreement(gathered, gallery), _limits(gathered), _again(gathered)]
 
 
-def _found(gathered: Gathered) -> Section:
+def _first_screen(gathered: Gathered) -> Section:
     """The first screen: one line a model and dataset, and what none of it shows."""
     rows = []
     for part in gathered.parts:

@@ -126,7 +126,7 @@ class Part:
     """All that is known of one model on one dataset."""
 
     model: str
-    asked: str
+    model_option: str
     """What --model was."""
     dataset: str
     baseline: ReportRun | None

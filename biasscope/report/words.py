@@ -77,7 +77,7 @@ def _verdict(row: dict[str, Any], dataset: str) -> str:
 
 def command(name: str, part: Part, more: str = "") -> str:
     """The command that would measure what is missing."""
-    return f"{shlex.join(['biasscope', name, '--model', part.asked, '--dataset', part.dataset])}{more}"
+    return f"{shlex.join(['biasscope', name, '--model', part.model_option, '--dataset', part.dataset])}{more}"
 
 
 def not_sealed(gathered: Gathered) -> str:

@@ -167,7 +167,7 @@ def _gender(prompt: str, term: str, _: Sequence[str], __: int) -> tuple[Twin, ..
 def _followed(prompt: str, term: str, partner: str, follow: set[int]) -> str:
     """The prompt with the term and the pronouns at some places changed to the other gender."""
 
-    def other(match: re.Match[str]) -> str:
+    def exchanged(match: re.Match[str]) -> str:
         if match.start() not in follow:
             return match[0]
         word, rest = match[0].lower(), re.match(r"\s*([A-Za-z]*)", prompt[match.end() :])
@@ -177,7 +177,7 @@ def _followed(prompt: str, term: str, partner: str, follow: set[int]) -> str:
         return new.capitalize() if match[0][0].isupper() else new
 
     # longer or shorter pronouns would move the term's place: it is replaced afterwards, by name
-    return _replaced(re.sub(r"[A-Za-z]+", other, prompt), term, partner)[0]
+    return _replaced(re.sub(r"[A-Za-z]+", exchanged, prompt), term, partner)[0]
 
 
 def _cases(text: str) -> dict[str, Callable[[str], str]]:

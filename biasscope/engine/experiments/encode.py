@@ -17,7 +17,7 @@ def encode(
     gone = selection.parse_sites("--given", given) if given else ()
     parameters = {"site": site, "position": position}
     run = session.start("encode", settings, parameters | ({"given": given} if given else {}), voice)
-    for each in scan.scans(run, **parameters, **selection.asked(gone)):
+    for each in scan.scans(run, **parameters, **selection.in_identity(gone)):
         if not each.complete:
             _measure(each, site, position, gone)
         each.table("activations")

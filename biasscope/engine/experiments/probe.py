@@ -39,7 +39,7 @@ def probe(
     options = parameters | {"causal": causal} | ({"given": given} if given else {})
     run = session.start("probe", settings, options, voice)
     tasks = {dataset.name: task_of(dataset, task) for dataset in run.datasets}  # refused before a model is loaded
-    for each in scans(run, **parameters, causal=causal, **selection.asked(gone)):
+    for each in scans(run, **parameters, causal=causal, **selection.in_identity(gone)):
         chosen = tasks[each.dataset.name]
         if not each.complete:
             measure(each, chosen, options, gone)
@@ -78,7 +78,7 @@ def measure(scan: Scan, chosen: str, options: Mapping[str, Any], gone: Sequence[
         lost |= {item.example_id: activations.NOT_FINITE for item, sound in zip(kept, finite, strict=True) if not sound}
         stays = np.array([item.example_id not in lost for item in kept])
         kept, layers = [item for item in kept if item.example_id not in lost], {row: x[stays] for row, x in layers.items()}
-    dropped = _said(scan, lost)
+    dropped = _warn_of_dropped(scan, lost)
     if not kept:
         raise DataError(f"{scan.dataset.name}: no input for a probe is left: {', '.join(f'{n} × {r}' for r, n in dropped.items())}")
     tokens = [text.ids for item in kept if not isinstance(text := read[item.id], str)]
@@ -91,8 +91,8 @@ def measure(scan: Scan, chosen: str, options: Mapping[str, Any], gone: Sequence[
     scan.close([e for e in scan.dataset.examples if e.id not in lost], names, dropped)
 
 
-def _said(scan: Scan, lost: dict[str, str]) -> Counter[str]:
-    """How many examples are dropped for which reason, with a warning for each."""
+def _warn_of_dropped(scan: Scan, lost: dict[str, str]) -> Counter[str]:
+    """Warn of the dropped examples, a line per reason; returns how many there are of each."""
     dropped = Counter(lost.values())
     for reason, n in dropped.items():
         scan.run.warn(f"{scan.dataset.name}: {n} of {len(scan.dataset.examples)} examples dropped: {reason}")
@@ -120,7 +120,7 @@ def _activations(scan: Scan, texts: Sequence[Any], options: Mapping[str, Any], e
     content = digests.digest([[text.id, list(text.ids), text.term] for text in texts])
     model = {"name": run.options.model, "revision": run.weights.revision, "digest": run.weights.digest}
     how = {"dtype": run.options.dtype.value, "device": run.device, "site": component, "position": position}
-    how |= selection.asked(list(edit.at)) | ({"examples": [e.id for e in scan.dataset.examples]} if edit.at else {})
+    how |= selection.in_identity(list(edit.at)) | ({"examples": [e.id for e in scan.dataset.examples]} if edit.at else {})
     identity = journal.identity("activations", model=model, tokenizer=run.weights.tokenizer_digest, content=content, **how)
     rows = [(site.component, site.layer) for site in activations.sites(run.lm, component)]
     with journal.opened(scan.journal.folder.parent, identity, wait=True) as opened:

@@ -54,8 +54,8 @@ class Scan:
         facts = self.journal.facts
         return "finished" in facts and all(unit in self.journal.units for unit in facts["finished"]["units"])
 
-    def stands(self) -> bool:
-        """Whether the run's folder holds the finished run, which is then the result."""
+    def reuse_finished(self) -> bool:
+        """Take the finished run from its folder as the result; False where there is none."""
         path = self.run.folder(self.dataset.name, self.key)
         options = self.run.options
         record = None if options.no_cache or options.fresh else cache.stored(path, options.cache_dir).record
@@ -251,7 +251,7 @@ def scans(run: Running, **parameters: Any) -> Iterator[Scan]:
                 run.voice.note(f"{dataset.name}: the nearest earlier run differs in {', '.join(differing)}")
             with journal.opened(root, run_identity, wait=run.options.wait, fresh=run.options.fresh) as opened:
                 scan = Scan(run, dataset, opened, journal.run_key(run_identity))
-                if not scan.stands():
+                if not scan.reuse_finished():
                     scan.resume()
                     yield scan
 
@@ -265,14 +265,14 @@ def identity(run: Running, dataset: Dataset, parameters: dict[str, Any]) -> dict
     return journal.identity(run.command, model=model, tokenizer=run.weights.tokenizer_digest, **how, **data, **parameters)
 
 
-def _asked(scan: Scan, method: str) -> dict[str, Any]:
-    """What every aggregate of a scan's effects is told."""
+def _keywords(scan: Scan, method: str) -> dict[str, Any]:
+    """The keyword arguments that SUMMARY and RELIABILITY of a scan's effects share."""
     return {"model": scan.run.slug, "method": method, "design": scan.design, "beside": scan.beside_measured()}
 
 
 def aggregated(scan: Scan, table: str, method: str) -> Aggregates:
     """The aggregates of a table of effects: SUMMARY and RELIABILITY."""
-    effects, keywords = scan.table(table), _asked(scan, method)
+    effects, keywords = scan.table(table), _keywords(scan, method)
     with scan.run.phase("statistics"):
         trusted = reliability.assess(effects, **keywords) if scan.run.options.assess else RELIABILITY.to_frame()
         return summarise(effects, **keywords), trusted
@@ -288,12 +288,12 @@ def controlled(scan: Scan) -> Aggregates:
 
 
 def calibrated(scan: Scan, n: int) -> Aggregates:
-    """The aggregates of gradient estimates, with the exact effects of the first n and n random sites of each kind and how far they agree."""
+    """The aggregates of gradient estimates, with exact effects of the first n and n random sites of each kind, and how far both agree."""
     summary, trusted = aggregated(scan, "effects", "attribution")
     exact = scan.table("exact")
     with scan.run.phase("statistics"):
         # chosen by the estimates of the same examples: no family that a star could be about
         none = {"p_family": pl.lit(None, pl.Float64), "q": pl.lit(None, pl.Float64), "carried_by": pl.lit(None, pl.String)}
-        measured_exactly = summarise(exact, **_asked(scan, "exact")).with_columns(**none)
+        measured_exactly = summarise(exact, **_keywords(scan, "exact")).with_columns(**none)
         _, others = reliability.chosen(summary, n, scan.run.options.seed)
         return pl.concat([summary, measured_exactly]), pl.concat([trusted, reliability.calibration(summary, measured_exactly, others)])

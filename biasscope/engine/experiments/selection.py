@@ -54,8 +54,8 @@ def parse_sites(option: str, text: str) -> tuple[Site, ...]:
     return tuple(sorted(set(sites), key=lambda site: (site.layer, site.component, -1 if site.head is None else site.head)))
 
 
-def asked(given: Sequence[Site]) -> dict[str, list[str]]:
-    """What --given adds to the identity of a run that has it; the others keep theirs."""
+def in_identity(given: Sequence[Site]) -> dict[str, list[str]]:
+    """The entry of --given in a run's identity; empty without it, so that other runs keep their keys."""
     return {"given": list(map(str, given))} if given else {}
 
 

@@ -55,19 +55,19 @@ class Weights:
 
 def locate(name: str, *, revision: str | None = None, cache_dir: Path, offline: bool = False) -> Weights:
     """The weights that a `--model` value means, fetched or converted where needed."""
-    with _told(cache_dir):
+    with _in_one_line(cache_dir):
         return _located(name, revision, offline, cache_dir)
 
 
 def unconverted(name: str, cache_dir: Path) -> Path | None:
     """The GGUF file that `locate` will have to convert first, which takes a while; None where there is nothing to convert."""
-    with _told(cache_dir):
+    with _in_one_line(cache_dir):
         file = gguf(name)
         return None if file is None or _conversion(file, cache_dir)[1].is_dir() else file
 
 
 @contextlib.contextmanager
-def _told(cache_dir: Path) -> Iterator[None]:
+def _in_one_line(cache_dir: Path) -> Iterator[None]:
     """Turn a failure to read a file, or to write it into the cache, into an error of one line."""
     from safetensors import SafetensorError
 

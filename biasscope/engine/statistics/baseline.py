@@ -142,7 +142,7 @@ def of_examples(examples: Sequence[Example], *, occupations: bool) -> dict[str, 
         add("someone only", (e.meta.get("participant") == "someone" for e in examples))
     for case in _seen(e.meta.get("case") for e in examples):
         add(f"case: {case}", (e.meta.get("case") == case for e in examples))
-    split = _told_apart(examples)
+    split = _distinguished(examples)
     for answer in _seen(e.meta.get("answer") for e in examples):
         add(f"referent: {answer}", (e.group in split and e.meta.get("answer") == answer for e in examples))
     for gender in _seen(e.meta.get("gender") for e in examples):
@@ -157,7 +157,7 @@ def of_examples(examples: Sequence[Example], *, occupations: bool) -> dict[str, 
     return masks
 
 
-def _told_apart(examples: Sequence[Example]) -> set[str]:
+def _distinguished(examples: Sequence[Example]) -> set[str]:
     """The occupations whose readout says which person the pronoun means: its prompt or pronouns differ between the two answers.
 
     In the other occupations both answers are one and the same readout (44 of WinoGender's 60): there is nothing to compare.

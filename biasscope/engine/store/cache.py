@@ -95,10 +95,10 @@ def locked(folder: Path) -> bool:
 
 def chosen(entries: Sequence[Entry], keys: Sequence[str]) -> list[Entry]:
     """The entries that the keys name by their first characters. UsageError where one names none or several."""
-    return [_one(key, {entry.key: entry for entry in entries}) for key in dict.fromkeys(keys)]
+    return [_named(key, {entry.key: entry for entry in entries}) for key in dict.fromkeys(keys)]
 
 
-def _one(key: str, by_key: dict[str, Any]) -> Any:
+def _named(key: str, by_key: dict[str, Any]) -> Any:
     fits = [name for name in by_key if len(key) >= SHORTEST and name.startswith(key)]
     if len(fits) == 1:
         return by_key[fits[0]]
@@ -218,5 +218,5 @@ def find(output: Path, name: str) -> Path:
     """The folder of a run named by its path or the first characters of its key. UsageError where there is none, or several."""
     if (Path(name) / runs.RECORD).is_file():
         return Path(name)
-    folder: Path = _one(name, {file.parent.name: file.parent for file in output.glob(f"*/*/*/*/{runs.RECORD}")})
+    folder: Path = _named(name, {file.parent.name: file.parent for file in output.glob(f"*/*/*/*/{runs.RECORD}")})
     return folder
