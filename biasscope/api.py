@@ -30,7 +30,7 @@ if TYPE_CHECKING:
 
 DEFAULTS = Measure()
 SETTINGS = tuple(f for f in fields(Measure) if f.name not in (*OUTPUT, "model", "dataset", "held", "assess"))
-"""What every experiment here may be asked beside its model, its data set and its own options: the options of the commands."""
+"""The settings that every experiment takes beside its model, data set and own options: the options of the commands."""
 
 
 class Bars(Voice):
@@ -44,7 +44,7 @@ class Bars(Voice):
 
 
 def _voice(progress: bool | None) -> Voice:
-    """Bars where they are asked for, or where nothing was said in a notebook."""
+    """Bars where requested, and by default in a notebook."""
     notebook = "ipykernel" in sys.modules
     return Bars() if progress or (progress is None and notebook) else SILENT
 

@@ -29,7 +29,7 @@ class Run:
 
     @property
     def record(self) -> runs.RunRecord:
-        """What was asked, what ran, and all that is needed to repeat it: `run.json`."""
+        """The run's record, `run.json`: its parameters, what ran, and all that is needed to repeat it."""
         return self._result.record
 
     @property

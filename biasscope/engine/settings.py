@@ -1,4 +1,4 @@
-"""What an experiment is asked, without a command line: the settings that all of them share, and the voice that they speak with."""
+"""The settings that all experiments share, independent of the command line, and the voice by which they report progress."""
 
 import contextlib
 import io
@@ -48,7 +48,7 @@ Ranking = Literal["attribution"]
 Control = Literal["definitional"]
 """Prompts on which the same sites are measured too."""
 Task = Literal["auto", "stereotype", "occupation", "lean"]
-"""What a probe is asked."""
+"""The tasks of a probe."""
 Negatives = Literal["anti", "unrelated"]
 """What a probe tells the stereotype's filler apart from."""
 Holdout = Literal["kfold", "holdout"]
@@ -71,7 +71,7 @@ class Held:
 
 @dataclass(frozen=True)
 class Measure:
-    """What every measuring experiment is asked; `options` says of each field how it is written in a command line."""
+    """The settings of every measuring experiment; `options` says of each field how it is written in a command line."""
 
     model: str = "smollm2-135m"
     dataset: list[str] | None = None

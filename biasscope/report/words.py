@@ -148,7 +148,7 @@ def families(gathered: Gathered) -> str:
 
 
 def short_sites(site_map: Map) -> str:
-    """The same for a cell of a table."""
+    """Which heads are significant, short enough for a cell of a table."""
     heads = site_map.sites("z")
     groups = max(site_map.ranked["clusters"].drop_nulls().to_list(), default=0)
     if groups < MIN_CLUSTERS:
@@ -160,7 +160,7 @@ def short_sites(site_map: Map) -> str:
 
 
 def both(part: Part) -> list[str]:
-    """That chosen sites were measured and all were estimated, and which counts."""
+    """Sentences that say which sites were measured where all were estimated, and which numbers count."""
     lines = []
     for estimates in part.shown:
         if exact := part.measured(estimates):

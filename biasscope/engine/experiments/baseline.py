@@ -14,7 +14,7 @@ from biasscope.engine.store import digests, files, journal, runs, seals
 
 
 def baseline(settings: Measure, *, given: str | None = None, voice: Voice = SILENT) -> runs.Result:
-    """What the clean model prefers, or the model in which the means stand at some sites."""
+    """What the clean model prefers, or the model with some sites mean-ablated."""
     gone = selection.parse_sites("--given", given) if given else ()
     run = session.start("baseline", settings, {"given": given} if given else {}, voice)
     for each in scan.scans(run, **selection.in_identity(gone)):

@@ -49,7 +49,7 @@ def probe(
 
 
 def task_of(dataset: Dataset, task: str) -> str:
-    """The task as asked, or the dataset's own. UsageError where it asks nothing there."""
+    """The task, `auto` resolved to the dataset's own. UsageError where it is not defined for the dataset."""
     chosen = probes.default(dataset) if task == "auto" else task
     probes.check(chosen, dataset)
     return chosen

@@ -82,7 +82,7 @@ class Scan:
     def forest(
         self, *, share: Literal["all", "example"] = "all", sentences: bool = False, twins: bool = False, positions: bool = False
     ) -> "Forest":
-        """The dataset's examples as a forest, with counterfactual twins where asked; what was dropped is said."""
+        """The dataset's examples as a forest, with counterfactual twins on request; warns of dropped examples."""
         from biasscope.engine.model import tokens
 
         lm, dataset, missing = self.run.lm, self.dataset, Counter[str]()
@@ -99,12 +99,12 @@ class Scan:
 
     @property
     def ungrouped(self) -> Design:
-        """What statistics are told of the groups where each is a cluster of its own."""
+        """The design in which each group is a cluster of its own."""
         return Design(self.dataset.share_of_men(), seed=self.run.options.seed)
 
     @property
     def design(self) -> Design:
-        """What statistics are told of the groups, those that are each other's twin among it."""
+        """The design of the run's groups, with groups that are each other's twin as partners."""
         twins = self.journal.get("twins", "twins") if "twins" in self.journal.units else None
         return self.ungrouped if twins is None else replace(self.ungrouped, partners=partners(twins))
 
@@ -135,7 +135,7 @@ class Scan:
         return sources.mean_of(lm, table)
 
     def standing(self, given: Sequence[Site]) -> Edit:
-        """The edit by which the dataset's means stand at these sites all the while."""
+        """The edit that replaces these sites by the dataset's means throughout."""
         if not given:
             return UNEDITED
         from biasscope.engine.measure import sources
@@ -235,7 +235,7 @@ class Scan:
 
 
 def scans(run: Running, **parameters: Any) -> Iterator[Scan]:
-    """The datasets that are not finished, one after the other, each locked; the finished ones are taken as they stand."""
+    """The datasets that are not finished, one after the other, each locked; finished ones are reused."""
     run.slug = seals.claim(run.options.output_dir, run.slug, run.weights.digest)
     with contextlib.ExitStack() as stack:
         root = run.options.cache_dir / "runs"

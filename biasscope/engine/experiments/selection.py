@@ -60,7 +60,7 @@ def in_identity(given: Sequence[Site]) -> dict[str, list[str]]:
 
 
 def inside(lm: "LM", sites: Sequence[Site]) -> list[Site]:
-    """The sites, which the model has; UsageError, with the valid range, where it has not."""
+    """The sites, after checking that the model has them. UsageError, with the valid range, where it has not."""
     for site in sites:
         if site.layer >= lm.n_layers or (site.head or 0) >= lm.n_heads:
             raise UsageError(f"{site} is not in {lm.name}; it has layers 0-{lm.n_layers - 1}, heads 0-{lm.n_heads - 1}")
@@ -71,7 +71,7 @@ def apart(chosen: Choice, gone: Sequence[Site]) -> None:
     """Refuse heads that are to be both replaced all the while (--given) and measured (--heads)."""
     both = [f"{layer}.{head}" for layer, head in chosen.heads or () if Site(layer, "z", head) in gone]
     if both:
-        raise UsageError(f"--heads {','.join(both)} stands in --given too: what is already replaced has no effect to measure; leave it out")
+        raise UsageError(f"--heads {','.join(both)} is in --given too: what is already replaced has no effect to measure; leave it out")
 
 
 def without(sites: Sequence[Site], gone: Sequence[Site]) -> list[Site]:

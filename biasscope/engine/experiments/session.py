@@ -30,7 +30,7 @@ CONVERTED = 3.3e6
 
 @dataclass(kw_only=True)
 class Session:
-    """One invocation of a measuring command: what it was asked, and what it has saved so far."""
+    """One invocation of a measuring command: its options, and what it has saved so far."""
 
     command: str
     options: Measure
@@ -67,7 +67,7 @@ class Session:
             self.voice.warn(text)
 
     def folder(self, dataset: str, key: str) -> Path:
-        """Where the run of that dataset and key stands."""
+        """The folder of the run of that dataset and key."""
         return runs.folder(self.options.output_dir, self.slug, dataset, self.command, key)
 
     def write(self, path: Path, name: str, frames: Iterable[pl.DataFrame]) -> pl.LazyFrame:
@@ -96,7 +96,7 @@ class Session:
 
     @property
     def advice(self) -> str:
-        """What to do about values that are not finite."""
+        """Advice for the user about values that are not finite."""
         return not_finite(self.options.dtype.value)
 
     def keep(self, part: runs.DatasetPart, key: str, summary: pl.DataFrame, reliability: pl.DataFrame | None = None) -> None:
@@ -215,7 +215,7 @@ def start(command: str, options: Measure, own: dict[str, Any] | None = None, voi
 
 
 def _located(options: Measure, voice: Voice) -> weights.Weights:
-    """The weights of the model that is asked for, converted where needed."""
+    """The weights of the requested model, converted where needed."""
     if (file := weights.unconverted(options.model, options.cache_dir)) is not None:
         seconds = max(5.0, file.stat().st_size / CONVERTED)
         voice.note(f"converting {options.model} once ({file.name}), about {clock(seconds)}")

@@ -112,7 +112,7 @@ def _model(c: float) -> LogisticRegression:
 
 
 def _scaled(x: Any, train: Array, test: Array) -> tuple[Any, Any]:
-    """Standardised on the training inputs alone; counts (sparse) are only scaled."""
+    """Training and test inputs, standardised by the training inputs alone; counts (sparse) are only scaled."""
     scaler = StandardScaler(with_mean=not hasattr(x, "tocsr")).fit(x[train])
     return scaler.transform(x[train]), scaler.transform(x[test])
 

@@ -1,4 +1,4 @@
-"""What a probe is asked (inputs with a label that does not stand in them), and the probes of every layer as units of a run."""
+"""Inputs of a probe, whose label must not be readable in their words, and the probes of every layer as units of a run."""
 
 import multiprocessing
 import os
@@ -27,7 +27,7 @@ SMALL = 3_000_000
 
 @dataclass(frozen=True)
 class Input:
-    """One text and what is asked about it."""
+    """One text with its label."""
 
     id: str
     example_id: str

@@ -1,4 +1,4 @@
-"""Sources: what stands instead of an activation, and which prompt gives its own for `resample`.
+"""Sources: what replaces an activation, and the donor positions of `resample`.
 
 A donor's node is named by its prefix, the ids from the first token to its own, and not by where it was packed: exact effects and
 gradient estimates, whose forests share nodes differently, take the same donors.
@@ -50,7 +50,7 @@ class Source:
         return block.depth > 0 if part is None else part & (block.depth > 0)
 
     def put(self, block: Block, site: Site, part: Tensor | None = None) -> forward.Put:
-        """What stands at a site of a block instead of its activation."""
+        """The replacement at a site of a block, and the nodes that get it."""
         return forward.Put(self.at(block, site), self.where(block, site, part))
 
 
@@ -64,7 +64,7 @@ class Sweep:
     metrics: Sequence[str] = METRICS
     """An estimate is of the first alone."""
     edit: Edit = UNEDITED
-    """What is replaced all the while."""
+    """What is replaced throughout."""
 
     @property
     def places(self) -> list[tuple[Site, str]]:
@@ -73,7 +73,7 @@ class Sweep:
 
 
 def removed(sites: Sequence[Site], source: Source) -> Edit:
-    """The edit by which the source stands at these sites all the while."""
+    """The edit that replaces these sites by the source throughout."""
     return Edit(dict.fromkeys(sites, source))
 
 
@@ -230,7 +230,7 @@ def _summed(lm: LM, block: Block, points: Sequence[Site]) -> _Sums:
 
 
 def pool(forest: Forest) -> Pool:
-    """What donors are drawn from: every prefix of a forest, as often as examples use it."""
+    """The donor positions to draw from: every prefix of a forest, as often as examples use it."""
     uses: dict[Prefix, int] = defaultdict(int)
     for block in forest.blocks:
         for row, node in block.weights.nonzero().tolist():
@@ -242,7 +242,7 @@ def pool(forest: Forest) -> Pool:
 
 
 def donor_of(drawn_from: Pool, prefix: Prefix, seed: int, attempt: int = 0) -> Prefix:
-    """The donor of a prefix: a seeded one of the same length, which may be itself."""
+    """The donor of a prefix for resample ablation: a random position at the same depth (seeded), which may be itself."""
     prefixes, uses = drawn_from[len(prefix)]
     drawn = np.random.default_rng((seed, _DONOR, attempt, *prefix)).random()
     return prefixes[int(np.searchsorted(uses, drawn * uses[-1], side="right"))]

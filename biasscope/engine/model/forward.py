@@ -25,12 +25,12 @@ Hook = Callable[[Tensor], Tensor | None]
 
 @dataclass(frozen=True)
 class Put:
-    """What stands at a site instead of its activation."""
+    """The replacement of the activation at a site."""
 
     new: Tensor
     """[row node d_head] for a head, [row node …] for a whole hook point, or one number for all of it."""
     where: Bool[Tensor, "row node"] | None = None
-    """The nodes at which it stands; None: all."""
+    """The nodes that get it; None: all."""
 
 
 Puts = Mapping[Site, Put]
@@ -113,7 +113,7 @@ def edited(lm: LM, block: Block, start: Clean, edits: Sequence[Puts]) -> Readout
 
 
 def overwrites(edits: Sequence[Puts]) -> dict[str, Callable[[Tensor], Tensor]]:
-    """A hook per hook point, which puts into each copy what stands there."""
+    """Hooks, one per hook point, that overwrite the activation of each copy with its replacement."""
     by_hook: dict[str, list[tuple[int, Site, Put]]] = {}
     for copy, edit in enumerate(edits):
         for site, put in edit.items():
@@ -165,7 +165,7 @@ def run(
 
 
 def _as_hook(function: Hook) -> Callable[..., Tensor | None]:
-    """In TransformerLens's form, which also passes the hook point (whose name is no key: it is the module's own)."""
+    """The hook in TransformerLens's form, which also passes the hook point (whose name is no key: it is the module's own)."""
     return lambda act, hook: function(act)
 
 

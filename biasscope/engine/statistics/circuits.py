@@ -131,7 +131,7 @@ def _area(f: Array, x: Sequence[float], mode: str, name: str) -> Array:
 
 
 def _interval(area: Array) -> Interval:
-    """Of the estimate (first) and its draws."""
+    """Lower end, estimate and upper end of an area; its first element is the estimate, the others are the draws."""
     drawn = np.abs(area[1:] - area[0])
     reach = float(np.quantile(drawn[np.isfinite(drawn)], 0.95)) if np.isfinite(drawn).any() else np.nan
     return float(area[0] - reach), float(area[0]), float(area[0] + reach)

@@ -132,7 +132,7 @@ class Permuted:
 
     @classmethod
     def of(cls, rows: Array, cluster: NDArray[np.intp]) -> "Permuted":
-        """Ready for the x in these rows; `cluster` numbers the cluster of each column from 0."""
+        """The test prepared for the x in these rows; `cluster` numbers the cluster of each column from 0."""
         same = (cluster[:, None] == cluster[None]).astype(rows.dtype)
         d = rows - rows.mean(1, keepdims=True)
         own = d * d

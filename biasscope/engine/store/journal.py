@@ -248,7 +248,7 @@ def nearest(root: Path, identity: Mapping[str, Any]) -> list[str]:
 
 
 def identity(command: str, **parameters: Any) -> dict[str, Any]:
-    """All that decides a run's numbers: what was asked, and the versions that computed it."""
+    """All that decides a run's numbers: its parameters, and the versions that compute them."""
     versions = {name: importlib.metadata.version(name) for name in LIBRARIES}
     return {"command": command, **parameters, "versions": versions, "schema": SCHEMA_VERSION, "algorithm": ALGORITHM_VERSION}
 
@@ -259,7 +259,7 @@ def run_key(identity: Mapping[str, Any]) -> str:
 
 
 def differences(wanted: Mapping[str, Any], stored: Mapping[str, Any]) -> list[str]:
-    """The fields in which two identities differ, as `model.digest`, so that it can be said why nothing is reused."""
+    """The fields in which two identities differ, as `model.digest`, to explain why nothing is reused."""
     names = []
     for name in sorted({*wanted, *stored}):
         new, old = wanted.get(name), stored.get(name)

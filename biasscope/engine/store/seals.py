@@ -86,7 +86,7 @@ def distinct(models: Iterable[tuple[str, str]]) -> dict[tuple[str, str], str]:
 
 
 def claim(output: Path, name: str, digest: str) -> str:
-    """The name of the model with these weights under `output`, whose folder is made.
+    """Claim a name for the model with these weights under `output`, and make its folder.
 
     It is the model's from then on, so that two processes that start at once share no folder.
     """

@@ -24,7 +24,7 @@ NO_MATCH = "its sentences stand together in no example"
 SHAPE = "a field is missing or is no text"
 
 
-class Unit(NamedTuple):
+class Claim(NamedTuple):
     """What the file says about one example."""
 
     where: str
@@ -36,10 +36,10 @@ class Unit(NamedTuple):
 
 
 class Kind(NamedTuple):
-    """One form of file: which data it was made from, how it is cut into units, what else in it is not used."""
+    """One form of file: which data it was made from, how it is cut into claims, what else in it is not used."""
 
     origin: str
-    units: Callable[[list[Any]], list[Unit | Problem]]
+    claims: Callable[[list[Any]], list[Claim | Problem]]
     unused: str
 
 
@@ -86,16 +86,16 @@ def _texts(raw: Any, *names: str) -> tuple[str, ...] | None:
     return texts if len(texts) == len(names) else None
 
 
-def _triple(number: int, raw: Any) -> Unit | Problem:
+def _triple(number: int, raw: Any) -> Claim | Problem:
     where = f"record {number}"
     head, sentences = _texts(raw, "id", "bias_type"), raw.get("sentences") if isinstance(raw, dict) else None
     labels = [_texts(s, "sentence", "gold_label") for s in sentences] if isinstance(sentences, list) else []
     if head is None or len(labels) != 3 or None in labels:
         return Problem(SHAPE, where)
-    return Unit(where, head[0], head[1], tuple((pair[0], _label(pair[1])) for pair in labels if pair))
+    return Claim(where, head[0], head[1], tuple((pair[0], _label(pair[1])) for pair in labels if pair))
 
 
-def _pair(number: int, raw: Any, origin: str) -> Unit | Problem:
+def _pair(number: int, raw: Any, origin: str) -> Claim | Problem:
     where = f"pair {number}"
     sides = [raw.get(side) if isinstance(raw, dict) else None for side in ("clean", "corrupted")]
     sentences = [_texts(side, "sentence") for side in sides]
@@ -105,26 +105,26 @@ def _pair(number: int, raw: Any, origin: str) -> Unit | Problem:
     if len(labels) < 2 or metas[0] is None:
         return Problem(SHAPE, where)
     hint, bias_type = (None, metas[0][1]) if origin == "stereoset" else (metas[0][1], None)
-    return Unit(where, hint, bias_type, labels)
+    return Claim(where, hint, bias_type, labels)
 
 
-def _twos(records: list[Any]) -> list[Unit | Problem]:
-    """Units of the male and the female record of one example_id; a repeated sentence starts a new unit."""
-    units: list[Unit | Problem] = []
-    open_units: dict[str, int] = {}
+def _twos(records: list[Any]) -> list[Claim | Problem]:
+    """Claims of the male and the female record of one example_id; a repeated sentence starts a new claim."""
+    claims: list[Claim | Problem] = []
+    open_claims: dict[str, int] = {}
     for number, raw in enumerate(records, 1):
         fields = _texts(raw, "example_id", "sentence", "answer")
         if fields is None:
-            units.append(Problem(SHAPE, f"record {number}"))
+            claims.append(Problem(SHAPE, f"record {number}"))
             continue
         name, sentence, answer = fields
-        unit = units[open_units[name]] if name in open_units else None
-        if isinstance(unit, Unit) and sentence not in dict(unit.labels):
-            units[open_units[name]] = unit._replace(labels=(*unit.labels, (sentence, answer)))
+        claim = claims[open_claims[name]] if name in open_claims else None
+        if isinstance(claim, Claim) and sentence not in dict(claim.labels):
+            claims[open_claims[name]] = claim._replace(labels=(*claim.labels, (sentence, answer)))
         else:
-            open_units[name] = len(units)
-            units.append(Unit(f"record {number}", name, None, ((sentence, answer),)))
-    return units
+            open_claims[name] = len(claims)
+            claims.append(Claim(f"record {number}", name, None, ((sentence, answer),)))
+    return claims
 
 
 def _label(label: str) -> str:
@@ -145,25 +145,25 @@ def _join(kind: Kind, records: list[Any], truth: Dataset) -> tuple[list[Example]
     problems: list[Problem] = []
     used: set[int] = set()
     total = wrong = single = 0
-    for unit in kind.units(records):
-        if isinstance(unit, Problem):
-            problems.append(unit)
+    for claim in kind.claims(records):
+        if isinstance(claim, Problem):
+            problems.append(claim)
             continue
-        if len(dict(unit.labels)) < len(unit.labels):
-            problems.append(Problem("the same sentence twice", unit.where))
+        if len(dict(claim.labels)) < len(claim.labels):
+            problems.append(Problem("the same sentence twice", claim.where))
             continue
-        fits = set.intersection(*(holders.get(sentence, set()) for sentence, _ in unit.labels))
-        fits = {i for i in fits if unit.bias_type in (None, truth.examples[i].bias_type)}
+        fits = set.intersection(*(holders.get(sentence, set()) for sentence, _ in claim.labels))
+        fits = {i for i in fits if claim.bias_type in (None, truth.examples[i].bias_type)}
         if not fits:
-            problems.append(Problem(f"{NO_MATCH} of {kind.origin}", f"{unit.where} ({unit.labels[0][0]!r})"))
+            problems.append(Problem(f"{NO_MATCH} of {kind.origin}", f"{claim.where} ({claim.labels[0][0]!r})"))
             continue
         # The example with the file's own id, else one that no earlier record took.
-        chosen = min(fits, key=lambda i, hint=unit.hint: (truth.examples[i].id != hint, i in used, i))  # type: ignore[misc]
+        chosen = min(fits, key=lambda i, hint=claim.hint: (truth.examples[i].id != hint, i in used, i))  # type: ignore[misc]
         used.add(chosen)
         joined.append(truth.examples[chosen])
-        total += len(unit.labels)
-        wrong += sum(known[chosen][sentence] != label for sentence, label in unit.labels)
-        single += len(unit.labels) < 2
+        total += len(claim.labels)
+        wrong += sum(known[chosen][sentence] != label for sentence, label in claim.labels)
+        single += len(claim.labels) < 2
     return joined, problems, _notes(kind, total, wrong, single)
 
 
