@@ -53,7 +53,7 @@ def cache(
         formats.listing("damaged", [{"damaged": text} for text in damaged], [[text] for text in damaged], chosen)
         if damaged and not repair:
             raise DamagedError(f"{len(damaged)} corrupted in {cache_dir} (checksum mismatch); `biasscope cache verify --repair` drops them")
-        return screen.note(f"dropped, because corrupted: {len(damaged)}" if damaged else f"every checksum in {cache_dir} is right")
+        return screen.note(f"dropped, because corrupted: {len(damaged)}" if damaged else f"everything in {cache_dir} matches its checksum")
     entries = contents.entries(cache_dir)
     if action is Action.PRUNE:
         entries = contents.stale(entries, older_than)
