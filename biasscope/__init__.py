@@ -37,8 +37,8 @@ def __getattr__(name: str) -> Any:
         raise AttributeError(f"module 'biasscope' has no attribute '{name}'; it has: {', '.join(__all__)}")
     from biasscope import api
 
-    globals()[name] = found = api.experiment(name) if name in EXPERIMENTS else getattr(api, name)
-    return found
+    globals()[name] = value = api.experiment(name) if name in EXPERIMENTS else getattr(api, name)
+    return value
 
 
 def __dir__() -> list[str]:

@@ -30,7 +30,7 @@ if TYPE_CHECKING:
 
 DEFAULTS = Measure()
 SETTINGS = tuple(f for f in fields(Measure) if f.name not in (*OUTPUT, "model", "dataset", "held", "assess"))
-"""What every experiment here may be asked beside its model, its data set and its own options: the options of the commands."""
+"""The settings that every experiment takes beside its model, data set and own options: the options of the commands."""
 
 
 class Bars(Voice):
@@ -44,7 +44,7 @@ class Bars(Voice):
 
 
 def _voice(progress: bool | None) -> Voice:
-    """Bars where they are asked for, or where nothing was said in a notebook."""
+    """Bars where requested, and by default in a notebook."""
     notebook = "ipykernel" in sys.modules
     return Bars() if progress or (progress is None and notebook) else SILENT
 
@@ -78,7 +78,7 @@ def _settings(model: Any, dataset: Any, given: Mapping[str, Any]) -> Measure:
 
 def _option(name: str, kind: Any, value: Any) -> Any:
     """An option as the command line has it: lists joined by commas. UsageError where it is none of a few words."""
-    words = [word for one in (kind, *get_args(kind)) if get_origin(one) is Literal for word in get_args(one)]
+    words = [word for choice in (kind, *get_args(kind)) if get_origin(choice) is Literal for word in get_args(choice)]
     if words and value is not None and value not in words:
         raise UsageError(f"{name} '{value}' is none of: {', '.join(words)}")
     return ",".join(map(str, value)) if isinstance(value, list | tuple) else value
@@ -100,12 +100,12 @@ def experiment(name: str) -> Callable[..., Run]:
         if unknown := [key for key in values if key not in signature.parameters]:
             raise TypeError(datasets.unknown(f"option of {name}", unknown[0], list(signature.parameters)))
         given = signature.bind(*args, **values).arguments
-        asked = _settings(
+        settings = _settings(
             given.get("model", DEFAULTS.model), given.get("dataset"), {f.name: given[f.name] for f in SETTINGS if f.name in given}
         )
         options = {p.name: _option(p.name, hints[p.name], given[p.name]) for p in own if p.name in given}
-        result = measured(asked, **options, voice=_voice(given.get("progress")))
-        return Run(result, asked.held)
+        result = measured(settings, **options, voice=_voice(given.get("progress")))
+        return Run(result, settings.held)
 
     run.__name__ = run.__qualname__ = name
     run.__doc__ = f"""{measured.__doc__}
@@ -124,13 +124,13 @@ def circuit(run: Run | str, *, sizes: Sequence[int] | str = "1,2,5,10,20,50", mi
     """
     from biasscope.engine.experiments import circuit as experiments
 
-    origin = load(run) if isinstance(run, str) else run
-    places = {name: origin.record.params[name] for name in ("cache_dir", "output_dir", "data_dir")}
-    asked = replace(_settings(origin._held.lm or origin.record.params["model"], None, places), held=origin._held)
-    found = experiments.circuit(
-        asked, str(origin.folder), sizes=_option("sizes", str, sizes), minimal=minimal, target=target, voice=_voice(None)
+    ranked_run = load(run) if isinstance(run, str) else run
+    places = {name: ranked_run.record.params[name] for name in ("cache_dir", "output_dir", "data_dir")}
+    settings = replace(_settings(ranked_run._held.lm or ranked_run.record.params["model"], None, places), held=ranked_run._held)
+    result = experiments.circuit(
+        settings, str(ranked_run.folder), sizes=_option("sizes", str, sizes), minimal=minimal, target=target, voice=_voice(None)
     )
-    return Run(found, origin._held)
+    return Run(result, ranked_run._held)
 
 
 def load(run: str, output_dir: str | Path = DEFAULTS.output_dir, cache_dir: str | Path = DEFAULTS.cache_dir) -> Run:
@@ -208,8 +208,8 @@ def sweep(
     """EFFECTS of replacing each site alone by the source, exact: one row per example, site and metric. Nothing is stored."""
     from biasscope.engine.measure import exact, sources
 
-    made = sources.source(source, lm, forest, sites) if isinstance(source, str) else source
-    return exact.sweep(lm, forest, sources.Sweep(sites, made, metrics=metrics))
+    replacement = sources.source(source, lm, forest, sites) if isinstance(source, str) else source
+    return exact.sweep(lm, forest, sources.Sweep(sites, replacement, metrics=metrics))
 
 
 class _Report(ModuleType):
@@ -220,7 +220,7 @@ class _Report(ModuleType):
     ) -> Path:
         """The report's page, written with its Markdown twin and figures beside it: of these runs, else of all in `output_dir`.
 
-        DataError where there is no run to show, DamagedError where one is not what was written.
+        DataError where there is no run to show, DamagedError where one is corrupted.
         """
         from biasscope.report import document, gather
 

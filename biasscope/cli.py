@@ -19,7 +19,7 @@ from biasscope.engine.errors import BiasScopeError
 
 KEPT = "what was measured is kept, the same command goes on from there (with --no-cache it starts again)"
 
-PANELS = ("Prepare", "Measure", "Conclude", "Keep house")
+PANELS = ("Prepare", "Measure", "Conclude", "Manage")
 """The groups of commands in the help, in the order of use; each command's file says its own."""
 
 
@@ -27,7 +27,7 @@ def stub(name: str) -> TyperCommand:
     """A command as the list of commands shows it: panel, first line and first example, read without importing it."""
     tree = ast.parse((Path(commands.__path__[0]) / f"{name}.py").read_text(encoding="utf-8"))
     function = next(node for node in tree.body if isinstance(node, ast.FunctionDef) and node.name == name)
-    said = {
+    constants = {
         target.id: ast.literal_eval(node.value)
         for node in tree.body
         if isinstance(node, ast.Assign)
@@ -35,7 +35,7 @@ def stub(name: str) -> TyperCommand:
         if isinstance(target, ast.Name) and target.id in ("PANEL", "EXAMPLES")
     }
     line = (ast.get_docstring(function) or "").split("\n")[0]
-    return TyperCommand(name, help=f"{line} Example: {said['EXAMPLES'][0]}", rich_help_panel=said["PANEL"])
+    return TyperCommand(name, help=f"{line} Example: {constants['EXAMPLES'][0]}", rich_help_panel=constants["PANEL"])
 
 
 def in_order(names: Iterable[str]) -> list[str]:
@@ -56,8 +56,8 @@ class Folder(TyperGroup):
     """A command group that is a folder: each file is a subcommand, imported only when it is called or asked for help."""
 
     def __init__(self, **settings: Any) -> None:
-        found = in_order(module.name for module in pkgutil.iter_modules(commands.__path__))
-        super().__init__(**{**settings, "commands": {name: stub(name) for name in found}})
+        names = in_order(module.name for module in pkgutil.iter_modules(commands.__path__))
+        super().__init__(**{**settings, "commands": {name: stub(name) for name in names}})
 
     def list_commands(self, ctx: Any) -> list[str]:
         """The names in the order of their panels."""
@@ -100,13 +100,13 @@ def _stdout_failed(problem: OSError) -> int:
 
 
 def terminated(_signal: int, _frame: Any) -> None:
-    """Nothing: leaves through every `finally` with the exit code of SIGTERM."""
+    """Leave through every `finally`, with the exit code of SIGTERM."""
     os.write(2, f"stopped: SIGTERM; {KEPT}\n".encode())  # a handler must not enter buffered streams
     raise SystemExit(143)
 
 
 def interrupted(_signal: int, _frame: Any) -> None:
-    """Nothing: says at once that Ctrl-C was heard, and leaves as soon as the present pass of the model is over."""
+    """Acknowledge Ctrl-C at once, and leave as soon as the current pass of the model is over."""
     os.write(2, b"\nstopping after the present pass ...\n")
     signal.signal(signal.SIGINT, signal.default_int_handler)
     raise KeyboardInterrupt
@@ -123,8 +123,8 @@ def versions() -> str:
 
     from biasscope.engine.store import runs
 
-    found = runs.versions() | {"system": f"{platform.system()} {platform.machine()}"}
-    return "\n".join(f"{name} {version}" for name, version in found.items())
+    facts = runs.versions() | {"system": f"{platform.system()} {platform.machine()}"}
+    return "\n".join(f"{name} {version}" for name, version in facts.items())
 
 
 @app.callback(invoke_without_command=True)
@@ -148,7 +148,7 @@ def biasscope(
 
 
 def main() -> None:
-    """Nothing: runs the command line and exits."""
+    """Run the command line and exit."""
     console.hush_environment()
     signal.signal(signal.SIGTERM, terminated)
     signal.signal(signal.SIGINT, interrupted)

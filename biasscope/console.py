@@ -75,12 +75,12 @@ def _stderr(text: str) -> None:
 
 
 def error(text: str, label: str = "error") -> None:
-    """Nothing: writes what went wrong to stderr, in plain lines."""
+    """Write what went wrong to stderr, in plain lines."""
     _stderr(f"{label}: {text}")
 
 
 def hush_environment() -> None:
-    """Nothing: switches off the libraries' telemetry and progress bars, and busy waiting, before any of them is imported."""
+    """Disable the libraries' telemetry, progress bars and OpenMP spinning. Call before importing any of them."""
     for name in ("HF_HUB_DISABLE_TELEMETRY", "DO_NOT_TRACK", "HF_HUB_DISABLE_PROGRESS_BARS", "TQDM_DISABLE"):
         os.environ[name] = "1"
     os.environ["WANDB_MODE"] = "disabled"
@@ -99,12 +99,12 @@ class Screen(Voice):
     verbose: bool = False
 
     def note(self, text: str) -> None:
-        """Nothing: a line on stderr, unless quiet."""
+        """Write a line to stderr, unless quiet."""
         if not self.quiet:
             _stderr(text)
 
     def warn(self, text: str) -> None:
-        """Nothing: a warning on stderr."""
+        """Write a warning to stderr."""
         _stderr(f"warning: {text}")
 
     def track(self, units: list[Any], label: str) -> Iterable[Any]:

@@ -42,7 +42,7 @@ class Run:
 
     @property
     def record(self) -> runs.RunRecord:
-        """What was asked, what ran, and all that is needed to repeat it: `run.json`."""
+        """The run's record, `run.json`: its parameters, what ran, and all that is needed to repeat it."""
         return self._result.record
 
     @property
@@ -167,8 +167,8 @@ class Run:
         """Its model, loaded anew and kept."""
         from biasscope.engine.model import forward, loading
 
-        asked = {name: self.record.params[name] for name in ("device", "dtype", "revision")}
-        lm = loading.load(self.record.params["model"], **asked, cache_dir=Path(self.record.params["cache_dir"]))
+        options = {name: self.record.params[name] for name in ("device", "dtype", "revision")}
+        lm = loading.load(self.record.params["model"], **options, cache_dir=Path(self.record.params["cache_dir"]))
         self._held = replace(self._held, lm=forward.check_packing(lm))
         return self._held.lm
 

@@ -31,7 +31,7 @@ def parquet(tmp_path_factory: pytest.TempPathFactory) -> dict[str, bytes]:
 
 
 def hub_path(split: str) -> str:
-    return f"/datasets/McGill-NLP/stereoset/resolve/{stereoset.SOURCE.revision}/{split}/validation-00000-of-00001.parquet"
+    return f"/datasets/McGill-NLP/stereoset/resolve/{stereoset.ORIGIN.revision}/{split}/validation-00000-of-00001.parquet"
 
 
 @pytest.fixture
@@ -47,7 +47,7 @@ def raw(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[Host]:
     folder = write_winogender(tmp_path / "origin")
     publish_winogender(monkeypatch, folder)
     with host() as server:
-        root = f"/rudinger/winogender-schemas/{winogender.SOURCE.revision}/data"
+        root = f"/rudinger/winogender-schemas/{winogender.ORIGIN.revision}/data"
         server.files = {f"{root}/{path.name}": path.read_bytes() for path in folder.iterdir()}
         yield server
 

@@ -41,8 +41,8 @@ def test_winogender_from_the_raw_host_can_be_loaded(raw: Host, data: Path) -> No
 def test_the_record_says_what_where_and_under_which_licence(hub: Host, data: Path) -> None:
     download("stereoset", data, hub_url=hub.url)
     record = json.loads((data / "stereoset" / "record.json").read_text())
-    assert (record["source"], record["licence"], record["revision"]) == ("stereoset", "CC BY-SA 4.0", stereoset.SOURCE.revision)
-    assert record["content"] == dict(stereoset.SOURCE.digests)
+    assert (record["source"], record["licence"], record["revision"]) == ("stereoset", "CC BY-SA 4.0", stereoset.ORIGIN.revision)
+    assert record["content"] == dict(stereoset.ORIGIN.digests)
     assert record["files"]["intrasentence.json"] == digests.of_file(data / "stereoset" / "intrasentence.json")
 
 
@@ -94,7 +94,7 @@ def test_hub_content_that_is_not_the_published_one_is_refused_naming_both(hub: H
     hub.files[hub_path("intrasentence")] = write_parquet(tmp_path / "x.parquet", numbered(changed, HUB_ORDER), names=HUB_ORDER)
     with pytest.raises(DataError, match="--fresh") as error:
         download("stereoset", data, hub_url=hub.url)
-    assert stereoset.SOURCE.digests["intrasentence"] in str(error.value)
+    assert stereoset.ORIGIN.digests["intrasentence"] in str(error.value)
     assert left(data) == []
 
 
@@ -175,11 +175,11 @@ def test_the_real_lists_as_hub_parquet_give_the_published_content(shared_data: P
             server.files[hub_path(split)] = write_parquet(tmp_path / f"{split}.parquet", records, names=HUB_ORDER)
         record = download("stereoset", data, hub_url=server.url)
     # Our own Parquet has other bytes than the hub's: the content decides, the checksum is noted.
-    assert record["content"] == dict(stereoset.SOURCE.digests)
+    assert record["content"] == dict(stereoset.ORIGIN.digests)
     assert len(record["notes"]) == 2
 
 
 @pytest.mark.real
 def test_the_real_winogender_has_the_published_checksums(shared_data: Path, data: Path) -> None:
     files = download("winogender", data, local=shared_data)["files"]
-    assert files == {file.name: file.sha256 for file in winogender.SOURCE.files}
+    assert files == {file.name: file.sha256 for file in winogender.ORIGIN.files}

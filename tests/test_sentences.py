@@ -11,7 +11,7 @@ from biasscope.engine.store.runs import DatasetPart, RunRecord
 from biasscope.engine.types import RELIABILITY, SUMMARY
 from biasscope.report import blocks, document, formats, gather, probes, reliability, tables, terminal, words
 from biasscope.report.comparison import show_tables
-from biasscope.report.gather import Found, Gathered, Part
+from biasscope.report.gather import Gathered, Part, ReportRun
 
 CERTAIN = {"split_top10": 0.8, "split_top10_chance": 10 / 270, "detectable": 0.09, "detectable_family": 0.13, "split_spearman": 0.45}
 
@@ -45,7 +45,7 @@ def trusted(n: int = 100, **numbers) -> pl.DataFrame:
     return pl.DataFrame(made, schema=RELIABILITY)
 
 
-def found(command: str, summary: pl.DataFrame, key: str, reliability: pl.DataFrame | None = None, **params) -> Found:
+def found(command: str, summary: pl.DataFrame, key: str, reliability: pl.DataFrame | None = None, **params) -> ReportRun:
     """A finished run with those tables."""
     part = DatasetPart(
         name=summary["dataset"][0],
@@ -62,10 +62,10 @@ def found(command: str, summary: pl.DataFrame, key: str, reliability: pl.DataFra
         command=command, model=None, params=params, seed=0, versions={}, created="2026-01-01", reproduce="", timing={}, peak_rss_bytes=0,
         warnings=[], datasets=[part],
     )  # fmt: skip
-    return Found(Path(f"/results/{key}"), made, summary, reliability)
+    return ReportRun(Path(f"/results/{key}"), made, summary, reliability)
 
 
-def part(*runs: Found, dataset: str = "winogender") -> Part:
+def part(*runs: ReportRun, dataset: str = "winogender") -> Part:
     return gather._part("m", dataset, runs)
 
 
@@ -116,7 +116,7 @@ def test_a_long_sentence_is_shown_to_its_end():
 
 
 def test_first_screen_figure_and_table_are_of_the_same_run(two_maps: Part):
-    (cells,) = document._found(Gathered([two_maps], [])).blocks[1].table.sections[0]
+    (cells,) = document._first_screen(Gathered([two_maps], [])).blocks[1].table.sections[0]
     assert cells[1].endswith("(run cleanrun)") and cells[2].endswith("run measured)") and cells[3].endswith("(run measured)")
 
 
@@ -225,7 +225,7 @@ def test_the_clean_model_is_called_what_its_data_can_show(dataset: str, values: 
     assert text.endswith(said) and ("stereotype" in text) == said.endswith("stereotype's word.")
 
 
-def probe(low: float | None, accuracy: float = 1.0) -> Found:
+def probe(low: float | None, accuracy: float = 1.0) -> ReportRun:
     high = None if low is None else 1.0
     label = {"component": "resid", "head": None, "layer": 2, "metric": "lean", "statistic": "accuracy"}
     own = {"method": "probe", "estimate": accuracy, "ci_low": low, "ci_high": high}

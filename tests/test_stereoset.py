@@ -76,7 +76,7 @@ def test_group_and_bias_type_are_the_target_and_the_type(data: Path) -> None:
 def test_the_digest_does_not_depend_on_the_order_of_records_or_sentences(data: Path) -> None:
     before = datasets.load("stereoset", data).digest
     store(data, [r | {"sentences": r["sentences"][::-1]} for r in reversed(intrasentence())])
-    assert datasets.load("stereoset", data).digest == before == stereoset.SOURCE.digests["intrasentence"]
+    assert datasets.load("stereoset", data).digest == before == stereoset.ORIGIN.digests["intrasentence"]
 
 
 def test_content_that_is_not_the_published_one_is_refused_naming_both_digests(data: Path) -> None:

@@ -131,7 +131,7 @@ def test_the_conversion_of_a_gguf_file_is_said_before_it_begins(tmp_path, monkey
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ("--heads 1.1,2.0 --given 1.1,0.mlp", "--heads 1.1 stands in --given too"),
+        ("--heads 1.1,2.0 --given 1.1,0.mlp", "--heads 1.1 is in --given too"),
         ("--layers 1 --given 1.0,1.1,1.2,1.3,1.mlp", "--given replaces every site that --layers names"),
     ],
 )

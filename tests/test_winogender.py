@@ -51,7 +51,7 @@ BAD_FILES = {
     "not a number": ({"stats": STATS.replace("60.8", "nan")}, r"occupations-stats\.tsv:2: a per cent value"),
     "two slots": ({"templates": TEMPLATES.replace("why", "$NOM_PRONOUN")}, r"templates\.tsv:3: one pronoun slot .* found 2"),
     "template twice": ({"templates": TEMPLATES + TEMPLATES.split("\n")[1] + "\n"}, r"templates\.tsv:4: a second template"),
-    "occupation twice": ({"stats": STATS + STATS.split("\n")[1] + "\n"}, r"occupations-stats\.tsv:3: 'baker' stands twice"),
+    "occupation twice": ({"stats": STATS + STATS.split("\n")[1] + "\n"}, r"occupations-stats\.tsv:3: 'baker' is duplicated"),
 }
 
 

@@ -51,8 +51,8 @@ def publish_stereoset(monkeypatch: pytest.MonkeyPatch, **shas: str) -> None:
     """Makes the tiny data the published one; `shas` are the expected checksums of the splits' Parquet files."""
     parts = {"intrasentence": intrasentence(), "intersentence": intersentence()}
     content = {s: digests.digest(sorted(r.content() for r in check(raw, s, Path(s))[0])) for s, raw in parts.items()}
-    files = tuple(replace(file, sha256=shas.get(file.name.removesuffix(".json"), file.sha256)) for file in stereoset.SOURCE.files)
-    monkeypatch.setattr(stereoset, "SOURCE", replace(stereoset.SOURCE, digests=content, files=files))
+    files = tuple(replace(file, sha256=shas.get(file.name.removesuffix(".json"), file.sha256)) for file in stereoset.ORIGIN.files)
+    monkeypatch.setattr(stereoset, "ORIGIN", replace(stereoset.ORIGIN, digests=content, files=files))
 
 
 def write_lists(folder: Path, prefix: str = "stereoset_") -> None:
@@ -109,9 +109,9 @@ def write_winogender(folder: Path, **texts: str) -> Path:
 
 def publish_winogender(monkeypatch: pytest.MonkeyPatch, folder: Path) -> None:
     """Makes the folder's files the published ones."""
-    files = tuple(replace(file, sha256=digests.of_file(folder / file.name)) for file in winogender.SOURCE.files)
+    files = tuple(replace(file, sha256=digests.of_file(folder / file.name)) for file in winogender.ORIGIN.files)
     content = {"examples": digests.of_examples(winogender.parse(folder)[0])}
-    monkeypatch.setattr(winogender, "SOURCE", replace(winogender.SOURCE, files=files, digests=content))
+    monkeypatch.setattr(winogender, "ORIGIN", replace(winogender.ORIGIN, files=files, digests=content))
 
 
 def published(monkeypatch: pytest.MonkeyPatch, folder: Path) -> Path:

@@ -45,7 +45,7 @@ def ablate(
 
     if heads is not None and layers is not None:
         raise typer.BadParameter("give --heads or --layers, not both")
-    found = experiment.ablate(
+    result = experiment.ablate(
         o,
         source=source,
         heads=heads,
@@ -58,4 +58,4 @@ def ablate(
         control=control,
         voice=Screen(o.quiet, o.verbose),
     )
-    formats.result(found, o, plot=plot)
+    formats.result(result, o, plot=plot)

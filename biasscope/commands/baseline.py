@@ -29,5 +29,5 @@ def baseline(
     from biasscope.report import formats
 
     voice = Screen(o.quiet, o.verbose)
-    found = experiment.baseline(o, given=given, voice=voice) if predictions is None else experiment.score(o, predictions, voice=voice)
-    formats.result(found, o)
+    result = experiment.baseline(o, given=given, voice=voice) if predictions is None else experiment.score(o, predictions, voice=voice)
+    formats.result(result, o)

@@ -7,7 +7,7 @@ import typer
 
 from biasscope import options
 
-PANEL = "Keep house"
+PANEL = "Manage"
 EXAMPLES = (
     "biasscope cache ls",
     "biasscope cache verify --repair",
@@ -49,11 +49,11 @@ def cache(
     if (action is Action.RM) != bool(keys or everything):
         raise UsageError("`cache rm` takes the keys of what to remove, or --all; the other actions take none")
     if action is Action.VERIFY:
-        found = contents.damage(cache_dir, repair=repair)
-        formats.listing("damaged", [{"damaged": text} for text in found], [[text] for text in found], chosen)
-        if found and not repair:
-            raise DamagedError(f"{len(found)} damaged in {cache_dir}: not what was written; `biasscope cache verify --repair` drops them")
-        return screen.note(f"dropped, because damaged: {len(found)}" if found else f"everything in {cache_dir} is what was written")
+        damaged = contents.damage(cache_dir, repair=repair)
+        formats.listing("damaged", [{"damaged": text} for text in damaged], [[text] for text in damaged], chosen)
+        if damaged and not repair:
+            raise DamagedError(f"{len(damaged)} corrupted in {cache_dir} (checksum mismatch); `biasscope cache verify --repair` drops them")
+        return screen.note(f"dropped, because corrupted: {len(damaged)}" if damaged else f"everything in {cache_dir} matches its checksum")
     entries = contents.entries(cache_dir)
     if action is Action.PRUNE:
         entries = contents.stale(entries, older_than)

@@ -27,5 +27,5 @@ def compare(
     from biasscope.engine.experiments import compare as experiment
     from biasscope.report import comparison
 
-    found, used = experiment.rankings(runs, output_dir, cache_dir)
-    comparison.show_comparison(found, used, top, options.Format.JSON if json else format)
+    rankings, used = experiment.rankings(runs, output_dir, cache_dir)
+    comparison.show_comparison(rankings, used, top, options.Format.JSON if json else format)

@@ -16,7 +16,7 @@ EXAMPLES = (
 
 
 def download(
-    sources: Annotated[list[str], typer.Argument(help="stereoset, winogender")],
+    datasets: Annotated[list[str], typer.Argument(help="stereoset, winogender")],
     data_dir: options.DataDir = Path("data"),
     local: Annotated[Path | None, options.option("--from", "Take local copies from this folder", exists=True, file_okay=False)] = None,
     fresh: Annotated[bool, options.option("--fresh", "Download again what is there")] = False,
@@ -36,16 +36,16 @@ def download(
 
     screen = Screen(quiet, verbose)
     records = []
-    for source in dict.fromkeys(sources):
+    for name in dict.fromkeys(datasets):
         with screen.hushed():
             record = engine.download(
-                source, data_dir, local=local, fresh=fresh, offline=offline, hub_url=hub_url, raw_url=raw_url, track=screen.track
+                name, data_dir, local=local, fresh=fresh, offline=offline, hub_url=hub_url, raw_url=raw_url, track=screen.track
             )
         for damage in record["damaged"]:
             screen.warn(f"mended: {damage}")
         for note in record["notes"]:
-            screen.warn(f"{source}: {note}")
-        screen.note(f"{source}: in {data_dir / source}" + (", nothing downloaded" if record["reused"] else ""))
+            screen.warn(f"{name}: {note}")
+        screen.note(f"{name}: in {data_dir / name}" + (", nothing downloaded" if record["reused"] else ""))
         records.append(record)
     if not sys.stdout.isatty():
         sys.stdout.write(json.dumps(records, allow_nan=False, indent=2) + "\n")

@@ -42,7 +42,7 @@ def patch(
     from biasscope.engine.experiments import patch as experiment
     from biasscope.report import formats
 
-    found = experiment.patch(
+    result = experiment.patch(
         o,
         method=method,
         source=source,
@@ -55,4 +55,4 @@ def patch(
         calibrate=calibrate,
         voice=Screen(o.quiet, o.verbose),
     )
-    formats.result(found, o, plot=plot)
+    formats.result(result, o, plot=plot)

@@ -29,7 +29,7 @@ def probe(
     from biasscope.report import formats
 
     voice = Screen(o.quiet, o.verbose)
-    found = experiment.probe(
+    result = experiment.probe(
         o, task=task, negatives=negatives, site=site, position=position, split=split, causal=causal, given=given, voice=voice
     )
-    formats.result(found, o, plot=plot)
+    formats.result(result, o, plot=plot)

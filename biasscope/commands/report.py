@@ -33,5 +33,5 @@ def report(
     """Turn finished runs into a report: Markdown with figures, and one HTML page. Measures nothing and loads no model."""
     from biasscope.report import document, gather
 
-    found = gather.gather(output_dir, runs or [], model, cache_dir)
-    document.write(found, out or output_dir / "report.md", options.Format.JSON if json else format, quiet=quiet)
+    gathered = gather.gather(output_dir, runs or [], model, cache_dir)
+    document.write(gathered, out or output_dir / "report.md", options.Format.JSON if json else format, quiet=quiet)

@@ -8,7 +8,7 @@ import typer
 
 from biasscope import options
 
-PANEL = "Keep house"
+PANEL = "Manage"
 EXAMPLES = ("biasscope runs ls", "biasscope runs show 34a1f100", "biasscope runs show 34a1f100 --json | jq .reproduce")
 
 
@@ -38,21 +38,21 @@ def runs(
     if (action is Action.SHOW) != (run is not None):
         raise UsageError("`runs show` takes one RUN, `runs ls` takes none")
     if run is not None:
-        one, record = cache.load(output_dir, run, cache_dir)
+        shown, record = cache.load(output_dir, run, cache_dir)
         record = reproduce.renewed(record)
-        return formats.record(record, tables.record(record), one.seal, chosen)
+        return formats.record(record, tables.record(record), shown.seal, chosen)
     rows: list[dict[str, Any]] = []
     cells: list[list[str]] = []
     stored = cache.finished(output_dir, cache_dir)
     models = cache.models(stored)
     for each in stored:
-        found, (_, dataset, command, key) = each.record, each.folder.parts[-4:]
+        run_record, (_, dataset, command, key) = each.record, each.folder.parts[-4:]
         how = "edited" if each.seal is Seal.EDITED else "damaged or older"
         row = {"run": key, "command": command, "model": models[each.folder], "dataset": dataset, "how": how, "created": None}
-        if found is not None:
-            how = " ".join(str(found.params[name]) for name in ("method", "source", "site") if found.params.get(name))
-            row |= {"how": how, "created": found.created}
-        cells.append([*list(map(str, row.values()))[:5], "–" if found is None else found.created[5:16].replace("T", " ")])
-        used = None if found is None else found.datasets[0].used
-        rows.append({**row, "used": used, "intact": found is not None, "seal": each.seal, "path": str(each.folder)})
+        if run_record is not None:
+            how = " ".join(str(run_record.params[name]) for name in ("method", "source", "site") if run_record.params.get(name))
+            row |= {"how": how, "created": run_record.created}
+        cells.append([*list(map(str, row.values()))[:5], "–" if run_record is None else run_record.created[5:16].replace("T", " ")])
+        used = None if run_record is None else run_record.datasets[0].used
+        rows.append({**row, "used": used, "intact": run_record is not None, "seal": each.seal, "path": str(each.folder)})
     return formats.listing(str(output_dir), rows, cells, chosen)

@@ -27,20 +27,20 @@ def verify(
     from biasscope.engine.schemas import NONE
     from biasscope.report import formats
 
-    found = experiment.verify(limit, voice=Screen(quiet))
+    findings = experiment.verify(limit, voice=Screen(quiet))
 
     def cell(value: Any) -> str:
         if isinstance(value, str) or value is None:
             return value or NONE
         return f"{value:.2f}".replace("-", "−").replace("−0.00", "0.00")
 
-    rows = [asdict(finding) for finding in found]
+    rows = [asdict(finding) for finding in findings]
     # people see what is found or missed, and what is broken; that all else holds is one line
-    told = [row for row in rows if row["verdict"] in ("found", "missed", "BROKEN") or row["statistic"] in ("specificity", "Spearman")]
-    cells = [[cell(row[name]) for name in SHOWN] for row in told]
+    shown = [row for row in rows if row["verdict"] in ("found", "missed", "BROKEN") or row["statistic"] in ("specificity", "Spearman")]
+    cells = [[cell(row[name]) for name in SHOWN] for row in shown]
     title = "planted models: effects worked out by hand and found, nats (slopes: nats/SD)"
     formats.listing(title, rows, cells, options.Format.JSON if json else format, columns=list(SHOWN.values()))
-    if broken := [finding for finding in found if not finding.holds]:
+    if broken := [finding for finding in findings if not finding.holds]:
         first = broken[0]
-        raise BiasScopeError(f"{len(broken)} of {len(found)} guarantees broken, first: {first.model}, {first.how}, {first.about}")
-    Screen(quiet).note(f"all {len(found)} guarantees hold: {len(told)} shown, the others (no effect where there is none) in --json")
+        raise BiasScopeError(f"{len(broken)} of {len(findings)} guarantees broken, first: {first.model}, {first.how}, {first.about}")
+    Screen(quiet).note(f"all {len(findings)} guarantees hold: {len(shown)} shown, the others (no effect where there is none) in --json")

@@ -48,7 +48,7 @@ class LockedError(BiasScopeError):
 
 
 class DamagedError(BiasScopeError):
-    """The cache holds files that are not what was written."""
+    """The cache holds corrupted files (checksum mismatch)."""
 
     exit_code = 12
 

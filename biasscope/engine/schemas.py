@@ -1,4 +1,4 @@
-"""What a row of SUMMARY says, asked in one place: which rows are single sites, what a star may mean (marks),
+"""The meaning of SUMMARY rows, defined once: which rows are single sites, what a star may mean (marks),
 and how its numbers are written. No torch.
 """
 

@@ -1,4 +1,4 @@
-"""What an experiment is asked, without a command line: the settings that all of them share, and the voice that they speak with."""
+"""The settings that all experiments share, independent of the command line, and the voice by which they report progress."""
 
 import contextlib
 import io
@@ -48,7 +48,7 @@ Ranking = Literal["attribution"]
 Control = Literal["definitional"]
 """Prompts on which the same sites are measured too."""
 Task = Literal["auto", "stereotype", "occupation", "lean"]
-"""What a probe is asked."""
+"""The tasks of a probe."""
 Negatives = Literal["anti", "unrelated"]
 """What a probe tells the stereotype's filler apart from."""
 Holdout = Literal["kfold", "holdout"]
@@ -71,7 +71,7 @@ class Held:
 
 @dataclass(frozen=True)
 class Measure:
-    """What every measuring experiment is asked; `options` says of each field how it is written in a command line."""
+    """The settings of every measuring experiment; `options` says of each field how it is written in a command line."""
 
     model: str = "smollm2-135m"
     dataset: list[str] | None = None
@@ -116,11 +116,11 @@ def memory(value: str | None) -> int | None:
     """The bytes that "8GiB", "500 MB" or a plain number mean; anything else is a usage error."""
     if value is None:
         return None
-    found = re.fullmatch(r"(\d+(?:\.\d+)?)\s*(?:([KMGT])(i?)B?|B)?", value.strip(), re.ASCII | re.IGNORECASE)
-    if not found or float(found[1]) <= 0:
+    match = re.fullmatch(r"(\d+(?:\.\d+)?)\s*(?:([KMGT])(i?)B?|B)?", value.strip(), re.ASCII | re.IGNORECASE)
+    if not match or float(match[1]) <= 0:
         raise UsageError(f"'{value}' is no size; write it as 8GiB, 500MB or a number of bytes")
-    power = " KMGT".index((found[2] or " ").upper())
-    return int(float(found[1]) * (1024 if found[3] else 1000) ** power)
+    power = " KMGT".index((match[2] or " ").upper())
+    return int(float(match[1]) * (1024 if match[3] else 1000) ** power)
 
 
 class Voice:
@@ -129,10 +129,10 @@ class Voice:
     verbose: bool = False
 
     def note(self, text: str) -> None:
-        """Nothing: a line for who watches."""
+        """Show a line to whoever watches."""
 
     def warn(self, text: str) -> None:
-        """Nothing: a warning, which the run's record keeps too."""
+        """Show a warning, which the run's record keeps too."""
 
     def track(self, units: list[Any], label: str) -> Iterable[Any]:
         """The units, with no progress shown."""
@@ -140,7 +140,7 @@ class Voice:
 
     @contextlib.contextmanager
     def hushed(self) -> Iterator[None]:
-        """A stretch in which libraries cannot write to stdout, nor warn on stderr unless verbose."""
+        """Keep libraries from writing to stdout, and from warning on stderr unless verbose."""
         level = logging.WARNING if self.verbose else logging.ERROR
         logging.getLogger().setLevel(level)
         for name in ("transformer_lens", "transformers", "huggingface_hub", "datasets", "pooch"):

@@ -98,7 +98,7 @@ class Dataset:
 
 @dataclass(frozen=True)
 class Design:
-    """What statistics are told of a run's groups, beside its effects."""
+    """The design of a run's groups: what statistics need beside its effects."""
 
     covariate: Mapping[str, float] | None = None
     """Group → the value that slopes are on (per cent of men); None: no slope exists."""
@@ -150,13 +150,13 @@ class Site:
 
 @dataclass(frozen=True)
 class Edit:
-    """What is replaced all the while: a model in which an edit stands. Baseline and value are then both of that model."""
+    """Sites that are replaced throughout a run. Baseline and value are then both of the model with the edit."""
 
     at: Mapping[Site, Any]
-    """Site → what stands there (a `Source`)."""
+    """Site → its replacement (a `Source`)."""
 
     def puts(self, block: Any) -> dict[Site, Any]:
-        """What stands at each site of a block of a forest."""
+        """The replacement at each site of a block of a forest."""
         return {site: source.put(block, site) for site, source in self.at.items()}
 
 

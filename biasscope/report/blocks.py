@@ -77,15 +77,15 @@ class Gallery:
             self.kept += 1
         else:
             self.folder.mkdir(parents=True, exist_ok=True)
-            made = draw(data, **named)
-            files.write_bytes(svg, canvas.svg(made, stem).encode())
-            files.write_bytes(png, canvas.png(made))
+            figure = draw(data, **named)
+            files.write_bytes(svg, canvas.svg(figure, stem).encode())
+            files.write_bytes(png, canvas.png(figure))
             self.drawn += 1
         self.names |= {png.name, svg.name}
         return Picture(stem, safe_text(alt), png, svg.read_text(encoding="utf-8"))
 
     def sweep(self) -> None:
-        """Nothing: removes figures of earlier reports."""
+        """Remove the figures of earlier reports."""
         for file in self.folder.iterdir() if self.folder.is_dir() else ():
             if NAME.match(file.name) and file.name not in self.names:
                 file.unlink()

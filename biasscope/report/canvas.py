@@ -100,18 +100,18 @@ def spelt(unit: str) -> str:
 
 
 def whole_numbers(axis: Any, most: int) -> None:
-    """Nothing: ticks at whole numbers, so few that their labels cannot meet."""
+    """Put ticks at whole numbers, so few that their labels cannot meet."""
     axis.set_major_locator(MaxNLocator(nbins=most, integer=True, min_n_ticks=1))
 
 
 def few_numbers(axes: Axes, *, x: bool = True, y: bool = True, most: int = 5) -> None:
-    """Nothing: so few ticks on the axes of numbers that their labels cannot meet."""
+    """Put so few ticks on the axes of numbers that their labels cannot meet."""
     for axis in [axes.xaxis] * x + [axes.yaxis] * y:
         axis.set_major_locator(MaxNLocator(nbins=most))
 
 
 def colour_bar(drawn: Sheet, image: Any, unit: str) -> None:
-    """Nothing: a colour bar right of the axes, its unit along it."""
+    """Draw a colour bar right of the axes, its unit along it."""
     box = drawn.axes[0].get_position()
     beside = drawn.figure.add_axes((box.x1 + 0.1 / WIDTH, box.y0, 0.1 / WIDTH, box.height))
     bar = drawn.figure.colorbar(image, cax=beside)
@@ -121,7 +121,7 @@ def colour_bar(drawn: Sheet, image: Any, unit: str) -> None:
 
 
 def labels(drawn: Sheet, points: Sequence[tuple[float, float, str]]) -> None:
-    """Nothing: names beside points, those left out that would lie on another or outside the axes."""
+    """Write names beside points, without those that would overlap another or leave the axes."""
     axes: Axes = drawn.axes[0]
     taken: list[Any] = []
     inside = axes.get_window_extent()

@@ -9,7 +9,7 @@ from biasscope.engine.schemas import NONE
 from biasscope.engine.statistics import resampling
 from biasscope.engine.types import MEMBER, Site
 from biasscope.report import words
-from biasscope.report.gather import Found, Part
+from biasscope.report.gather import Part, ReportRun
 from biasscope.report.probes import share
 from biasscope.report.tables import Table
 from biasscope.report.words import SOURCES, interval
@@ -27,7 +27,7 @@ def sets(summary: pl.DataFrame, dataset: str, file: str) -> Table:
     cells = {(row["method"], row["subset"], row["statistic"]): row for row in numbers.iter_rows(named=True)}
     sizes = [int(subset.split()[1]) for method, subset, _ in cells if method == "keep" and subset.startswith("top ")]
 
-    def one(mode: str, subset: str) -> str:
+    def f_of(mode: str, subset: str) -> str:
         return share(cells.get((mode, subset, "faithfulness")))
 
     def band(mode: str, k: int) -> str:
@@ -36,10 +36,10 @@ def sets(summary: pl.DataFrame, dataset: str, file: str) -> Table:
 
     body = []
     for k in sizes:
-        both = [cell for mode in ("keep", "remove") for cell in (one(mode, f"top {k}"), band(mode, k))]
+        both = [cell for mode in ("keep", "remove") for cell in (f_of(mode, f"top {k}"), band(mode, k))]
         body.append([str(k), *both])
     small = [subset for _, subset, _ in cells if subset.startswith("minimal ")]
-    last = [[subset.split()[1] + "*", one("keep", subset), "", "", ""] for subset in small]
+    last = [[subset.split()[1] + "*", f_of("keep", subset), "", "", ""] for subset in small]
     areas = []
     for mode, name in (("keep", "area"), ("keep", "area_abs"), ("remove", "area"), ("remove", "area_abs")):
         areas.append(f"{name} {mode}: {share(cells.get((mode, 'all sizes', name)))}")
@@ -64,7 +64,7 @@ def _sites(rows: pl.DataFrame) -> str:
     return ", ".join(names[:NAMED]) + (f" and {len(names) - NAMED} more" if len(names) > NAMED else "")
 
 
-def sentence(circuit: Found) -> str:
+def sentence(circuit: ReportRun) -> str:
     """What keeping the strongest sites alone keeps, against random sets."""
     rows = circuit.summary.filter(pl.col("statistic") == "faithfulness", pl.col("method") == "keep")
     cells = {row["subset"]: row for row in rows.iter_rows(named=True)}
@@ -96,16 +96,14 @@ def section(parts: Sequence[Part], gallery: "Gallery") -> "Iterator[Block]":
     for part in parts:
         if not part.circuits:
             yield missing(f"Not measured for {part.model}: biasscope circuit --from RUN, with a run of ablate or patch")
-        drawn, made = [], []
-        for found in part.circuits:
-            made.append(sets(found.summary, part.name, found.file))
-            if found.summary.filter(pl.col("statistic") == "faithfulness")["estimate"].is_not_null().any():
-                source = found.summary["source"].drop_nulls().to_list()[0]
+        drawn, tables = [], []
+        for run in part.circuits:
+            tables.append(sets(run.summary, part.name, run.file))
+            if run.summary.filter(pl.col("statistic") == "faithfulness")["estimate"].is_not_null().any():
+                source = run.summary["source"].drop_nulls().to_list()[0]
                 title = f"Sets of sites: {part.model}\n{part.dataset}, {words.SOURCES.get(source, source)}"
                 drawn.append(
-                    gallery.picture(
-                        "sets", f"{title}. {sentence(found)}".replace("\n", ", "), figures.faithfulness, found.summary, title=title
-                    )
+                    gallery.picture("sets", f"{title}. {sentence(run)}".replace("\n", ", "), figures.faithfulness, run.summary, title=title)
                 )
         yield from [Block("pictures", pictures=drawn)] if drawn else []
-        yield from (Block("table", table=table) for table in made)
+        yield from (Block("table", table=table) for table in tables)

@@ -22,10 +22,10 @@ NAMES = {"z": "heads"} | {name: kind for name, kind in KINDS.items() if name != 
 SHOWN = 20
 
 
-def show_tables(found: Sequence[comparison.Ranking], document: dict[str, Any]) -> list[Table]:
+def show_tables(rankings: Sequence[comparison.Ranking], document: dict[str, Any]) -> list[Table]:
     """The tables of a comparison; each ranking has a letter, which the first table explains."""
-    letters = {ranking.name: _letter(i) for i, ranking in enumerate(found)}
-    legend = [f"{letter}: {text}" for letter, text in zip(letters.values(), comparison.labels(found), strict=True)]
+    letters = {ranking.name: _letter(i) for i, ranking in enumerate(rankings)}
+    legend = [f"{letter}: {text}" for letter, text in zip(letters.values(), comparison.labels(rankings), strict=True)]
     legend += [f"run {row['run']}: its record is {row['seal']}" for row in document["runs"] if row["seal"] is not Seal.SEALED]
 
     def two(row: dict[str, Any]) -> str:
@@ -38,23 +38,23 @@ def show_tables(found: Sequence[comparison.Ranking], document: dict[str, Any]) -
         body.append([two(row), NAMES.get(row["component"], row["component"]), number(row["spearman"]), *shared])
     columns = ["runs", "sites", "ρ", "top shared", "p", "signif."]
     notes = [*legend, "signif.: sites with a star in both; p: of as many shared by luck, – where luck alone gives more than half"]
-    made = [Table("agreement of rankings", columns, [body], notes)] if body else []
+    tables = [Table("agreement of rankings", columns, [body], notes)] if body else []
     if document["depths"]:
         cells = [[two(r), NAMES.get(r["component"], r["component"]), number(r["spearman"]), str(r["slices"])] for r in document["depths"]]
         title = "agreement by relative depth: largest |effect| in each tenth of the layers"
-        made.append(Table(title, ["runs", "sites", "ρ", "slices"], [cells], legend if not body else []))
+        tables.append(Table(title, ["runs", "sites", "ρ", "slices"], [cells], legend if not body else []))
     if document["common"]:
         names = list(document["common"][0]["estimates"])
         rows = [[row["site"], *(number(row["estimates"].get(name)) for name in names)] for row in document["common"][:SHOWN]]
         more = len(document["common"]) - len(rows)
-        made.append(
+        tables.append(
             Table(
                 "significant in all", ["site", *(letters[name] for name in names)], [rows], [f"… {more} more in --json"] if more > 0 else []
             )
         )
     elif body:
-        made.append(Table("significant in all", [], [], ["no site has a star in every run"]))
-    return made
+        tables.append(Table("significant in all", [], [], ["no site has a star in every run"]))
+    return tables
 
 
 def _letter(index: int) -> str:
@@ -62,18 +62,18 @@ def _letter(index: int) -> str:
     return chr(ord("A") + index % 26) + (str(index // 26) if index >= 26 else "")
 
 
-def show_comparison(found: Sequence[comparison.Ranking], used: list[dict[str, Any]], top: int, chosen: Format | None) -> None:
-    """Nothing: writes the comparison to stdout."""
+def show_comparison(rankings: Sequence[comparison.Ranking], used: list[dict[str, Any]], top: int, chosen: Format | None) -> None:
+    """Write the comparison to stdout."""
     document: dict[str, Any] = {
         "schema_version": SCHEMA_VERSION,
         "runs": used,
-        "pairs": comparison.pairs(found, top),
-        "depths": comparison.depths(found),
-        "common": comparison.common(found),
+        "pairs": comparison.pairs(rankings, top),
+        "depths": comparison.depths(rankings),
+        "common": comparison.common(rankings),
     }
     chosen = chosen or (Format.TABLE if sys.stdout.isatty() else Format.JSON)
     if chosen is Format.TABLE:
-        for table in show_tables(found, document):
+        for table in show_tables(rankings, document):
             formats.draw(table, sys.stdout)
     elif chosen is Format.JSON:
         sys.stdout.write(json.dumps(document, allow_nan=False, indent=2) + "\n")
@@ -84,11 +84,11 @@ def show_comparison(found: Sequence[comparison.Ranking], used: list[dict[str, An
     sys.stdout.flush()
 
 
-def agreement(found: Gathered, gallery: "Gallery") -> "Section":
+def agreement(gathered: Gathered, gallery: "Gallery") -> "Section":
     """How many of the strongest heads each two maps share, and how far models agree by relative depth."""
     from biasscope.report.blocks import Block, Section, missing
 
-    maps = [m for part in found.parts for m in part.shown if m.sites("z").height]
+    maps = [m for part in gathered.parts for m in part.shown if m.sites("z").height]
     letters = [chr(ord("A") + i) if i < 26 else f"{chr(ord('A') + i % 26)}{i // 26}" for i in range(len(maps))]
     rankings = []
     for letter, m in zip(letters, maps, strict=True):
@@ -100,8 +100,8 @@ def agreement(found: Gathered, gallery: "Gallery") -> "Section":
 
     def close(row: dict[str, Any]) -> bool:
         """Whether two maps of heads differ in one respect: the data, what was done, or the model."""
-        one, other = by_letter[row["first"]], by_letter[row["second"]]
-        same = [one.run.model == other.run.model, one.run.dataset == other.run.dataset, one.name == other.name]
+        first, second = by_letter[row["first"]], by_letter[row["second"]]
+        same = [first.run.model == second.run.model, first.run.dataset == second.run.dataset, first.name == second.name]
         return row["component"] == "z" and sum(same) == 2
 
     pairs = [row for row in comparison.pairs(rankings, top) if close(row)]

@@ -22,26 +22,26 @@ from biasscope.engine.store.reproduce import relative
 from biasscope.engine.store.seals import DEPTH
 from biasscope.report import blocks, circuits, comparison, figures, formats, probes, sites, tables, words
 from biasscope.report.blocks import Block, Gallery, Picture, Section, bullets, missing, paragraph
-from biasscope.report.gather import Found, Gathered, Part
+from biasscope.report.gather import Gathered, Part, ReportRun
 from biasscope.report.tables import Table
 from biasscope.report.words import clean
 
 
-def write(found: Gathered, out: Path, chosen: Format | None, *, quiet: bool) -> None:
+def write(gathered: Gathered, out: Path, chosen: Format | None, *, quiet: bool) -> None:
     """Write the report, then what it used to stdout. PartialError where runs could not be read."""
-    written, gallery = save(found, out)
-    _say(found, gallery, written, chosen, Screen(quiet=quiet))
-    found.check()
+    written, gallery = save(gathered, out)
+    _say(gathered, gallery, written, chosen, Screen(quiet=quiet))
+    gathered.check()
 
 
-def save(found: Gathered, out: Path) -> tuple[list[Path], Gallery]:
+def save(gathered: Gathered, out: Path) -> tuple[list[Path], Gallery]:
     """The report's two files, out.md and the page beside it, and its figures, all written."""
     if out.suffix != ".md":
         raise UsageError(f"--out {out} must end in .md; the HTML page gets the same name with .html")
     files.check_writable(out.parent)
     gallery = Gallery(out.parent / f"{out.stem}_figures")
-    made = sections(found, gallery)
-    given: dict[str, Any] = {"title": _title(found), "lead": _lead(found), "sections": made, "folder": gallery.folder.name}
+    content = sections(gathered, gallery)
+    given: dict[str, Any] = {"title": _title(gathered), "lead": _lead(gathered), "sections": content, "folder": gallery.folder.name}
     page = out.with_suffix(".html")
     files.write_bytes(out, blocks.render("md", **given).encode())
     files.write_bytes(page, blocks.render("html", **given).encode())
@@ -49,43 +49,43 @@ def save(found: Gathered, out: Path) -> tuple[list[Path], Gallery]:
     return [out, page], gallery
 
 
-def _title(found: Gathered) -> str:
-    models, datasets = (list(dict.fromkeys(getattr(part, name) for part in found.parts)) for name in ("model", "dataset"))
+def _title(gathered: Gathered) -> str:
+    models, datasets = (list(dict.fromkeys(getattr(part, name) for part in gathered.parts)) for name in ("model", "dataset"))
     return f"Where bias sits: {', '.join(models)} on {', '.join(datasets)}"
 
 
-def _lead(found: Gathered) -> list[str]:
+def _lead(gathered: Gathered) -> list[str]:
     """What the report is made of, and what significant means in it."""
-    newest = max(run.record.created for run in found.used)[:10]
-    made = f"{len(found.used)} runs of biasscope {__version__}; the newest of {newest}."
-    lines = [f"{made} Estimates with 95 % intervals over groups (occupations, terms)."]
+    newest = max(run.record.created for run in gathered.used)[:10]
+    runs = f"{len(gathered.used)} runs of biasscope {__version__}; the newest of {newest}."
+    lines = [f"{runs} Estimates with 95 % intervals over groups (occupations, terms)."]
     star = schemas.LEGENDS[schemas.STAR].removeprefix(f"{schemas.STAR} ")
-    families = words.families(found)
+    families = words.families(gathered)
     return (
         [*lines, f"Significant (*): {star}.", f"p_family is over all sites that a run could have named: {families}."] if families else lines
     )
 
 
-def _row(run: Found) -> dict[str, Any]:
+def _row(run: ReportRun) -> dict[str, Any]:
     record = run.record
     used = {"run": run.key, "command": record.command, "model": run.model, "dataset": run.dataset, "created": record.created}
     return {**used, "path": str(run.folder), "seal": run.seal, "tables": record.datasets[0].tables, "reproduce": record.reproduce}
 
 
-def _say(found: Gathered, gallery: blocks.Gallery, files: list[Path], chosen: Format | None, screen: Screen) -> None:
-    """Nothing: says what was written and used."""
+def _say(gathered: Gathered, gallery: blocks.Gallery, files: list[Path], chosen: Format | None, screen: Screen) -> None:
+    """Write to stdout what was written and used."""
     figures = {"folder": str(gallery.folder), "drawn": gallery.drawn, "unchanged": gallery.kept}
-    used = [_row(run) for run in found.used]
-    left = [{**_row(run), "reason": why} for run, why in found.left]
+    used = [_row(run) for run in gathered.used]
+    left = [{**_row(run), "reason": why} for run, why in gathered.left]
     chosen = chosen or (Format.TABLE if sys.stdout.isatty() else Format.JSON)
     if chosen is Format.TABLE:
-        cells = [[run.key, run.record.command, run.model, run.dataset, run.record.created[:10]] for run in found.used]
+        cells = [[run.key, run.record.command, run.model, run.dataset, run.record.created[:10]] for run in gathered.used]
         notes = [f"written: {', '.join(map(str, files))}", f"figures: {gallery.drawn} drawn, {gallery.kept} unchanged, in {gallery.folder}"]
-        notes += [text] if (text := words.not_sealed(found)) else []
+        notes += [text] if (text := words.not_sealed(gathered)) else []
         formats.draw(Table("used", ["run", "command", "model", "dataset", "made"], [cells], notes), sys.stdout)
     elif chosen is Format.JSON:
         written = {"schema_version": shards.SCHEMA_VERSION, "files": [str(file) for file in files], "figures": figures}
-        damaged = [str(run.folder) for run in found.damaged]
+        damaged = [str(run.folder) for run in gathered.damaged]
         sys.stdout.write(json.dumps({**written, "used": used, "left_out": left, "damaged": damaged}, allow_nan=False, indent=2) + "\n")
     else:
         plain = [{name: str(value) for name, value in row.items() if name != "tables"} for row in used]
@@ -95,12 +95,12 @@ def _say(found: Gathered, gallery: blocks.Gallery, files: list[Path], chosen: Fo
         screen.note(f"written: {', '.join(map(str, files))}; figures: {gallery.drawn} drawn, {gallery.kept} unchanged")
 
 
-def sections(found: Gathered, gallery: Gallery) -> list[Section]:
+def sections(gathered: Gathered, gallery: Gallery) -> list[Section]:
     """All sections, in order."""
-    made = [_found(found), _summary(found)]
-    for dataset, group in itertools.groupby(found.parts, key=lambda part: part.dataset):
+    content = [_first_screen(gathered), _summary(gathered)]
+    for dataset, group in itertools.groupby(gathered.parts, key=lambda part: part.dataset):
         parts = list(group)
-        made.append(Section(dataset, [*_overview(parts, gallery)]))
+        content.append(Section(dataset, [*_overview(parts, gallery)]))
         for title, make in (
             ("The clean model", _clean),
             ("Which sites", sites.which_sites),
@@ -109,14 +109,14 @@ def sections(found: Gathered, gallery: Gallery) -> list[Section]:
             ("Where it can be read", probes.section),
             ("Sets of sites", circuits.section),
         ):
-            made.append(Section(f"{title}: {dataset}", list(make(parts, gallery)), level=3))
-    return [*made, comparison.agreement(found, gallery), _limits(found), _again(found)]
+            content.append(Section(f"{title}: {dataset}", list(make(parts, gallery)), level=3))
+    return [*content, comparison.agreement(gathered, gallery), _limits(gathered), _again(gathered)]
 
 
-def _found(found: Gathered) -> Section:
+def _first_screen(gathered: Gathered) -> Section:
     """The first screen: one line a model and dataset, and what none of it shows."""
     rows = []
-    for part in found.parts:
+    for part in gathered.parts:
         first = part.first
         sites = "not measured" if first is None else words.short_sites(first)
         count, luck = ((first and words.repeated(first)) or ", ").split(", ")
@@ -131,9 +131,9 @@ def _short_limits() -> Block:
     return Block("limits", "What this does not show", lines=[short])
 
 
-def _summary(found: Gathered) -> Section:
+def _summary(gathered: Gathered) -> Section:
     blocks: list[Block] = []
-    for part in found.parts:
+    for part in gathered.parts:
         lines = [words.clean_model(part), *words.both(part)]
         for m in part.shown:
             measured = part.measured(m)
@@ -142,10 +142,12 @@ def _summary(found: Gathered) -> Section:
         lines += [*map(probes.sentence, part.probes), *map(circuits.sentence, part.circuits)]
         blocks += [paragraph(f"{part.model} on {part.dataset}:"), bullets(lines)]
     # what was left out, and why, stands with how to repeat it; minimal sets have their own sentence
-    told = ("examples dropped", "minimal set")
-    failed = [f"{run.model}: {text}" for run in found.used for text in run.record.warnings if not any(word in text for word in told)]
+    elsewhere = ("examples dropped", "minimal set")
+    failed = [
+        f"{run.model}: {text}" for run in gathered.used for text in run.record.warnings if not any(word in text for word in elsewhere)
+    ]
     blocks += [paragraph("Warnings of the runs:"), bullets(list(dict.fromkeys(failed)))] if failed else []
-    blocks += [missing(f"Not read, because it {run.damage}: {'/'.join(run.folder.parts[-DEPTH:])}") for run in found.damaged]
+    blocks += [missing(f"Not read, because it {run.damage}: {'/'.join(run.folder.parts[-DEPTH:])}") for run in gathered.damaged]
     return Section("Summary", blocks)
 
 
@@ -187,18 +189,18 @@ def _clean(parts: Sequence[Part], gallery: Gallery) -> Iterator[Block]:
         yield Block("pictures", pictures=drawn)
 
 
-def _limits(found: Gathered) -> Section:
+def _limits(gathered: Gathered) -> Section:
     lines = list(words.LIMITS)
-    for part in found.parts:
+    for part in gathered.parts:
         groups = max((max(m.ranked["clusters"].drop_nulls().to_list(), default=0) for m in part.maps), default=0)
         note = resampling.few_clusters_note(groups, "term") if groups else None
         lines += [f"{part.name}: not testable, {note}."] if note else []
     return Section("What this does not show", [bullets(lines)])
 
 
-def _again(found: Gathered) -> Section:
+def _again(gathered: Gathered) -> Section:
     facts, seen = [], set()
-    for run in found.used:
+    for run in gathered.used:
         record, (part,) = run.record, run.record.datasets
         if record.model is not None and record.model.digest not in seen:
             seen.add(record.model.digest)
@@ -209,15 +211,15 @@ def _again(found: Gathered) -> Section:
             seen.add(part.digest)
             facts.append(f"data {part.name}: content sha256 {part.digest}")
     facts.append(
-        "examples used: " + "; ".join(f"{p.used} of {p.found} in run {run.key}" for run in found.used for p in run.record.datasets)
+        "examples used: " + "; ".join(f"{p.used} of {p.found} in run {run.key}" for run in gathered.used for p in run.record.datasets)
     )
-    versions = sorted({", ".join(f"{name} {number}" for name, number in run.record.versions.items()) for run in found.used})
-    facts += [f"versions: {text}" for text in versions] + [f"seeds: {', '.join(sorted({str(run.record.seed) for run in found.used}))}"]
-    facts += [text] if (text := words.not_sealed(found)) else []
-    lost = [(run, run.record.datasets[0].dropped) for run in found.used if run.record.datasets[0].dropped]
+    versions = sorted({", ".join(f"{name} {number}" for name, number in run.record.versions.items()) for run in gathered.used})
+    facts += [f"versions: {text}" for text in versions] + [f"seeds: {', '.join(sorted({str(run.record.seed) for run in gathered.used}))}"]
+    facts += [text] if (text := words.not_sealed(gathered)) else []
+    lost = [(run, run.record.datasets[0].dropped) for run in gathered.used if run.record.datasets[0].dropped]
     dropped = [
         f"left out of {run.key} ({run.record.command}): {'; '.join(f'{n} × {reason}' for reason, n in why.items())}" for run, why in lost
     ]
-    left = [f"{run.key} ({run.model}, {run.dataset}, {run.record.command}) is not shown: {why}" for run, why in found.left]
-    commands = [f"{run.record.reproduce}    # {run.key}" for run in found.used]
+    left = [f"{run.key} ({run.model}, {run.dataset}, {run.record.command}) is not shown: {why}" for run, why in gathered.left]
+    commands = [f"{run.record.reproduce}    # {run.key}" for run in gathered.used]
     return Section("How to repeat it", [bullets([*facts, *dropped, *left]), Block("code", lines=commands)])

@@ -39,8 +39,8 @@ def heat_map(rows: pl.DataFrame, *, title: str, largest: float, unit: str) -> Fi
     image = axes.imshow(
         np.ma.masked_invalid(grid), cmap=DIVERGING, vmin=-largest, vmax=largest, aspect="auto", origin="lower", interpolation="nearest"
     )
-    found = rows.filter(schemas.starred())
-    axes.scatter(found["head"], found["layer"], s=9, facecolors="none", edgecolors="black", linewidths=0.7)
+    starred = rows.filter(schemas.starred())
+    axes.scatter(starred["head"], starred["layer"], s=9, facecolors="none", edgecolors="black", linewidths=0.7)
     axes.set(xlabel="head", ylabel="layer")
     whole_numbers(axes.xaxis, 8)
     whole_numbers(axes.yaxis, 10)
@@ -80,8 +80,10 @@ def positions(rows: pl.DataFrame, *, title: str, shown: str, unit: str) -> Figur
     drawn = sheet(title, (min(6.4, max(1.6, 0.105 * layers)),), right=0.9)
     axes = drawn.axes[0]
     image = axes.imshow(np.ma.masked_invalid(grid), cmap=DIVERGING, vmin=-largest, vmax=largest, aspect="auto", origin="lower")
-    found = rows.filter(schemas.starred())
-    axes.scatter([columns.index(p) for p in found["position"]], found["layer"], s=9, facecolors="none", edgecolors="black", linewidths=0.7)
+    starred = rows.filter(schemas.starred())
+    axes.scatter(
+        [columns.index(p) for p in starred["position"]], starred["layer"], s=9, facecolors="none", edgecolors="black", linewidths=0.7
+    )
     axes.set_xticks(range(len(columns)), columns)
     axes.set(ylabel="layer", xlabel="position in the prompt")
     whole_numbers(axes.yaxis, 10)
@@ -201,8 +203,8 @@ def agreement(letters: Sequence[str], shared: Mapping[tuple[str, str], tuple[int
     """How many of the `top` strongest heads two rankings share, darker where more; `shared`: (row, column) → number, chance."""
     size = len(letters)
     grid = np.full((size, size), np.nan)
-    for (one, other), (number, _) in shared.items():
-        a, b = letters.index(one), letters.index(other)
+    for (row, column), (number, _) in shared.items():
+        a, b = letters.index(row), letters.index(column)
         grid[max(a, b), min(a, b)] = number
     drawn = sheet(title, (max(1.2, 0.2 * size),), right=0.9)
     axes = drawn.axes[0]

@@ -27,41 +27,41 @@ LONG = 32
 """Characters to which a column of text may be folded; names and numbers are shorter and stay on one line."""
 
 
-def result(found: Result, options: Measure, *, plot: bool = False) -> None:
-    """Nothing: writes the asked format to stdout, and the table to stderr where data went to a pipe and a person watches.
+def result(result: Result, options: Measure, *, plot: bool = False) -> None:
+    """Write the result to stdout in the chosen format, and the table to stderr where data went to a pipe and a person watches.
 
     `plot`: it is drawn too, under the tables, or on stderr beside data. PartialError where values had to be left out.
     """
-    asked = Format.JSON if options.json else options.format
-    chosen = asked or (Format.TABLE if sys.stdout.isatty() else Format.JSON)
+    explicit = Format.JSON if options.json else options.format
+    chosen = explicit or (Format.TABLE if sys.stdout.isatty() else Format.JSON)
     if chosen is Format.TABLE:
-        show_tables(found, sys.stdout)
+        show_tables(result, sys.stdout)
     else:
-        if asked is None and sys.stderr.isatty() and not options.quiet:
-            show_tables(found, sys.stderr)
-        write_data(found, chosen, options.rows)
+        if explicit is None and sys.stderr.isatty() and not options.quiet:
+            show_tables(result, sys.stderr)
+        write_data(result, chosen, options.rows)
     if plot:
-        draw_plots(found, sys.stdout if chosen is Format.TABLE else sys.stderr)
+        draw_plots(result, sys.stdout if chosen is Format.TABLE else sys.stderr)
     sys.stdout.flush()
-    found.check()
+    result.check()
 
 
-def write_data(found: Result, chosen: Format, with_rows: bool) -> None:
-    """Nothing: writes the result to stdout in a format for programs."""
-    summary = pl.concat(found.summaries)
+def write_data(result: Result, chosen: Format, with_rows: bool) -> None:
+    """Write the result to stdout in a format for programs."""
+    summary = pl.concat(result.summaries)
     if chosen is Format.JSON:
         document = {
-            "schema_version": found.record.schema_version,
-            "run": found.record.model_dump(mode="json"),
+            "schema_version": result.record.schema_version,
+            "run": result.record.model_dump(mode="json"),
             "summary": list(records([summary])),
-            "reliability": list(records(found.reliability)),
-            "warnings": found.record.warnings,
+            "reliability": list(records(result.reliability)),
+            "warnings": result.record.warnings,
         }
         if with_rows:
-            document["rows"] = list(records(stored(found.rows)))
+            document["rows"] = list(records(stored(result.rows)))
         sys.stdout.write(json.dumps(document, allow_nan=False, indent=2) + "\n")
     elif chosen is Format.JSONL:
-        for record in records(stored(found.rows) if with_rows else [summary]):
+        for record in records(stored(result.rows) if with_rows else [summary]):
             sys.stdout.write(json.dumps(record, allow_nan=False) + "\n")
     elif chosen is Format.CSV:
         sys.stdout.write(summary.with_columns(pl.col(pl.String).map_elements(safe_text, pl.String)).write_csv())
@@ -91,16 +91,16 @@ def markdown(summary: pl.DataFrame) -> str:
     return "".join(f"| {' | '.join(escaped(cell) for cell in line)} |\n" for line in lines)
 
 
-def tables_of(found: Result) -> Iterator[tables.Table]:
+def tables_of(result: Result) -> Iterator[tables.Table]:
     """The tables of each dataset."""
-    for part, summary, trusted in zip(found.record.datasets, found.summaries, found.reliability, strict=True):
-        if found.record.command == "baseline":
+    for part, summary, trusted in zip(result.record.datasets, result.summaries, result.reliability, strict=True):
+        if result.record.command == "baseline":
             yield tables.clean_model(summary, part.name, f"{part.path}/summary.parquet")
-        elif found.record.command == "probe":
-            yield probes.probes(summary, part.name, f"{part.path}/summary.parquet", found.record.params["split"])
-        elif found.record.command == "circuit":
+        elif result.record.command == "probe":
+            yield probes.probes(summary, part.name, f"{part.path}/summary.parquet", result.record.params["split"])
+        elif result.record.command == "circuit":
             yield circuits.sets(summary, part.name, f"{part.path}/summary.parquet")
-        elif found.record.command == "encode":
+        elif result.record.command == "encode":
             yield tables.encoded(summary, part.name, f"{part.path}/activations.parquet")
         else:
             own = summary.filter(pl.col("dataset") == summary["dataset"][0])  # a control's rows follow
@@ -110,9 +110,9 @@ def tables_of(found: Result) -> Iterator[tables.Table]:
             yield from reliability.tables(summary, trusted)
 
 
-def show_tables(found: Result, stream: TextIO) -> None:
+def show_tables(result: Result, stream: TextIO) -> None:
     """Write the tables of each dataset."""
-    for table in tables_of(found):
+    for table in tables_of(result):
         draw(table, stream)
 
 
@@ -129,10 +129,10 @@ def html(table: tables.Table) -> str:
     return f"<table>{caption}{head}{body}</table>{notes}"
 
 
-def draw_plots(found: Result, stream: TextIO) -> None:
-    """Nothing: draws each dataset, method and source."""
-    for summary in found.summaries:
-        if found.record.command == "probe":
+def draw_plots(result: Result, stream: TextIO) -> None:
+    """Draw each dataset, method and source."""
+    for summary in result.summaries:
+        if result.record.command == "probe":
             terminal.probes(summary, stream)
             continue
         own = summary.filter(pl.col("dataset") == summary["dataset"][0])
@@ -201,7 +201,7 @@ def _drawn(table: tables.Table, kept: Sequence[int]) -> "Drawing":
 def listing(
     title: str, rows: list[dict[str, Any]], cells: list[list[str]], chosen: Format | None, columns: list[str] | None = None
 ) -> None:
-    """Nothing: writes a plain list to stdout: `cells` as a table (their columns by default the rows' first keys), or the rows as data."""
+    """Write a plain list to stdout: `cells` as a table (their columns by default the rows' first keys), or the rows as data."""
     chosen = chosen or (Format.TABLE if sys.stdout.isatty() else Format.JSON)
     if chosen is Format.JSON:
         sys.stdout.write(json.dumps(rows, allow_nan=False, indent=2) + "\n")
@@ -217,10 +217,10 @@ def listing(
     sys.stdout.flush()
 
 
-def record(found: RunRecord, table: tables.Table, seal: str, chosen: Format | None) -> None:
+def record(record: RunRecord, table: tables.Table, seal: str, chosen: Format | None) -> None:
     """Write one run's record to stdout, whole for programs and the essentials for people, and whether it is sealed."""
     if (chosen or (Format.TABLE if sys.stdout.isatty() else Format.JSON)) is Format.TABLE:
         draw(replace(table, notes=[*table.notes, f"{'record':<12} {seal}"]), sys.stdout)
     else:
-        sys.stdout.write(json.dumps(found.model_dump(mode="json") | {"seal": seal}, allow_nan=False, indent=2) + "\n")
+        sys.stdout.write(json.dumps(record.model_dump(mode="json") | {"seal": seal}, allow_nan=False, indent=2) + "\n")
     sys.stdout.flush()

@@ -36,7 +36,7 @@ PREFERRED = ("exact corrupt", "exact mean", "exact resample", "exact zero", "exa
 
 
 @dataclass(frozen=True)
-class Found:
+class ReportRun:
     """One finished run with its tables."""
 
     folder: Path
@@ -72,7 +72,7 @@ class Found:
 class Map:
     """The effects of one run, method and source: SUMMARY rows."""
 
-    run: Found
+    run: ReportRun
     method: str
     source: str
     rows: pl.DataFrame
@@ -126,16 +126,16 @@ class Part:
     """All that is known of one model on one dataset."""
 
     model: str
-    asked: str
+    model_option: str
     """What --model was."""
     dataset: str
-    baseline: Found | None
+    baseline: ReportRun | None
     maps: list[Map]
     """Maps over all positions, measured ones first."""
     along: list[Map]
     """Maps split by position."""
-    probes: list[Found]
-    circuits: list[Found]
+    probes: list[ReportRun]
+    circuits: list[ReportRun]
 
     @property
     def name(self) -> str:
@@ -153,10 +153,10 @@ class Part:
         """The map that the first screen, the first figure and the first table are about."""
         return next(iter(self.shown), None)
 
-    def measured(self, found: Map) -> Map | None:
+    def measured(self, site_map: Map) -> Map | None:
         """The shown map of chosen sites whose measurements stand before these estimates; None where there is none."""
-        same = [m for m in self.shown if not m.estimated and not m.given and m.source == found.source]
-        return same[0] if found.estimated and same else None
+        same = [m for m in self.shown if not m.estimated and not m.given and m.source == site_map.source]
+        return same[0] if site_map.estimated and same else None
 
 
 @dataclass(frozen=True)
@@ -164,36 +164,36 @@ class Gathered:
     """What was found under results/."""
 
     parts: list[Part]
-    used: list[Found]
-    left: list[tuple[Found, str]] = field(default_factory=list)
+    used: list[ReportRun]
+    left: list[tuple[ReportRun, str]] = field(default_factory=list)
     """Runs that are not shown, with the reason."""
     damaged: list[Stored] = field(default_factory=list)
-    """Runs that are not what was written."""
+    """Corrupted runs."""
 
     def check(self) -> None:
         """Raise PartialError where runs could not be read."""
         if self.damaged:
             what = "; ".join(f"{run.folder} {run.damage}" for run in self.damaged[:5])
-            raise PartialError(f"missing in the report, {len(self.damaged)} in all: {what}; the command that made a run makes it again")
+            raise PartialError(f"missing in the report, {len(self.damaged)} in all: {what}; rerun the commands that made them")
 
 
 def gather(output_dir: Path, wanted: Sequence[str], model: str | None, cache: Path | None = None) -> Gathered:
     """The named runs, all of them; or of those under `output_dir` one of each kind.
 
-    DataError where there is none, DamagedError where a named one is not what was written.
+    DataError where there is none, DamagedError where a named one is corrupted.
     """
     named = {run.folder: run for run, _ in (load(output_dir, name, cache) for name in wanted)}
     stored = list(named.values()) or finished(output_dir, cache)
     called = models(stored)
     whole = [_read(run, run.record, called[run.folder]) for run in stored if run.record and run.record.command in SHOWN]
-    if others := set(named) - {found.folder for found in whole}:
+    if others := set(named) - {run.folder for run in whole}:
         raise DataError(f"{others.pop()} is no run of {', '.join(SHOWN)}: a report does not show it; leave it out")
-    shown = [found for found in whole if model is None or model in _names(found)]
+    shown = [run for run in whole if model is None or model in _names(run)]
     if not shown:
         which = f" of model '{model}' (there are: {', '.join(sorted({f.model for f in whole}))})" if model and whole else ""
         raise DataError(f"no finished run{which} under {output_dir}; `biasscope baseline` and `biasscope patch` make the first")
     parts: list[Part] = []
-    left: list[tuple[Found, str]] = []
+    left: list[tuple[ReportRun, str]] = []
     for name, dataset in dict.fromkeys((f.model, f.dataset) for f in sorted(shown, key=lambda f: (_order(f.dataset), f.model))):
         more, rest = _parts(name, dataset, [f for f in shown if (f.model, f.dataset) == (name, dataset)], every=bool(wanted))
         parts, left = parts + more, left + rest
@@ -202,14 +202,14 @@ def gather(output_dir: Path, wanted: Sequence[str], model: str | None, cache: Pa
     return Gathered(parts, used, left, [run for run in stored if run.record is None])
 
 
-def _names(found: Found) -> tuple[str, ...]:
+def _names(run: ReportRun) -> tuple[str, ...]:
     """What --model may call the model of a run."""
-    return found.model, files.safe_name(found.model), found.record.model.name if found.record.model else ""
+    return run.model, files.safe_name(run.model), run.record.model.name if run.record.model else ""
 
 
-def _parts(model: str, dataset: str, found: Sequence[Found], *, every: bool) -> tuple[list[Part], list[tuple[Found, str]]]:
+def _parts(model: str, dataset: str, runs: Sequence[ReportRun], *, every: bool) -> tuple[list[Part], list[tuple[ReportRun, str]]]:
     """One part with one run of each kind, and the others with the reason; with `every`, each of those in a part of its own."""
-    best, left = _one_of_each(found)
+    best, left = _one_of_each(runs)
     part = _part(model, dataset, best)
     drawn = {m.run.key for m in (*(part.shown if every else part.maps), *part.along)}
     left += [(f, "another run shows the same sites and source") for f in best if f.record.command in MAPS and f.key not in drawn]
@@ -223,19 +223,19 @@ def _order(dataset: str) -> tuple[int, str]:
     return (("winogender", "occupations").index(dataset) if dataset in ("winogender", "occupations") else 2, dataset)
 
 
-def _read(run: Stored, record: RunRecord, model: str) -> Found:
+def _read(run: Stored, record: RunRecord, model: str) -> ReportRun:
     trusted = run.folder / "reliability.parquet"
     # columns that an older version did not have are null
     summary = pl.concat([SUMMARY.to_frame(), pl.read_parquet(run.folder / "summary.parquet")], how="diagonal")
     summary = summary.with_columns(model=pl.lit(model))
     reliability = pl.read_parquet(trusted) if trusted.is_file() else None
-    return Found(run.folder, reproduce.renewed(record, document=True), summary, reliability, run.seal)
+    return ReportRun(run.folder, reproduce.renewed(record, document=True), summary, reliability, run.seal)
 
 
-def _one_of_each(found: Sequence[Found]) -> tuple[list[Found], list[tuple[Found, str]]]:
+def _one_of_each(runs: Sequence[ReportRun]) -> tuple[list[ReportRun], list[tuple[ReportRun, str]]]:
     """Of each kind the run with the most sites, then examples, then the newest; the others with the reason."""
-    best: dict[str, Found] = {}
-    order = sorted(found, key=lambda f: (f.summary.height, f.record.datasets[0].used, f.record.created, f.key), reverse=True)
+    best: dict[str, ReportRun] = {}
+    order = sorted(runs, key=lambda f: (f.summary.height, f.record.datasets[0].used, f.record.created, f.key), reverse=True)
     left = []
     for run in order:
         first = best.setdefault(_kind(run), run)
@@ -244,17 +244,17 @@ def _one_of_each(found: Sequence[Found]) -> tuple[list[Found], list[tuple[Found,
     return list(best.values()), left
 
 
-def _kind(found: Found) -> str:
-    params = {name: found.record.params.get(name) or None for name in KIND}
-    if found.record.command == "circuit":
-        params["source"] = found.summary["source"].drop_nulls().to_list()[0]
-    if found.record.command in MAPS and params["positions"] in ("all", None):
+def _kind(run: ReportRun) -> str:
+    params = {name: run.record.params.get(name) or None for name in KIND}
+    if run.record.command == "circuit":
+        params["source"] = run.summary["source"].drop_nulls().to_list()[0]
+    if run.record.command in MAPS and params["positions"] in ("all", None):
         params["components"] = None  # fewer components of the same map
-    return json.dumps([found.record.command, found.model, found.dataset, params], sort_keys=True, default=str)
+    return json.dumps([run.record.command, run.model, run.dataset, params], sort_keys=True, default=str)
 
 
-def _part(model: str, dataset: str, found: Sequence[Found]) -> Part:
-    maps = [m for run in found if run.record.command in MAPS for m in _maps(run)]
+def _part(model: str, dataset: str, runs: Sequence[ReportRun]) -> Part:
+    maps = [m for run in runs if run.record.command in MAPS for m in _maps(run)]
     order = {name: i for i, name in enumerate(PREFERRED)}
 
     def place(m: Map) -> tuple[bool, bool, bool, int, bool, bool, int]:
@@ -268,11 +268,11 @@ def _part(model: str, dataset: str, found: Sequence[Found]) -> Part:
         if _split(m):
             continue
         seen.setdefault(m.name, m)
-    of = {name: [run for run in found if run.record.command == name] for name in ("baseline", "probe", "circuit")}
-    asked = reproduce.relative(str(found[0].record.params.get("model", model)))
+    of = {name: [run for run in runs if run.record.command == name] for name in ("baseline", "probe", "circuit")}
+    option = reproduce.relative(str(runs[0].record.params.get("model", model)))
     return Part(
         model,
-        asked,
+        option,
         dataset,
         next(iter(of["baseline"]), None),
         list(seen.values()),
@@ -282,16 +282,16 @@ def _part(model: str, dataset: str, found: Sequence[Found]) -> Part:
     )
 
 
-def _split(found: Map) -> bool:
-    return found.ranked["position"].n_unique() > 1
+def _split(site_map: Map) -> bool:
+    return site_map.ranked["position"].n_unique() > 1
 
 
-def _maps(run: Found) -> list[Map]:
+def _maps(run: ReportRun) -> list[Map]:
     own = run.summary.filter(pl.col("dataset") == run.summary["dataset"][0])
-    made = []
+    maps = []
     for rows in own.partition_by("method", "source", maintain_order=True):
         ranked = summary.ranking(rows).filter(pl.col("component") != TOTAL, (pl.col("component") != "z") | pl.col("head").is_not_null())
         tested = ranked["p_family"].is_not_null().any() or rows["method"][0] == own["method"][0]
         if ranked.height and tested:  # the exact effects of --calibrate are no map
-            made.append(Map(run, rows["method"][0], rows["source"][0], rows, ranked))
-    return made
+            maps.append(Map(run, rows["method"][0], rows["source"][0], rows, ranked))
+    return maps

@@ -8,7 +8,7 @@ import polars as pl
 from biasscope.engine.schemas import NONE, number
 from biasscope.engine.statistics import resampling
 from biasscope.report import words
-from biasscope.report.gather import Found, Part
+from biasscope.report.gather import Part, ReportRun
 from biasscope.report.tables import Table, noun
 from biasscope.report.words import interval
 
@@ -79,29 +79,29 @@ def _two(value: float | None) -> str:
 
 def _removal(removed: pl.DataFrame, statistic: str) -> dict[int, list[str]]:
     """Row → what removing its direction changes, and the band of random directions. The last row leaves the last layer."""
-    found: dict[int, list[str]] = {}
+    by_row: dict[int, list[str]] = {}
     rows = removed.filter(metric="target", statistic=statistic, subset="all")
     for row in rows.iter_rows(named=True):
         at = row["layer"] + (row["component"] == "resid_post")
-        cells = found.setdefault(at, ["", ""])
+        cells = by_row.setdefault(at, ["", ""])
         if row["source"] == "probe":
             cells[0] = _two(row["estimate"])
         else:
             cells[1] = f"[{_two(row['ci_low'])}, {_two(row['ci_high'])}]"
-    return found
+    return by_row
 
 
-def sentence(found: Found) -> str:
+def sentence(run: ReportRun) -> str:
     """Where a probe reads best, against shuffled labels and its own control."""
-    rows = found.summary.filter(pl.col("method") == "probe", pl.col("statistic") == "accuracy")
+    rows = run.summary.filter(pl.col("method") == "probe", pl.col("statistic") == "accuracy")
     best = rows.filter(pl.col("estimate").is_not_null()).sort("estimate", descending=True, maintain_order=True).head(1)
-    against = " against unrelated words" if found.record.params.get("negatives") == "unrelated" else ""
-    start = f"Run {found.key}, probe for {(rows['metric'][0] if rows.height else '?') + against}"
-    start += f" ({found.record.params.get('position', 'last')} token)"
+    against = " against unrelated words" if run.record.params.get("negatives") == "unrelated" else ""
+    start = f"Run {run.key}, probe for {(rows['metric'][0] if rows.height else '?') + against}"
+    start += f" ({run.record.params.get('position', 'last')} token)"
     if best.is_empty():
         return f"{start}: no accuracy."
     row = best.row(0, named=True)
-    beside = {name: found.summary.filter(method=name, layer=row["layer"]) for name in ("shuffled", "within groups")}
+    beside = {name: run.summary.filter(method=name, layer=row["layer"]) for name in ("shuffled", "within groups")}
     band = next(beside["shuffled"].filter(statistic="accuracy").iter_rows(named=True), None)
     selective = beside["within groups"].filter(statistic="selectivity")
     over = "" if band is None or band["ci_high"] is None else f", shuffled labels reach {number(band['ci_high'])}"
@@ -125,18 +125,18 @@ def section(parts: Sequence[Part], gallery: "Gallery") -> "Iterator[Block]":
     for part in parts:
         if not part.probes:
             yield missing(f"Not measured for {part.model}: {words.command('probe', part)}")
-        for found in part.probes:
-            params, task = found.record.params, found.summary["metric"][0]
+        for run in part.probes:
+            params, task = run.record.params, run.summary["metric"][0]
             title = f"Probe for {task}: {part.model}\n{part.dataset}, {params.get('site')}, {params.get('position')} token" + (
                 ", against unrelated words" if params.get("negatives") == "unrelated" else ""
             )
-            rows = found.summary.filter(pl.col("method") != "removal")
-            drawn.append(gallery.picture("probe", f"{title}. {sentence(found)}".replace("\n", ", "), figures.probes, rows, title=title))
+            rows = run.summary.filter(pl.col("method") != "removal")
+            drawn.append(gallery.picture("probe", f"{title}. {sentence(run)}".replace("\n", ", "), figures.probes, rows, title=title))
     if drawn:
         yield Block("pictures", pictures=drawn)
     for part in parts:
-        for found in part.probes[:1]:
-            table = probes(found.summary, part.name, found.file, found.record.params.get("split") or "kfold")
+        for run in part.probes[:1]:
+            table = probes(run.summary, part.name, run.file, run.record.params.get("split") or "kfold")
             yield Block(
                 "table",
                 table=Table(f"{table.title} (every fifth row)", table.columns, [table.sections[0][::5], *table.sections[1:]], table.notes),

@@ -18,9 +18,9 @@ def tables(summary: pl.DataFrame, reliability: pl.DataFrame) -> Iterator[Table]:
     for rows in summary.partition_by("dataset", "method", "source", maintain_order=True):
         yield from _positions(rows)
     for make in (_repeated, _agreeing, calibrated):
-        found = make(reliability)
-        if found.sections[0]:
-            yield found
+        table = make(reliability)
+        if table.sections[0]:
+            yield table
     if lines := [text for text in (family(reliability), false_alarms(reliability)) if text]:
         yield Table("", [], [], lines)
 
@@ -36,8 +36,8 @@ def family(reliability: pl.DataFrame) -> str | None:
 def false_alarms(reliability: pl.DataFrame) -> str | None:
     """How often a star appears where there is nothing to find; None where that was not simulated."""
     names = {"false_alarms_symmetric": "symmetric", "false_alarms_resampled": "as skewed as here"}
-    rows = {said: _single(reliability, name) for name, said in names.items()}
-    shares = [f"{100 * row['estimate']:.0f} % ({said})" for said, row in rows.items() if row]
+    rows = {label: _single(reliability, name) for name, label in names.items()}
+    shares = [f"{100 * row['estimate']:.0f} % ({label})" for label, row in rows.items() if row]
     return f"in data like these without any effect a star appears in {' to '.join(shares)} of studies" if shares else None
 
 
@@ -83,12 +83,12 @@ def _band(row: dict[str, Any] | None) -> str:
 
 def _wide(reliability: pl.DataFrame, prefix: str) -> dict[tuple[Any, ...], dict[str, dict[str, Any]]]:
     """(kind, method, source, against) → quantity → row, of the quantities with that prefix."""
-    found: dict[tuple[Any, ...], dict[str, dict[str, Any]]] = {}
+    by_key: dict[tuple[Any, ...], dict[str, dict[str, Any]]] = {}
     slopes = (reliability["statistic"] == "slope").any()
     for row in reliability.filter(pl.col("quantity").str.starts_with(prefix)).iter_rows(named=True):
         key = (_kind(row, slopes), row["method"], row["source"], row["against"])
-        found.setdefault(key, {})[row["quantity"].removeprefix(prefix)] = row
-    return found
+        by_key.setdefault(key, {})[row["quantity"].removeprefix(prefix)] = row
+    return by_key
 
 
 def _repeated(reliability: pl.DataFrame) -> Table:
@@ -96,9 +96,9 @@ def _repeated(reliability: pl.DataFrame) -> Table:
     halves, seen = _wide(reliability, "split_"), _wide(reliability, "detectable")
     body = []
     for key, row in halves.items():
-        found = seen.get(key, {}).get(""), seen.get(key, {}).get("_family"), row.get("spearman")
+        quantities = seen.get(key, {}).get(""), seen.get(key, {}).get("_family"), row.get("spearman")
         name = key[0] + (f", {key[2]}" if len({source for _, _, source, _ in halves}) > 1 else "")
-        body.append([name, *map(_band, found), _shared(row.get("top10"), _luck(reliability, key[0]))])
+        body.append([name, *map(_band, quantities), _shared(row.get("top10"), _luck(reliability, key[0]))])
     notes = [
         "one, of all: the effect found with power 0.8 at one site, and starred among all; by simulation, median over sites",
         "halves: 100 random splits of the groups; ρ of the two rankings [5–95 %], how many of the top 10 are in both, and by luck",

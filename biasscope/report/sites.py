@@ -29,11 +29,11 @@ def which_sites(parts: Sequence[Part], gallery: Gallery) -> Iterator[Block]:
     for part in parts:
         # effects of twins are on target alone: what replacing a site costs is in the first map that has it
         costs = [m for m in part.shown if (m.rows["metric"] == "kl").any()]
-        for found in [*part.shown[:1], *(m for m in costs[:1] if m not in part.shown[:1])]:
-            yield Block("table", table=strongest(found, part))
-            if found.run.reliability is not None:
-                made = reliability.tables(found.rows.clear(), found.run.reliability.filter(source=found.source))
-                named = (replace(table, title=f"{table.title} (run {found.run.key})") for table in made if table.columns)
+        for site_map in [*part.shown[:1], *(m for m in costs[:1] if m not in part.shown[:1])]:
+            yield Block("table", table=strongest(site_map, part))
+            if site_map.run.reliability is not None:
+                repeated = reliability.tables(site_map.rows.clear(), site_map.run.reliability.filter(source=site_map.source))
+                named = (replace(table, title=f"{table.title} (run {site_map.run.key})") for table in repeated if table.columns)
                 yield from (Block("table", table=table) for table in named)
 
 
@@ -79,32 +79,32 @@ def _one_scale(maps: Sequence[tuple[Map, pl.DataFrame]], gallery: Gallery, what:
     yield Block("pictures", pictures=drawn)
 
 
-def _title(kind: str, found: Map, what: str) -> str:
-    return f"{kind} of {found.run.model}\n{found.run.dataset}, {what}: {found.name}"
+def _title(kind: str, site_map: Map, what: str) -> str:
+    return f"{kind} of {site_map.run.model}\n{site_map.run.dataset}, {what}: {site_map.name}"
 
 
-def _alt(kind: str, found: Map, what: str, rows: pl.DataFrame) -> str:
+def _alt(kind: str, site_map: Map, what: str, rows: pl.DataFrame) -> str:
     """The figure in words: how many pass, and the strongest."""
     order = rows.sort(pl.col("estimate").abs(), descending=True, nulls_last=True).head(3)
     top = ", ".join(f"{words.site(row)} {words.interval(row)}" for row in order.iter_rows(named=True))
     tested = rows["p_family"].is_not_null().any()
     passed = f"{rows.filter(schemas.starred()).height} of {rows.height} significant; " if tested else ""
-    return f"{_title(kind, found, what)} (run {found.run.key}). {passed}largest: {top} {rows['unit'][0]}".replace("\n", ", ")
+    return f"{_title(kind, site_map, what)} (run {site_map.run.key}). {passed}largest: {top} {rows['unit'][0]}".replace("\n", ", ")
 
 
-def strongest(found: Map, part: Part) -> Table:
+def strongest(site_map: Map, part: Part) -> Table:
     """The ten strongest sites with everything that was measured of them."""
     beside = {
         "shift": ("target", "mean"),
         "compet.": ("competence", "rms"),
         "kl": ("kl", "mean"),
     }
-    if found.statistic != "slope" or found.source in ("corrupt", "clean"):
+    if site_map.statistic != "slope" or site_map.source in ("corrupt", "clean"):
         beside.pop("shift")
-    values = {name: _by_site(found.rows.filter(metric=m, statistic=s, subset="all"), "estimate") for name, (m, s) in beside.items()}
-    values = {"recov.": _by_site(found.ranked, "recovered"), **values, "specif.": _by_site(found.ranked, "specificity")}
+    values = {name: _by_site(site_map.rows.filter(metric=m, statistic=s, subset="all"), "estimate") for name, (m, s) in beside.items()}
+    values = {"recov.": _by_site(site_map.ranked, "recovered"), **values, "specif.": _by_site(site_map.ranked, "specificity")}
     values = {name: cells for name, cells in values.items() if any(v is not None for v in cells.values())}
-    kinds = found.ranked.filter(pl.col("component").is_in(["z", "mlp_out"]), pl.col("estimate").is_not_null())
+    kinds = site_map.ranked.filter(pl.col("component").is_in(["z", "mlp_out"]), pl.col("estimate").is_not_null())
     rows = kinds.sort(pl.col("estimate").abs(), descending=True, maintain_order=True).head(LISTED)
     body = []
     for row in rows.iter_rows(named=True):
@@ -112,11 +112,11 @@ def strongest(found: Map, part: Part) -> Table:
         body.append(
             [words.site(row), tables.interval(row), probability(row["p_family"]), *(number(cells.get(place)) for cells in values.values())]
         )
-    columns = ["site", f"{found.statistic} [95 %], {found.unit}", "p_family", *values]
+    columns = ["site", f"{site_map.statistic} [95 %], {site_map.unit}", "p_family", *values]
     notes = [*schemas.legend(rows.to_dicts()), *(COLUMNS[name] for name in values)]
     measured = any(m.ranked["specificity"].is_not_null().any() for m in part.maps)
     notes += [] if measured else [f"no specificity: {words.command('ablate', part, ' --control definitional')}"]
-    return Table(f"Strongest sites, {part.name}: {found.name} (run {found.run.key})", columns, [body], notes)
+    return Table(f"Strongest sites, {part.name}: {site_map.name} (run {site_map.run.key})", columns, [body], notes)
 
 
 def _by_site(rows: pl.DataFrame, column: str) -> dict[tuple[Any, ...], float | None]:
@@ -127,24 +127,24 @@ def along(parts: Sequence[Part], gallery: Gallery) -> Iterator[Block]:
     """The residual stream by layer and position: where on the prompt the effect sits."""
     drawn = []
     for part in parts:
-        for found in part.along:
+        for site_map in part.along:
             for component in ("resid_post", "resid_pre"):
-                rows = found.sites(component)
+                rows = site_map.sites(component)
                 if rows.is_empty():
                     continue
                 order = {name: i for i, name in enumerate(("term", "between", "readout"))}
                 rows = rows.sort(pl.col("position").replace_strict(order, default=9), "layer")
                 shown = "recovered" if rows["recovered"].is_not_null().any() else "estimate"
-                title = _title("Residual stream", found, found.statistic)
+                title = _title("Residual stream", site_map, site_map.statistic)
                 drawn.append(
                     gallery.picture(
                         "positions",
-                        _alt("Residual stream", found, found.statistic, rows),
+                        _alt("Residual stream", site_map, site_map.statistic, rows),
                         figures.positions,
                         rows,
                         title=title,
                         shown=shown,
-                        unit=found.unit,
+                        unit=site_map.unit,
                     )
                 )
     if drawn:
@@ -179,10 +179,10 @@ def calibration(parts: Sequence[Part], gallery: Gallery) -> Iterator[Block]:
                     )
                 ],
             )
-        for run in dict.fromkeys(m.run.key for m in part.maps):
-            found = next(m.run for m in part.maps if m.run.key == run)
-            if found.reliability is not None and found.reliability["quantity"].str.starts_with("calibration").any():
-                yield Block("table", table=reliability.calibrated(found.reliability))
+        for key in dict.fromkeys(m.run.key for m in part.maps):
+            run = next(m.run for m in part.maps if m.run.key == key)
+            if run.reliability is not None and run.reliability["quantity"].str.starts_with("calibration").any():
+                yield Block("table", table=reliability.calibrated(run.reliability))
         if not pairs:
             both = " and ".join(words.command("patch", part, f" --method {method}") for method in ("attribution", "exact"))
             yield missing(f"Not compared for {part.model}: needs both methods with one source; {both}")

@@ -115,33 +115,35 @@ def encoded(_summary: pl.DataFrame, dataset: str, file: str) -> Table:
     names = ["component", "position", "prompts", "layers", "width"]
     counts = {"prompts": pl.col("example_id").n_unique(), "layers": pl.col("layer").n_unique(), "width": pl.col("values").list.len().max()}
     held = pl.scan_parquet(file).with_columns(pl.col("values").cast(pl.List(pl.Float32)))
-    found = held.group_by("component", "position").agg(**counts).sort("component").select(names).collect()
-    rows = [[str(cell) for cell in row] for row in found.iter_rows()]
+    counted = held.group_by("component", "position").agg(**counts).sort("component").select(names).collect()
+    rows = [[str(cell) for cell in row] for row in counted.iter_rows()]
     return Table(f"activations of {dataset}", names, [rows], [f"one row per prompt and site in {file}"])
 
 
-def record(found: RunRecord) -> Table:
+def record(record: RunRecord) -> Table:
     """How a run was made: one line a fact."""
-    (part,) = found.datasets
+    (part,) = record.datasets
     left = {"not drawn": part.not_drawn, **part.dropped}
-    model = None if found.model is None else f"{found.model.name} {found.model.digest[:12]}, {found.model.dtype} on {found.model.device}"
+    model = (
+        None if record.model is None else f"{record.model.name} {record.model.digest[:12]}, {record.model.dtype} on {record.model.device}"
+    )
     facts = {
-        "command": found.command,
-        "created": found.created,
+        "command": record.command,
+        "created": record.created,
         "model": model or NONE,
         "dataset": f"{part.name} {part.digest[:12]}",
         "examples": f"{part.used} of {part.found} in {part.groups} groups",
         "left out": "; ".join(f"{n} × {reason}" for reason, n in left.items() if n) or "nothing",
         "units": f"{part.units}, {part.reused} of them measured before",
-        "seconds": ", ".join(f"{phase} {seconds:.1f}" for phase, seconds in found.timing.items()),
-        "peak memory": f"{found.peak_rss_bytes / 2**20:.0f} MiB",
-        "versions": ", ".join(f"{name} {version}" for name, version in found.versions.items()),
+        "seconds": ", ".join(f"{phase} {seconds:.1f}" for phase, seconds in record.timing.items()),
+        "peak memory": f"{record.peak_rss_bytes / 2**20:.0f} MiB",
+        "versions": ", ".join(f"{name} {version}" for name, version in record.versions.items()),
         "tables": ", ".join(f"{name} {sha256[:12]}" for name, sha256 in part.tables.items()),
         "folder": part.path,
     }
     lines = [f"{name:<12} {value}" for name, value in {"run": part.run_key, **facts}.items()]
-    lines += [f"{'warning':<12} {text}" for text in found.warnings]
-    return Table("", [], [], [*lines, f"{'again':<12} {found.reproduce}"])
+    lines += [f"{'warning':<12} {text}" for text in record.warnings]
+    return Table("", [], [], [*lines, f"{'again':<12} {record.reproduce}"])
 
 
 def effects(summary: pl.DataFrame, dataset: str, file: str, control: pl.DataFrame | None = None) -> Table:
@@ -171,14 +173,14 @@ def _beside(summary: pl.DataFrame, slopes: bool, control: pl.DataFrame) -> list[
     shift = [("shift", "target", "mean")] if slopes else []
     wanted = [*shift, ("rms", "target", "rms"), ("compet.", "competence", "rms"), ("kl", "kl", "mean")]
     whole = summary.filter(pl.col("subset") == "all")
-    found = [(name, whole.filter(pl.col("metric") == metric, pl.col("statistic") == statistic)) for name, metric, statistic in wanted]
+    columns = [(name, whole.filter(pl.col("metric") == metric, pl.col("statistic") == statistic)) for name, metric, statistic in wanted]
     ranked = ranking(summary).with_columns(estimate="recovered")
     recovered = [("recov.", ranked)] if ranked["estimate"].is_not_null().any() else []
     single = [(name, rows) for (name,), rows in summary.filter(pl.col("subset") != "all").group_by("subset", maintain_order=True)]
     if control.height:
         specific = ranking(summary).with_columns(estimate="specificity")
-        found = [part for part in found if part[0] != "rms"] + [("factual", control), ("specif.", specific)]
-    return [*recovered, *found, *((str(name).removeprefix("term: "), rows) for name, rows in single)]
+        columns = [part for part in columns if part[0] != "rms"] + [("factual", control), ("specif.", specific)]
+    return [*recovered, *columns, *((str(name).removeprefix("term: "), rows) for name, rows in single)]
 
 
 def _total(summary: pl.DataFrame) -> dict[str, Any] | None:

@@ -40,8 +40,8 @@ def sites(summary: pl.DataFrame, stream: TextIO) -> None:
         _heat_map(heads.to_dicts(), what, stream)
     if mlps.height:
         rows = [(f"L{r['layer']}.mlp", r["estimate"], _mark(r)) for r in mlps.iter_rows(named=True)]
-        said = [f"MLPs: {what}", *_explained({mark for _, _, mark in rows})]
-        _bars(rows, "; ".join(said), _largest(r["estimate"] for r in [*heads.to_dicts(), *mlps.to_dicts()]), stream)
+        legend = [f"MLPs: {what}", *_explained({mark for _, _, mark in rows})]
+        _bars(rows, "; ".join(legend), _largest(r["estimate"] for r in [*heads.to_dicts(), *mlps.to_dicts()]), stream)
 
 
 def _heat_map(heads: list[dict[str, Any]], what: str, stream: TextIO) -> None:
@@ -72,7 +72,7 @@ def _legend(shown: set[str], largest: float) -> list[str]:
 
 
 def _explained(shown: set[str]) -> list[str]:
-    return [f"{mark} {said}" for mark, said in MARKS.items() if any(mark in text for text in shown)]
+    return [f"{mark} {meaning}" for mark, meaning in MARKS.items() if any(mark in text for text in shown)]
 
 
 def _mark(row: Mapping[str, Any]) -> str:

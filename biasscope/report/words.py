@@ -77,12 +77,12 @@ def _verdict(row: dict[str, Any], dataset: str) -> str:
 
 def command(name: str, part: Part, more: str = "") -> str:
     """The command that would measure what is missing."""
-    return f"{shlex.join(['biasscope', name, '--model', part.asked, '--dataset', part.dataset])}{more}"
+    return f"{shlex.join(['biasscope', name, '--model', part.model_option, '--dataset', part.dataset])}{more}"
 
 
-def not_sealed(found: Gathered) -> str:
+def not_sealed(gathered: Gathered) -> str:
     """Which runs' records are checked against nothing; empty where all are sealed."""
-    keys = ", ".join(run.key for run in found.used if run.seal is not Seal.SEALED)
+    keys = ", ".join(run.key for run in gathered.used if run.seal is not Seal.SEALED)
     return f"not sealed, made by an older version or copied: {keys}" if keys else ""
 
 
@@ -91,25 +91,27 @@ def _statistic(row: dict[str, Any]) -> str:
     return "slope of target on the share of men" if row["statistic"] == "slope" else "mean of target"
 
 
-def significant(found: Map, component: str = "z") -> pl.DataFrame:
+def significant(site_map: Map, component: str = "z") -> pl.DataFrame:
     """The starred sites of a component, the largest first."""
-    return found.sites(component).filter(schemas.starred()).sort(pl.col("estimate").abs(), descending=True)
+    return site_map.sites(component).filter(schemas.starred()).sort(pl.col("estimate").abs(), descending=True)
 
 
-def found_sites(found: Map, beside: Map | None = None) -> str:
+def found_sites(site_map: Map, beside: Map | None = None) -> str:
     """Which heads are significant, or that none is; of estimates, those that were not measured `beside`."""
-    component, kind = ("mlp_out", "MLPs") if found.sites("z").is_empty() else ("z", "heads")
-    start = f"Run {found.run.key} ({found.name}{_family(found)})"
-    groups = max(found.ranked["clusters"].drop_nulls().to_list(), default=0)
+    component, kind = ("mlp_out", "MLPs") if site_map.sites("z").is_empty() else ("z", "heads")
+    start = f"Run {site_map.run.key} ({site_map.name}{_family(site_map)})"
+    groups = max(site_map.ranked["clusters"].drop_nulls().to_list(), default=0)
     if groups < MIN_CLUSTERS:
         return f"{start}: not testable, {resampling.few_clusters_note(groups, 'group')}."
-    passed, every = significant(found, component), found.sites(component).height
+    passed, every = significant(site_map, component), site_map.sites(component).height
     if passed.is_empty():
-        least = detectable(found)
-        missed = "" if least is None else f" An effect of {number(least)} {found.unit} or more would probably have been found."
+        least = detectable(site_map)
+        missed = "" if least is None else f" An effect of {number(least)} {site_map.unit} or more would probably have been found."
         return f"{start}: none of {every} {kind} is significant.{missed}"
     are = "is" if passed.height == 1 else "are"
-    return f"{start}: {passed.height} of {every} {kind} {are} significant ({found.statistic}, {found.unit}): {_named(passed, beside)}."
+    return (
+        f"{start}: {passed.height} of {every} {kind} {are} significant ({site_map.statistic}, {site_map.unit}): {_named(passed, beside)}."
+    )
 
 
 def _named(passed: pl.DataFrame, beside: Map | None) -> str:
@@ -123,42 +125,42 @@ def _named(passed: pl.DataFrame, beside: Map | None) -> str:
     return ", ".join(named)
 
 
-def _family(found: Map) -> str:
+def _family(site_map: Map) -> str:
     """Over which sites p_family is, where not all of them were measured."""
-    every = sites_of(found)
+    every = sites_of(site_map)
     return "" if every[1] >= every[0] else f"; of all {every[0]} sites, {every[1]} measured"
 
 
-def sites_of(found: Map) -> tuple[int, int]:
+def sites_of(site_map: Map) -> tuple[int, int]:
     """How many sites the family has, and how many of them this map holds numbers of."""
-    row = _trusted(found, "family_sites", kind="single")
-    own = found.ranked.filter(pl.col("p_family").is_not_null(), schemas.heads_and_mlps()).height
+    row = _trusted(site_map, "family_sites", kind="single")
+    own = site_map.ranked.filter(pl.col("p_family").is_not_null(), schemas.heads_and_mlps()).height
     return (own, own) if row is None else (int(row["estimate"]), row["n"])
 
 
-def families(found: Gathered) -> str:
+def families(gathered: Gathered) -> str:
     """How large the family of each shown run is: "300 (run 79a2, 20 of them measured), 54 (runs 1f2e, 8c01)"."""
-    runs = {m.run.key: sites_of(m) for part in found.parts for m in part.shown}
+    runs = {m.run.key: sites_of(m) for part in gathered.parts for m in part.shown}
     sizes: dict[tuple[int, str], list[str]] = {}
     for key, (every, measured) in runs.items():
         sizes.setdefault((every, f", {measured} of them measured" if measured < every else ""), []).append(key)
-    return ", ".join(f"{n} (run{'s' if len(keys) > 1 else ''} {', '.join(keys)}{said})" for (n, said), keys in sizes.items())
+    return ", ".join(f"{n} (run{'s' if len(keys) > 1 else ''} {', '.join(keys)}{extent})" for (n, extent), keys in sizes.items())
 
 
-def short_sites(found: Map) -> str:
-    """The same for a cell of a table."""
-    heads = found.sites("z")
-    groups = max(found.ranked["clusters"].drop_nulls().to_list(), default=0)
+def short_sites(site_map: Map) -> str:
+    """Which heads are significant, short enough for a cell of a table."""
+    heads = site_map.sites("z")
+    groups = max(site_map.ranked["clusters"].drop_nulls().to_list(), default=0)
     if groups < MIN_CLUSTERS:
         return f"not testable ({resampling.few_clusters_note(groups, 'group')})"
-    passed = significant(found)
+    passed = significant(site_map)
     names = ", ".join(site(row) for row in passed.head(NAMED).iter_rows(named=True))
     names = f": {names}{', …' if passed.height > NAMED else ''}" if names else ""
-    return f"{passed.height} of {heads.height} heads{names} ({found.name}{_family(found)}; run {found.run.key})"
+    return f"{passed.height} of {heads.height} heads{names} ({site_map.name}{_family(site_map)}; run {site_map.run.key})"
 
 
 def both(part: Part) -> list[str]:
-    """That chosen sites were measured and all were estimated, and which counts."""
+    """Sentences that say which sites were measured where all were estimated, and which numbers count."""
     lines = []
     for estimates in part.shown:
         if exact := part.measured(estimates):
@@ -170,73 +172,73 @@ def both(part: Part) -> list[str]:
     return lines
 
 
-def recovery(found: Map) -> str | None:
+def recovery(site_map: Map) -> str | None:
     """The total effect and what the strongest head recovers of it; None where the source is no twin."""
-    whole = total(found)
+    whole = total(site_map)
     if whole is None:
         return None
-    first = found.sites("z").sort(pl.col("recovered").abs(), descending=True, nulls_last=True).head(1)
+    first = site_map.sites("z").sort(pl.col("recovered").abs(), descending=True, nulls_last=True).head(1)
     share = first.row(0, named=True) if first.height else None
-    text = f"Run {found.run.key}: exchanging the whole prompt for its twin changes it by {interval(whole, found.unit)}"
+    text = f"Run {site_map.run.key}: exchanging the whole prompt for its twin changes it by {interval(whole, site_map.unit)}"
     if share is None or share["recovered"] is None:
         return text + "; no share recovered is given, because that interval holds 0."
     if share["recovered_low"] is not None and share["recovered_low"] <= 0 <= share["recovered_high"]:
         return f"{text}; no single head is shown to recover a share of it."
     ends = f" [{number(share['recovered_low'])}, {number(share['recovered_high'])}]" if share["recovered_low"] is not None else ""
-    how = "is estimated to recover" if found.estimated else "alone recovers"
+    how = "is estimated to recover" if site_map.estimated else "alone recovers"
     return f"{text}; {site(share)} {how} {number(share['recovered'])}{ends} of it."
 
 
-def detectable(found: Map) -> float | None:
+def detectable(site_map: Map) -> float | None:
     """The effect found with power 0.8 at one of all heads."""
-    row = _trusted(found, "detectable_family")
+    row = _trusted(site_map, "detectable_family")
     return None if row is None else row["estimate"]
 
 
-def repeated(found: Map) -> str | None:
+def repeated(site_map: Map) -> str | None:
     """How many of the ten strongest heads a random half of the groups repeats, beside luck; None where luck alone gives most of them."""
-    row, chance = _trusted(found, "split_top10"), _trusted(found, "split_top10_chance")
+    row, chance = _trusted(site_map, "split_top10"), _trusted(site_map, "split_top10_chance")
     if row is None or row["estimate"] is None:
         return None
-    luck = (chance and chance["estimate"]) or LISTED / max(1, found.sites("z").height)
+    luck = (chance and chance["estimate"]) or LISTED / max(1, site_map.sites("z").height)
     text = overlap(LISTED * row["estimate"], LISTED, LISTED * luck)
     return None if text == NONE else text
 
 
-def certainty(found: Map) -> list[str]:
+def certainty(site_map: Map) -> list[str]:
     """What repeats in the other half of the groups, and how often a star would appear without an effect."""
-    row, again = _trusted(found, "split_top10"), repeated(found)
+    row, again = _trusted(site_map, "split_top10"), repeated(site_map)
     lines = []
     if row and again:
         count, luck = again.split(", ")
         low, high = (f"{LISTED * (row[name] or 0):.0f}" for name in ("low", "high"))
         text = f"of the {LISTED} strongest heads {count.split()[0]} come up again in the other half of the groups"
-        lines.append(f"Run {found.run.key}: {text} (5–95 % of splits: {low} to {high}; {luck}).")
-    if found.run.reliability is not None and (alarms := reliability.false_alarms(_own(found))):
-        lines.append(f"Run {found.run.key}: {alarms}.")
+        lines.append(f"Run {site_map.run.key}: {text} (5–95 % of splits: {low} to {high}; {luck}).")
+    if site_map.run.reliability is not None and (alarms := reliability.false_alarms(_own(site_map))):
+        lines.append(f"Run {site_map.run.key}: {alarms}.")
     return lines
 
 
-def _own(found: Map) -> pl.DataFrame:
+def _own(site_map: Map) -> pl.DataFrame:
     """RELIABILITY of the map's method and source, and what is of all sources together."""
-    table = found.run.reliability
+    table = site_map.run.reliability
     return (
         RELIABILITY.to_frame()
         if table is None
-        else table.filter((pl.col("source") == found.source) | pl.col("source").is_null(), method=found.method)
+        else table.filter((pl.col("source") == site_map.source) | pl.col("source").is_null(), method=site_map.method)
     )
 
 
-def _trusted(found: Map, quantity: str, kind: str = "z") -> dict[str, Any] | None:
+def _trusted(site_map: Map, quantity: str, kind: str = "z") -> dict[str, Any] | None:
     """The row of a quantity of heads (`z`), or of heads and MLPs together (`single`)."""
-    rows = _own(found).filter(pl.col("heads") == (kind == "z"), quantity=quantity, component=kind, statistic=found.statistic)
+    rows = _own(site_map).filter(pl.col("heads") == (kind == "z"), quantity=quantity, component=kind, statistic=site_map.statistic)
     return rows.row(0, named=True) if rows.height else None
 
 
-def total(found: Map) -> dict[str, Any] | None:
+def total(site_map: Map) -> dict[str, Any] | None:
     """The row of the total effect on the ranking statistic, None where there is none."""
-    rows = found.rows.filter(pl.col("component") == TOTAL, pl.col("subset") == "all", pl.col("metric") == "target")
-    rows = rows.filter(pl.col("statistic") == found.statistic)
+    rows = site_map.rows.filter(pl.col("component") == TOTAL, pl.col("subset") == "all", pl.col("metric") == "target")
+    rows = rows.filter(pl.col("statistic") == site_map.statistic)
     return rows.row(0, named=True) if rows.height else None
 
 

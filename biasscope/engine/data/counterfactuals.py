@@ -74,8 +74,8 @@ def of_occupation(example: Example, partner: str) -> Twin | str:
     """The twin of a prompt about an occupation, or the reason why there is none."""
     if partner == example.meta.get("participant"):
         return f"its twin's occupation is the participant, {partner}"
-    prompt, found = _replaced(example.prompt, example.word, partner)
-    return Twin(prompt, partner) if found else "the prompt does not name its occupation"
+    prompt, named = _replaced(example.prompt, example.word, partner)
+    return Twin(prompt, partner) if named else "the prompt does not name its occupation"
 
 
 def partners(occupations: Mapping[str, tuple[float, float]], length: Callable[[str], int]) -> dict[str, str]:
@@ -84,14 +84,14 @@ def partners(occupations: Mapping[str, tuple[float, float]], length: Callable[[s
     `occupations`: name → per cent of women by BLS and Bergsma. Partners are those on which both agree. Same rank gives every pair about
     50 points; taking the farthest would use six partners in all.
     """
-    found: dict[str, str] = {}
+    partner_of: dict[str, str] = {}
     for size in {length(name) for name in occupations}:
         same = sorted((bls, name) for name, (bls, _) in occupations.items() if length(name) == size)
         for women in (False, True):
             own = [name for bls, name in same if (bls >= 50) == women]
             others = [name for bls, name in same if (bls >= 50) != women and (occupations[name][1] >= 50) != women]
-            found |= {name: others[i * len(others) // len(own)] for i, name in enumerate(own) if others}
-    return found
+            partner_of |= {name: others[i * len(others) // len(own)] for i, name in enumerate(own) if others}
+    return partner_of
 
 
 def of_sentence(example: Example, terms: Iterable[str], seed: int) -> tuple[Twin, ...] | str:
@@ -167,7 +167,7 @@ def _gender(prompt: str, term: str, _: Sequence[str], __: int) -> tuple[Twin, ..
 def _followed(prompt: str, term: str, partner: str, follow: set[int]) -> str:
     """The prompt with the term and the pronouns at some places changed to the other gender."""
 
-    def other(match: re.Match[str]) -> str:
+    def exchanged(match: re.Match[str]) -> str:
         if match.start() not in follow:
             return match[0]
         word, rest = match[0].lower(), re.match(r"\s*([A-Za-z]*)", prompt[match.end() :])
@@ -177,7 +177,7 @@ def _followed(prompt: str, term: str, partner: str, follow: set[int]) -> str:
         return new.capitalize() if match[0][0].isupper() else new
 
     # longer or shorter pronouns would move the term's place: it is replaced afterwards, by name
-    return _replaced(re.sub(r"[A-Za-z]+", other, prompt), term, partner)[0]
+    return _replaced(re.sub(r"[A-Za-z]+", exchanged, prompt), term, partner)[0]
 
 
 def _cases(text: str) -> dict[str, Callable[[str], str]]:

@@ -14,7 +14,7 @@ from types import ModuleType
 from typing import Any
 
 from biasscope.engine.data import datasets
-from biasscope.engine.data.sources import Gathered, RemoteFile, Source
+from biasscope.engine.data.sources import Gathered, Origin, RemoteFile
 from biasscope.engine.errors import BiasScopeError, DataError, NetworkError, UsageError
 from biasscope.engine.store import digests
 from biasscope.engine.types import Track, silent
@@ -32,12 +32,12 @@ REACH_S = 4.0
 
 
 def names() -> list[str]:
-    """The sources that can be downloaded."""
-    return [module.SOURCE.name for module in datasets.modules().values() if module.SOURCE.host in ("hub", "raw")]
+    """The datasets that can be downloaded."""
+    return [module.ORIGIN.name for module in datasets.modules().values() if module.ORIGIN.host in ("hub", "raw")]
 
 
 def download(
-    source_name: str,
+    name: str,
     data_dir: Path,
     *,
     local: Path | None = None,
@@ -47,34 +47,34 @@ def download(
     raw_url: str | None = None,
     track: Track = silent,
 ) -> dict[str, Any]:
-    """The record of the source's files in `data_dir`, with `reused` (nothing was downloaded) and `damaged` (files that were mended).
+    """The record of the dataset's files in `data_dir`, with `reused` (nothing was downloaded) and `damaged` (files that were mended).
 
     `local` takes copies from a folder instead of the network. Whatever fails, files already there stay as they are.
-    UsageError: unknown source. NetworkError: offline or unreachable. DataError: a wrong checksum or other content than published.
+    UsageError: unknown dataset. NetworkError: offline or unreachable. DataError: a wrong checksum or other content than published.
     """
-    if source_name not in names():
-        raise UsageError(datasets.unknown("source", source_name, names()))
-    module = datasets.modules()[source_name]
-    folder = data_dir / source_name
-    record, damaged = verify(module.SOURCE, folder)
+    if name not in names():
+        raise UsageError(datasets.unknown("dataset", name, names()))
+    module = datasets.modules()[name]
+    folder = data_dir / name
+    record, damaged = verify(module.ORIGIN, folder)
     if record is not None and not damaged and not fresh and local is None:
         return record | {"reused": True, "damaged": []}
-    if local is None and (offline or _hub_is_off(module.SOURCE)):
-        raise NetworkError(f"{source_name} must be downloaded, and this is offline; use `biasscope download {source_name} --from FOLDER`")
+    if local is None and (offline or _hub_is_off(module.ORIGIN)):
+        raise NetworkError(f"{name} must be downloaded, and this is offline; use `biasscope download {name} --from FOLDER`")
     if local is not None and not local.is_dir():
-        raise DataError(f"{local} is not a folder; --from takes a folder with copies of {source_name}")
+        raise DataError(f"{local} is not a folder; --from takes a folder with copies of {name}")
     try:
         _check_writable(folder)
         with _workplace(data_dir) as work:
-            gathered, origin = _obtain(module, Path(work), local, hub_url, raw_url, track)
-            record = _record(module.SOURCE, gathered, origin)
+            gathered, provenance = _obtain(module, Path(work), local, hub_url, raw_url, track)
+            record = _record(module.ORIGIN, gathered, provenance)
             _publish(Path(work), folder, {**gathered.files, RECORD: _json(record)})
     except OSError as error:
         raise _cannot_write(data_dir, error) from error
     return record | {"reused": False, "damaged": damaged}
 
 
-def verify(source: Source, folder: Path) -> tuple[dict[str, Any] | None, list[str]]:
+def verify(origin: Origin, folder: Path) -> tuple[dict[str, Any] | None, list[str]]:
     """The folder's record (None: absent or incomplete) and the files that are not what it says."""
     try:
         record = json.loads((folder / RECORD).read_text(encoding="utf-8"))
@@ -83,17 +83,17 @@ def verify(source: Source, folder: Path) -> tuple[dict[str, Any] | None, list[st
         return None, []
     except (OSError, ValueError, KeyError, TypeError):
         return None, [f"{folder / RECORD} cannot be read"]
-    if not {file.name for file in source.files} <= sums.keys():
+    if not {file.name for file in origin.files} <= sums.keys():
         return None, []
-    found = {name: digests.of_file(folder / name) if (folder / name).is_file() else "missing" for name in sums}
-    wrong = [f"{folder / name}: sha256 {found[name]}, expected {sums[name]}" for name in sums if found[name] != sums[name]]
-    if dict(record.get("content", {})) != dict(source.digests):
+    actual = {name: digests.of_file(folder / name) if (folder / name).is_file() else "missing" for name in sums}
+    wrong = [f"{folder / name}: sha256 {actual[name]}, expected {sums[name]}" for name in sums if actual[name] != sums[name]]
+    if dict(record.get("content", {})) != dict(origin.digests):
         wrong.append(f"{folder / RECORD}: content digests of another version of the data")
     return record, wrong
 
 
-def _hub_is_off(source: Source) -> bool:
-    return source.host == "hub" and os.environ.get("HF_HUB_OFFLINE", "").upper() in ("1", "ON", "YES", "TRUE")
+def _hub_is_off(origin: Origin) -> bool:
+    return origin.host == "hub" and os.environ.get("HF_HUB_OFFLINE", "").upper() in ("1", "ON", "YES", "TRUE")
 
 
 def _check_writable(folder: Path) -> None:
@@ -115,31 +115,31 @@ def _obtain(
     module: ModuleType, work: Path, local: Path | None, hub_url: str | None, raw_url: str | None, track: Track
 ) -> tuple[Gathered, dict[str, Any]]:
     """The verified files, and where they came from."""
-    source: Source = module.SOURCE
+    origin: Origin = module.ORIGIN
     if local is not None:
         return module.gather(local), {"from": str(local)}
     copies = work / "copies"
-    for file in track(list(source.files), f"downloading {source.name}"):
+    for file in track(list(origin.files), f"downloading {origin.name}"):
         target = copies / file.path
         target.parent.mkdir(parents=True, exist_ok=True)
-        shutil.copyfile(fetch(source, file, work, hub_url=hub_url, raw_url=raw_url), target)
-    sums = {file.path: digests.of_file(copies / file.path) for file in source.files}
+        shutil.copyfile(fetch(origin, file, work, hub_url=hub_url, raw_url=raw_url), target)
+    sums = {file.path: digests.of_file(copies / file.path) for file in origin.files}
     notes = [
         f"{file.path}: sha256 {sums[file.path]}, expected {file.sha256}; accepted, because the content digest is right"
-        for file in source.files
+        for file in origin.files
         if sums[file.path] != file.sha256
     ]
     return module.gather(copies), {"downloaded": sums, "notes": notes}
 
 
-def _record(source: Source, gathered: Gathered, origin: dict[str, Any]) -> dict[str, Any]:
+def _record(origin: Origin, gathered: Gathered, provenance: dict[str, Any]) -> dict[str, Any]:
     return {
-        **source.record(),
+        **origin.record(),
         "files": {name: digests.of_bytes(content) for name, content in gathered.files.items()},
         "content": dict(gathered.content),
         "when": datetime.now(UTC).isoformat(timespec="seconds"),
         "notes": [],
-        **origin,
+        **provenance,
     }
 
 
@@ -148,7 +148,7 @@ def _json(record: dict[str, Any]) -> bytes:
 
 
 def _publish(work: Path, folder: Path, files: Mapping[str, bytes]) -> None:
-    """Renames complete files into place, the record last: a break in between is seen as damage by the next call."""
+    """Rename complete files into place, the record last: a break in between is seen as damage by the next call."""
     folder.mkdir(exist_ok=True)
     for name, content in files.items():
         with (work / name).open("wb") as stream:
@@ -168,14 +168,14 @@ class _TransientError(Exception):
     """A failure of the network that may pass."""
 
 
-def fetch(source: Source, file: RemoteFile, folder: Path, *, hub_url: str | None, raw_url: str | None) -> Path:
+def fetch(origin: Origin, file: RemoteFile, folder: Path, *, hub_url: str | None, raw_url: str | None) -> Path:
     """The downloaded file, somewhere inside `folder`.
 
     NetworkError after three attempts, or at once where the host does not have the file. DataError: a raw file's wrong checksum.
     """
-    host = (hub_url or os.environ.get("HF_ENDPOINT") or HUB) if source.host == "hub" else (raw_url or RAW)
-    attempt = _from_hub if source.host == "hub" else _from_raw
-    return _retried(lambda: attempt(source, file, folder, host.rstrip("/")), f"{host}: {source.repo}/{file.path}", source.name)
+    host = (hub_url or os.environ.get("HF_ENDPOINT") or HUB) if origin.host == "hub" else (raw_url or RAW)
+    attempt = _from_hub if origin.host == "hub" else _from_raw
+    return _retried(lambda: attempt(origin, file, folder, host.rstrip("/")), f"{host}: {origin.repo}/{file.path}", origin.name)
 
 
 def _retried(attempt: Callable[[], Path], what: str, name: str) -> Path:
@@ -196,24 +196,24 @@ def _refused(url: str, status: int) -> NetworkError:
     return NetworkError(f"{url} answers {status}; check the address, or use `--from FOLDER` with a local copy")
 
 
-def _from_hub(source: Source, file: RemoteFile, folder: Path, host: str) -> Path:
+def _from_hub(origin: Origin, file: RemoteFile, folder: Path, host: str) -> Path:
     os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")
     import httpx2
     import huggingface_hub as hub
     from huggingface_hub.errors import HfHubHTTPError
 
     logging.getLogger("huggingface_hub").setLevel(logging.ERROR)
-    url = hub.hf_hub_url(source.repo, file.path, repo_type="dataset", revision=source.revision, endpoint=host)
+    url = hub.hf_hub_url(origin.repo, file.path, repo_type="dataset", revision=origin.revision, endpoint=host)
     bars = not hub.utils.are_progress_bars_disabled()
     hub.utils.disable_progress_bars()
     try:
         # The hub's own client repeats a failing look-up for a minute; this look-up fails at once and is ours to repeat.
         hub.get_hf_file_metadata(url, token=False, timeout=REACH_S, endpoint=host)
         path = hub.hf_hub_download(
-            source.repo,
+            origin.repo,
             file.path,
             repo_type="dataset",
-            revision=source.revision,
+            revision=origin.revision,
             cache_dir=folder / "hub",
             etag_timeout=TIMEOUT_S,
             token=False,
@@ -237,12 +237,12 @@ def _from_hub(source: Source, file: RemoteFile, folder: Path, host: str) -> Path
     return Path(path)
 
 
-def _from_raw(source: Source, file: RemoteFile, folder: Path, host: str) -> Path:
+def _from_raw(origin: Origin, file: RemoteFile, folder: Path, host: str) -> Path:
     import pooch
     import requests
 
     pooch.get_logger().setLevel(logging.ERROR)
-    url = f"{host}/{source.repo}/{source.revision}/{file.path}"
+    url = f"{host}/{origin.repo}/{origin.revision}/{file.path}"
     # An `auth` that does nothing keeps requests from sending what ~/.netrc holds for the host.
     downloader = pooch.HTTPDownloader(timeout=(REACH_S, TIMEOUT_S), auth=lambda request: request)
     try:

@@ -87,12 +87,12 @@ def kind(value: Any) -> str:
     return names.get(type(value), "a number")
 
 
-def refuse(problems: Sequence[Problem], where: Path, found: int, *, skip: bool) -> Counter[str]:
+def refuse(problems: Sequence[Problem], where: Path, total: int, *, skip: bool) -> Counter[str]:
     """Reason → number of records left out. Without `skip`, DataError that lists up to five of them."""
     if problems and not skip:
         shown = "\n".join(f"  {p.where}: {p.reason}" for p in problems[:5])
         more = f"\n  and {len(problems) - 5} more" if len(problems) > 5 else ""
         raise DataError(
-            f"{where}: {len(problems)} of {found} records cannot be used; mend them, or leave them out with --skip-invalid\n{shown}{more}"
+            f"{where}: {len(problems)} of {total} records cannot be used; mend them, or leave them out with --skip-invalid\n{shown}{more}"
         )
     return Counter(p.reason for p in problems)

@@ -1,4 +1,4 @@
-"""Where data comes from: one Source a module of engine/datasets/. No reading or writing of files."""
+"""Where data come from: one Origin a module of engine/data/datasets/. No reading or writing of files."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -10,7 +10,7 @@ from biasscope.engine.errors import DataError
 
 @dataclass(frozen=True)
 class RemoteFile:
-    """One file at the source's host."""
+    """One file at the origin's host."""
 
     path: str
     """Its path inside the repository."""
@@ -21,7 +21,7 @@ class RemoteFile:
 
 
 @dataclass(frozen=True)
-class Source:
+class Origin:
     """What identifies data: where it is, at which revision, under which licence, and which content it must have."""
 
     name: str
@@ -39,12 +39,12 @@ class Source:
     """Part → content digest that every container of it must give."""
 
     def record(self) -> dict[str, str]:
-        """The source as the records of downloads and runs show it."""
+        """The origin as the records of downloads and runs show it."""
         return {"source": self.name, "credit": self.credit, "licence": self.licence, "url": self.url, "revision": self.revision}
 
 
 class Gathered(NamedTuple):
-    """Verified files of a source, ready to be stored."""
+    """Verified files of an origin, ready to be stored."""
 
     files: Mapping[str, bytes]
     """File name → bytes."""
@@ -52,17 +52,17 @@ class Gathered(NamedTuple):
     """Part → content digest."""
 
 
-def confirm(found: str, source: Source, part: str, where: Path, *, dropped: int = 0) -> tuple[str, ...]:
+def confirm(digest: str, origin: Origin, part: str, where: Path, *, dropped: int = 0) -> tuple[str, ...]:
     """A note where dropped records explain that the content differs from the published one; no note where it agrees.
 
     Raises DataError, naming both digests, where nothing explains the difference.
     """
-    expected = source.digests[part]
-    if found == expected:
+    expected = origin.digests[part]
+    if digest == expected:
         return ()
     if dropped:
-        return (f"{where} is not the published {source.name}: content digest {found[:12]}…, expected {expected[:12]}…",)
+        return (f"{where} is not the published {origin.name}: content digest {digest[:12]}…, expected {expected[:12]}…",)
     raise DataError(
-        f"{where} has content digest {found}, expected {expected}: this is not {source.name} as published;\n"
-        f"run `biasscope download {source.name} --fresh`"
+        f"{where} has content digest {digest}, expected {expected}: this is not {origin.name} as published;\n"
+        f"run `biasscope download {origin.name} --fresh`"
     )

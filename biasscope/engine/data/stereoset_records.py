@@ -189,14 +189,14 @@ def _sentences(raw: Any, seen: set[str]) -> tuple[Sentence, ...] | str:
             if not isinstance(item, dict) or not isinstance(item.get(name), str) or not item[name]:
                 return f"missing field '{name}' of a sentence"
     # Some copies write `antistereotype`.
-    found = tuple(Sentence(s["id"], s["sentence"], s["gold_label"].replace("antistereo", "anti-stereo")) for s in raw)
-    if any(s.label not in LABELS for s in found):
+    sentences = tuple(Sentence(s["id"], s["sentence"], s["gold_label"].replace("antistereo", "anti-stereo")) for s in raw)
+    if any(s.label not in LABELS for s in sentences):
         return "label not in the three"
-    if sorted(s.label for s in found) != sorted(LABELS):
+    if sorted(s.label for s in sentences) != sorted(LABELS):
         return "not one sentence of each label"
-    if len({s.id for s in found} - seen) < 3:
+    if len({s.id for s in sentences} - seen) < 3:
         return "duplicate sentence id"
-    return found
+    return sentences
 
 
 def fillers(context: str, sentence: str) -> tuple[str, ...]:
@@ -213,9 +213,9 @@ def fillers(context: str, sentence: str) -> tuple[str, ...]:
         return ()
     if len(parts) == 2:
         return (middle,) if middle == middle.strip() and len(sentence) > len(head) + len(tail) else ()
-    found = re.split(re.escape(parts[1]), middle, maxsplit=1, flags=re.IGNORECASE)
-    return tuple(found) if len(found) == 2 and all(found) else ()
+    filled = re.split(re.escape(parts[1]), middle, maxsplit=1, flags=re.IGNORECASE)
+    return tuple(filled) if len(filled) == 2 and all(filled) else ()
 
 
-def _same(one: str, other: str) -> bool:
-    return one.lower() == other.lower()
+def _same(first: str, second: str) -> bool:
+    return first.lower() == second.lower()

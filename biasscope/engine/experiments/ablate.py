@@ -41,10 +41,10 @@ def ablate(
     own["by"] = by if top and not adaptive else None
     own |= {"given": given, "adaptive": adaptive, "miss": miss if adaptive else None, "control": control}
     run = session.start("ablate", settings, own, voice)
-    asked = {name: own[name] for name in ("top", "by", "adaptive", "miss")}
-    asked |= {"heads": chosen.heads, "layers": chosen.layers, "given": list(map(str, gone))}
+    choice = {name: own[name] for name in ("top", "by", "adaptive", "miss")}
+    choice |= {"heads": chosen.heads, "layers": chosen.layers, "given": list(map(str, gone))}
     facts = datasets.load(control, settings.data_dir) if control else None
-    for each in scan.scans(run, source=source, sites=asked, control=facts and [facts.name, facts.digest]):
+    for each in scan.scans(run, source=source, sites=choice, control=facts and [facts.name, facts.digest]):
         if not each.complete:
             sites = selection.without(chosen.sites(run.lm), selection.inside(run.lm, gone))
             if adaptive:
@@ -52,13 +52,13 @@ def ablate(
             else:
                 sources = EVERY if source == "all" else (source,)
                 _measure(each, sites if top is None else _ranked(each, sites, sources, top), sources, gone, facts)
-        found, trusted = scan.controlled(each) if facts else scan.aggregated(each, "effects", "exact")
-        each.save(found, down_ranking.reported(each, trusted) if adaptive else trusted)
+        summary, trusted = scan.controlled(each) if facts else scan.aggregated(each, "effects", "exact")
+        each.save(summary, down_ranking.reported(each, trusted) if adaptive else trusted)
     return run.finish()
 
 
 def _measure(each: Scan, sites: list[Site], sources: tuple[str, ...], gone: tuple[Site, ...], facts: Dataset | None) -> None:
-    """Nothing: measures what is not stored yet."""
+    """Measure what is not stored yet."""
     from biasscope.engine.measure import exact
     from biasscope.engine.measure.sources import Sweep, removed
 

@@ -19,7 +19,7 @@ _DRAW = 31
 
 
 def measure(scan: Scan, every: Sequence[Site], source_name: str, k: int, miss: float) -> None:
-    """Nothing: measures what is not stored yet.
+    """Measure what is not stored yet.
 
     First the 3 k sites of which attribution's interval reaches furthest, then random ones of the others; while `resampling.most_beyond`
     leaves open that a share `miss` of the others, unmeasured, exceeds the k-th effect found, k more of each.
@@ -27,7 +27,7 @@ def measure(scan: Scan, every: Sequence[Site], source_name: str, k: int, miss: f
     from biasscope.engine.measure import exact
     from biasscope.engine.measure.sources import Sweep
 
-    ranked = [site for site in summary.by_reach(scan.estimated(every, source_name)) if site in set(every)]
+    ranked = [site for site in summary.by_upper_bound(scan.estimated(every, source_name)) if site in set(every)]
     forest = scan.forest()
     source, seed = scan.source(source_name, forest, every), scan.run.options.seed
     names: list[str] = []
@@ -51,19 +51,19 @@ def measure(scan: Scan, every: Sequence[Site], source_name: str, k: int, miss: f
         threshold = sorted((size[s] for s in done), reverse=True)[min(k, len(done)) - 1]
         seen = sum(size[s] > threshold for s in order[:drawn])
         open_ = [s for s in rest if s not in done]
-        found = sum(size[s] > threshold for s in rest if s in done and s not in set(order[:drawn]))
+        seen_otherwise = sum(size[s] > threshold for s in rest if s in done and s not in set(order[:drawn]))
         most = resampling.most_beyond(len(rest), drawn, seen) if rest else 0
-        beyond = max(0, most - seen - found)
-        if not open_ or most - seen - found < max(1.0, miss * len(rest)):
+        beyond = max(0, most - seen - seen_otherwise)
+        if not open_ or most - seen - seen_otherwise < max(1.0, miss * len(rest)):
             break
         sweep(open_[:k], f"stage-{stage:02}b")
         drawn = min(len(order), drawn + k)
     unit = UNITS[_ranked(scan, names)["statistic"][0]]
-    said: dict[str, Any] = {"measured": len(done), "sites": len(every), "beyond": beyond, "open": len(open_)}
-    said |= {"threshold": threshold, "k": k, "unit": unit}
+    outcome: dict[str, Any] = {"measured": len(done), "sites": len(every), "beyond": beyond, "open": len(open_)}
+    outcome |= {"threshold": threshold, "k": k, "unit": unit}
     share = f"at most {beyond} of the {len(open_)} others (95 % confidence) exceed the effect in place {k}, {threshold:.3g} {unit}"
     scan.run.warn(f"{scan.dataset.name}: {len(done)} of {len(every)} sites measured; {share}")
-    scan.journal.set("adaptive", said)
+    scan.journal.set("adaptive", outcome)
     scan.close(forest.examples, names, forest.dropped, forest.partly)
 
 
@@ -80,13 +80,13 @@ def _ranked(scan: Scan, names: Sequence[str]) -> pl.DataFrame:
 
 def reported(scan: Scan, trusted: pl.DataFrame) -> pl.DataFrame:
     """RELIABILITY with what the adaptive sweep measured and what it leaves open."""
-    said = scan.journal.facts["adaptive"]
+    outcome = scan.journal.facts["adaptive"]
     first = trusted.row(0, named=True)
     base = {name: first[name] for name in ("model", "dataset", "method", "source", "metric", "statistic")}
     numbers = {
-        "adaptive_measured": ("share", said["measured"] / said["sites"]),
-        "adaptive_beyond": ("share", said["beyond"] / said["open"] if said["open"] else 0.0),
-        "adaptive_threshold": (said["unit"], said["threshold"]),
+        "adaptive_measured": ("share", outcome["measured"] / outcome["sites"]),
+        "adaptive_beyond": ("share", outcome["beyond"] / outcome["open"] if outcome["open"] else 0.0),
+        "adaptive_threshold": (outcome["unit"], outcome["threshold"]),
     }
-    rows = [{**base, "quantity": q, "unit": unit, "n": said["sites"], "estimate": value} for q, (unit, value) in numbers.items()]
+    rows = [{**base, "quantity": q, "unit": unit, "n": outcome["sites"], "estimate": value} for q, (unit, value) in numbers.items()]
     return pl.concat([trusted, reliability.table(rows)])

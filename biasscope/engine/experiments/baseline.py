@@ -5,7 +5,7 @@ from pathlib import Path
 import polars as pl
 
 from biasscope.engine.data import predictions
-from biasscope.engine.data.datasets.stereoset import SOURCE
+from biasscope.engine.data.datasets.stereoset import ORIGIN
 from biasscope.engine.errors import UsageError
 from biasscope.engine.experiments import scan, selection, session
 from biasscope.engine.settings import SILENT, Measure, Voice
@@ -14,10 +14,10 @@ from biasscope.engine.store import digests, files, journal, runs, seals
 
 
 def baseline(settings: Measure, *, given: str | None = None, voice: Voice = SILENT) -> runs.Result:
-    """What the clean model prefers, or the model in which the means stand at some sites."""
+    """What the clean model prefers, or the model with some sites mean-ablated."""
     gone = selection.parse_sites("--given", given) if given else ()
     run = session.start("baseline", settings, {"given": given} if given else {}, voice)
-    for each in scan.scans(run, **selection.asked(gone)):
+    for each in scan.scans(run, **selection.in_identity(gone)):
         if not each.complete:
             from biasscope.engine.measure import baseline as clean
 
@@ -51,7 +51,7 @@ def score(settings: Measure, file: Path, *, voice: Voice = SILENT) -> runs.Resul
         part = runs.DatasetPart(
             name=name,
             digest=digests.digest(sorted(triples["example_id"])),
-            source=dict(SOURCE.record()),
+            source=dict(ORIGIN.record()),
             found=triples.height,
             used=triples.height,
             not_drawn=0,

@@ -33,12 +33,12 @@ def circuit(
     settings: Measure, run: str, *, sizes: str = "1,2,5,10,20,50", minimal: bool = False, target: float = 0.8, voice: Voice = SILENT
 ) -> runs.Result:
     """How much of the bias of that run is its strongest sites', on groups that did not choose them."""
-    ranks = origin(settings, run)
+    ranks = find(settings, run)
     goal = target if minimal else None
-    asked = {"from": ranks.key, "sizes": list(parsed(sizes)), "minimal": minimal, "target": goal}
+    parameters = {"from": ranks.key, "sizes": list(parsed(sizes)), "minimal": minimal, "target": goal}
     running = session.start("circuit", ranks.options, {"from": run, "sizes": sizes, "minimal": minimal, "target": goal}, voice)
     ranks.check(running)
-    for each in scans(running, **asked):
+    for each in scans(running, **parameters):
         if not each.complete:
             measure(each, ranks, parsed(sizes), goal)
         each.save(summary(each))
@@ -46,7 +46,7 @@ def circuit(
 
 
 @dataclass(frozen=True)
-class Origin:
+class RankedRun:
     """The run whose sites are ranked, and how it measured."""
 
     record: runs.RunRecord
@@ -60,9 +60,9 @@ class Origin:
     def check(self, run: session.Running) -> None:
         """Say where the run's record is not sealed; DataError where the model is not the one it measured."""
         digest = self.record.model.digest if self.record.model else ""
-        if run.found.digest != digest:
+        if run.weights.digest != digest:
             raise DataError(
-                f"{self.folder} measured weights {digest[:12]}…, {run.options.model} has {run.found.digest[:12]}…; measure it again"
+                f"{self.folder} measured weights {digest[:12]}…, {run.options.model} has {run.weights.digest[:12]}…; measure it again"
             )
         if self.seal is not Seal.SEALED:
             run.warn(f"run {self.folder.name} is {self.seal}: made by an older version, or copied")
@@ -85,13 +85,13 @@ class Origin:
             pl.col("position") == "all",
             schemas.single_sites(),
         )
-        found = {Site(*row) for row in rows.select("layer", "component", "head").iter_rows()}
-        return sorted(found, key=lambda site: (site.layer, site.component, -1 if site.head is None else site.head))
+        sites = {Site(*row) for row in rows.select("layer", "component", "head").iter_rows()}
+        return sorted(sites, key=lambda site: (site.layer, site.component, -1 if site.head is None else site.head))
 
     def chosen(self) -> str | None:
         """The option by which the run chose its sites on all of its groups, if it did."""
-        asked = self.record.params
-        return "--adaptive" if asked.get("adaptive") else f"--top {asked['top']}" if asked.get("top") else None
+        params = self.record.params
+        return "--adaptive" if params.get("adaptive") else f"--top {params['top']}" if params.get("top") else None
 
     def more(self, sites: int) -> str:
         """What to do where these sites do nothing together."""
@@ -112,68 +112,68 @@ def parsed(text: str) -> tuple[int, ...]:
     return tuple(sorted({int(word) for word in words}))
 
 
-def origin(o: Measure, name: str) -> Origin:
+def find(o: Measure, name: str) -> RankedRun:
     """The run of that name, and the options with which it is continued: its model, data, seed and numbers."""
     stored, record = cache.load(o.output_dir, name, o.cache_dir)
-    folder, asked = stored.folder, record.params
-    if record.command not in ("ablate", "patch") or asked.get("given") or asked.get("direction") == "denoising":
+    folder, params = stored.folder, record.params
+    if record.command not in ("ablate", "patch") or params.get("given") or params.get("direction") == "denoising":
         raise DataError(f"{folder} cannot rank sites for a circuit; take a run of ablate (without --given) or patch (noising)")
-    found = set(pl.read_parquet(folder / "summary.parquet", columns=["source"])["source"])
-    source = next(name for name in SOURCES if name in found)
-    taken = {name: asked[name] for name in TAKEN if name in asked}
+    available = set(pl.read_parquet(folder / "summary.parquet", columns=["source"])["source"])
+    source = next(name for name in SOURCES if name in available)
+    taken = {name: params[name] for name in TAKEN if name in params}
     taken["dtype"] = Dtype(taken["dtype"])
-    options = replace(o, model=asked["model"], dataset=[record.datasets[0].name], data_dir=Path(asked["data_dir"]), **taken)
+    options = replace(o, model=params["model"], dataset=[record.datasets[0].name], data_dir=Path(params["data_dir"]), **taken)
     twins = folder / "twins.parquet"
     partners = aggregates.partners(pl.read_parquet(twins)) if twins.is_file() else {}
-    return Origin(record, folder, options, source, partners, stored.seal)
+    return RankedRun(record, folder, options, source, partners, stored.seal)
 
 
-def measure(scan: Scan, origin: Origin, sizes: Sequence[int], target: float | None) -> None:
+def measure(scan: Scan, ranked_run: RankedRun, sizes: Sequence[int], target: float | None) -> None:
     """Measure what is not stored yet. DataError, found early and kept, where the sites together do nothing that sets could share."""
     from biasscope.engine.measure import circuits
 
     if reason := scan.journal.facts.get("nothing"):
         raise DataError(reason)
-    sites = origin.sites()
+    sites = ranked_run.sites()
     if len(sites) < 2:
-        raise DataError(f"{origin.folder} ranks {len(sites)} heads and MLPs; a circuit needs two or more")
+        raise DataError(f"{ranked_run.folder} ranks {len(sites)} heads and MLPs; a circuit needs two or more")
     sizes = [k for k in sizes if k < len(sites)]
     if not sizes:
         raise UsageError(f"--sizes: the run has {len(sites)} heads and MLPs; give a smaller size")
-    choosing, reporting = _halves(scan, origin)
-    lm, forest = scan.run.lm, reporting.forest(twins=origin.twins)
-    source = reporting.source(origin.source, forest, sites)
+    choosing, reporting = _halves(scan, ranked_run)
+    lm, forest = scan.run.lm, reporting.forest(twins=ranked_run.twins)
+    source = reporting.source(ranked_run.source, forest, sites)
     names = reporting.measure(circuits.units(lm, forest, [circuits.none(sites)], source, scan.batch), "whole and none", prefix="none-")
-    _refuse_nothing(scan, origin, names, len(sites))
-    ranked = _ranked(choosing, origin, sites)
+    _refuse_nothing(scan, ranked_run, names, len(sites))
+    ranked = _ranked(choosing, ranked_run, sites)
     scan.journal.set("circuit", {"sites": len(sites), "sizes": sizes, "ranked": _written(ranked[: max(sizes)])})
     wanted = circuits.points(ranked, sizes, scan.run.options.seed)
     names += reporting.measure(circuits.units(lm, forest, wanted, source, scan.batch), "sets of sites")
     if target is not None:
-        small = _minimal(choosing, origin, ranked, target)
+        small = _minimal(choosing, ranked_run, ranked, target)
         point = circuits.Point("minimal", frozenset(ranked) - set(small))
         names += reporting.measure(circuits.units(lm, forest, [point], source, scan.batch), "minimal set", prefix="minimal-")
         scan.journal.set("minimal", _written(small))
-    if how := origin.chosen():
+    if how := ranked_run.chosen():
         scan.run.warn(f"{scan.dataset.name}: the run chose its {len(sites)} sites on all groups ({how}); their order alone is held out")
     outside = len(scan.dataset.examples) - len(reporting.dataset.examples)
     dropped = forest.dropped + type(forest.dropped)({"its group chose the sites": outside})
     scan.close(forest.examples, names, dropped, forest.partly)
 
 
-def _halves(scan: Scan, origin: Origin) -> tuple[Scan, Scan]:
+def _halves(scan: Scan, ranked_run: RankedRun) -> tuple[Scan, Scan]:
     """The scans of the half of the groups that chooses and of the half that reports; groups that are each other's twin stay together."""
     from biasscope.engine.measure import circuits
 
     data = scan.dataset
     groups = sorted({e.group for e in data.examples})
-    number = dict(zip(groups, aggregates.clusters(groups, origin.partners).tolist(), strict=True))
+    number = dict(zip(groups, aggregates.clusters(groups, ranked_run.partners).tolist(), strict=True))
     choosing, reporting = circuits.halves(number, scan.run.options.seed)
-    one = scan.beside(data.part(f"{data.name} (choosing half)", choosing), "choosing-")
-    return one, scan.beside(data.part(f"{data.name} (reporting half)", reporting))
+    ranking = scan.beside(data.part(f"{data.name} (choosing half)", choosing), "choosing-")
+    return ranking, scan.beside(data.part(f"{data.name} (reporting half)", reporting))
 
 
-def _refuse_nothing(scan: Scan, origin: Origin, names: Sequence[str], sites: int) -> None:
+def _refuse_nothing(scan: Scan, ranked_run: RankedRun, names: Sequence[str], sites: int) -> None:
     """Raise DataError, and keep its reason, where m(all) − m(none) may be 0 on the half that reports."""
     from biasscope.engine.statistics import circuits as faithfulness
 
@@ -182,35 +182,35 @@ def _refuse_nothing(scan: Scan, origin: Origin, names: Sequence[str], sites: int
         row = faithfulness.denominator(effects, model=scan.run.slug, design=scan.design)
     if row["ci_low"] is not None and row["ci_low"] * row["ci_high"] > 0:
         return
-    scan.journal.set("nothing", f"{scan.dataset.name}: {_reason(row, origin, sites)}; {origin.more(sites)}")
+    scan.journal.set("nothing", f"{scan.dataset.name}: {_reason(row, ranked_run, sites)}; {ranked_run.more(sites)}")
     raise DataError(scan.journal.facts["nothing"])
 
 
-def _reason(row: Mapping[str, Any], origin: Origin, sites: int) -> str:
+def _reason(row: Mapping[str, Any], ranked_run: RankedRun, sites: int) -> str:
     """Why sets of sites have no share in m(all) − m(none), whose SUMMARY row this is."""
     if few := resampling.few_clusters_note(row["clusters"], "group"):
         return f"a share has no interval on the half that reports, {few}"
     change = {name: None if row[name] is None else -row[name] for name in ("estimate", "ci_high", "ci_low")}
     estimate, low, high = map(number, change.values())
     return (
-        f"replacing all {sites} sites (source {origin.source}) changes the {row['statistic']} of target by {estimate} [{low}, {high}] "
+        f"replacing all {sites} sites (source {ranked_run.source}) changes the {row['statistic']} of target by {estimate} [{low}, {high}] "
         f"{row['unit']}\nin the {row['clusters']} groups that report, which may be 0: there is nothing to share out"
     )
 
 
-def _ranked(here: Scan, origin: Origin, sites: list[Site]) -> list[Site]:
+def _ranked(here: Scan, ranked_run: RankedRun, sites: list[Site]) -> list[Site]:
     """The sites by the ranking statistic, strongest first, measured as the run measured them but on the half that chooses alone."""
     from biasscope.engine.measure import attribution, exact
     from biasscope.engine.measure.sources import Sweep
 
-    lm, asked = here.run.lm, origin.record.params
-    exactly = asked.get("method", "exact") == "exact"
-    forest = here.forest(share="all" if exactly else "example", twins=origin.twins)
-    source = here.source(origin.source, forest, sites)
+    lm, params = here.run.lm, ranked_run.record.params
+    exactly = params.get("method", "exact") == "exact"
+    forest = here.forest(share="all" if exactly else "example", twins=ranked_run.twins)
+    source = here.source(ranked_run.source, forest, sites)
     if exactly:
         units = exact.units(lm, forest, Sweep(sites, source, metrics=("target",)), here.batch)
     else:
-        units = attribution.units(lm, forest, Sweep(sites, source), asked.get("steps"))
+        units = attribution.units(lm, forest, Sweep(sites, source), params.get("steps"))
     names = here.measure(units, "ranking", prefix="rank-")
     with here.run.phase("statistics"):
         effects = pl.concat(here.journal.tables("effects", names))
@@ -218,13 +218,13 @@ def _ranked(here: Scan, origin: Origin, sites: list[Site]) -> list[Site]:
     return aggregates.top(summary, summary.height)
 
 
-def _minimal(here: Scan, origin: Origin, ranked: list[Site], target: float) -> list[Site]:
+def _minimal(here: Scan, ranked_run: RankedRun, ranked: list[Site], target: float) -> list[Site]:
     """A minimal set of sites that keeps the target, found on the half that chooses alone."""
     from biasscope.engine.measure import circuits
     from biasscope.engine.statistics import circuits as faithfulness
 
-    forest = here.forest(twins=origin.twins)
-    source = here.source(origin.source, forest, ranked)
+    forest = here.forest(twins=ranked_run.twins)
+    source = here.source(ranked_run.source, forest, ranked)
     lm, design = here.run.lm, here.ungrouped
     base = here.measure(circuits.units(lm, forest, [circuits.none(ranked)], source, here.batch), None, prefix="none-")
 
@@ -253,13 +253,13 @@ def summary(scan: Scan) -> pl.DataFrame:
     from biasscope.engine.statistics import circuits as faithfulness
 
     effects, facts = scan.table("effects").collect(), scan.journal.facts
-    design, asked = scan.design, facts["circuit"]
+    design, plan = scan.design, facts["circuit"]
     with scan.run.phase("statistics"):
         sets = faithfulness.of_sets(effects, model=scan.run.slug, design=design)
-        areas = faithfulness.areas(effects, asked["sites"], asked["sizes"], design)
-        found = [faithfulness.curve(sets, asked["sizes"], areas)]
-        named = {f"top {max(asked['sizes'])}": asked["ranked"]}
+        areas = faithfulness.areas(effects, plan["sites"], plan["sizes"], design)
+        tables = [faithfulness.curve(sets, plan["sizes"], areas)]
+        named = {f"top {max(plan['sizes'])}": plan["ranked"]}
         if small := facts.get("minimal"):
-            found.append(faithfulness.minimal(sets, "minimal", len(small)))
+            tables.append(faithfulness.minimal(sets, "minimal", len(small)))
             named[f"minimal {len(small)}"] = small
-    return pl.concat([*found, *(faithfulness.members(sets, name, [Site(*row) for row in rows]) for name, rows in named.items())])
+    return pl.concat([*tables, *(faithfulness.members(sets, name, [Site(*row) for row in rows]) for name, rows in named.items())])

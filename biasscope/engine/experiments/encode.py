@@ -15,9 +15,9 @@ def encode(
 ) -> runs.Result:
     """The activations of every prompt, for probes and other tools."""
     gone = selection.parse_sites("--given", given) if given else ()
-    asked = {"site": site, "position": position}
-    run = session.start("encode", settings, asked | ({"given": given} if given else {}), voice)
-    for each in scan.scans(run, **asked, **selection.asked(gone)):
+    parameters = {"site": site, "position": position}
+    run = session.start("encode", settings, parameters | ({"given": given} if given else {}), voice)
+    for each in scan.scans(run, **parameters, **selection.in_identity(gone)):
         if not each.complete:
             _measure(each, site, position, gone)
         each.table("activations")
@@ -26,7 +26,7 @@ def encode(
 
 
 def _measure(each: Scan, site: str, position: str, gone: Sequence[Site]) -> None:
-    """Nothing: reads the activations of every example's prompt."""
+    """Read the activations of every example's prompt."""
     from biasscope.engine.measure import activations
 
     lm, dropped = each.run.lm, Counter[str]()

@@ -34,6 +34,6 @@ def pairs(settings: Measure, *, acdc: Path | None = None, voice: Voice = SILENT)
             files.write_json(file, twins.acdc(run.lm, dataset.examples, kept))
             voice.note(f"{dataset.name}: pairs written to {file}")
     if not any(row["kept"] for row in rows):
-        found = ", ".join(f"{n} × {reason}" for reason, n in missing.most_common())
-        raise DataError(f"no example has a twin: {found}; try another --model or --dataset")
+        reasons = ", ".join(f"{n} × {reason}" for reason, n in missing.most_common())
+        raise DataError(f"no example has a twin: {reasons}; try another --model or --dataset")
     return rows

@@ -44,9 +44,9 @@ def patch(
     }
     gone = selection.parse_sites("--given", given) if given else ()
     own = {"method": method, "source": source, "direction": direction, "steps": steps, "calibrate": calibrate}
-    told = own | {"components": components, "layers": layers, "positions": positions} | ({"given": given} if given else {})
-    run = session.start("patch", settings, told, voice)
-    for each in scan.scans(run, **own, **where, **selection.asked(gone)):
+    options = own | {"components": components, "layers": layers, "positions": positions} | ({"given": given} if given else {})
+    run = session.start("patch", settings, options, voice)
+    for each in scan.scans(run, **own, **where, **selection.in_identity(gone)):
         if not each.complete:
             _measure(each, own, where, gone)
         each.save(*(scan.calibrated(each, calibrate) if calibrate else scan.aggregated(each, "effects", method)))

@@ -34,28 +34,28 @@ def probe(
     """Where bias is linearly readable, layer by layer."""
     if causal and site != "resid":
         raise UsageError(f"--causal removes a direction from the residual stream: it needs --site resid, not {site}")
-    asked = {"task": task, "negatives": negatives, "site": site, "position": position, "split": split}
+    parameters = {"task": task, "negatives": negatives, "site": site, "position": position, "split": split}
     gone = selection.parse_sites("--given", given) if given else ()
-    told = asked | {"causal": causal} | ({"given": given} if given else {})
-    run = session.start("probe", settings, told, voice)
+    options = parameters | {"causal": causal} | ({"given": given} if given else {})
+    run = session.start("probe", settings, options, voice)
     tasks = {dataset.name: task_of(dataset, task) for dataset in run.datasets}  # refused before a model is loaded
-    for each in scans(run, **asked, causal=causal, **selection.asked(gone)):
+    for each in scans(run, **parameters, causal=causal, **selection.in_identity(gone)):
         chosen = tasks[each.dataset.name]
         if not each.complete:
-            measure(each, chosen, told, gone)
+            measure(each, chosen, options, gone)
         each.save(summary(each, chosen, site, position, causal=causal))
         write_weights(each)
     return run.finish()
 
 
-def task_of(dataset: Dataset, asked: str) -> str:
-    """The task as asked, or the dataset's own. UsageError where it asks nothing there."""
-    chosen = probes.default(dataset) if asked == "auto" else asked
+def task_of(dataset: Dataset, task: str) -> str:
+    """The task, `auto` resolved to the dataset's own. UsageError where it is not defined for the dataset."""
+    chosen = probes.default(dataset) if task == "auto" else task
     probes.check(chosen, dataset)
     return chosen
 
 
-def measure(scan: Scan, chosen: str, asked: Mapping[str, Any], gone: Sequence[Site]) -> None:
+def measure(scan: Scan, chosen: str, options: Mapping[str, Any], gone: Sequence[Site]) -> None:
     """Measure what is not stored yet."""
     from biasscope.engine.measure import activations
 
@@ -64,35 +64,35 @@ def measure(scan: Scan, chosen: str, asked: Mapping[str, Any], gone: Sequence[Si
     if chosen == "lean":
         names += scan.measure(_scores(scan, edit), "baseline", prefix="clean-")
         target = _targets(scan, names)
-    found, lost = probes.inputs(chosen, scan.dataset, asked["negatives"], target)
-    read = {one.id: activations.text(lm, one.id, one.words, one.term) for one in found}
-    for one in found:  # an example keeps both of its inputs or none
-        text = read[one.id]
-        if isinstance(text, str) or (asked["position"] == "term" and text.term is None):
-            lost[one.example_id] = text if isinstance(text, str) else "its text does not name the term"
-    kept = [one for one in found if one.example_id not in lost]
+    inputs, lost = probes.inputs(chosen, scan.dataset, options["negatives"], target)
+    read = {item.id: activations.text(lm, item.id, item.words, item.term) for item in inputs}
+    for item in inputs:  # an example keeps both of its inputs or none
+        text = read[item.id]
+        if isinstance(text, str) or (options["position"] == "term" and text.term is None):
+            lost[item.example_id] = text if isinstance(text, str) else "its text does not name the term"
+    kept = [item for item in inputs if item.example_id not in lost]
     layers: dict[int, np.ndarray] = {}
     if kept:
-        layers = _activations(scan, [read[one.id] for one in kept], asked, edit)
+        layers = _activations(scan, [read[item.id] for item in kept], options, edit)
         finite = np.all([np.isfinite(x).all(1) for x in layers.values()], axis=0)
-        lost |= {one.example_id: activations.NOT_FINITE for one, sound in zip(kept, finite, strict=True) if not sound}
-        stays = np.array([one.example_id not in lost for one in kept])
-        kept, layers = [one for one in kept if one.example_id not in lost], {row: x[stays] for row, x in layers.items()}
-    dropped = _said(scan, lost)
+        lost |= {item.example_id: activations.NOT_FINITE for item, sound in zip(kept, finite, strict=True) if not sound}
+        stays = np.array([item.example_id not in lost for item in kept])
+        kept, layers = [item for item in kept if item.example_id not in lost], {row: x[stays] for row, x in layers.items()}
+    dropped = _warn_of_dropped(scan, lost)
     if not kept:
         raise DataError(f"{scan.dataset.name}: no input for a probe is left: {', '.join(f'{n} × {r}' for r, n in dropped.items())}")
-    tokens = [text.ids for one in kept if not isinstance(text := read[one.id], str)]
-    split = Split(asked["split"], probes.LEVELS[chosen], scan.run.options.seed)
+    tokens = [text.ids for item in kept if not isinstance(text := read[item.id], str)]
+    split = Split(options["split"], probes.LEVELS[chosen], scan.run.options.seed)
     with probes.workers(sum(x.size for x in layers.values())) as pool:
         units = probes.units(layers, scan.journal.units, kept, split, pool)
         names += scan.measure([*units, probes.bag(tokens, kept, split)], "probes")
-    if asked["causal"]:
-        names += _causal(scan, asked["site"], edit)
+    if options["causal"]:
+        names += _causal(scan, options["site"], edit)
     scan.close([e for e in scan.dataset.examples if e.id not in lost], names, dropped)
 
 
-def _said(scan: Scan, lost: dict[str, str]) -> Counter[str]:
-    """How many examples are dropped for which reason, with a warning for each."""
+def _warn_of_dropped(scan: Scan, lost: dict[str, str]) -> Counter[str]:
+    """Warn of the dropped examples, a line per reason; returns how many there are of each."""
     dropped = Counter(lost.values())
     for reason, n in dropped.items():
         scan.run.warn(f"{scan.dataset.name}: {n} of {len(scan.dataset.examples)} examples dropped: {reason}")
@@ -112,16 +112,16 @@ def _targets(scan: Scan, names: Sequence[str]) -> dict[str, float]:
     return dict(rows.select("example_id", "value").iter_rows())
 
 
-def _activations(scan: Scan, texts: Sequence[Any], asked: Mapping[str, Any], edit: Edit) -> dict[int, np.ndarray]:
+def _activations(scan: Scan, texts: Sequence[Any], options: Mapping[str, Any], edit: Edit) -> dict[int, np.ndarray]:
     """Row of the result → activations of the texts, read from a store of their own, which every probe of these texts shares."""
     from biasscope.engine.measure import activations
 
-    run, component, position = scan.run, asked["site"], asked["position"]
+    run, component, position = scan.run, options["site"], options["position"]
     content = digests.digest([[text.id, list(text.ids), text.term] for text in texts])
-    model = {"name": run.options.model, "revision": run.found.revision, "digest": run.found.digest}
+    model = {"name": run.options.model, "revision": run.weights.revision, "digest": run.weights.digest}
     how = {"dtype": run.options.dtype.value, "device": run.device, "site": component, "position": position}
-    how |= selection.asked(list(edit.at)) | ({"examples": [e.id for e in scan.dataset.examples]} if edit.at else {})
-    identity = journal.identity("activations", model=model, tokenizer=run.found.tokenizer_digest, content=content, **how)
+    how |= selection.in_identity(list(edit.at)) | ({"examples": [e.id for e in scan.dataset.examples]} if edit.at else {})
+    identity = journal.identity("activations", model=model, tokenizer=run.weights.tokenizer_digest, content=content, **how)
     rows = [(site.component, site.layer) for site in activations.sites(run.lm, component)]
     with journal.opened(scan.journal.folder.parent, identity, wait=True) as opened:
         shared = replace(scan, journal=opened)
@@ -149,19 +149,19 @@ def summary(scan: Scan, chosen: str, component: str, position: str, *, causal: b
     scan.table("probes")
     labels, place = {"model": model, "dataset": scan.dataset.name, "metric": chosen}, {"component": component, "position": position}
     with scan.run.phase("statistics"):
-        found = probe_statistics.summarise(predictions, bands, labels=labels, place=place, seed=scan.run.options.seed)
+        probed = probe_statistics.summarise(predictions, bands, labels=labels, place=place, seed=scan.run.options.seed)
     if not causal:
-        return found
+        return probed
     from biasscope.engine.measure import directions
 
     effects = scan.table("effects")
     with scan.run.phase("statistics"):
         removed = summarise(effects, model=model, method="removal", design=scan.ungrouped)
-        return pl.concat([found, directions.against_random(removed)])
+        return pl.concat([probed, directions.against_random(removed)])
 
 
 def write_weights(scan: Scan) -> None:
-    """Nothing: writes the probes of all layers as safetensors, logit = weight · (x − mean) / scale + bias."""
+    """Write the probes of all layers as safetensors: logit = weight · (x − mean) / scale + bias."""
     from safetensors.numpy import save
 
     folder = scan.run.folder(scan.dataset.name, scan.key)

@@ -41,12 +41,12 @@ class Scan:
     """Before the names of its units, where it measures other prompts than the run's own (see `beside`)."""
 
     def resume(self) -> None:
-        """Nothing: looks at what has been measured before, and says what of it is damaged."""
+        """Check the shards of units measured before, and warn of corrupted ones."""
         self.journal.check()
         self.before = len(self.journal.units)
         if damaged := self.journal.damaged:
             shown = ", ".join(damaged[:5])
-            self.run.warn(f"{self.dataset.name}: {len(damaged)} stored parts are not what was written, measured again: {shown}")
+            self.run.warn(f"{self.dataset.name}: {len(damaged)} stored parts are corrupted (checksum mismatch), measured again: {shown}")
 
     @property
     def complete(self) -> bool:
@@ -54,8 +54,8 @@ class Scan:
         facts = self.journal.facts
         return "finished" in facts and all(unit in self.journal.units for unit in facts["finished"]["units"])
 
-    def stands(self) -> bool:
-        """Whether the run's folder holds the finished run, which is then the result."""
+    def reuse_finished(self) -> bool:
+        """Take the finished run from its folder as the result; False where there is none."""
         path = self.run.folder(self.dataset.name, self.key)
         options = self.run.options
         record = None if options.no_cache or options.fresh else cache.stored(path, options.cache_dir).record
@@ -66,7 +66,7 @@ class Scan:
         self.run.batch_size = record.batch_size
         for warning in record.warnings:
             self.run.warn(warning)
-        self.run.adopt(part)
+        self.run.add_finished(part)
         self.run.voice.note(f"{part.name}: reused {part.units}/{part.units}, all measured before, at {path}")
         return True
 
@@ -82,29 +82,29 @@ class Scan:
     def forest(
         self, *, share: Literal["all", "example"] = "all", sentences: bool = False, twins: bool = False, positions: bool = False
     ) -> "Forest":
-        """The dataset's examples as a forest, with counterfactual twins where asked; what was dropped is said."""
+        """The dataset's examples as a forest, with counterfactual twins on request; warns of dropped examples."""
         from biasscope.engine.model import tokens
 
-        lm, found, missing = self.run.lm, self.dataset, Counter[str]()
+        lm, dataset, missing = self.run.lm, self.dataset, Counter[str]()
         with self.run.phase("tokens"):
             kept, lost = self.twins() if twins else (None, {})
             missing.update(lost.values())
-            examples = [e for e in found.examples if e.id not in lost]
+            examples = [e for e in dataset.examples if e.id not in lost]
             forest = tokens.forest(lm, examples, share=share, sentences=sentences, twins=kept, positions=positions)
             forest.dropped.update(missing)
         for what, reasons in (("dropped", forest.dropped), ("incomplete", forest.partly)):
             for reason, n in reasons.items():
-                self.run.warn(f"{found.name}: {n} of {len(found.examples)} examples {what}: {reason}")
+                self.run.warn(f"{dataset.name}: {n} of {len(dataset.examples)} examples {what}: {reason}")
         return forest
 
     @property
     def ungrouped(self) -> Design:
-        """What statistics are told of the groups where each is a cluster of its own."""
+        """The design in which each group is a cluster of its own."""
         return Design(self.dataset.share_of_men(), seed=self.run.options.seed)
 
     @property
     def design(self) -> Design:
-        """What statistics are told of the groups, those that are each other's twin among it."""
+        """The design of the run's groups, with groups that are each other's twin as partners."""
         twins = self.journal.get("twins", "twins") if "twins" in self.journal.units else None
         return self.ungrouped if twins is None else replace(self.ungrouped, partners=partners(twins))
 
@@ -135,7 +135,7 @@ class Scan:
         return sources.mean_of(lm, table)
 
     def standing(self, given: Sequence[Site]) -> Edit:
-        """The edit by which the dataset's means stand at these sites all the while."""
+        """The edit that replaces these sites by the dataset's means throughout."""
         if not given:
             return UNEDITED
         from biasscope.engine.measure import sources
@@ -157,7 +157,7 @@ class Scan:
             prefix = "estimate-" if source == sources[0] else f"estimate-{source}-"
             units = attribution.units(lm, forest, Sweep(every, self.source(source, forest, every, prefix)))
             names.append(self.measure(units, f"attribution ({source})", prefix=prefix))
-        self.journal.set("estimates", [name for some in names for name in some])
+        self.journal.set("estimates", [name for of_source in names for name in of_source])
         with self.run.phase("attribution"):
             guessed = pl.concat(self.journal.tables("effects", names[0]))
             return summary.summarise(guessed, model=self.run.slug, method="attribution", design=self.ungrouped)
@@ -193,16 +193,16 @@ class Scan:
         return [unit.name for unit in units]
 
     def close(self, used: Sequence[Example], units: list[str], dropped: Counter[str], partly: Mapping[str, int] | None = None) -> None:
-        """Nothing: writes down that the units are all, and what the run is of."""
-        found = self.dataset
+        """Record in the journal that all units are measured, and what the run is of."""
+        dataset = self.dataset
         part = runs.DatasetPart(
-            name=found.name,
-            digest=found.digest,
-            source=dict(found.record),
-            found=found.found,
+            name=dataset.name,
+            digest=dataset.digest,
+            source=dict(dataset.record),
+            found=dataset.found,
             used=len(used),
-            not_drawn=found.found - found.dropped.total() - len(found.examples),
-            dropped=dict(found.dropped + dropped),
+            not_drawn=dataset.found - dataset.dropped.total() - len(dataset.examples),
+            dropped=dict(dataset.dropped + dropped),
             partly=dict(partly or {}),
             groups=len({e.group for e in used}),
             units=len(units) + ("twins" in self.journal.units),
@@ -211,71 +211,75 @@ class Scan:
         model = None if self.run.model is None else self.run.model.model_dump()
         warnings = self.run.warnings_of([part])
         units = [*(["twins"] if "twins" in self.journal.units else []), *units]
-        said = {"part": part.model_dump(), "model": model, "warnings": warnings, "batch_size": self.batch, "units": units}
-        self.journal.set("finished", said)
+        finished = {"part": part.model_dump(), "model": model, "warnings": warnings, "batch_size": self.batch, "units": units}
+        self.journal.set("finished", finished)
 
     def table(self, name: str) -> pl.LazyFrame:
-        """That table of all units, in their order, as it now stands in the run's folder."""
+        """Concatenate the table over all units, write it to the run's folder, and scan it."""
         with self.run.phase("tables"):
             frames = self.journal.tables(name, self.journal.facts["finished"]["units"])
             return self.run.write(self.run.folder(self.dataset.name, self.key), name, frames)
 
     def save(self, summary: pl.DataFrame, reliability: pl.DataFrame | None = None) -> None:
-        """Nothing: closes the run with its summary, and how far it can be trusted."""
+        """Finish the run: save its summary and how far its ranking can be trusted."""
         if "twins" in self.journal.units:
             self.table("twins")
-        said = self.journal.facts["finished"]
-        self.run.model = runs.ModelPart.model_validate(said["model"])
-        self.run.batch_size = said["batch_size"]
-        for warning in said["warnings"]:
+        finished = self.journal.facts["finished"]
+        self.run.model = runs.ModelPart.model_validate(finished["model"])
+        self.run.batch_size = finished["batch_size"]
+        for warning in finished["warnings"]:
             self.run.warn(warning)
         self.run.timing["store"] = self.run.timing.get("store", 0.0) + self.journal.seconds
-        reused = min(self.before, len(said["units"]))
-        self.run.keep(runs.DatasetPart.model_validate({**said["part"], "reused": reused}), self.key, summary, reliability)
+        reused = min(self.before, len(finished["units"]))
+        self.run.keep(runs.DatasetPart.model_validate({**finished["part"], "reused": reused}), self.key, summary, reliability)
 
 
-def scans(run: Running, **asked: Any) -> Iterator[Scan]:
-    """The datasets that are not finished, one after the other, each locked; the finished ones are taken as they stand."""
-    run.slug = seals.claim(run.options.output_dir, run.slug, run.found.digest)
+def scans(run: Running, **parameters: Any) -> Iterator[Scan]:
+    """The datasets that are not finished, one after the other, each locked; finished ones are reused."""
+    run.slug = seals.claim(run.options.output_dir, run.slug, run.weights.digest)
     with contextlib.ExitStack() as stack:
         root = run.options.cache_dir / "runs"
         if run.options.no_cache:
             root = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="biasscope-")))
         for dataset in run.datasets:
-            asked_of = identity(run, dataset, asked)
-            if run.options.verbose and not (root / journal.run_key(asked_of)).is_dir() and (other := journal.nearest(root, asked_of)):
-                run.voice.note(f"{dataset.name}: the nearest earlier run differs in {', '.join(other)}")
-            with journal.opened(root, asked_of, wait=run.options.wait, fresh=run.options.fresh) as opened:
-                scan = Scan(run, dataset, opened, journal.run_key(asked_of))
-                if not scan.stands():
+            run_identity = identity(run, dataset, parameters)
+            if (
+                run.options.verbose
+                and not (root / journal.run_key(run_identity)).is_dir()
+                and (differing := journal.nearest(root, run_identity))
+            ):
+                run.voice.note(f"{dataset.name}: the nearest earlier run differs in {', '.join(differing)}")
+            with journal.opened(root, run_identity, wait=run.options.wait, fresh=run.options.fresh) as opened:
+                scan = Scan(run, dataset, opened, journal.run_key(run_identity))
+                if not scan.reuse_finished():
                     scan.resume()
                     yield scan
 
 
-def identity(run: Running, dataset: Dataset, asked: dict[str, Any]) -> dict[str, Any]:
+def identity(run: Running, dataset: Dataset, parameters: dict[str, Any]) -> dict[str, Any]:
     """All that decides the numbers of one dataset."""
-    model = {"name": run.options.model, "revision": run.found.revision, "digest": run.found.digest}
+    model = {"name": run.options.model, "revision": run.weights.revision, "digest": run.weights.digest}
     how: dict[str, Any] = {name: getattr(run.options, name) for name in ("batch_size", "max_memory", "seed")}
     how |= {"dtype": run.options.dtype.value, "device": run.device}
     data = {"dataset": dataset.name, "content": dataset.digest, "examples": [e.id for e in dataset.examples]}
-    return journal.identity(run.command, model=model, tokenizer=run.found.tokenizer_digest, **how, **data, **asked)
+    return journal.identity(run.command, model=model, tokenizer=run.weights.tokenizer_digest, **how, **data, **parameters)
 
 
-def _asked(scan: Scan, method: str) -> dict[str, Any]:
-    """What every aggregate of a scan's effects is told."""
+def _keywords(scan: Scan, method: str) -> dict[str, Any]:
+    """The keyword arguments that SUMMARY and RELIABILITY of a scan's effects share."""
     return {"model": scan.run.slug, "method": method, "design": scan.design, "beside": scan.beside_measured()}
 
 
 def aggregated(scan: Scan, table: str, method: str) -> Aggregates:
-    """Those of a table of effects."""
-    effects, asked = scan.table(table), _asked(scan, method)
+    """The aggregates of a table of effects: SUMMARY and RELIABILITY."""
+    effects, keywords = scan.table(table), _keywords(scan, method)
     with scan.run.phase("statistics"):
-        trusted = reliability.assess(effects, **asked) if scan.run.options.assess else RELIABILITY.to_frame()
-        return summarise(effects, **asked), trusted
+        trusted = reliability.assess(effects, **keywords) if scan.run.options.assess else RELIABILITY.to_frame()
+        return summarise(effects, **keywords), trusted
 
 
 def controlled(scan: Scan) -> Aggregates:
-    """Those of an exact scan with a control: every site's specificity is among them."""
+    """The aggregates of an exact scan with a control, which gives every site's specificity."""
     summary, trusted = aggregated(scan, "effects", "exact")
     effects = scan.table("control")
     with scan.run.phase("statistics"):
@@ -284,12 +288,12 @@ def controlled(scan: Scan) -> Aggregates:
 
 
 def calibrated(scan: Scan, n: int) -> Aggregates:
-    """Those of estimates, with the exact effects of the first n and n random sites of each kind and how far they agree."""
+    """The aggregates of gradient estimates, with exact effects of the first n and n random sites of each kind, and how far both agree."""
     summary, trusted = aggregated(scan, "effects", "attribution")
     exact = scan.table("exact")
     with scan.run.phase("statistics"):
         # chosen by the estimates of the same examples: no family that a star could be about
         none = {"p_family": pl.lit(None, pl.Float64), "q": pl.lit(None, pl.Float64), "carried_by": pl.lit(None, pl.String)}
-        measured_exactly = summarise(exact, **_asked(scan, "exact")).with_columns(**none)
+        measured_exactly = summarise(exact, **_keywords(scan, "exact")).with_columns(**none)
         _, others = reliability.chosen(summary, n, scan.run.options.seed)
         return pl.concat([summary, measured_exactly]), pl.concat([trusted, reliability.calibration(summary, measured_exactly, others)])

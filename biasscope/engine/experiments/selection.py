@@ -39,28 +39,28 @@ class Choice:
 
 def parse_heads(text: str) -> tuple[tuple[int, int], ...]:
     """Layer and head of each of "5.3,10.12"."""
-    found = [re.fullmatch(r"(\d+)\.(\d+)", part.strip(), re.ASCII) for part in text.split(",")]
-    if not all(found):
+    matches = [re.fullmatch(r"(\d+)\.(\d+)", part.strip(), re.ASCII) for part in text.split(",")]
+    if not all(matches):
         raise UsageError(f"--heads '{text}' cannot be read; write LAYER.HEAD, separated by commas, such as 5.3,10.12")
-    return tuple(sorted({(int(match[1]), int(match[2])) for match in found if match}))
+    return tuple(sorted({(int(match[1]), int(match[2])) for match in matches if match}))
 
 
 def parse_sites(option: str, text: str) -> tuple[Site, ...]:
     """The heads and MLPs of "5.3,10.mlp"."""
-    found = [re.fullmatch(r"(\d{1,5})\.(\d{1,5}|mlp)", part.strip(), re.ASCII) for part in text.split(",")]
-    if not all(found):
+    matches = [re.fullmatch(r"(\d{1,5})\.(\d{1,5}|mlp)", part.strip(), re.ASCII) for part in text.split(",")]
+    if not all(matches):
         raise UsageError(f"{option} '{text}' cannot be read; write LAYER.HEAD or LAYER.mlp, separated by commas, such as 5.3,10.mlp")
-    sites = [Site(int(m[1]), "mlp_out") if m[2] == "mlp" else Site(int(m[1]), "z", int(m[2])) for m in found if m]
+    sites = [Site(int(m[1]), "mlp_out") if m[2] == "mlp" else Site(int(m[1]), "z", int(m[2])) for m in matches if m]
     return tuple(sorted(set(sites), key=lambda site: (site.layer, site.component, -1 if site.head is None else site.head)))
 
 
-def asked(given: Sequence[Site]) -> dict[str, list[str]]:
-    """What --given adds to the identity of a run that has it; the others keep theirs."""
+def in_identity(given: Sequence[Site]) -> dict[str, list[str]]:
+    """The entry of --given in a run's identity; empty without it, so that other runs keep their keys."""
     return {"given": list(map(str, given))} if given else {}
 
 
 def inside(lm: "LM", sites: Sequence[Site]) -> list[Site]:
-    """The sites, which the model has; UsageError, with the valid range, where it has not."""
+    """The sites, after checking that the model has them. UsageError, with the valid range, where it has not."""
     for site in sites:
         if site.layer >= lm.n_layers or (site.head or 0) >= lm.n_heads:
             raise UsageError(f"{site} is not in {lm.name}; it has layers 0-{lm.n_layers - 1}, heads 0-{lm.n_heads - 1}")
@@ -71,7 +71,7 @@ def apart(chosen: Choice, gone: Sequence[Site]) -> None:
     """Refuse heads that are to be both replaced all the while (--given) and measured (--heads)."""
     both = [f"{layer}.{head}" for layer, head in chosen.heads or () if Site(layer, "z", head) in gone]
     if both:
-        raise UsageError(f"--heads {','.join(both)} stands in --given too: what is already replaced has no effect to measure; leave it out")
+        raise UsageError(f"--heads {','.join(both)} is in --given too: what is already replaced has no effect to measure; leave it out")
 
 
 def without(sites: Sequence[Site], gone: Sequence[Site]) -> list[Site]:

@@ -30,7 +30,7 @@ CONVERTED = 3.3e6
 
 @dataclass(kw_only=True)
 class Session:
-    """One invocation of a measuring command: what it was asked, and what it has saved so far."""
+    """One invocation of a measuring command: its options, and what it has saved so far."""
 
     command: str
     options: Measure
@@ -54,24 +54,24 @@ class Session:
 
     @contextlib.contextmanager
     def phase(self, name: str) -> Iterator[None]:
-        """A stretch whose seconds are added to the record under that name, and in which libraries keep quiet."""
+        """Time a block of code under that name, with the libraries silenced; the record has the seconds."""
         start = time.monotonic()
         with self.voice.hushed():
             yield
         self.timing[name] = self.timing.get(name, 0.0) + time.monotonic() - start
 
     def warn(self, text: str) -> None:
-        """Nothing: shows a warning once and keeps it for the record."""
+        """Show a warning once, and keep it for the record."""
         if text not in self.warnings:
             self.warnings.append(text)
             self.voice.warn(text)
 
     def folder(self, dataset: str, key: str) -> Path:
-        """Where the run of that dataset and key stands."""
+        """The folder of the run of that dataset and key."""
         return runs.folder(self.options.output_dir, self.slug, dataset, self.command, key)
 
     def write(self, path: Path, name: str, frames: Iterable[pl.DataFrame]) -> pl.LazyFrame:
-        """A per-example table of a run, as it now stands in its folder; values that are not finite are counted."""
+        """Write a per-example table of a run to its folder and scan it; values that are not finite are counted."""
         lost = total = 0
         prompts: dict[str, None] = {}
 
@@ -85,18 +85,18 @@ class Session:
                 yield frame
 
         file = runs.write(path, name, counted())
-        some = ", ".join(list(prompts)[:3]) + (", …" if len(prompts) > 3 else "")
-        found = f"{lost} of {total} values are not finite, those of {len(prompts)} prompts ({some})"
+        examples = ", ".join(list(prompts)[:3]) + (", …" if len(prompts) > 3 else "")
+        problem = f"{lost} of {total} values are not finite, those of {len(prompts)} prompts ({examples})"
         if lost > TOLERATED * total:
-            raise BiasScopeError(f"{found}; {self.advice}")
+            raise BiasScopeError(f"{problem}; {self.advice}")
         if lost:
-            self.warn(f"{found} in {name}: they enter no statistic; {self.advice}")
+            self.warn(f"{problem} in {name}: they enter no statistic; {self.advice}")
         self.lost += lost
         return pl.scan_parquet(file)
 
     @property
     def advice(self) -> str:
-        """What to do about values that are not finite."""
+        """Advice for the user about values that are not finite."""
         return not_finite(self.options.dtype.value)
 
     def keep(self, part: runs.DatasetPart, key: str, summary: pl.DataFrame, reliability: pl.DataFrame | None = None) -> None:
@@ -111,11 +111,11 @@ class Session:
         record = self.record([part])
         seals.seal(path, runs.digest(record), self.options.cache_dir / "runs" / key)
         runs.close(record)
-        self.adopt(part)
+        self.add_finished(part)
         self.voice.note(f"{part.name}: {part.used} of {part.found} examples in {part.groups} groups, saved to {path}")
 
-    def adopt(self, part: runs.DatasetPart) -> None:
-        """Nothing: takes a run that stands in its folder into the result; rewrites the original study's files."""
+    def add_finished(self, part: runs.DatasetPart) -> None:
+        """Add a finished run to the result, and refresh the original study's files."""
         folder = Path(part.path)
         summary = pl.read_parquet(folder / "summary.parquet")
         if not self.own.get("given"):  # the original study never removed anything beforehand
@@ -139,8 +139,8 @@ class Session:
 
     def record(self, parts: list[runs.DatasetPart]) -> runs.RunRecord:
         """The record as it stands, with those datasets."""
-        asked = list(self.options.dataset or [part.name for part in self.parts or parts])
-        params = self.options.resolved() | {"dataset": asked} | self.own
+        names = list(self.options.dataset or [part.name for part in self.parts or parts])
+        params = self.options.resolved() | {"dataset": names} | self.own
         record = runs.RunRecord(
             command=self.command,
             model=self.model,
@@ -167,7 +167,7 @@ class Session:
 class Running(Session):
     """A session with its datasets read and its model located."""
 
-    found: weights.Weights | loading.LM
+    weights: weights.Weights | loading.LM
     """Where the model's weights are, or the model itself where it is in memory already."""
     device: str
     datasets: list[Dataset]
@@ -177,12 +177,12 @@ class Running(Session):
         """The model, booted and checked at the first call."""
         from biasscope.engine.model import forward
 
-        if isinstance(self.found, loading.LM):
-            lm = self.found
+        if isinstance(self.weights, loading.LM):
+            lm = self.weights
         else:
-            self.voice.note(f"loading {self.options.model}" + (f", {self.found.note}" if self.found.note else ""))
+            self.voice.note(f"loading {self.options.model}" + (f", {self.weights.note}" if self.weights.note else ""))
             with self.phase("model"):
-                lm = forward.check_packing(loading.boot(self.found, device=self.options.device, dtype=self.options.dtype.value))
+                lm = forward.check_packing(loading.boot(self.weights, device=self.options.device, dtype=self.options.dtype.value))
         self.model = described(lm)
         if not lm.packed:
             self.warn(f"{self.options.model} cannot attend by a mask of ancestors: one sequence a row, slower and just as exact")
@@ -197,7 +197,7 @@ def start(command: str, options: Measure, own: dict[str, Any] | None = None, voi
     held = options.held
     loaded = list(held.datasets) or [datasets.load(name, options.data_dir, **read) for name in names]  # type: ignore[arg-type]
     begun = time.monotonic()
-    found = held.lm or _located(options, voice)
+    weights = held.lm or _located(options, voice)
     running = Running(
         command=command,
         options=options,
@@ -205,7 +205,7 @@ def start(command: str, options: Measure, own: dict[str, Any] | None = None, voi
         voice=voice,
         slug=files.slug(options.model),
         timing={"model": time.monotonic() - begun},
-        found=found,
+        weights=weights,
         device=loading.device_type(options.device),
         datasets=loaded,
     )
@@ -215,7 +215,7 @@ def start(command: str, options: Measure, own: dict[str, Any] | None = None, voi
 
 
 def _located(options: Measure, voice: Voice) -> weights.Weights:
-    """The weights of the model that is asked for, converted where needed."""
+    """The weights of the requested model, converted where needed."""
     if (file := weights.unconverted(options.model, options.cache_dir)) is not None:
         seconds = max(5.0, file.stat().st_size / CONVERTED)
         voice.note(f"converting {options.model} once ({file.name}), about {clock(seconds)}")

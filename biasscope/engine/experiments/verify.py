@@ -71,11 +71,11 @@ class Finding:
 
 def verify(limit: int = 120, *, voice: Voice = SILENT) -> list[Finding]:
     """The findings of every run on every planted model; what the runs say is not heard."""
-    found: list[Finding] = []
+    findings: list[Finding] = []
     with tempfile.TemporaryDirectory(prefix="biasscope-verify-") as folder:
         for kind in voice.track(list(planted.KINDS), "planted models"):
-            found += of_kind(kind, limit, Path(folder))
-    return found
+            findings += of_kind(kind, limit, Path(folder))
+    return findings
 
 
 def of_kind(kind: str, limit: int, folder: Path) -> list[Finding]:
@@ -86,29 +86,29 @@ def of_kind(kind: str, limit: int, folder: Path) -> list[Finding]:
     places: dict[str, Any] = {"cache_dir": folder / "cache", "output_dir": folder / kind}
     o = Measure(lm.name, ["occupations"], limit, device="cpu", held=Held(lm), assess=False, **places)
     sites = "z,mlp_out"
-    made = [ablate(o, source="all", control="definitional" if kind == "single" else None)]
-    made += [patch(o, method="attribution", source=source, components=sites) for source in ("zero", "mean", "corrupt")]
-    made.append(patch(o, method="exact", components=sites))
+    results = [ablate(o, source="all", control="definitional" if kind == "single" else None)]
+    results += [patch(o, method="attribution", source=source, components=sites) for source in ("zero", "mean", "corrupt")]
+    results.append(patch(o, method="exact", components=sites))
     if kind == "masked":
-        made.append(patch(o, method="attribution", steps=4, components=sites))
+        results.append(patch(o, method="attribution", steps=4, components=sites))
     if kind == "backup":
-        made.append(ablate(o, source="zero", given="1.2"))
-    return [finding for result in made for finding in _of_result(kind, result)]
+        results.append(ablate(o, source="zero", given="1.2"))
+    return [finding for result in results for finding in _of_result(kind, result)]
 
 
 def _of_result(kind: str, result: Result) -> Iterator[Finding]:
     """The findings of one run, source by source. PartialError where it lost values."""
     result.check()
-    asked, (summary,), (part,) = result.record.params, result.summaries, result.record.datasets
+    params, (summary,), (part,) = result.record.params, result.summaries, result.record.datasets
     groups = set(pl.read_parquet(Path(part.path) / "effects.parquet", columns=["group"])["group"])
     shares = {group: share for group, share in (datasets.load("occupations", Path()).share_of_men() or {}).items() if group in groups}
     pairs = partners(pl.read_parquet(Path(part.path) / "twins.parquet")) if "twins" in part.tables else {}
     for (source, dataset), rows in summary.partition_by("source", "dataset", as_dict=True, maintain_order=True).items():
-        how = How(kind, asked.get("method", "exact"), str(source), asked.get("steps"), bool(asked.get("given")))
+        how = How(kind, params.get("method", "exact"), str(source), params.get("steps"), bool(params.get("given")))
         if dataset == "definitional" or (source == "resample" and kind not in ("single", "graded")):
             continue
         yield from of_run(how, rows.filter(rows["component"] != TOTAL), pairs, shares)
-        if asked.get("control"):
+        if params.get("control"):
             yield from of_control(how, rows, summary.filter(summary["dataset"] == "definitional", summary["source"] == source))
 
 
@@ -160,12 +160,12 @@ def _effect(how: How, role: str, here: Mapping[str, float], there: Mapping[str, 
 def _number(how: How, summary: pl.DataFrame, role: str, statistic: str, worked: float | None, area: float | None) -> Finding:
     """A found number against the hand-worked one."""
     site = planted.SITES[role]
-    found = _estimate(summary, site, statistic)
-    right = found is not None and (worked is None or abs(found - worked) <= EXACT)
+    estimate = _estimate(summary, site, statistic)
+    right = estimate is not None and (worked is None or abs(estimate - worked) <= EXACT)
     wanted = "found" if worked is None or abs(worked) > EXACT else "missed" if role in (*CARRIERS[how.kind], "mixed") else "alone"
     ranked = wanted != "found" or area is None or how.kind not in ("single", "masked") or area == 1.0
     verdict = wanted if right and ranked else "BROKEN"
-    return Finding(how.kind, str(how), str(site), role, statistic, worked, found, area, verdict, right and ranked)
+    return Finding(how.kind, str(how), str(site), role, statistic, worked, estimate, area, verdict, right and ranked)
 
 
 def _others(how: How, summary: pl.DataFrame) -> Iterator[Finding]:

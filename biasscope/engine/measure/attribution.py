@@ -38,21 +38,21 @@ def estimate(lm: LM, forest: Forest, wanted: Sweep, *, steps: int | None = None,
 
 def units(lm: LM, forest: Forest, wanted: Sweep, steps: int | None = None) -> list[Unit]:
     """The estimates in pieces of one row block each; with a twin's activations the exact total effect is among them."""
-    one = replace(wanted, metrics=wanted.metrics[:1])
-    (metric,), source = one.metrics, one.source
+    sweep = replace(wanted, metrics=wanted.metrics[:1])
+    (metric,), source = sweep.metrics, sweep.source
 
     def compute(block: Block) -> dict[str, pl.DataFrame]:
-        before, products = _products(lm, block, one, steps)
+        before, products = _products(lm, block, sweep, steps)
         clean = torch.from_numpy(before.data)
-        parts = {position: forest.where(block, position) for position in one.positions}
+        parts = {position: forest.where(block, position) for position in sweep.positions}
         change = []
-        for site, position in one.places:
+        for site, position in sweep.places:
             product = products[whole(site)]
             nodes = product[..., site.head] if site.head is not None else product.flatten(2).sum(-1) if product.dim() > 2 else product
             change.append(_per_example(block, source.where(block, site, parts[position]), nodes))
         after = (clean + torch.stack(change)).numpy()
-        found = [effects(forest, block, source.name, one.places, {metric: before}, {metric: after})]
-        return {"effects": pl.concat([*found, *([total(lm, forest, block, one)] if source.twin else [])])}
+        tables = [effects(forest, block, source.name, sweep.places, {metric: before}, {metric: after})]
+        return {"effects": pl.concat([*tables, *([total(lm, forest, block, sweep)] if source.twin else [])])}
 
     return [Unit(f"B{number:05}", partial(soundly, compute, block)) for number, block in enumerate(forest.blocks)]
 

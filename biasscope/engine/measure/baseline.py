@@ -19,8 +19,8 @@ BASELINE_METRICS = ("target", "sentence", "competence")
 
 def baseline(lm: LM, forest: Forest, edit: Edit = UNEDITED, *, track: Track = silent) -> tuple[pl.DataFrame, pl.DataFrame]:
     """SCORES of the clean model, and TRIPLES: the published per-sentence scores, 2^(mean log₂ p), where there are sentences."""
-    found = [unit.compute() for unit in track(units(lm, forest, edit), "baseline")]
-    return pl.concat(f["scores"] for f in found), pl.concat(f["triples"] for f in found)
+    tables = [unit.compute() for unit in track(units(lm, forest, edit), "baseline")]
+    return pl.concat(f["scores"] for f in tables), pl.concat(f["triples"] for f in tables)
 
 
 def units(lm: LM, forest: Forest, edit: Edit = UNEDITED) -> list[Unit]:

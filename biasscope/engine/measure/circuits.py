@@ -50,14 +50,14 @@ def points(ranked: Sequence[Site], sizes: Sequence[int], seed: int) -> list[Poin
     """The first k sites kept alone (`keep-k`) and removed (`remove-k`), and 20 random sets of each size."""
     everything = frozenset(ranked)
     rng = np.random.default_rng((seed, _RANDOM))
-    found = list[Point]()
+    sets = list[Point]()
     for k in sizes:
         best = frozenset(ranked[:k])
-        found += [Point(f"keep-{k}", everything - best), Point(f"remove-{k}", best)]
+        sets += [Point(f"keep-{k}", everything - best), Point(f"remove-{k}", best)]
         for i in range(RANDOM):
             drawn = frozenset(ranked[j] for j in rng.permutation(len(ranked))[:k])
-            found += [Point(f"keep-{k}-random-{i:02d}", everything - drawn), Point(f"remove-{k}-random-{i:02d}", drawn)]
-    return found
+            sets += [Point(f"keep-{k}-random-{i:02d}", everything - drawn), Point(f"remove-{k}-random-{i:02d}", drawn)]
+    return sets
 
 
 def units(lm: LM, forest: Forest, wanted: Sequence[Point], source: Source, batch: int | None = None) -> list[Unit]:
@@ -65,20 +65,20 @@ def units(lm: LM, forest: Forest, wanted: Sequence[Point], source: Source, batch
     size = loading.batch_size(lm, batch)
     start = lru_cache(maxsize=1)(partial(forward.clean, lm))
 
-    def compute(some: Sequence[Point], block: Block) -> dict[str, pl.DataFrame]:
+    def compute(sets: Sequence[Point], block: Block) -> dict[str, pl.DataFrame]:
         clean = start(block)
-        puts = {site: source.put(block, site) for site in sorted({s for point in some for s in point.replaced}, key=_order)}
-        edits = [{site: put for site, put in puts.items() if site in point.replaced} for point in some]
+        puts = {site: source.put(block, site) for site in sorted({s for point in sets for s in point.replaced}, key=_order)}
+        edits = [{site: put for site, put in puts.items() if site in point.replaced} for point in sets]
         before = defined(METRIC, clean.readouts)
         after = METRICS[METRIC].fn(forward.edited(lm, block, clean, edits)).cpu().numpy()
-        return {"effects": effects(forest, block, source.name, [(SET, p.name) for p in some], {METRIC: before}, {METRIC: after})}
+        return {"effects": effects(forest, block, source.name, [(SET, p.name) for p in sets], {METRIC: before}, {METRIC: after})}
 
-    found = []
+    pieces = []
     for number, block in enumerate(forest.blocks):
         copies = max(1, size // block.ids.numel())
         for first in range(0, len(wanted), copies):
-            found.append(Unit(f"B{number:05}-S{first:05}", partial(soundly, partial(compute, wanted[first : first + copies]), block)))
-    return found
+            pieces.append(Unit(f"B{number:05}-S{first:05}", partial(soundly, partial(compute, wanted[first : first + copies]), block)))
+    return pieces
 
 
 def _order(site: Site) -> tuple[int, str, int]:

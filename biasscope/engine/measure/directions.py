@@ -68,8 +68,8 @@ def units(lm: LM, forest: Forest, removals: Sequence[Removal], edit: Edit = UNED
             readouts = forward.edited(lm, block, clean, edits)
             after = {m: METRICS[m].fn(readouts).cpu().numpy() for m in METRIC_NAMES}
             for copy, name in enumerate(names()[first : first + copies]):
-                one = {m: a[copy : copy + 1] for m, a in after.items()}
-                frames.append(effects(forest, block, name, [(removal.site, "all")], before, one))
+                values = {m: a[copy : copy + 1] for m, a in after.items()}
+                frames.append(effects(forest, block, name, [(removal.site, "all")], before, values))
         return {"effects": pl.concat(frames)}
 
     return [

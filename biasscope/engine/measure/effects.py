@@ -76,9 +76,9 @@ def effects(
 def total(lm: LM, forest: Forest, block: Block, sweep: Sweep) -> pl.DataFrame:
     """EFFECTS of exchanging the prompts of a block for their twins, in the model in which the sweep's edit stands."""
     with torch.no_grad():
-        clean, other = (forward.read(b, forward.run(lm, b, forward.overwrites([sweep.edit.puts(b)]))) for b in (block, block.swapped()))
+        clean, swapped = (forward.read(b, forward.run(lm, b, forward.overwrites([sweep.edit.puts(b)]))) for b in (block, block.swapped()))
     before = {m: defined(m, clean) for m in sweep.metrics}
-    after = {m: METRICS[m].fn(other).cpu().numpy() for m in sweep.metrics}
+    after = {m: METRICS[m].fn(swapped).cpu().numpy() for m in sweep.metrics}
     return effects(forest, block, sweep.source.name, [(WHOLE_PROMPT, "all")], before, after)
 
 
@@ -88,7 +88,7 @@ def soundly(compute: Callable[[Block], Tables], block: Block) -> Tables:
     bad = [name for name, table in tables.items() if not finite(table)]
     if not bad:
         return tables
-    alone = [compute(one) for one in block.alone()]
+    alone = [compute(prompt) for prompt in block.alone()]
     return tables | {name: _in_order(pl.concat(part[name] for part in alone), tables[name]) for name in bad}
 
 

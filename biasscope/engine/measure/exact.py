@@ -47,8 +47,8 @@ def units(lm: LM, forest: Forest, wanted: Sweep, batch: int | None = None) -> li
         parts = {position: forest.where(block, position) for _, position in places}
         after: dict[str, list[np.ndarray]] = {m: [] for m in wanted.metrics}
         for first in range(0, len(places), copies):
-            some = places[first : first + copies]
-            edits = [{**standing, site: wanted.source.put(block, site, parts[position])} for site, position in some]
+            in_pass = places[first : first + copies]
+            edits = [{**standing, site: wanted.source.put(block, site, parts[position])} for site, position in in_pass]
             readouts = forward.edited(lm, block, clean, edits)
             for m in wanted.metrics:
                 after[m].append(METRICS[m].fn(readouts).cpu().numpy())
@@ -59,8 +59,8 @@ def units(lm: LM, forest: Forest, wanted: Sweep, batch: int | None = None) -> li
     def whole_prompt(block: Block) -> dict[str, pl.DataFrame]:
         return {"effects": total(lm, forest, block, wanted)}
 
-    found = []
+    pieces = []
     for number, block in enumerate(forest.blocks):
-        found += [Unit(f"B{number:05}-L{layer:03}", partial(soundly, partial(compute, layer), block)) for layer in sorted(by_layer)]
-        found += [Unit(f"B{number:05}-total", partial(soundly, whole_prompt, block))] if wanted.source.twin else []
-    return found
+        pieces += [Unit(f"B{number:05}-L{layer:03}", partial(soundly, partial(compute, layer), block)) for layer in sorted(by_layer)]
+        pieces += [Unit(f"B{number:05}-total", partial(soundly, whole_prompt, block))] if wanted.source.twin else []
+    return pieces

@@ -65,12 +65,12 @@ def folds(items: Items, split: Split) -> list[tuple[Array, Array]]:
         if split.kind == "kfold"
         else GroupShuffleSplit(1, test_size=HELD_OUT, random_state=state)
     )
-    found = list(chosen.split(items.label, items.label, items.group))
-    for train, test in found:
+    splits = list(chosen.split(items.label, items.label, items.group))
+    for train, test in splits:
         assert not set(items.group[train]) & set(items.group[test])  # noqa: S101  what a probe stands or falls with
         if len(np.unique(items.label[train])) < 2:
             raise DataError("a fold has one label only to learn from; probe more examples")
-    return found
+    return splits
 
 
 def within(items: Items, seed: int) -> list[tuple[Array, Array]]:
@@ -112,7 +112,7 @@ def _model(c: float) -> LogisticRegression:
 
 
 def _scaled(x: Any, train: Array, test: Array) -> tuple[Any, Any]:
-    """Standardised on the training inputs alone; counts (sparse) are only scaled."""
+    """Training and test inputs, standardised by the training inputs alone; counts (sparse) are only scaled."""
     scaler = StandardScaler(with_mean=not hasattr(x, "tocsr")).fit(x[train])
     return scaler.transform(x[train]), scaler.transform(x[test])
 
@@ -124,10 +124,10 @@ def choose(x: Any, label: Array, group: Array, rows: Array) -> float:
     for train, test in inner.split(rows, label[rows], group[rows]):
         if len(np.unique(label[rows[train]])) < 2:
             continue
-        one, other = _scaled(x, rows[train], rows[test])
+        training, held = _scaled(x, rows[train], rows[test])
         for i, c in enumerate(GRID):
-            fitted = _model(c).fit(one, label[rows[train]])
-            losses[i] += log_loss(label[rows[test]], fitted.predict_proba(other)[:, 1], labels=[0, 1]) * len(test)
+            fitted = _model(c).fit(training, label[rows[train]])
+            losses[i] += log_loss(label[rows[test]], fitted.predict_proba(held)[:, 1], labels=[0, 1]) * len(test)
     return GRID[int(np.argmin(losses))]
 
 
@@ -136,9 +136,9 @@ def held_out(x: Any, label: Array, group: Array, splits: Sequence[tuple[Array, A
     probability, fold, used = np.full(len(label), np.nan), np.full(len(label), -1), []
     for i, (train, test) in enumerate(splits):
         used.append(choose(x, label, group, train) if c is None else c[i])
-        one, other = _scaled(x, train, test)
+        training, held = _scaled(x, train, test)
         if len(np.unique(label[train])) == 2:
-            probability[test] = _model(used[-1]).fit(one, label[train]).predict_proba(other)[:, 1]
+            probability[test] = _model(used[-1]).fit(training, label[train]).predict_proba(held)[:, 1]
         else:
             probability[test] = label[train][0]
         fold[test] = i
@@ -182,15 +182,15 @@ def layer(x: Any, items: Items, split: Split, *, controls: bool = True) -> tuple
         bad = int((~np.isfinite(x)).any(1).sum())
         raise DataError(f"{bad} of {len(x)} activations are not finite")
     splits = folds(items, split)
-    found = {"grouped": held_out(x, items.label, items.group, splits)}
+    held = {"grouped": held_out(x, items.label, items.group, splits)}
     if not controls:
-        return found, np.zeros(0), None
+        return held, np.zeros(0), None
     inner = within(items, split.seed)
-    found["within"] = held_out(x, items.label, items.text, inner)
-    found["control"] = held_out(x, coins(items, split.seed), items.text, inner)
+    held["within"] = held_out(x, items.label, items.text, inner)
+    held["control"] = held_out(x, coins(items, split.seed), items.text, inner)
     band = []
     for labels in shuffled(items, split):
-        guess = held_out(x, labels, items.group, splits, found["grouped"].c).probability
+        guess = held_out(x, labels, items.group, splits, held["grouped"].c).probability
         known = np.isfinite(guess)
         band.append(float(((guess[known] > 0.5) == labels[known]).mean()))
-    return found, np.array(band), fitted(x, items)
+    return held, np.array(band), fitted(x, items)

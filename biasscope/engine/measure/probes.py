@@ -1,4 +1,4 @@
-"""What a probe is asked (inputs with a label that does not stand in them), and the probes of every layer as units of a run."""
+"""Inputs of a probe, whose label must not be readable in their words, and the probes of every layer as units of a run."""
 
 import multiprocessing
 import os
@@ -27,7 +27,7 @@ SMALL = 3_000_000
 
 @dataclass(frozen=True)
 class Input:
-    """One text and what is asked about it."""
+    """One text with its label."""
 
     id: str
     example_id: str
@@ -66,25 +66,25 @@ def inputs(task: str, dataset: Dataset, negatives: str, target: Mapping[str, flo
     shares = dataset.share_of_men()
     if (task == "occupation") != (shares is not None) and task != "lean":
         raise UsageError(f"--task {task} is not defined for {dataset.name}; take --task {default(dataset)} or lean")
-    found: list[Input] = []
+    candidates: list[Input] = []
     lost: dict[str, str] = {}
     for e in dataset.examples:
-        other = e.anti if negatives == "anti" else e.unrelated
-        if task == "stereotype" and (e.flaw or other is None):
+        negative = e.anti if negatives == "anti" else e.unrelated
+        if task == "stereotype" and (e.flaw or negative is None):
             lost[e.id] = e.flaw or "no unrelated filler"
         elif task == "stereotype":
-            found += [_filled(e, 1, e.stereo), _filled(e, 0, str(other))]
+            candidates += [_filled(e, 1, e.stereo), _filled(e, 0, str(negative))]
         elif task == "occupation" and shares:
-            found.append(Input(e.id, e.id, e.group, e.prompt, e.word, int(shares[e.group] > 50), e.group))
+            candidates.append(Input(e.id, e.id, e.group, e.prompt, e.word, int(shares[e.group] > 50), e.group))
         elif target is not None and np.isfinite(target.get(e.id, np.nan)):
-            found.append(Input(e.id, e.id, e.group, e.prompt, e.word, int(target[e.id] > 0), e.group))
+            candidates.append(Input(e.id, e.id, e.group, e.prompt, e.word, int(target[e.id] > 0), e.group))
         else:
             lost[e.id] = "no target: the model cannot be said to lean"
     labels: dict[str, set[int]] = defaultdict(set)
-    for i in found:
+    for i in candidates:
         labels[i.words].add(i.label)
-    lost |= {i.example_id: "identical inputs with different labels" for i in found if len(labels[i.words]) > 1}
-    return [i for i in found if i.example_id not in lost], lost
+    lost |= {i.example_id: "identical inputs with different labels" for i in candidates if len(labels[i.words]) > 1}
+    return [i for i in candidates if i.example_id not in lost], lost
 
 
 def _filled(e: Example, label: int, filler: str) -> Input:
@@ -156,15 +156,15 @@ def bag(tokens: Sequence[Sequence[int]], chosen: Sequence[Input], split: Split) 
     return Unit("bag", compute)
 
 
-def _tables(layer: int | None, chosen: Sequence[Input], items: Items, seed: int, found: tuple[Any, Any, Any]) -> dict[str, pl.DataFrame]:
+def _tables(layer: int | None, chosen: Sequence[Input], items: Items, seed: int, results: tuple[Any, Any, Any]) -> dict[str, pl.DataFrame]:
     """PREDICTIONS, BANDS and PROBES of one layer."""
-    held, band, fitted = found
+    held, band, fitted = results
     frames = []
-    for name, one in held.items():
+    for name, outcome in held.items():
         label = linear.coins(items, seed) if name == "control" else items.label
         columns: dict[str, Any] = {name: [getattr(i, name) for i in chosen] for name in ("example_id", "group")}
         columns |= {"item_id": [i.id for i in chosen], "layer": [layer] * len(chosen), "probe": [name] * len(chosen)}
-        columns |= {"fold": one.fold, "label": label, "probability": one.probability}
+        columns |= {"fold": outcome.fold, "label": label, "probability": outcome.probability}
         frame = pl.DataFrame(columns, schema_overrides=PREDICTIONS).select(PREDICTIONS.names())
         frames.append(frame.filter(pl.col("fold") >= 0))
     bands = pl.DataFrame({"layer": [layer] * len(band), "shuffle": list(range(len(band))), "accuracy": band}, schema=BANDS)
@@ -180,17 +180,17 @@ def matrices(frames: Iterable[pl.DataFrame], rows: Sequence[tuple[str, int]], id
 
     Heads follow each other. NaN where a text is not in the table."""
     place = {id_: i for i, id_ in enumerate(ids)}
-    found: dict[int, np.ndarray] = {}
+    by_row: dict[int, np.ndarray] = {}
     for frame in frames:
         for number, (component, layer) in enumerate(rows):
             part = frame.filter(component=component, layer=layer)
             heads = part["head"].unique().sort()
             for head in heads:
-                one = part.filter(pl.col("head").eq_missing(head))
-                values = np.array(one["values"].to_list(), np.float32)
+                of_head = part.filter(pl.col("head").eq_missing(head))
+                values = np.array(of_head["values"].to_list(), np.float32)
                 width = values.shape[1]
                 start = 0 if head is None else int(head) * width
-                if number not in found:
-                    found[number] = np.full((len(ids), width * len(heads)), np.nan, np.float32)
-                found[number][[place[id_] for id_ in one["example_id"]], start : start + width] = values
-    return found
+                if number not in by_row:
+                    by_row[number] = np.full((len(ids), width * len(heads)), np.nan, np.float32)
+                by_row[number][[place[id_] for id_ in of_head["example_id"]], start : start + width] = values
+    return by_row

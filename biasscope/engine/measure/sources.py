@@ -1,4 +1,4 @@
-"""Sources: what stands instead of an activation, and which prompt gives its own for `resample`.
+"""Sources: what replaces an activation, and the donor positions of `resample`.
 
 A donor's node is named by its prefix, the ids from the first token to its own, and not by where it was packed: exact effects and
 gradient estimates, whose forests share nodes differently, take the same donors.
@@ -50,7 +50,7 @@ class Source:
         return block.depth > 0 if part is None else part & (block.depth > 0)
 
     def put(self, block: Block, site: Site, part: Tensor | None = None) -> forward.Put:
-        """What stands at a site of a block instead of its activation."""
+        """The replacement at a site of a block, and the nodes that get it."""
         return forward.Put(self.at(block, site), self.where(block, site, part))
 
 
@@ -64,7 +64,7 @@ class Sweep:
     metrics: Sequence[str] = METRICS
     """An estimate is of the first alone."""
     edit: Edit = UNEDITED
-    """What is replaced all the while."""
+    """What is replaced throughout."""
 
     @property
     def places(self) -> list[tuple[Site, str]]:
@@ -73,7 +73,7 @@ class Sweep:
 
 
 def removed(sites: Sequence[Site], source: Source) -> Edit:
-    """The edit by which the source stands at these sites all the while."""
+    """The edit that replaces these sites by the source throughout."""
     return Edit(dict.fromkeys(sites, source))
 
 
@@ -93,16 +93,16 @@ def whole(site: Site) -> Site:
 
 
 def zero(lm: LM) -> Source:
-    """Nothing at all: off the model's distribution, but the strongest removal."""
+    """Zero ablation: the strongest removal, and off the model's distribution."""
     return Source("zero", lambda block, site: torch.zeros((), device=lm.device))
 
 
 def mean_of(lm: LM, table: pl.DataFrame) -> Source:
     """The source that puts the means of the table."""
-    found: dict[Site, list[Tensor]] = {}
+    by_site: dict[Site, list[Tensor]] = {}
     for row in table.sort("first", descending=True).iter_rows(named=True):
-        found.setdefault(Site(row["layer"], row["component"]), []).append(torch.tensor(row["values"], dtype=torch.float64))
-    means = {site: torch.stack(both).to(device=lm.device, dtype=getattr(torch, lm.dtype)) for site, both in found.items()}
+        by_site.setdefault(Site(row["layer"], row["component"]), []).append(torch.tensor(row["values"], dtype=torch.float64))
+    means = {site: torch.stack(both).to(device=lm.device, dtype=getattr(torch, lm.dtype)) for site, both in by_site.items()}
 
     def at(block: Block, site: Site) -> Tensor:
         values = means[whole(site)]
@@ -130,19 +130,19 @@ def resample(lm: LM, forest: Forest, wanted: Sequence[Site], seed: int) -> Sourc
 
     def donated(block: Block) -> dict[Site, Tensor]:
         takers = [(place, block.prefix(*place)) for place in (block.owner >= 0).nonzero().tolist()]
-        found: dict[Site, Tensor] = {}
+        replacements: dict[Site, Tensor] = {}
         for attempt in range(ATTEMPTS):
             drawn = [donor_of(prefixes, prefix, seed, attempt) for _, prefix in takers]
             number = {donor: i for i, donor in enumerate(dict.fromkeys(drawn))}
             acts, at = donor_activations(lm, list(number), points), torch.tensor([number[donor] for donor in drawn])
             row, node = torch.tensor([place for place, _ in takers]).T
             for point, act in acts.items():
-                found.setdefault(point, act.new_zeros(*block.ids.shape, *act.shape[1:]))[row, node] = act[at]
+                replacements.setdefault(point, act.new_zeros(*block.ids.shape, *act.shape[1:]))[row, node] = act[at]
             finite = torch.stack([act.flatten(1).isfinite().all(1) for act in acts.values()]).all(0)[at]
             takers = [taker for taker, fine in zip(takers, finite.tolist(), strict=True) if not fine]
             if not takers:
                 break
-        return found
+        return replacements
 
     act = _last(donated)
     return Source("resample", lambda block, site: _of(act(block), site))
@@ -189,11 +189,11 @@ def means(lm: LM, forest: Forest, wanted: Sequence[Site], track: Track = silent)
     sums, left_out = _Sums(), 0
     for block in track(list(forest.blocks), "means"):
         part = _summed(lm, block, points)
-        for one, alone in [(block, part)] if part.finite else [(b, _summed(lm, b, points)) for b in block.alone()]:
+        for single, alone in [(block, part)] if part.finite else [(b, _summed(lm, b, points)) for b in block.alone()]:
             if alone.finite:
                 sums.add(alone)
             else:
-                left_out += sum(map(len, one.examples))
+                left_out += sum(map(len, single.examples))
     rows = [
         (point.component, point.layer, depth == 0, left_out, (total[depth] / sums.weight[depth].clamp(min=1)).flatten().tolist())
         for point, total in sums.totals.items()
@@ -230,7 +230,7 @@ def _summed(lm: LM, block: Block, points: Sequence[Site]) -> _Sums:
 
 
 def pool(forest: Forest) -> Pool:
-    """What donors are drawn from: every prefix of a forest, as often as examples use it."""
+    """The donor positions to draw from: every prefix of a forest, as often as examples use it."""
     uses: dict[Prefix, int] = defaultdict(int)
     for block in forest.blocks:
         for row, node in block.weights.nonzero().tolist():
@@ -242,7 +242,7 @@ def pool(forest: Forest) -> Pool:
 
 
 def donor_of(drawn_from: Pool, prefix: Prefix, seed: int, attempt: int = 0) -> Prefix:
-    """The donor of a prefix: a seeded one of the same length, which may be itself."""
+    """The donor of a prefix for resample ablation: a random position at the same depth (seeded), which may be itself."""
     prefixes, uses = drawn_from[len(prefix)]
     drawn = np.random.default_rng((seed, _DONOR, attempt, *prefix)).random()
     return prefixes[int(np.searchsorted(uses, drawn * uses[-1], side="right"))]
@@ -257,7 +257,7 @@ def donor_activations(lm: LM, prefixes: Sequence[Prefix], points: Sequence[Site]
     for block in rows(groups, min(ROWS["all"], lm.window), "all", lm.packed):
         whole = _last_nodes(lm, block, points)
         finite = all(bool(act.isfinite().all()) for act in whole.values())
-        parts += [whole] if finite else [_last_nodes(lm, one, points) for one in block.alone()]
+        parts += [whole] if finite else [_last_nodes(lm, single, points) for single in block.alone()]
         order += [i for same in block.examples for i in same]
     back = torch.tensor(order).argsort()
     return {point: torch.cat([part[point] for part in parts])[back] for point in points}

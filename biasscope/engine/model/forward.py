@@ -25,12 +25,12 @@ Hook = Callable[[Tensor], Tensor | None]
 
 @dataclass(frozen=True)
 class Put:
-    """What stands at a site instead of its activation."""
+    """The replacement of the activation at a site."""
 
     new: Tensor
     """[row node d_head] for a head, [row node …] for a whole hook point, or one number for all of it."""
     where: Bool[Tensor, "row node"] | None = None
-    """The nodes at which it stands; None: all."""
+    """The nodes that get it; None: all."""
 
 
 Puts = Mapping[Site, Put]
@@ -113,7 +113,7 @@ def edited(lm: LM, block: Block, start: Clean, edits: Sequence[Puts]) -> Readout
 
 
 def overwrites(edits: Sequence[Puts]) -> dict[str, Callable[[Tensor], Tensor]]:
-    """A hook per hook point, which puts into each copy what stands there."""
+    """Hooks, one per hook point, that overwrite the activation of each copy with its replacement."""
     by_hook: dict[str, list[tuple[int, Site, Put]]] = {}
     for copy, edit in enumerate(edits):
         for site, put in edit.items():
@@ -165,7 +165,7 @@ def run(
 
 
 def _as_hook(function: Hook) -> Callable[..., Tensor | None]:
-    """In TransformerLens's form, which also passes the hook point (whose name is no key: it is the module's own)."""
+    """The hook in TransformerLens's form, which also passes the hook point (whose name is no key: it is the module's own)."""
     return lambda act, hook: function(act)
 
 
@@ -228,19 +228,19 @@ def check_packing(lm: LM) -> LM:
         raise DataError(f"model {lm.name} gives values that are not finite for three short texts; {not_finite(lm.dtype)}")
     # half precision moves logits by its own rounding: compare with their size there
     tolerance = 1e-3 if lm.dtype == "float32" else 0.02 * float(plain.abs().max())
-    found: list[str] = []
+    failures: list[str] = []
     for packed in (True, False):
         try:
             difference = float((_ablated(lm, pack(groups, [(0,), (1,), (2,)], "all", packed), site, resume=True) - plain).abs().max())
         except Exception as error:  # noqa: BLE001  a family that refuses the mask falls back, and is refused by name if that fails
-            found.append(str(error).splitlines()[0][:120] if str(error) else type(error).__name__)
+            failures.append(str(error).splitlines()[0][:120] if str(error) else type(error).__name__)
             continue
         if difference <= tolerance:
             return replace(lm, packed=packed)
-        found.append(f"logits differ by {difference:.2g}")
+        failures.append(f"logits differ by {difference:.2g}")
     raise DataError(
-        f"model {lm.name} cannot be measured exactly: packed: {found[0]}; one sequence a row: {found[1]} (tolerance {tolerance:.2g}); "
-        "use a GPT-2, GPT-Neo, Llama, Gemma, GPT-NeoX, Qwen2, OPT or MPT model"
+        f"model {lm.name} cannot be measured exactly: packed: {failures[0]}; one sequence a row: {failures[1]} "
+        f"(tolerance {tolerance:.2g}); use a GPT-2, GPT-Neo, Llama, Gemma, GPT-NeoX, Qwen2, OPT or MPT model"
     )
 
 

@@ -52,7 +52,7 @@ def available() -> bool:
 
 
 def install(model: nn.Module) -> None:
-    """Nothing: lets the model's linear layers (Linear, GPT-2's Conv1D) run through oneDNN where that computes the same."""
+    """Run the model's linear layers (Linear, GPT-2's Conv1D) through oneDNN where that computes the same."""
     from transformers.pytorch_utils import Conv1D
 
     if not available():

@@ -159,7 +159,7 @@ class Builder:
         self.model.transformer.wte.weight[self._id(f" {word}")] += sum(v * self.write[f] for f, v in values.items())
 
     def head(self, site: Site, *moves: tuple[str, Mapping[str, float]], key: str = "occupation", unless: str | None = None) -> None:
-        """Nothing: the head attends to the word that has the feature `key` (where `unless` is written at the query: to the others) and
+        """Plant a head that attends to the word that has the feature `key` (where `unless` is written at the query: to the others) and
         moves features: each is read there and written here, as {feature: factor}."""
         attn, at = self.model.transformer.h[site.layer].attn, (site.head or 0) * D_HEAD
         attn.c_attn.weight.view(WIDTH, 3, WIDTH)[:, :, at : at + D_HEAD] = 0
@@ -172,7 +172,7 @@ class Builder:
             attn.c_proj.weight[at + j] = sum(v * self.write[f] for f, v in writes.items())
 
     def mlp(self, site: Site, constant: float, *knots: tuple[float, float]) -> None:
-        """Nothing: gender += constant + Σ slope · relu(slot − knot), exact for a slot that is not near a knot."""
+        """Plant an MLP: gender += constant + Σ slope · relu(slot − knot), exact for a slot that is not near a knot."""
         mlp = self.model.transformer.h[site.layer].mlp
         for p in mlp.parameters():
             p.zero_()
@@ -183,7 +183,7 @@ class Builder:
 
 
 def check(kind: str) -> None:
-    """Nothing: UsageError for an unknown kind."""
+    """Raise UsageError for an unknown kind."""
     if kind not in KINDS:
         raise UsageError(f"no planted model '{kind}'; choose from: {', '.join(f'planted:{k}' for k in KINDS)}")
 
@@ -218,10 +218,10 @@ def build(kind: str, known: Words | None = None, *, seed: int = 0) -> "tuple[tor
 
 
 def save(kind: str, folder: Path) -> None:
-    """Nothing: writes the model of a kind as `save_pretrained` does."""
-    model, made = build(kind)
+    """Write the model of a kind as `save_pretrained` does."""
+    model, tokenizer = build(kind)
     model.save_pretrained(folder)  # type: ignore[operator]
-    made.save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
 
 
 def change(kind: str, role: str, source: str, here: Mapping[str, float], there: Mapping[str, float]) -> float | None:

@@ -98,11 +98,11 @@ def whole(lm: LM, sentence: str, slot: int) -> list[Scored] | str:
 
 def term_places(lm: LM, words: str, term: str) -> list[range]:
     """The tokens of each place where a text names the term as a whole word (or its plural), upper and lower case alike."""
-    found = list(re.finditer(rf"(?<!\w){re.escape(term)}(?=s?(?!\w))", words, re.IGNORECASE)) if term else []
-    if not found:
+    matches = list(re.finditer(rf"(?<!\w){re.escape(term)}(?=s?(?!\w))", words, re.IGNORECASE)) if term else []
+    if not matches:
         return []
     spans = lm.tokenizer(words, return_offsets_mapping=True)["offset_mapping"]
-    inside = [[i for i, (first, end) in enumerate(spans) if first < m.end() and end > m.start()] for m in found]
+    inside = [[i for i, (first, end) in enumerate(spans) if first < m.end() and end > m.start()] for m in matches]
     return [range(tokens[0], tokens[-1] + 1) for tokens in inside if tokens]
 
 
@@ -111,8 +111,8 @@ def _prompt(lm: LM, example: Example, twin: str | None) -> Prompt | str:
     ids, places = encode(lm, example.prompt), term_places(lm, example.prompt, example.word)
     if not places:
         return "its prompt does not name the term"
-    other = ids if twin is None else encode(lm, twin)
-    articles = {p.start - 1 for p in places if p.start > 0 and ids[p.start - 1] != other[p.start - 1]}
+    twin_ids = ids if twin is None else encode(lm, twin)
+    articles = {p.start - 1 for p in places if p.start > 0 and ids[p.start - 1] != twin_ids[p.start - 1]}
     return Prompt(frozenset({i for p in places for i in p} | articles), len(ids))
 
 
@@ -121,26 +121,26 @@ def sequences(lm: LM, example: Example, sentences: bool, twin: str | None = None
 
     A filler that cannot be scored takes all fillers with it: a comparison of what is left would be another measure.
     """
-    found: list[Scored] = []
+    scored: list[Scored] = []
     reasons = [f"target: {example.flaw}"] if example.flaw else []
     if not example.flaw:
         fillers = [f for f in (example.stereo, example.anti, example.unrelated) if f is not None]
         spans = _fitting(lm, [continuation(lm, example.prompt, f, example.suffix, s) for s, f in enumerate(fillers)])
         reasons += [f"target: {spans}"] if isinstance(spans, str) else []
-        found += [] if isinstance(spans, str) else [_paired(lm, example, s, twin) for s in spans]
+        scored += [] if isinstance(spans, str) else [_paired(lm, example, s, twin) for s in spans]
     if sentences and example.sentences:
         parts = [whole(lm, text, 3 + s) for s, text in enumerate(example.sentences)]
         texts = _fitting(lm, [s for part in parts for s in ([part] if isinstance(part, str) else part)])
         reasons += [f"sentence: {texts}"] if isinstance(texts, str) else []
-        found += [] if isinstance(texts, str) else texts
-    return found, reasons
+        scored += [] if isinstance(texts, str) else texts
+    return scored, reasons
 
 
 def _fitting(lm: LM, wanted: Sequence[Scored | str]) -> list[Scored] | str:
     """The sequences, or why one of them is missing or too long: then the others are not scored either."""
-    for reason in (one for one in wanted if isinstance(one, str)):
+    for reason in (sequence for sequence in wanted if isinstance(sequence, str)):
         return reason
-    scored = [one for one in wanted if isinstance(one, Scored)]
+    scored = [sequence for sequence in wanted if isinstance(sequence, Scored)]
     if any(len(s.ids) - 1 > lm.context for s in scored):
         return f"longer than the model's context of {lm.context} tokens"
     return scored
@@ -151,10 +151,10 @@ def _paired(lm: LM, example: Example, scored: Scored, twin: str | None) -> Score
     if twin is None:
         return scored
     filler = (example.stereo, example.anti, example.unrelated)[scored.slot] or ""
-    other = continuation(lm, twin, filler, example.suffix, scored.slot)
-    if isinstance(other, str) or (other.first, other.ids[other.first :]) != (scored.first, scored.ids[scored.first :]):
+    partner = continuation(lm, twin, filler, example.suffix, scored.slot)
+    if isinstance(partner, str) or (partner.first, partner.ids[partner.first :]) != (scored.first, scored.ids[scored.first :]):
         raise ValueError(f"the twin of {example.id} has other tokens than fit it: see twins.fit")
-    return replace(scored, twin=other.ids)
+    return replace(scored, twin=partner.ids)
 
 
 def forest(
@@ -177,20 +177,20 @@ def forest(
     dropped, partly = Counter[str](), Counter[str]()
     for example in examples:
         twin = None if twins is None else twins[example.id]
-        found, reasons = sequences(lm, example, sentences, twin)
-        if found and positions:
+        scored, reasons = sequences(lm, example, sentences, twin)
+        if scored and positions:
             prompt = _prompt(lm, example, twin)
             if isinstance(prompt, str):
-                found, reasons = [], [prompt]
+                scored, reasons = [], [prompt]
             else:
                 prompts.append(prompt)
-        if found:
-            kept.append((example, found))
+        if scored:
+            kept.append((example, scored))
             partly.update(reasons)
         else:
             dropped["; ".join(reasons)] += 1
     if not kept:
         reasons_found = "; ".join(f"{n} × {reason}" for reason, n in dropped.items())
         raise DataError(f"no example kept: {len(examples)} of {len(examples)} dropped ({reasons_found}); try another --model")
-    blocks = rows([found for _, found in kept], min(ROWS[share], lm.window), share, lm.packed)
+    blocks = rows([scored for _, scored in kept], min(ROWS[share], lm.window), share, lm.packed)
     return Forest(tuple(blocks), tuple(e for e, _ in kept), dropped, partly, tuple(prompts))

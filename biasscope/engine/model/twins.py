@@ -31,14 +31,16 @@ def fit(lm: LM, dataset: Dataset, seed: int) -> tuple[dict[str, Twin], dict[str,
     kept: dict[str, Twin] = {}
     dropped: dict[str, str] = {}
     for e in dataset.examples:
-        found: tuple[Twin, ...] | Twin | str
+        candidates: tuple[Twin, ...] | Twin | str
         if facts:
-            found = counterfactuals.of_occupation(e, partners[e.word]) if e.word in partners else f"no occupation of as many tokens{where}"
+            candidates = (
+                counterfactuals.of_occupation(e, partners[e.word]) if e.word in partners else f"no occupation of as many tokens{where}"
+            )
         else:
-            found = counterfactuals.of_sentence(e, terms[e.bias_type], seed)
-        if isinstance(found, tuple) and outside:
-            found = tuple(twin for twin in found if twin.partner not in outside) or f"no counterpart{where}"
-        twin = found if isinstance(found, str) else _first(lm, e, (found,) if isinstance(found, Twin) else found)
+            candidates = counterfactuals.of_sentence(e, terms[e.bias_type], seed)
+        if isinstance(candidates, tuple) and outside:
+            candidates = tuple(twin for twin in candidates if twin.partner not in outside) or f"no counterpart{where}"
+        twin = candidates if isinstance(candidates, str) else _first(lm, e, (candidates,) if isinstance(candidates, Twin) else candidates)
         if isinstance(twin, str):
             dropped[e.id] = twin
         else:
@@ -67,14 +69,14 @@ def _fillers(lm: LM, example: Example, prompt: str) -> list[tuple[int, ...]] | N
 
 def table(examples: Sequence[Example], kept: Mapping[str, Twin]) -> pl.DataFrame:
     """TWINS of the examples that have one."""
-    found = [(e.id, e.group, kept[e.id].partner, e.prompt, kept[e.id].prompt) for e in examples if e.id in kept]
-    return pl.DataFrame(found, schema=TWINS, orient="row")
+    rows = [(e.id, e.group, kept[e.id].partner, e.prompt, kept[e.id].prompt) for e in examples if e.id in kept]
+    return pl.DataFrame(rows, schema=TWINS, orient="row")
 
 
 def acdc(lm: LM, examples: Sequence[Example], kept: Mapping[str, Twin]) -> list[dict[str, Any]]:
     """The pairs in the original study's form: clean and corrupted differ in the term alone, read where the filler is predicted."""
-    found = [(e, kept[e.id]) for e in examples if e.id in kept]
-    return [{"pair_id": e.id, "clean": _side(lm, e, e.prompt, e.word), "corrupted": _side(lm, e, t.prompt, t.partner)} for e, t in found]
+    pairs = [(e, kept[e.id]) for e in examples if e.id in kept]
+    return [{"pair_id": e.id, "clean": _side(lm, e, e.prompt, e.word), "corrupted": _side(lm, e, t.prompt, t.partner)} for e, t in pairs]
 
 
 def _side(lm: LM, example: Example, prompt: str, term: str) -> dict[str, Any]:

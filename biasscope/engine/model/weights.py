@@ -55,20 +55,20 @@ class Weights:
 
 def locate(name: str, *, revision: str | None = None, cache_dir: Path, offline: bool = False) -> Weights:
     """The weights that a `--model` value means, fetched or converted where needed."""
-    with _told(cache_dir):
+    with _in_one_line(cache_dir):
         return _located(name, revision, offline, cache_dir)
 
 
 def unconverted(name: str, cache_dir: Path) -> Path | None:
     """The GGUF file that `locate` will have to convert first, which takes a while; None where there is nothing to convert."""
-    with _told(cache_dir):
+    with _in_one_line(cache_dir):
         file = gguf(name)
         return None if file is None or _conversion(file, cache_dir)[1].is_dir() else file
 
 
 @contextlib.contextmanager
-def _told(cache_dir: Path) -> Iterator[None]:
-    """Tell in one line of a file that cannot be read, or not written into the cache."""
+def _in_one_line(cache_dir: Path) -> Iterator[None]:
+    """Turn a failure to read a file, or to write it into the cache, into an error of one line."""
     from safetensors import SafetensorError
 
     try:
@@ -175,7 +175,7 @@ def convert(file: Path, folder: Path) -> None:
 
 @contextlib.contextmanager
 def quiet() -> Iterator[None]:
-    """A stretch in which transformers draws no progress bars."""
+    """Disable transformers' progress bars for a while."""
     from transformers.utils import logging
 
     drawn = logging.is_progress_bar_enabled()
@@ -210,8 +210,8 @@ def _snapshot(name: str, revision: str | None, offline: bool, cache_dir: Path) -
     except RepositoryNotFoundError as error:
         raise DataError(f"no model '{hub}' on the hub (or it is private); known short names: {known_names()}") from error
     except (LocalEntryNotFoundError, OSError) as error:
-        found = "this is offline (--offline or HF_HUB_OFFLINE)" if offline or constants.HF_HUB_OFFLINE else "the hub cannot be reached"
-        raise NetworkError(f"model {hub} is not in the local cache and {found}; use --model FOLDER or go online once") from error
+        reason = "this is offline (--offline or HF_HUB_OFFLINE)" if offline or constants.HF_HUB_OFFLINE else "the hub cannot be reached"
+        raise NetworkError(f"model {hub} is not in the local cache and {reason}; use --model FOLDER or go online once") from error
     return Weights(name, folder, folder.name, _folder_digest(folder, cache_dir))
 
 

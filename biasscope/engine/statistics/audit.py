@@ -110,7 +110,7 @@ def audit(model: Model, seed: int) -> Audit:
     own = np.quantile(t, 1 - LEVEL, axis=0, method="higher").astype(float)
     most = critical(np.sort(t.max(1)))
 
-    def one(job: tuple[Kind, int]) -> tuple[bool, float, Array, Array]:
+    def simulated(job: tuple[Kind, int]) -> tuple[bool, float, Array, Array]:
         kind, number = job
         study, data = model.study(np.random.default_rng((seed, _AUDIT, list(Kind).index(kind), number)), kind)
         if kind is Kind.NORMAL:
@@ -121,13 +121,13 @@ def audit(model: Model, seed: int) -> Audit:
 
     # one study a core: threads inside products of this size wait for each other more than they work
     with threadpool_limits(1, "blas"), ThreadPoolExecutor(os.cpu_count()) as pool:
-        found = list(pool.map(one, [(kind, number) for kind in Kind for number in range(STUDIES)]))
-    signs, again = (float(np.mean([alarm for alarm, *_ in found[i * STUDIES : (i + 1) * STUDIES]])) for i in (0, 1))
-    normal = found[2 * STUDIES :]
+        studies = list(pool.map(simulated, [(kind, number) for kind in Kind for number in range(STUDIES)]))
+    signs, again = (float(np.mean([alarm for alarm, *_ in studies[i * STUDIES : (i + 1) * STUDIES]])) for i in (0, 1))
+    normal = studies[2 * STUDIES :]
     needed = np.concatenate([part for *_, part in normal], axis=1)
     uneven = _over(model.error, np.median([error for *_, error, _ in normal], axis=0))
     alone, family = np.quantile(needed, POWER, axis=1, method="higher") * uneven
-    usual = float(np.median([asked for _, asked, *_ in normal]))
+    usual = float(np.median([threshold for _, threshold, *_ in normal]))
     # with few groups the run's own critical value is too uncertain to go by
     harder = max(1.0, most / usual) if model.clusters >= FEW and np.isfinite(usual) else 1.0
     return Audit(signs, again, alone, family * harder)
@@ -261,7 +261,7 @@ class MeanModel:
     def sure(self, sites: NDArray[np.bool_]) -> NDArray[np.bool_]:
         """See `Model`."""
         chosen = Means(self.total[:, sites], self.n[:, sites])
-        low, high = resampling.studentised(chosen.estimate, self.variance[sites], lambda some: chosen.deviations(self.w, some))
+        low, high = resampling.studentised(chosen.estimate, self.variance[sites], lambda part: chosen.deviations(self.w, part))
         return (low > 0) | (high < 0)
 
     def draws(self) -> Array:

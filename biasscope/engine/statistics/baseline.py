@@ -48,8 +48,8 @@ def baseline(scores: pl.DataFrame, examples: Sequence[Example], *, model: str, d
         cells = _subset_cells(scores.filter(pl.col("metric") == metric), groups, examples, masks)
         # one star: that of the headline row
         first = np.array([name == "all" for name in masks])
-        found = Measured(names, groups, cells, [Family(first, first)], covariate(groups, design), np.arange(len(groups)))
-        for statistic, columns in statistics(metric, found, design.seed):
+        site_effects = Measured(names, groups, cells, [Family(first, first)], covariate(groups, design), np.arange(len(groups)))
+        for statistic, columns in statistics(metric, site_effects, design.seed):
             label = {**labels, "metric": metric, "statistic": statistic, "unit": UNITS[statistic]}
             if metric == "competence" and not any(e.unrelated for e in examples):
                 columns["p"][:] = np.nan  # the log of a probability mass is never above 0
@@ -142,7 +142,7 @@ def of_examples(examples: Sequence[Example], *, occupations: bool) -> dict[str, 
         add("someone only", (e.meta.get("participant") == "someone" for e in examples))
     for case in _seen(e.meta.get("case") for e in examples):
         add(f"case: {case}", (e.meta.get("case") == case for e in examples))
-    split = _told_apart(examples)
+    split = _distinguished(examples)
     for answer in _seen(e.meta.get("answer") for e in examples):
         add(f"referent: {answer}", (e.group in split and e.meta.get("answer") == answer for e in examples))
     for gender in _seen(e.meta.get("gender") for e in examples):
@@ -157,7 +157,7 @@ def of_examples(examples: Sequence[Example], *, occupations: bool) -> dict[str, 
     return masks
 
 
-def _told_apart(examples: Sequence[Example]) -> set[str]:
+def _distinguished(examples: Sequence[Example]) -> set[str]:
     """The occupations whose readout says which person the pronoun means: its prompt or pronouns differ between the two answers.
 
     In the other occupations both answers are one and the same readout (44 of WinoGender's 60): there is nothing to compare.
@@ -197,7 +197,7 @@ def _few_terms(pairs: Sequence[tuple[str, str]]) -> list[str]:
     terms: dict[str, set[str]] = defaultdict(set)
     for bias_type, term in pairs:
         terms[bias_type].add(term)
-    return sorted(term for some in terms.values() if 1 < len(some) < MIN_CLUSTERS for term in some)
+    return sorted(term for of_type in terms.values() if 1 < len(of_type) < MIN_CLUSTERS for term in of_type)
 
 
 def _seen(values: Iterable[Any]) -> list[Any]:

@@ -41,10 +41,10 @@ class Cells:
 
     def merged(self, cluster: NDArray[np.intp]) -> "Cells":
         """The same sites with clusters of several groups, by the cluster's number of each group."""
-        found = Cells(*(np.zeros((cluster.max() + 1, self.n.shape[1])) for _ in range(3)))
-        for one, other in ((found.n, self.n), (found.total, self.total), (found.square, self.square)):
-            np.add.at(one, cluster, other)
-        return found
+        merged = Cells(*(np.zeros((cluster.max() + 1, self.n.shape[1])) for _ in range(3)))
+        for sums, values in ((merged.n, self.n), (merged.total, self.total), (merged.square, self.square)):
+            np.add.at(sums, cluster, values)
+        return merged
 
     def macro(self) -> "Cells":
         """Cells in which every cluster counts once, with its mean as its one value."""
@@ -69,7 +69,7 @@ def numbered(cluster: NDArray[np.intp]) -> NDArray[np.intp]:
 
 
 def alike(cells: Cells, at_least: int) -> Iterator[tuple[NDArray[np.intp], NDArray[np.intp]]]:
-    """Cluster numbers and site numbers of sites that have the same clusters: one matrix of draws serves them."""
+    """Sites grouped by which clusters they have (cluster numbers, site numbers): each group shares one matrix of bootstrap draws."""
     patterns, which = np.unique(cells.n > 0, axis=1, return_inverse=True)
     for i, pattern in enumerate(patterns.T):
         rows, sites = np.flatnonzero(pattern), np.flatnonzero(which == i)

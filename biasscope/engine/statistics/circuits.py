@@ -40,8 +40,8 @@ def relative(effects: pl.DataFrame) -> pl.DataFrame:
 def denominator(effects: pl.DataFrame, *, model: str, design: Design = Design()) -> dict[str, Any]:
     """The SUMMARY row of m(all) − m(none), what the sets share out: f is null where its interval is, or holds 0."""
     whole = relative(effects).filter(pl.col("component") == TOTAL)
-    found = summary.summarise(whole, model=model, method="circuit", design=design)
-    return found.filter(pl.col("statistic").is_in(["slope", "mean"]), pl.col("subset") == "all").row(0, named=True)
+    rows = summary.summarise(whole, model=model, method="circuit", design=design)
+    return rows.filter(pl.col("statistic").is_in(["slope", "mean"]), pl.col("subset") == "all").row(0, named=True)
 
 
 def members(sets: pl.DataFrame, subset: str, sites: Sequence[Site]) -> pl.DataFrame:
@@ -66,16 +66,16 @@ def estimates_of(effects: pl.DataFrame, design: Design) -> dict[str, float]:
 
 def _drawn(effects: pl.DataFrame, design: Design, *, draws: bool) -> tuple[list[str], Array]:
     """Names of the sets, and f of each over all clusters (first row) and, with `draws`, over drawn clusters."""
-    found = measured(relative(effects).lazy(), "target", design)
-    cells, cluster, x = found.cells, found.cluster, None
-    if found.graded.any():
-        cells, cluster, x = cells.clusters(found.graded), cluster[found.graded], standard(found.x[found.graded])
+    site_effects = measured(relative(effects).lazy(), "target", design)
+    cells, cluster, x = site_effects.cells, site_effects.cluster, None
+    if site_effects.graded.any():
+        cells, cluster, x = cells.clusters(site_effects.graded), cluster[site_effects.graded], standard(site_effects.x[site_effects.graded])
     cluster = numbered(cluster)
     k = int(cluster.max()) + 1
     w = np.vstack([np.ones((1, k)), *([resampling.weights(k, design.seed)] if draws else [])])[:, cluster]
     m = weighted(cells, w, x)
     with np.errstate(divide="ignore", invalid="ignore"):
-        return found.sites["position"].to_list(), m / m[:, [found.total(found.sites["source"][0]) or 0]]
+        return site_effects.sites["position"].to_list(), m / m[:, [site_effects.total(site_effects.sites["source"][0]) or 0]]
 
 
 def curve(summary: pl.DataFrame, sizes: Sequence[int], areas: Mapping[tuple[str, str], Interval]) -> pl.DataFrame:
@@ -131,7 +131,7 @@ def _area(f: Array, x: Sequence[float], mode: str, name: str) -> Array:
 
 
 def _interval(area: Array) -> Interval:
-    """Of the estimate (first) and its draws."""
+    """Lower end, estimate and upper end of an area; its first element is the estimate, the others are the draws."""
     drawn = np.abs(area[1:] - area[0])
     reach = float(np.quantile(drawn[np.isfinite(drawn)], 0.95)) if np.isfinite(drawn).any() else np.nan
     return float(area[0] - reach), float(area[0]), float(area[0] + reach)
@@ -142,5 +142,5 @@ def minimal(summary: pl.DataFrame, name: str, size: int) -> pl.DataFrame:
     row = summary.filter(pl.col("position") == name).row(0, named=True)
     keep = {key: row[key] for key in ("model", "dataset", "source", "metric", "n", "clusters")}
     ends = {"ci_low": row["recovered_low"], "ci_high": row["recovered_high"], "estimate": row["recovered"]}
-    found = {**keep, **ends, "method": "keep", "subset": f"minimal {size}", "statistic": "faithfulness", "unit": "share"}
-    return pl.DataFrame([{key: found.get(key) for key in SUMMARY}], schema=SUMMARY)
+    columns = {**keep, **ends, "method": "keep", "subset": f"minimal {size}", "statistic": "faithfulness", "unit": "share"}
+    return pl.DataFrame([{key: columns.get(key) for key in SUMMARY}], schema=SUMMARY)

@@ -38,27 +38,27 @@ def rankings(name: str, layers: int, summary: pl.DataFrame) -> list[Ranking]:
     own = own.filter(pl.col("component") != TOTAL, schemas.single_sites())
     parts = own.partition_by("method", "source", maintain_order=True)
     methods = own["method"].n_unique() > 1
-    found = []
+    rankings = []
     for part in parts:
         label = name if len(parts) == 1 else f"{name} {part['source'][0]}" + (f" {part['method'][0]}" if methods else "")
         rows = part.select(*SITE, "estimate", starred=schemas.starred()).filter(pl.col("estimate").is_not_null())
-        found.append(Ranking(label, part["model"][0], part["dataset"][0], layers, rows))
-    return found
+        rankings.append(Ranking(label, part["model"][0], part["dataset"][0], layers, rows))
+    return rankings
 
 
-def pairs(found: Sequence[Ranking], k: int) -> list[dict[str, Any]]:
+def pairs(rankings: Sequence[Ranking], k: int) -> list[dict[str, Any]]:
     """Each two rankings of the same model's sites by kind: Spearman's ρ, how many of the top k are shared, and what chance gives.
 
     `expected` = k² / m of m sites; `p_shared` = the chance of at least as many by chance (hypergeometric); `significant_both`: sites
     that have a star in both.
     """
     rows = []
-    for one, other in itertools.combinations(found, 2):
-        if (one.model, one.layers) != (other.model, other.layers):
+    for first, second in itertools.combinations(rankings, 2):
+        if (first.model, first.layers) != (second.model, second.layers):
             continue
-        both = one.rows.join(other.rows, on=SITE, how="inner", nulls_equal=True, maintain_order="left")
+        both = first.rows.join(second.rows, on=SITE, how="inner", nulls_equal=True, maintain_order="left")
         for (component,), part in both.group_by("component", maintain_order=True):
-            rows.append({"first": one.name, "second": other.name, "component": component, **_agreement(part, k)})
+            rows.append({"first": first.name, "second": second.name, "component": component, **_agreement(part, k)})
     return rows
 
 
@@ -72,10 +72,10 @@ def _agreement(part: pl.DataFrame, k: int) -> dict[str, Any]:
     return {"sites": m, "spearman": rho, "top": size, "shared": shared, **chance, "significant_both": both}
 
 
-def common(found: Sequence[Ranking]) -> list[dict[str, Any]]:
+def common(rankings: Sequence[Ranking]) -> list[dict[str, Any]]:
     """The sites with a star in every ranking of one model, with the estimate in each; strongest on average first."""
     rows = []
-    for (model, _), same in _by_model(found).items():
+    for (model, _), same in _by_model(rankings).items():
         if len(same) < 2:
             continue
         tables = [{_key(row): row for row in r.rows.iter_rows(named=True)} for r in same]
@@ -89,20 +89,20 @@ def common(found: Sequence[Ranking]) -> list[dict[str, Any]]:
     return sorted(rows, key=lambda row: -float(np.mean(np.abs(list(row["estimates"].values())))))
 
 
-def depths(found: Sequence[Ranking]) -> list[dict[str, Any]]:
+def depths(rankings: Sequence[Ranking]) -> list[dict[str, Any]]:
     """Each two rankings of different models by relative depth: ρ of the largest |effect| in ten slices of depth, per kind of site."""
     rows = []
-    for one, other in itertools.combinations(found, 2):
-        if (one.model, one.layers) == (other.model, other.layers):
+    for first, second in itertools.combinations(rankings, 2):
+        if (first.model, first.layers) == (second.model, second.layers):
             continue
-        kinds = sorted(set(one.rows["component"]) & set(other.rows["component"]))
+        kinds = sorted(set(first.rows["component"]) & set(second.rows["component"]))
         for component in kinds:
-            profiles = [_profile(r, component) for r in (one, other)]
+            profiles = [_profile(r, component) for r in (first, second)]
             known = np.isfinite(profiles[0]) & np.isfinite(profiles[1])
-            one_known, other_known = (profile[known] for profile in profiles)
-            varied = known.sum() > 2 and np.ptp(one_known) > 0 and np.ptp(other_known) > 0
-            rho = float(spearmanr(one_known, other_known).statistic) if varied else None
-            rows.append({"first": one.name, "second": other.name, "component": component, "slices": int(known.sum()), "spearman": rho})
+            first_known, second_known = (profile[known] for profile in profiles)
+            varied = known.sum() > 2 and np.ptp(first_known) > 0 and np.ptp(second_known) > 0
+            rho = float(spearmanr(first_known, second_known).statistic) if varied else None
+            rows.append({"first": first.name, "second": second.name, "component": component, "slices": int(known.sum()), "spearman": rho})
     return rows
 
 
@@ -115,10 +115,10 @@ def _profile(ranking: Ranking, component: str) -> np.ndarray:
     return np.array([size[slices == i].max() if (slices == i).any() else np.nan for i in range(DEPTHS)])
 
 
-def _by_model(found: Sequence[Ranking]) -> Mapping[tuple[str, int], list[Ranking]]:
+def _by_model(rankings: Sequence[Ranking]) -> Mapping[tuple[str, int], list[Ranking]]:
     by: dict[tuple[str, int], list[Ranking]] = {}
-    for one in found:
-        by.setdefault((one.model, one.layers), []).append(one)
+    for ranked in rankings:
+        by.setdefault((ranked.model, ranked.layers), []).append(ranked)
     return by
 
 
@@ -126,7 +126,7 @@ def _key(row: Mapping[str, Any]) -> tuple[Any, ...]:
     return row["component"], row["layer"], row["head"], row["position"]
 
 
-def labels(found: Sequence[Ranking]) -> Iterator[str]:
+def labels(rankings: Sequence[Ranking]) -> Iterator[str]:
     """What each ranking is of, for people."""
-    for one in found:
-        yield f"{one.name}: {one.model}, {one.dataset}, {one.rows.height} sites"
+    for ranked in rankings:
+        yield f"{ranked.name}: {ranked.model}, {ranked.dataset}, {ranked.rows.height} sites"

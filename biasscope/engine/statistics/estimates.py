@@ -59,10 +59,10 @@ def mean_tests(cells: Cells, seed: int) -> Iterator[list[Tests]]:
         sites = sites[spread[sites]]
         if not sites.size:
             continue
-        found = Means(cells.total[np.ix_(rows, sites)], cells.n[np.ix_(rows, sites)])
-        drawn.append(Tests(sites, found.null(seed), found.without, rows))
+        means = Means(cells.total[np.ix_(rows, sites)], cells.n[np.ix_(rows, sites)])
+        drawn.append(Tests(sites, means.null(seed), means.without, rows))
         if len(rows) < FEW:
-            flipped.append(Tests(sites, resampling.flip_null(found.total, seed), None, rows))
+            flipped.append(Tests(sites, resampling.flip_null(means.total, seed), None, rows))
     yield from (tests for tests in (drawn, *([t] for t in flipped)) if tests)
 
 
@@ -107,14 +107,14 @@ def judge(table: dict[str, Array], tests: Sequence[Tests], families: Sequence[Fa
         nulls = [(each, own) for each, own, _ in parts if own.any()]
         if not nulls:
             continue
-        found = resampling.judged(
-            [each.null.sites(own) for each, own in nulls], [each.null.sites(other) for each, _, other in parts if other.any()]
+        judged = resampling.judged(
+            [each.null.sites(own) for each, own in nulls], [each.null.sites(rest) for each, _, rest in parts if rest.any()]
         )
         sites = np.concatenate([each.sites[own] for each, own in nulls])
-        table["p"][sites] = np.fmax(table["p"][sites], found.p)
-        table["p_family"][sites] = np.fmax(table["p_family"][sites], found.p_family)
+        table["p"][sites] = np.fmax(table["p"][sites], judged.p)
+        table["p_family"][sites] = np.fmax(table["p_family"][sites], judged.p_family)
         for each, own in nulls:
-            _carried(table, each, own, found.critical)
+            _carried(table, each, own, judged.critical)
     alone = ~np.any([family.members for family in families], axis=0) if families else np.ones(len(table["p"]), bool)
     for each in tests:
         here = alone[each.sites]
@@ -227,8 +227,8 @@ def correlation(cells: Cells, x: Array, seed: int, *, ranks: bool) -> Columns:
     table["estimate"][:] = _r(x, y, ranks=ranks) if len(y) > 1 else np.nan
     if len(y) >= MIN_CLUSTERS and np.isfinite(table["estimate"][0]):
         # A draw of one repeated cluster has no r; it counts as 0 and does not void the other draws.
-        found = resampling.bca_interval((x, y), lambda a, b, axis: np.nan_to_num(_r(a, b, axis, ranks=ranks)), seed)
-        table["ci_low"][:], table["ci_high"][:] = found
+        interval = resampling.bca_interval((x, y), lambda a, b, axis: np.nan_to_num(_r(a, b, axis, ranks=ranks)), seed)
+        table["ci_low"][:], table["ci_high"][:] = interval
         a, b = (rankdata(x), rankdata(y)) if ranks else (x, y)
         line = Cells(np.ones_like(cells.n), b[:, None], b[:, None] ** 2)
         table["p"] = slope(line, a, np.arange(len(a)), seed)["p"]
@@ -239,15 +239,15 @@ def _r(x: Array, y: Array, axis: int = -1, *, ranks: bool) -> Array:
     """The correlation along an axis; NaN where one side does not vary."""
     a, b = (rankdata(x, axis=axis), rankdata(y, axis=axis)) if ranks else (x, y)
     c, d = a - a.mean(axis, keepdims=True), b - b.mean(axis, keepdims=True)
-    one, other = (c * c).sum(axis), (d * d).sum(axis)
-    varies = (one > FLAT * (a * a).sum(axis)) & (other > FLAT * (b * b).sum(axis))
-    return np.divide((c * d).sum(axis), np.sqrt(one * other), out=np.full(np.shape(one), np.nan), where=varies)
+    x_square, y_square = (c * c).sum(axis), (d * d).sum(axis)
+    varies = (x_square > FLAT * (a * a).sum(axis)) & (y_square > FLAT * (b * b).sum(axis))
+    return np.divide((c * d).sum(axis), np.sqrt(x_square * y_square), out=np.full(np.shape(x_square), np.nan), where=varies)
 
 
 def published(lms: Cells, ss: Cells, seed: int) -> dict[str, Columns]:
     """LMS, SS and ICAT in per cent, without p; an interval ends at 0 and 100."""
-    found = {"lms": mean(lms, seed, tested=False), "ss": mean(ss, seed, tested=False), "icat": _icats(lms, ss, seed)}
-    return {name: columns | {end: np.clip(columns[end], 0, 100) for end in ("ci_low", "ci_high")} for name, columns in found.items()}
+    scores = {"lms": mean(lms, seed, tested=False), "ss": mean(ss, seed, tested=False), "icat": _icats(lms, ss, seed)}
+    return {name: columns | {end: np.clip(columns[end], 0, 100) for end in ("ci_low", "ci_high")} for name, columns in scores.items()}
 
 
 def _icats(lms: Cells, ss: Cells, seed: int) -> Columns:
@@ -257,8 +257,8 @@ def _icats(lms: Cells, ss: Cells, seed: int) -> Columns:
     for site in np.flatnonzero(table["clusters"] >= MIN_CLUSTERS):
         rows = lms.n[:, site] > 0
         columns = tuple(array[rows, site] for array in (lms.total, ss.total, lms.n))
-        found = resampling.bca_interval(columns, lambda a, b, n, axis: _icat(ratio(a, n, axis), ratio(b, n, axis)), seed)
-        table["ci_low"][site], table["ci_high"][site] = found
+        interval = resampling.bca_interval(columns, lambda a, b, n, axis: _icat(ratio(a, n, axis), ratio(b, n, axis)), seed)
+        table["ci_low"][site], table["ci_high"][site] = interval
     return table
 
 

@@ -35,16 +35,16 @@ def summarise(
         if rows.is_empty():
             continue
         for statistic, values in _values(rows).items():
-            found = estimates.mean(values[1], seed, tested=False)
+            columns = estimates.mean(values[1], seed, tested=False)
             if statistic != "log_loss":
-                found |= {end: np.clip(found[end], 0.0, 1.0) for end in ("ci_low", "ci_high")}
+                columns |= {end: np.clip(columns[end], 0.0, 1.0) for end in ("ci_low", "ci_high")}
             label = {**base, "method": method, "statistic": statistic, "unit": "nats" if statistic == "log_loss" else "share"}
-            parts.append(table(_sites(values[0], place), found, label))
+            parts.append(table(_sites(values[0], place), columns, label))
     both = predictions.filter(pl.col("probe").is_in(["within", "control"]))
     if both.height:
         layers, cells = _selectivity(both)
-        found = estimates.mean(cells, seed, tested=False)
-        parts.append(table(_sites(layers, place), found, {**base, "method": "within groups", "statistic": "selectivity"}))
+        columns = estimates.mean(cells, seed, tested=False)
+        parts.append(table(_sites(layers, place), columns, {**base, "method": "within groups", "statistic": "selectivity"}))
     parts += [_shuffled(bands, base, place), _chance(predictions.filter(pl.col("probe") == "grouped"), base)]
     whole = pl.concat(parts)
     order = pl.col("method").replace_strict(list(ORDER), range(len(ORDER)), return_dtype=pl.Int64)
@@ -62,15 +62,15 @@ def _sites(layers: list[int | None], place: Mapping[str, str]) -> pl.DataFrame:
 def _values(rows: pl.DataFrame) -> dict[str, tuple[list[int | None], Cells]]:
     """Per statistic, the layers and the cells `group layer` of values whose mean it is."""
     layers = rows["layer"].unique(maintain_order=True).to_list()
-    found: dict[str, list[tuple[NDArray[np.int64], Array]]] = {name: [] for name in STATISTICS}
+    collected: dict[str, list[tuple[NDArray[np.int64], Array]]] = {name: [] for name in STATISTICS}
     groups = rows["group"].unique().sort()
     for layer in layers:
         part = rows.filter(pl.col("layer").eq_missing(layer)).sort("item_id")
         label, p = part["label"].to_numpy(), part["probability"].to_numpy()
         cluster = part["group"].cast(pl.Enum(groups)).to_physical().to_numpy().astype(np.int64)
         for name, value in zip(STATISTICS, values_of(label, p), strict=True):
-            found[name].append((cluster, value))
-    return {name: (layers, _cells(columns, len(groups))) for name, columns in found.items()}
+            collected[name].append((cluster, value))
+    return {name: (layers, _cells(columns, len(groups))) for name, columns in collected.items()}
 
 
 def _cells(columns: list[tuple[NDArray[np.int64], Array]], groups: int) -> Cells:
@@ -118,15 +118,15 @@ def _selectivity(both: pl.DataFrame) -> tuple[list[int | None], Cells]:
 
 
 def _shuffled(bands: pl.DataFrame, base: Mapping[str, str], place: Mapping[str, str]) -> pl.DataFrame:
-    found = bands.group_by("layer").agg(
+    by_layer = bands.group_by("layer").agg(
         n=pl.len(),
         estimate=pl.col("accuracy").median(),
         ci_low=pl.col("accuracy").quantile(0.05, "linear"),
         ci_high=pl.col("accuracy").quantile(0.95, "linear"),
     )
-    found = found.sort("layer")
-    numbers = {name: found[name].to_numpy().astype(float) for name in ("n", "estimate", "ci_low", "ci_high")}
-    return table(_sites(found["layer"].to_list(), place), numbers, {**base, "method": "shuffled", "statistic": "accuracy"})
+    by_layer = by_layer.sort("layer")
+    numbers = {name: by_layer[name].to_numpy().astype(float) for name in ("n", "estimate", "ci_low", "ci_high")}
+    return table(_sites(by_layer["layer"].to_list(), place), numbers, {**base, "method": "shuffled", "statistic": "accuracy"})
 
 
 def _chance(rows: pl.DataFrame, base: Mapping[str, str]) -> pl.DataFrame:

@@ -49,38 +49,47 @@ def assess(
     rows: list[dict[str, Any]] = []
     for dataset, _, part in parts(effects):
         metric = next(m for m in BIAS if m in set(part.select(pl.col("metric").unique()).collect()["metric"]))
-        found = measured(part, metric, design, beside)
+        site_effects = measured(part, metric, design, beside)
         label = {"model": model, "method": method, "dataset": dataset, "metric": metric}
-        needed = np.full((2, found.sites.height), np.nan)
-        for family in found.families:
-            rows += [{**label, **row} for row in _audited(found, family, needed, design.seed)]
-        for statistic in _ranking_statistics(found):
-            of_kinds = list(_kinds(found))
+        needed = np.full((2, site_effects.sites.height), np.nan)
+        for family in site_effects.families:
+            rows += [{**label, **row} for row in _audited(site_effects, family, needed, design.seed)]
+        for statistic in _ranking_statistics(site_effects):
+            of_kinds = list(_kinds(site_effects))
             for kind, where in of_kinds:
-                rows += [{**label, **kind, "statistic": statistic, **row} for row in _of_kind(found, where, statistic, needed, design.seed)]
-            for one, other in itertools.combinations(of_kinds, 2):
-                if {**one[0], "source": None} == {**other[0], "source": None}:
-                    same = {**label, **one[0], "statistic": statistic, "against": other[0]["source"]}
-                    rows += [{**same, **row} for row in _agreement(*(_estimates(found, where, statistic) for _, where in (one, other)))]
+                rows += [
+                    {**label, **kind, "statistic": statistic, **row}
+                    for row in _of_kind(site_effects, where, statistic, needed, design.seed)
+                ]
+            for first, second in itertools.combinations(of_kinds, 2):
+                if {**first[0], "source": None} == {**second[0], "source": None}:
+                    same = {**label, **first[0], "statistic": statistic, "against": second[0]["source"]}
+                    rows += [
+                        {**same, **row} for row in _agreement(*(_estimates(site_effects, where, statistic) for _, where in (first, second)))
+                    ]
     return table(rows)
 
 
-def _kinds(found: Measured) -> Iterator[tuple[dict[str, Any], NDArray[np.bool_]]]:
+def _kinds(site_effects: Measured) -> Iterator[tuple[dict[str, Any], NDArray[np.bool_]]]:
     """Each source and kind of measured site, and its sites; heads and the whole hook point `z` are two kinds."""
-    kinds = found.sites.select("source", "component", heads=pl.col("head").is_not_null())
-    own = (found.sites["measured"] & (found.sites["component"] != TOTAL)).to_numpy()
+    kinds = site_effects.sites.select("source", "component", heads=pl.col("head").is_not_null())
+    own = (site_effects.sites["measured"] & (site_effects.sites["component"] != TOTAL)).to_numpy()
     for kind in kinds.filter(own).unique(maintain_order=True).iter_rows(named=True):
         same = kinds.select(pl.all_horizontal(pl.col(name).eq_missing(pl.lit(value)) for name, value in kind.items())).to_series()
         yield kind, same.to_numpy() & own
 
 
-def _audited(found: Measured, family: Family, needed: Array, seed: int) -> Iterator[dict[str, Any]]:
+def _audited(site_effects: Measured, family: Family, needed: Array, seed: int) -> Iterator[dict[str, Any]]:
     """The rows of a family; fills in `needed`, the effects found at each site alone and among all."""
-    single = found.sites.select(schemas.heads_and_mlps()).to_series().to_numpy()
-    label = {"statistic": found.statistic, "component": "single" if (single & family.members).any() else "containing", "heads": False}
+    single = site_effects.sites.select(schemas.heads_and_mlps()).to_series().to_numpy()
+    label = {
+        "statistic": site_effects.statistic,
+        "component": "single" if (single & family.members).any() else "containing",
+        "heads": False,
+    }
     own, members = int((family.members & family.own).sum()), int(family.members.sum())
     yield {**label, "quantity": "family_sites", "unit": "sites", "n": own, "estimate": float(members)}
-    model, sites = _modelled(found, family, seed)
+    model, sites = _modelled(site_effects, family, seed)
     heard = None if model is None else audit(model, seed)
     if heard is not None:
         needed[0, sites], needed[1, sites] = heard.alone, heard.family
@@ -89,11 +98,11 @@ def _audited(found: Measured, family: Family, needed: Array, seed: int) -> Itera
         yield {**label, "quantity": f"false_alarms_{name}", "unit": "share", "n": STUDIES, "estimate": share}
 
 
-def _modelled(found: Measured, family: Family, seed: int) -> tuple[Model | None, NDArray[np.intp]]:
+def _modelled(site_effects: Measured, family: Family, seed: int) -> tuple[Model | None, NDArray[np.intp]]:
     """What studies are drawn from, and its sites: those that vary and have the same groups as most; None where nothing can be tested."""
-    slope = found.statistic == "slope"
-    cells = found.cells.clusters(found.graded) if slope else found.cells.merged(found.cluster)
-    labels = numbered(found.cluster[found.graded]) if slope else np.arange(len(cells.n))
+    slope = site_effects.statistic == "slope"
+    cells = site_effects.cells.clusters(site_effects.graded) if slope else site_effects.cells.merged(site_effects.cluster)
+    labels = numbered(site_effects.cluster[site_effects.graded]) if slope else np.arange(len(cells.n))
     varied = varying(cells, slope)
     shared = [(rows, sites[(varied & family.members)[sites]]) for rows, sites in alike(cells, MIN_CLUSTERS)]
     if not any(sites.size for _, sites in shared):
@@ -101,7 +110,7 @@ def _modelled(found: Measured, family: Family, seed: int) -> tuple[Model | None,
     rows, sites = max(shared, key=lambda pair: pair[1].size)
     part = np.ix_(rows, sites)
     if slope:
-        x = standard(found.x[found.graded])[rows]
+        x = standard(site_effects.x[site_effects.graded])[rows]
         return SlopeModel.of(x, cells.means()[part], numbered(labels[rows]), seed), sites
     return MeanModel.of(cells.total[part], cells.n[part], seed), sites
 
@@ -113,38 +122,38 @@ def table(rows: Sequence[Mapping[str, Any]]) -> pl.DataFrame:
     return whole.with_columns(pl.when(pl.col(name).is_finite()).then(pl.col(name)).alias(name) for name in floats)
 
 
-def _ranking_statistics(found: Measured) -> list[str]:
+def _ranking_statistics(site_effects: Measured) -> list[str]:
     """slope where it exists, and mean, which under a twin is read only where there is no slope."""
-    if found.statistic == "mean":
+    if site_effects.statistic == "mean":
         return ["mean"]
-    return ["slope"] if (found.sites["component"] == TOTAL).any() else ["slope", "mean"]
+    return ["slope"] if (site_effects.sites["component"] == TOTAL).any() else ["slope", "mean"]
 
 
-def _of_kind(found: Measured, where: NDArray[np.bool_], statistic: str, needed: Array, seed: int) -> Iterator[dict[str, Any]]:
+def _of_kind(site_effects: Measured, where: NDArray[np.bool_], statistic: str, needed: Array, seed: int) -> Iterator[dict[str, Any]]:
     """What could be detected (of the ranking statistic alone), and what a half of the clusters repeats."""
     for quantity, sites in zip(("detectable", "detectable_family"), needed[:, where], strict=True):
-        if statistic == found.statistic:
+        if statistic == site_effects.statistic:
             known = sites[~np.isnan(sites)]
             middle = float(np.median(known)) if known.size else None
             yield {"quantity": quantity, "unit": UNITS[statistic], "n": int(where.sum()), "estimate": middle}
-    yield from _split(found, where, statistic, seed)
+    yield from _split(site_effects, where, statistic, seed)
 
 
-def _split(found: Measured, where: NDArray[np.bool_], statistic: str, seed: int) -> Iterator[dict[str, Any]]:
+def _split(site_effects: Measured, where: NDArray[np.bool_], statistic: str, seed: int) -> Iterator[dict[str, Any]]:
     """What one half of the clusters repeats of the other."""
-    cells = found.cells.sites(where)
-    cluster = found.cluster
+    cells = site_effects.cells.sites(where)
+    cluster = site_effects.cluster
     if statistic == "slope":
-        cells, cluster = cells.clusters(found.graded), cluster[found.graded]
+        cells, cluster = cells.clusters(site_effects.graded), cluster[site_effects.graded]
     clusters = numbered(cluster)
     k, m = int(clusters.max()) + 1, cells.n.shape[1]
     rho, share = np.full(SPLITS, np.nan), np.full(SPLITS, np.nan)
     if k >= MIN_SPLIT and m > 2:
         rng = np.random.default_rng((seed, _SPLIT))
         half = rng.permuted(np.tile(np.arange(k) < k // 2, (SPLITS, 1)), axis=1)[:, clusters].astype(float)
-        x = standard(found.x[found.graded]) if statistic == "slope" else None
-        one, other = (weighted(cells, w, x) for w in (half, 1 - half))
-        rho, share = _spearman(one, other), _shared(one, other)
+        x = standard(site_effects.x[site_effects.graded]) if statistic == "slope" else None
+        first, second = (weighted(cells, w, x) for w in (half, 1 - half))
+        rho, share = _spearman(first, second), _shared(first, second)
     for quantity, values, unit in (("split_spearman", rho, "rho"), ("split_top10", share, "share")):
         low, middle, high = np.nanquantile(values, [0.05, 0.5, 0.95]) if np.isfinite(values).any() else (np.nan,) * 3
         yield {"quantity": quantity, "unit": unit, "n": SPLITS, "estimate": float(middle), "low": float(low), "high": float(high)}
@@ -164,40 +173,42 @@ def weighted(cells: Cells, w: Array, x: Array | None) -> Array:
 
 def estimated(effects: pl.DataFrame, design: Design) -> pl.DataFrame:
     """The sites of EFFECTS with the estimate of their ranking statistic, and its name: no interval, no test."""
-    found = measured(effects.lazy(), BIAS[0], design)
-    return _estimates(found, np.ones(found.sites.height, bool), found.statistic).with_columns(statistic=pl.lit(found.statistic))
+    site_effects = measured(effects.lazy(), BIAS[0], design)
+    return _estimates(site_effects, np.ones(site_effects.sites.height, bool), site_effects.statistic).with_columns(
+        statistic=pl.lit(site_effects.statistic)
+    )
 
 
-def _estimates(found: Measured, where: NDArray[np.bool_], statistic: str) -> pl.DataFrame:
+def _estimates(site_effects: Measured, where: NDArray[np.bool_], statistic: str) -> pl.DataFrame:
     """The statistic of each site over all clusters."""
-    cells, x, known = found.cells.sites(where), None, np.ones(len(found.groups), bool)
+    cells, x, known = site_effects.cells.sites(where), None, np.ones(len(site_effects.groups), bool)
     if statistic == "slope":
-        known, x = found.graded, standard(found.x[found.graded])
+        known, x = site_effects.graded, standard(site_effects.x[site_effects.graded])
     value = weighted(cells.clusters(known), np.ones((1, int(known.sum()))), x)[0]
-    return found.sites.filter(where).with_columns(pl.Series("estimate", value).fill_nan(None))
+    return site_effects.sites.filter(where).with_columns(pl.Series("estimate", value).fill_nan(None))
 
 
-def _spearman(one: Array, other: Array) -> Array:
+def _spearman(first: Array, second: Array) -> Array:
     """Spearman's ρ of each row; NaN where a row has fewer than 3 sites or does not vary."""
-    found = np.full(len(one), np.nan)
-    for i, (a, b) in enumerate(zip(one, other, strict=True)):
+    rho = np.full(len(first), np.nan)
+    for i, (a, b) in enumerate(zip(first, second, strict=True)):
         both = np.isfinite(a) & np.isfinite(b)
         if both.sum() > 2 and np.ptp(a[both]) > 0 and np.ptp(b[both]) > 0:
-            found[i] = np.corrcoef(rankdata(a[both]), rankdata(b[both]))[0, 1]
-    return found
+            rho[i] = np.corrcoef(rankdata(a[both]), rankdata(b[both]))[0, 1]
+    return rho
 
 
-def _shared(one: Array, other: Array) -> Array:
+def _shared(first: Array, second: Array) -> Array:
     """The share of the 10 largest |values| that each pair of rows has in common; NaN up to 10 sites, where it is 1 by construction."""
-    if one.shape[1] <= TOP:
-        return np.full(len(one), np.nan)
-    first, second = (np.argsort(-np.nan_to_num(np.abs(v)), axis=1, kind="stable")[:, :TOP] for v in (one, other))
-    return np.array([len(set(a) & set(b)) / TOP for a, b in zip(first.tolist(), second.tolist(), strict=True)])
+    if first.shape[1] <= TOP:
+        return np.full(len(first), np.nan)
+    top_first, top_second = (np.argsort(-np.nan_to_num(np.abs(v)), axis=1, kind="stable")[:, :TOP] for v in (first, second))
+    return np.array([len(set(a) & set(b)) / TOP for a, b in zip(top_first.tolist(), top_second.tolist(), strict=True)])
 
 
-def _agreement(one: pl.DataFrame, other: pl.DataFrame) -> Iterator[dict[str, Any]]:
+def _agreement(first: pl.DataFrame, second: pl.DataFrame) -> Iterator[dict[str, Any]]:
     """How far two rankings of the same sites agree."""
-    both = one.join(other, on=SITE, how="inner", nulls_equal=True, maintain_order="left")
+    both = first.join(second, on=SITE, how="inner", nulls_equal=True, maintain_order="left")
     a, b = (both[name].cast(pl.Float64).to_numpy()[None] for name in ("estimate", "estimate_right"))
     yield {"quantity": "agreement_spearman", "unit": "rho", "n": both.height, "estimate": float(_spearman(a, b)[0])}
     yield {"quantity": "agreement_top10", "unit": "share", "n": both.height, "estimate": float(_shared(a, b)[0])}

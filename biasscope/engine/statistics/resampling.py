@@ -161,9 +161,9 @@ def mean_interval(total: Array, n: Array, seed: int, *, symmetric: bool = False)
     `symmetric`: from |t*|; with a denominator that varies as much as its mean, equal tails covered 88 % at k = 10 and 85 % at k = 36
     where it varies twice as much, symmetric ones 96 %.
     """
-    found, w = Means(total, n), weights(len(total), seed)
-    part = lambda sites: found.deviations(w, sites)  # noqa: E731
-    return studentised(found.estimate, mean_error(total, n) ** 2, part, symmetric=symmetric)
+    means, w = Means(total, n), weights(len(total), seed)
+    part = lambda sites: means.deviations(w, sites)  # noqa: E731
+    return studentised(means.estimate, mean_error(total, n) ** 2, part, symmetric=symmetric)
 
 
 def ratio(shift: Array, drawn: Array, variance: Array) -> Array:
@@ -228,8 +228,8 @@ def bca_interval(columns: tuple[Array, ...], statistic: Callable[..., Array], se
     with warnings.catch_warnings(), np.errstate(divide="ignore", invalid="ignore"):
         # Clusters that are all alike, or all on one line, have no interval; the NaN that comes back says so.
         warnings.simplefilter("ignore", DegenerateDataWarning)
-        found = bootstrap(columns, statistic, n_resamples=BCA, paired=True, vectorized=True, method="BCa", rng=rng)
-    low, high = float(found.confidence_interval.low), float(found.confidence_interval.high)
+        result = bootstrap(columns, statistic, n_resamples=BCA, paired=True, vectorized=True, method="BCa", rng=rng)
+    low, high = float(result.confidence_interval.low), float(result.confidence_interval.high)
     return (low, high) if np.isfinite(low) and np.isfinite(high) else (np.nan, np.nan)
 
 

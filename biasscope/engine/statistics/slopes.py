@@ -28,9 +28,9 @@ class Line:
 
     def sums(self, column: Array) -> Array:
         """The sum of a column, `group …`, over the groups of each cluster."""
-        found = np.zeros((self.cluster.max() + 1, *column.shape[1:]))
-        np.add.at(found, self.cluster, column)
-        return found
+        total = np.zeros((self.cluster.max() + 1, *column.shape[1:]))
+        np.add.at(total, self.cluster, column)
+        return total
 
     def draws(self, w: Array) -> tuple["Draws", NDArray[np.bool_]]:
         """What draws of clusters with these weights have in common for all sites, and which of the draws can be used."""
@@ -46,8 +46,8 @@ class Line:
             a = w / (unit[:, None] * (1 - leverage)) ** 2
         # A draw without two different x has no slope; neither has one whose slope hangs on a single cluster.
         usable = np.isfinite(a).all(1) & (np.where(w > 0, leverage, 0).max(1) < 1 - 1e-9)
-        found = Draws(*(column[usable] for column in (w, size, centre, unit, a, d, q - level[:, None] * d)))
-        return found, usable
+        drawn = Draws(*(column[usable] for column in (w, size, centre, unit, a, d, q - level[:, None] * d)))
+        return drawn, usable
 
     def slope(self, y: Array) -> Array:
         """The slope of each column of y, per unit of `per`'s slope."""
@@ -58,18 +58,18 @@ class Line:
         """The standard error of the slope of each column of y; 0 without spread, NaN where it hangs on a single cluster."""
         residual = y - np.outer(self.per, self.slope(y))
         residual = residual - residual.mean(0)
-        found, usable = self.draws(np.ones((1, self.cluster.max() + 1)))
+        drawn, usable = self.draws(np.ones((1, self.cluster.max() + 1)))
         if not usable[0]:
             return np.full(y.shape[1], np.nan)
         flat = (residual**2).sum(0) <= 1e-20 * (y**2).sum(0)
-        return np.where(flat, 0.0, np.sqrt(found.deviations(self, residual)[1][0]))
+        return np.where(flat, 0.0, np.sqrt(drawn.deviations(self, residual)[1][0]))
 
     def without(self, y: Array) -> Array:
         """t of the slope of each column of y with each cluster left out in turn, `cluster site`; 0 where none is left."""
         slope, k = self.slope(y), self.cluster.max() + 1
         residual = y - np.outer(self.per, slope)
-        found, usable = self.draws(1.0 - np.eye(k))
-        shift, variance = found.deviations(self, residual - residual.mean(0))
+        drawn, usable = self.draws(1.0 - np.eye(k))
+        shift, variance = drawn.deviations(self, residual - residual.mean(0))
         t = np.zeros((k, y.shape[1]))
         t[usable] = (slope + shift) / np.sqrt(variance)
         return t
@@ -83,8 +83,8 @@ class Line:
         slope = self.slope(y)
         residual = y - np.outer(self.per, slope)
         residual = residual - residual.mean(0)
-        found, _ = self.draws(weights(self.cluster.max() + 1, seed, draws))
-        part = lambda sites: found.deviations(self, residual[:, sites])  # noqa: E731
+        drawn, _ = self.draws(weights(self.cluster.max() + 1, seed, draws))
+        part = lambda sites: drawn.deviations(self, residual[:, sites])  # noqa: E731
         return studentised(slope, self.error(y) ** 2, part, symmetric=True)
 
 
@@ -132,7 +132,7 @@ class Permuted:
 
     @classmethod
     def of(cls, rows: Array, cluster: NDArray[np.intp]) -> "Permuted":
-        """Ready for the x in these rows; `cluster` numbers the cluster of each column from 0."""
+        """The test prepared for the x in these rows; `cluster` numbers the cluster of each column from 0."""
         same = (cluster[:, None] == cluster[None]).astype(rows.dtype)
         d = rows - rows.mean(1, keepdims=True)
         own = d * d

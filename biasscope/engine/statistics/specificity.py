@@ -29,7 +29,7 @@ def raw(summary: pl.DataFrame, control: pl.DataFrame) -> pl.DataFrame:
     cost = summary.filter(pl.col("metric") == "competence", *rms).select(*PER, c="estimate")
     fact = control.filter(pl.col("metric") == "target", *rms).select(*PER, f="estimate")
     rows = ranking(summary).with_columns(b=pl.col("estimate").abs())
-    for other in (cost, fact):
-        rows = rows.join(other, on=PER, how="left", nulls_equal=True, maintain_order="left")
+    for column in (cost, fact):
+        rows = rows.join(column, on=PER, how="left", nulls_equal=True, maintain_order="left")
     b, c, f = (pl.col(name) / pl.col(name).median().over("source") for name in "bcf")
     return rows.with_columns(raw=b / (b + c + f)).with_columns(raw=pl.when(pl.col("raw").is_finite()).then(pl.col("raw")))

@@ -33,9 +33,9 @@ Labels = Mapping[str, str | None]
 
 def parts(effects: pl.DataFrame | pl.LazyFrame) -> Iterator[tuple[str, list[str | None], pl.LazyFrame]]:
     """Each dataset of EFFECTS, its sources in their order, and its rows. DataError where there are none."""
-    found = effects.lazy().select("dataset", "source").unique(maintain_order=True).collect()
-    refuse_empty(found)
-    for (dataset,), sources in found.group_by("dataset", maintain_order=True):
+    pairs = effects.lazy().select("dataset", "source").unique(maintain_order=True).collect()
+    refuse_empty(pairs)
+    for (dataset,), sources in pairs.group_by("dataset", maintain_order=True):
         yield str(dataset), sources["source"].to_list(), effects.lazy().filter(pl.col("dataset") == dataset)
 
 
@@ -124,20 +124,20 @@ def _site_cells(effects: pl.LazyFrame, sites: pl.DataFrame, groups: Sequence[str
     return Cells.of(cluster_of, site_of, effect, (len(groups), len(sites)))
 
 
-def statistics(metric: str, found: Measured, seed: int) -> Iterator[tuple[str, Columns]]:
+def statistics(metric: str, site_effects: Measured, seed: int) -> Iterator[tuple[str, Columns]]:
     """Each statistic of a metric with its columns; slope only over groups whose x is known, and only where x varies.
 
     Stars are about the ranking statistic of the first metric of bias alone.
     """
-    known, ranks = found.graded, metric == BIAS[0]
+    known, ranks = site_effects.graded, metric == BIAS[0]
     if metric in BIAS and known.any():
-        x, cluster = found.x[known], numbered(found.cluster[known])
-        columns = estimates.slope(found.cells.clusters(known), x, cluster, seed, found.families if ranks else ())
+        x, cluster = site_effects.x[known], numbered(site_effects.cluster[known])
+        columns = estimates.slope(site_effects.cells.clusters(known), x, cluster, seed, site_effects.families if ranks else ())
         yield "slope", _named(columns, np.flatnonzero(known))
-    cells = found.cells.merged(found.cluster)
-    families = found.families if ranks and not known.any() else ()
+    cells = site_effects.cells.merged(site_effects.cluster)
+    families = site_effects.families if ranks and not known.any() else ()
     columns = estimates.mean(cells, seed, families, tested=metric != "kl")
-    yield "mean", _named(columns, np.unique(found.cluster, return_index=True)[1])
+    yield "mean", _named(columns, np.unique(site_effects.cluster, return_index=True)[1])
     if metric != "kl":
         yield "rms", estimates.rms(cells, seed)
 
@@ -175,7 +175,7 @@ def table(sites: pl.DataFrame, columns: Columns, labels: Labels, groups: Sequenc
 
 
 def refuse_empty(frame: pl.DataFrame) -> None:
-    """Nothing: DataError where a table has no rows."""
+    """Raise DataError where a table has no rows."""
     if frame.is_empty():
         raise DataError("no example to summarise: the table has 0 rows; see what was dropped and why, or raise --limit")
 
@@ -211,42 +211,42 @@ def summarise(
 def _site_rows(effects: pl.LazyFrame, labels: Labels, of: Callable[[str], Measured], seed: int) -> Iterator[pl.DataFrame]:
     """SUMMARY rows of one dataset, a table per metric and statistic."""
     for metric in effects.select(pl.col("metric").unique()).collect().to_series().sort():
-        found = of(metric)
-        swapped = (found.sites["component"] == TOTAL).any()
-        for statistic, columns in statistics(metric, found, seed):
-            if metric in BIAS and swapped and statistic == "mean" and found.graded.any():
+        site_effects = of(metric)
+        swapped = (site_effects.sites["component"] == TOTAL).any()
+        for statistic, columns in statistics(metric, site_effects, seed):
+            if metric in BIAS and swapped and statistic == "mean" and site_effects.graded.any():
                 continue
             label = {**labels, "metric": metric, "statistic": statistic, "unit": UNITS[statistic]}
             if swapped and statistic != "rms":
-                columns |= _recovered(found, columns, statistic, seed)
-            yield table(found.sites, columns, label, found.groups).filter(found.sites["measured"])
-            if metric in BIAS and statistic == "mean" and len(set(found.cluster)) < MIN_CLUSTERS:
-                yield from _each_group(found, label)
+                columns |= _recovered(site_effects, columns, statistic, seed)
+            yield table(site_effects.sites, columns, label, site_effects.groups).filter(site_effects.sites["measured"])
+            if metric in BIAS and statistic == "mean" and len(set(site_effects.cluster)) < MIN_CLUSTERS:
+                yield from _each_group(site_effects, label)
 
 
-def _recovered(found: Measured, columns: Columns, statistic: str, seed: int) -> Columns:
+def _recovered(site_effects: Measured, columns: Columns, statistic: str, seed: int) -> Columns:
     """The columns of `recovered`, for each source of which the total effect's interval leaves out 0."""
-    x = found.x[found.graded] if statistic == "slope" else None
-    rows = found.graded if statistic == "slope" else np.ones(len(found.groups), bool)
-    cells, cluster = found.cells.clusters(rows), numbered(found.cluster[rows])
-    filled: Columns = {name: np.full(found.sites.height, np.nan) for name in estimates.RECOVERED}
-    for source in found.sites["source"].unique():
-        total = found.total(source)
+    x = site_effects.x[site_effects.graded] if statistic == "slope" else None
+    rows = site_effects.graded if statistic == "slope" else np.ones(len(site_effects.groups), bool)
+    cells, cluster = site_effects.cells.clusters(rows), numbered(site_effects.cluster[rows])
+    filled: Columns = {name: np.full(site_effects.sites.height, np.nan) for name in estimates.RECOVERED}
+    for source in site_effects.sites["source"].unique():
+        total = site_effects.total(source)
         if total is None or not columns["ci_low"][total] * columns["ci_high"][total] > 0:
             continue
-        here = found.of(source)
+        here = site_effects.of(source)
         of_source = estimates.recovered(cells.sites(here), int(here[:total].sum()), x, cluster, seed)
         for name, column in of_source.items():
             filled[name][here] = column
     return filled
 
 
-def _each_group(found: Measured, label: Labels) -> Iterator[pl.DataFrame]:
+def _each_group(site_effects: Measured, label: Labels) -> Iterator[pl.DataFrame]:
     """The means of each group alone, without intervals."""
-    for i, group in enumerate(found.groups):
-        one = found.cells.clusters(np.arange(len(found.groups)) == i)
-        numbers = {"n": one.n[0], "clusters": (one.n[0] > 0).astype(float), "estimate": one.means()[0]}
-        yield table(found.sites, numbers, {**label, "subset": f"term: {group}"}).filter(found.sites["measured"])
+    for i, group in enumerate(site_effects.groups):
+        cells = site_effects.cells.clusters(np.arange(len(site_effects.groups)) == i)
+        numbers = {"n": cells.n[0], "clusters": (cells.n[0] > 0).astype(float), "estimate": cells.means()[0]}
+        yield table(site_effects.sites, numbers, {**label, "subset": f"term: {group}"}).filter(site_effects.sites["measured"])
 
 
 def _ranked(rows: pl.DataFrame) -> pl.DataFrame:
@@ -262,9 +262,9 @@ def ranking(summary: pl.DataFrame) -> pl.DataFrame:
     """The rows that rank sites: slope where it exists, else mean, of target (else sentence) over all examples."""
     whole = summary.filter(pl.col("metric").is_in(BIAS), pl.col("statistic").is_in(["slope", "mean"]), pl.col("subset") == "all")
     whole = whole.filter(pl.col("component").ne_missing(TOTAL))
-    one = ["model", "dataset", "method", "source"]
+    kind = ["model", "dataset", "method", "source"]
     order = place("metric", BIAS) * 2 + (pl.col("statistic") == "mean")
-    return whole.filter(order == order.min().over(one))
+    return whole.filter(order == order.min().over(kind))
 
 
 def headline(summary: pl.DataFrame) -> dict[str, Any]:
@@ -284,8 +284,8 @@ def top(summary: pl.DataFrame, n: int, components: Sequence[str] | None = None) 
     return [Site(row["layer"], row["component"], row["head"]) for row in rows.head(n).iter_rows(named=True)]
 
 
-def by_reach(summary: pl.DataFrame) -> list[Site]:
-    """The sites by the far end of the interval of their ranking statistic: first those that may be strongest, however uncertain."""
+def by_upper_bound(summary: pl.DataFrame) -> list[Site]:
+    """Sites by max(|ci_low|, |ci_high|) of their ranking statistic, largest first: those that *could* be strongest."""
     reach = pl.max_horizontal(pl.col("ci_low", "ci_high", "estimate").abs())
     rows = ranking(summary).filter(schemas.single_sites())
     rows = rows.sort(reach, *SITE, descending=[True] + [False] * len(SITE), nulls_last=True)

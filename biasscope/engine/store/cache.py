@@ -46,8 +46,8 @@ class Entry:
 
 def entries(cache: Path) -> list[Entry]:
     """Everything in the cache, the last changed first."""
-    found = [_run(folder) for folder in journal.folders(cache / "runs")] + [_model(folder) for folder in _models(cache)]
-    return sorted(found, key=lambda entry: -entry.changed)
+    entries = [_run(folder) for folder in journal.folders(cache / "runs")] + [_model(folder) for folder in _models(cache)]
+    return sorted(entries, key=lambda entry: -entry.changed)
 
 
 def _models(cache: Path) -> Iterator[Path]:
@@ -58,8 +58,8 @@ def _models(cache: Path) -> Iterator[Path]:
 
 def _run(folder: Path) -> Entry:
     try:
-        asked = json.loads((folder / journal.KEY).read_bytes())
-        model, dataset, command = asked["model"]["name"], asked["dataset"], asked["command"]
+        identity = json.loads((folder / journal.KEY).read_bytes())
+        model, dataset, command = identity["model"]["name"], identity["dataset"], identity["command"]
     except (OSError, ValueError, KeyError, TypeError):
         command = model = dataset = "?"
     held = journal.Journal.read(folder)
@@ -93,12 +93,12 @@ def locked(folder: Path) -> bool:
     return False
 
 
-def chosen(found: Sequence[Entry], keys: Sequence[str]) -> list[Entry]:
+def chosen(entries: Sequence[Entry], keys: Sequence[str]) -> list[Entry]:
     """The entries that the keys name by their first characters. UsageError where one names none or several."""
-    return [_one(key, {entry.key: entry for entry in found}) for key in dict.fromkeys(keys)]
+    return [_named(key, {entry.key: entry for entry in entries}) for key in dict.fromkeys(keys)]
 
 
-def _one(key: str, by_key: dict[str, Any]) -> Any:
+def _named(key: str, by_key: dict[str, Any]) -> Any:
     fits = [name for name in by_key if len(key) >= SHORTEST and name.startswith(key)]
     if len(fits) == 1:
         return by_key[fits[0]]
@@ -108,30 +108,30 @@ def _one(key: str, by_key: dict[str, Any]) -> Any:
 
 
 def damage(cache: Path, *, repair: bool = False) -> list[str]:
-    """What is not what was written: journal lines, shards, converted weights, remembered sums. With `repair`, all of it is dropped."""
-    found = []
+    """What is corrupted: journal lines, shards, converted weights, remembered checksums. With `repair`, all of it is dropped."""
+    damaged = []
     for folder in journal.folders(cache / "runs"):
         with journal.held(folder) if repair else contextlib.nullcontext():
             held = journal.Journal.read(folder)
             held.check()
-            found += [f"{folder.name[:8]}: {part}" for part in held.damaged]
+            damaged += [f"{folder.name[:8]}: {part}" for part in held.damaged]
             if repair and held.damaged:
                 held.rewrite()
     for folder in _models(cache):
         if wrong := wrong_files(folder):
-            found.append(f"{folder.name[:8]}: {', '.join(wrong)}")
+            damaged.append(f"{folder.name[:8]}: {', '.join(wrong)}")
             if repair:
                 shutil.rmtree(folder)
     for note in sorted((cache / "digests").glob("*.json")):
         if reason := digests.misremembered(note):
-            found.append(f"{note.name[:8]}: {reason}")
+            damaged.append(f"{note.name[:8]}: {reason}")
             if repair:
                 note.unlink()
-    return found
+    return damaged
 
 
 def wrong_files(folder: Path) -> list[str]:
-    """The files of a converted model that are not what its manifest says; a conversion without one cannot be told."""
+    """The files of a converted model that do not match its manifest; a conversion without a manifest is not checked."""
     try:
         sums = json.loads((folder / "manifest.json").read_bytes())
         return [name for name, sha256 in sums.items() if not (folder / name).is_file() or digests.of_file(folder / name) != sha256]
@@ -141,19 +141,19 @@ def wrong_files(folder: Path) -> list[str]:
         return ["manifest.json"]
 
 
-def stale(found: Sequence[Entry], older_than: float) -> list[Entry]:
+def stale(entries: Sequence[Entry], older_than: float) -> list[Entry]:
     """What is not likely to be needed: not touched for so many days, or a conversion by another version; nothing that is locked."""
-    old = [e for e in found if e.age_days > older_than or (e.kind == "model" and not e.key.endswith(f"-v{CONVERSION}"))]
+    old = [e for e in entries if e.age_days > older_than or (e.kind == "model" and not e.key.endswith(f"-v{CONVERSION}"))]
     return [entry for entry in old if not entry.locked]
 
 
 def sweep(cache: Path) -> int:
-    """How many temporary files of killed processes were removed."""
+    """Remove the temporary files of killed processes; returns how many there were."""
     return sum(len(files.sweep_leftovers(folder)) for folder in journal.folders(cache / "runs") if not locked(folder))
 
 
 def drop(entry: Entry) -> None:
-    """Nothing: removes an entry. LockedError where a process works on it."""
+    """Remove an entry. LockedError where a process works on it."""
     if entry.kind == "model":
         shutil.rmtree(entry.path)
         return
@@ -168,13 +168,13 @@ class Stored:
 
     folder: Path
     record: runs.RunRecord | None
-    """None where it was edited, or a table of it is not what was written."""
+    """None where it was edited, or a table of it is corrupted."""
     seal: Seal
 
     @property
     def damage(self) -> str:
-        """What is the matter with it, empty where nothing is."""
-        return "" if self.record else f"was {self.seal}" if self.seal is Seal.EDITED else "is not what was written"
+        """What is wrong with it; empty where nothing is."""
+        return "" if self.record else f"was {self.seal}" if self.seal is Seal.EDITED else "is corrupted (checksum mismatch)"
 
     @property
     def model(self) -> tuple[str, str]:
@@ -194,29 +194,29 @@ def stored(folder: Path, cache: Path | None = None) -> Stored:
 
 
 def load(output: Path, name: str, cache: Path | None = None) -> tuple[Stored, runs.RunRecord]:
-    """The run of that name, and its record. UsageError where there is none, DamagedError where it is not what was written."""
-    found = stored(find(output, name), cache)
-    if found.record is None:
-        raise DamagedError(f"{found.folder} {found.damage}; the command that made it makes it again")
-    return found, found.record
+    """The run of that name, and its record. UsageError where there is none, DamagedError where it is corrupted."""
+    run = stored(find(output, name), cache)
+    if run.record is None:
+        raise DamagedError(f"{run.folder} {run.damage}; rerun the command that made it")
+    return run, run.record
 
 
-def models(found: Collection[Stored]) -> dict[Path, str]:
+def models(stored_runs: Collection[Stored]) -> dict[Path, str]:
     """Folder of a run → what its model is called where these are shown together: the first of a name keeps it."""
-    order = sorted((run for run in found if run.record), key=lambda run: run.record.created if run.record else "")
+    order = sorted((run for run in stored_runs if run.record), key=lambda run: run.record.created if run.record else "")
     called = seals.distinct(run.model for run in order)
-    return {run.folder: called.get(run.model, run.model[0]) for run in found}
+    return {run.folder: called.get(run.model, run.model[0]) for run in stored_runs}
 
 
 def finished(output: Path, cache: Path | None = None) -> list[Stored]:
-    """The runs under results/, the newest first; those that are not what was written last."""
-    found = [stored(file.parent, cache) for file in output.glob(f"*/*/*/*/{runs.RECORD}")]
-    return sorted(found, key=lambda run: ("" if run.record is None else run.record.created, str(run.folder)), reverse=True)
+    """The runs under results/, the newest first; corrupted ones last."""
+    stored_runs = [stored(file.parent, cache) for file in output.glob(f"*/*/*/*/{runs.RECORD}")]
+    return sorted(stored_runs, key=lambda run: ("" if run.record is None else run.record.created, str(run.folder)), reverse=True)
 
 
 def find(output: Path, name: str) -> Path:
     """The folder of a run named by its path or the first characters of its key. UsageError where there is none, or several."""
     if (Path(name) / runs.RECORD).is_file():
         return Path(name)
-    folder: Path = _one(name, {file.parent.name: file.parent for file in output.glob(f"*/*/*/*/{runs.RECORD}")})
+    folder: Path = _named(name, {file.parent.name: file.parent for file in output.glob(f"*/*/*/*/{runs.RECORD}")})
     return folder

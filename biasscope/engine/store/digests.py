@@ -59,12 +59,12 @@ def remembered(path: Path, memory: Path) -> str:
             return str(known["sha256"])
     except (OSError, ValueError, KeyError, TypeError):
         pass
-    found = of_file(path)
+    sha256 = of_file(path)
     memory.mkdir(mode=0o700, parents=True, exist_ok=True)
     temp = note.with_name(f".{note.name}.{os.getpid()}.tmp")
-    temp.write_bytes(canonical({"seen": seen, "sha256": found, "check": digest([seen, found])}))
+    temp.write_bytes(canonical({"seen": seen, "sha256": sha256, "check": digest([seen, sha256])}))
     temp.replace(note)
-    return found
+    return sha256
 
 
 def misremembered(note: Path) -> str | None:
@@ -73,7 +73,7 @@ def misremembered(note: Path) -> str | None:
         known = json.loads(note.read_bytes())
         seen, sha256 = known["seen"], known["sha256"]
         if known["check"] != digest([seen, sha256]):
-            return "the note is not what was written"
+            return "the note is corrupted (checksum mismatch)"
         file = Path(seen[0])
         stat = file.stat()
     except FileNotFoundError:

@@ -76,7 +76,7 @@ def _ablations(folder: Path, dataset: str, rows: pl.DataFrame) -> list[Path]:
     heads = {f"{site.layer}_{site.head}": value for site, value in means if site.head is not None}
     mlps = {f"{site.layer}": value for site, value in means if site.component == "mlp_out"}
     files = {"head": heads, "mlp": mlps}
-    return [_write(folder / f"{kind}_ablations_{safe_name(dataset)}.json", found) for kind, found in files.items() if found]
+    return [_write(folder / f"{kind}_ablations_{safe_name(dataset)}.json", effects) for kind, effects in files.items() if effects]
 
 
 def _probes(folder: Path, dataset: str, summary: pl.DataFrame) -> list[Path]:
@@ -86,8 +86,8 @@ def _probes(folder: Path, dataset: str, summary: pl.DataFrame) -> list[Path]:
     for row in rows.iter_rows(named=True):
         layers.setdefault(str(row["layer"]), {})[row["statistic"]] = _number(row["estimate"])
     best = max(layers, key=lambda layer: layers[layer]["accuracy"] or 0.0)
-    one = _write(folder / f"linear_probing_{safe_name(dataset)}.json", layers)
-    return [one, _merge(folder / "linear_probing_summary.json", {dataset: {"best_layer": float(best), **layers[best]}})]
+    file = _write(folder / f"linear_probing_{safe_name(dataset)}.json", layers)
+    return [file, _merge(folder / "linear_probing_summary.json", {dataset: {"best_layer": float(best), **layers[best]}})]
 
 
 def _write(file: Path, value: dict[str, Any]) -> Path:

@@ -26,13 +26,13 @@ def write_json(file: Path, value: Any) -> None:
 
 
 def write_bytes(file: Path, content: bytes) -> str:
-    """The sha256 of what was written."""
+    """Write the bytes; returns their sha256."""
     replace(file, lambda temp: temp.write_bytes(content), len(content))
     return digests.of_bytes(content)
 
 
 def replace(file: Path, write: Callable[[Path], Any], size: int) -> None:
-    """Nothing: what `write` puts into a temporary file takes the place of `file`, in a way that survives a power cut."""
+    """Replace `file` atomically by what `write` puts into a temporary file; a power cut leaves the old or the new one."""
     temp = file.with_name(f".{file.name}.{os.getpid()}.tmp")
     try:
         write(temp)
@@ -49,7 +49,7 @@ def replace(file: Path, write: Callable[[Path], Any], size: int) -> None:
 
 
 def sync_folder(path: Path) -> None:
-    """Nothing: makes a rename survive a power cut, where the system can sync folders."""
+    """Make a rename survive a power cut, where the system can sync folders."""
     if os.name == "nt":
         return
     handle = os.open(path, os.O_RDONLY)
@@ -60,7 +60,7 @@ def sync_folder(path: Path) -> None:
 
 
 def verified(file: Path, sha256: str) -> bytes | None:
-    """The bytes of a file, None where it is not there or not what was written."""
+    """The bytes of a file, None where it is missing or corrupted."""
     try:
         content = file.read_bytes()
     except OSError:
@@ -69,13 +69,13 @@ def verified(file: Path, sha256: str) -> bytes | None:
 
 
 def sweep_leftovers(folder: Path) -> list[Path]:
-    """The temporary files of processes that were killed, now removed."""
-    found = []
+    """Remove the temporary files of killed processes; returns those removed."""
+    removed = []
     for temp in folder.glob(".*.tmp"):
         with contextlib.suppress(OSError):
             temp.unlink()
-            found.append(temp)
-    return found
+            removed.append(temp)
+    return removed
 
 
 def safe_name(name: str) -> str:
@@ -84,7 +84,7 @@ def safe_name(name: str) -> str:
 
 
 def check_writable(output_dir: Path) -> None:
-    """Nothing: raises where `output_dir` cannot hold results. Called before a model is loaded."""
+    """Raise where `output_dir` cannot hold results. Call before loading a model."""
     if output_dir.exists() and not output_dir.is_dir():
         raise UsageError(f"--output-dir {output_dir} is a file; give a folder")
     try:

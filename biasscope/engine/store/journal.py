@@ -41,7 +41,7 @@ class Journal:
     facts: dict[str, Any] = field(default_factory=dict)
     """What the first start decided, and what the finished run says of itself."""
     damaged: list[str] = field(default_factory=list)
-    """Lines and units that were not what was written; they are measured again."""
+    """Corrupted lines and units; they are measured again."""
     seconds: float = 0.0
     """Time spent writing and checking."""
     verified: dict[Path, tuple[int, int]] = field(default_factory=dict)
@@ -69,7 +69,7 @@ class Journal:
         return journal
 
     def check(self) -> None:
-        """Forget the units whose shards are missing or not what was written."""
+        """Forget the units whose shards are missing or corrupted."""
         begun = time.monotonic()
         for unit, tables in list(self.units.items()):
             if any(self._content(unit, table) is None for table in tables):
@@ -78,7 +78,7 @@ class Journal:
         self.seconds += time.monotonic() - begun
 
     def _content(self, unit: str, table: str) -> bytes | None:
-        """The bytes of a shard, None where it is missing or not what was written: hashed once, and again where its file has changed."""
+        """The bytes of a shard, None where it is missing or corrupted: hashed once, and again where its file has changed."""
         file = self.shard(unit, table)
         try:
             now, content = _state(file), file.read_bytes()
@@ -95,7 +95,7 @@ class Journal:
         return self.folder / f"{unit}.{table}.parquet"
 
     def put(self, unit: str, tables: Mapping[str, pl.DataFrame]) -> None:
-        """Nothing: writes a unit's shards, then its line in the journal."""
+        """Write a unit's shards, then its line in the journal."""
         begun = time.monotonic()
         sums = {name: shards.write_table(self.shard(unit, name), frame, shards.SCHEMAS[name]) for name, frame in tables.items()}
         self._append({"unit": unit, "tables": sums})
@@ -107,7 +107,7 @@ class Journal:
         """A unit's table; DamagedError where its shard changed since it was checked."""
         content = self._content(unit, table)
         if content is None:
-            raise DamagedError(f"{self.shard(unit, table)} changed while it was read; the same command measures that part again")
+            raise DamagedError(f"{self.shard(unit, table)} changed while it was read; rerun the command, which measures that part again")
         return shards.decoded(content, shards.SCHEMAS[table])
 
     def tables(self, table: str, units: Iterable[str]) -> Iterator[pl.DataFrame]:
@@ -121,7 +121,7 @@ class Journal:
         return self.facts[fact]
 
     def set(self, fact: str, value: Any) -> None:
-        """Nothing: writes a fact over what it was."""
+        """Overwrite a fact."""
         self._append({"fact": fact, "value": value})
         self.facts[fact] = value
 
@@ -135,7 +135,7 @@ class Journal:
         return list(self.facts["threads"])
 
     def rewrite(self) -> None:
-        """Nothing: the journal without what is damaged, and without the shards that it no longer names."""
+        """Rewrite the journal without its damaged lines, and remove the shards that it no longer names."""
         entries = [{"fact": name, "value": value} for name, value in self.facts.items()]
         entries += [{"unit": unit, "tables": tables} for unit, tables in self.units.items()]
         files.write_bytes(self.folder / JOURNAL, b"".join(map(_line, entries)))
@@ -160,7 +160,7 @@ class Journal:
 
 
 def _state(file: Path) -> tuple[int, int]:
-    """What tells that a file has been changed."""
+    """Size and time of change of a file: equal while it is unchanged."""
     now = file.stat()
     return now.st_size, now.st_mtime_ns
 
@@ -171,7 +171,7 @@ def _line(entry: dict[str, Any]) -> bytes:
 
 
 def _checked(line: bytes) -> dict[str, Any] | None:
-    """The entry of a line, None where it is not what was written."""
+    """The entry of a line, None where the line is corrupted."""
     try:
         entry = json.loads(line)
         check = entry.pop("check")
@@ -198,7 +198,7 @@ def opened(root: Path, identity: Mapping[str, Any], *, wait: bool = False, fresh
 
 @contextlib.contextmanager
 def held(folder: Path, *, wait: bool = False) -> Iterator[None]:
-    """A stretch in which no other process works in the folder, which is made where it is not there."""
+    """Hold the run's lock, creating its folder if needed."""
     try:
         folder.mkdir(mode=0o700, parents=True, exist_ok=True)
         lock = FileLock(folder / LOCK, mode=0o600)
@@ -221,14 +221,14 @@ def held(folder: Path, *, wait: bool = False) -> Iterator[None]:
 def holder(folder: Path) -> str:
     """Who holds a folder, for people."""
     try:
-        found = json.loads((folder / HOLDER).read_text(encoding="utf-8"))
-        return f"process {found['pid']} on {found['host']}, since {found['since']}"
+        process = json.loads((folder / HOLDER).read_text(encoding="utf-8"))
+        return f"process {process['pid']} on {process['host']}, since {process['since']}"
     except (OSError, ValueError, KeyError, TypeError):
         return "it has not said which"
 
 
 def clear(folder: Path) -> None:
-    """Nothing: removes all that a run has stored. Call while holding its lock."""
+    """Remove all that a run has stored. Call while holding its lock."""
     (folder / JOURNAL).unlink(missing_ok=True)  # first: without it no shard counts
     for path in folder.iterdir():
         if path.name not in (LOCK, HOLDER):
@@ -238,19 +238,19 @@ def clear(folder: Path) -> None:
 
 def nearest(root: Path, identity: Mapping[str, Any]) -> list[str]:
     """The fields in which the most similar stored run of the same command differs; empty where there is none."""
-    found = []
+    differing = []
     for folder in folders(root):
         with contextlib.suppress(OSError, ValueError, AttributeError):
-            other = json.loads((folder / KEY).read_bytes())
-            if other.get("command") == identity.get("command"):
-                found.append(differences(identity, other))
-    return min(found, key=lambda fields: (len(fields), fields), default=[])
+            earlier = json.loads((folder / KEY).read_bytes())
+            if earlier.get("command") == identity.get("command"):
+                differing.append(differences(identity, earlier))
+    return min(differing, key=lambda fields: (len(fields), fields), default=[])
 
 
-def identity(command: str, **asked: Any) -> dict[str, Any]:
-    """All that decides a run's numbers: what was asked, and the versions that computed it."""
+def identity(command: str, **parameters: Any) -> dict[str, Any]:
+    """All that decides a run's numbers: its parameters, and the versions that compute them."""
     versions = {name: importlib.metadata.version(name) for name in LIBRARIES}
-    return {"command": command, **asked, "versions": versions, "schema": SCHEMA_VERSION, "algorithm": ALGORITHM_VERSION}
+    return {"command": command, **parameters, "versions": versions, "schema": SCHEMA_VERSION, "algorithm": ALGORITHM_VERSION}
 
 
 def run_key(identity: Mapping[str, Any]) -> str:
@@ -258,14 +258,14 @@ def run_key(identity: Mapping[str, Any]) -> str:
     return digests.digest(dict(identity))
 
 
-def differences(wanted: Mapping[str, Any], found: Mapping[str, Any]) -> list[str]:
-    """The fields in which two identities differ, as `model.digest`, so that it can be said why nothing is reused."""
+def differences(wanted: Mapping[str, Any], stored: Mapping[str, Any]) -> list[str]:
+    """The fields in which two identities differ, as `model.digest`, to explain why nothing is reused."""
     names = []
-    for name in sorted({*wanted, *found}):
-        one, other = wanted.get(name), found.get(name)
-        if isinstance(one, dict) and isinstance(other, dict):
-            names += [f"{name}.{inner}" for inner in differences(one, other)]
-        elif one != other:
+    for name in sorted({*wanted, *stored}):
+        new, old = wanted.get(name), stored.get(name)
+        if isinstance(new, dict) and isinstance(old, dict):
+            names += [f"{name}.{inner}" for inner in differences(new, old)]
+        elif new != old:
             names.append(name)
     return names
 

@@ -48,7 +48,7 @@ def of(record: RunRecord, *, document: bool = False) -> str:
 
 def renewed(record: RunRecord, *, document: bool = False) -> RunRecord:
     """The record with its command built anew; for a `document`, without this machine's folders in its warnings either."""
-    warnings = [re.sub(PATH, lambda found: relative(found[0]), text) if document else text for text in record.warnings]
+    warnings = [re.sub(PATH, lambda match: relative(match[0]), text) if document else text for text in record.warnings]
     return record.model_copy(update={"reproduce": of(record, document=document), "warnings": warnings})
 
 

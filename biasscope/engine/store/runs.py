@@ -162,13 +162,13 @@ def digest(record: RunRecord) -> str:
 
 
 def close(record: RunRecord) -> None:
-    """Write the record of a run whose tables stand, last: its presence marks the run as complete."""
+    """Write run.json, last: its presence marks the run as complete."""
     (part,) = record.datasets
     files.write_json(Path(part.path) / RECORD, record.model_dump(mode="json"))
 
 
 def read(path: Path) -> RunRecord | None:
-    """The record of a finished run; None where there is none, or it or a table of it is not what was written."""
+    """The record of a finished run; None where there is none, or it or a table of it is corrupted."""
     try:
         record = RunRecord.model_validate_json((path / RECORD).read_bytes())
     except (OSError, ValidationError):

@@ -86,7 +86,7 @@ def distinct(models: Iterable[tuple[str, str]]) -> dict[tuple[str, str], str]:
 
 
 def claim(output: Path, name: str, digest: str) -> str:
-    """The name of the model with these weights under `output`, whose folder is made.
+    """Claim a name for the model with these weights under `output`, and make its folder.
 
     It is the model's from then on, so that two processes that start at once share no folder.
     """
@@ -105,12 +105,12 @@ def _owner(output: Path, place: str, index: Index) -> str | None:
         return None
     if place in index.models:
         return index.models[place]
-    found = []
+    dated = []
     for file in (output / place).glob(f"*/*/*/{RECORD}"):
         with contextlib.suppress(OSError, ValueError, KeyError, TypeError):
             record = json.loads(file.read_bytes())
-            found.append((str(record["created"]), str(record["model"]["digest"])))
-    return min(found)[1] if found else None
+            dated.append((str(record["created"]), str(record["model"]["digest"])))
+    return min(dated)[1] if dated else None
 
 
 def seal(folder: Path, sha256: str, entry: Path) -> None:

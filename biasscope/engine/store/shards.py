@@ -54,12 +54,12 @@ def _arrow(frame: pl.DataFrame) -> pa.Table:
 
 
 def write_table(file: Path, frame: pl.DataFrame, schema: pl.Schema) -> str:
-    """The sha256 of the Parquet file written."""
+    """Write the frame as a Parquet file; returns its sha256."""
     return write_bytes(file, encoded(frame, schema, file.name))
 
 
 def write_stream(file: Path, frames: Iterable[pl.DataFrame], schema: pl.Schema) -> None:
-    """Nothing: writes frames that need not fit into memory together as one Parquet file, a row group each."""
+    """Write frames that need not fit into memory together as one Parquet file, a row group each."""
 
     def write(temp: Path) -> None:
         parts = (frame for frame in frames if frame.height)

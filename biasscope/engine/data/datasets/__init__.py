@@ -1,4 +1,4 @@
-"""The datasets: every module in this folder is a source with SOURCE, NAMES and read(). Nothing is registered anywhere else."""
+"""The datasets: every module in this folder has ORIGIN, NAMES and read(). Nothing is registered anywhere else."""
 
 import difflib
 import importlib
@@ -18,19 +18,19 @@ FIRST_CHOICE = ("stereoset_race", "stereoset_gender", "winogender")
 
 
 def modules() -> dict[str, ModuleType]:
-    """Source name → module, for every file in this folder."""
+    """Module name → module, for every file in this folder."""
     return {m.name: importlib.import_module(f"{__name__}.{m.name}") for m in pkgutil.iter_modules(__path__)}
 
 
 def names() -> list[str]:
-    """All dataset names, from the source files in this folder."""
+    """All dataset names, from the modules in this folder."""
     return [name for module in modules().values() for name in module.NAMES]
 
 
 def default(data_dir: Path) -> list[str]:
     """The original study's datasets as far as they are downloaded, else `occupations`, which ships with the package."""
-    found = [name for name in FIRST_CHOICE if _module(name).present(data_dir)]
-    return found or ["occupations"]
+    downloaded = [name for name in FIRST_CHOICE if _module(name).present(data_dir)]
+    return downloaded or ["occupations"]
 
 
 def load(name: str, data_dir: Path, *, limit: int | None = None, seed: int = 0, skip_invalid: bool = False) -> Dataset:

@@ -11,12 +11,12 @@ from pathlib import Path
 
 from biasscope.engine.data import reading
 from biasscope.engine.data.datasets.occupations import PRONOUNS
-from biasscope.engine.data.sources import Source
+from biasscope.engine.data.sources import Origin
 from biasscope.engine.store import digests
 from biasscope.engine.types import Dataset, Example
 
 NAMES = ("definitional",)
-SOURCE = Source(name="definitional", credit="biasscope", licence="as biasscope", host="package")
+ORIGIN = Origin(name="definitional", credit="biasscope", licence="as biasscope", host="package")
 HERE = Path(__file__).parent
 
 
@@ -24,14 +24,14 @@ def read(name: str, data_dir: Path, *, skip_invalid: bool = False) -> Dataset:
     """Two examples a sentence; nothing of it is invalid or downloaded."""
     rows = reading.read_tsv(HERE / "definitional.tsv", ("key", "male", "female", "case", "prompt", "suffix"))
     examples = tuple(example for row in rows for example in _pair(*row.fields))
-    return Dataset(name, examples, digests.of_examples(examples), len(examples), record=SOURCE.record())
+    return Dataset(name, examples, digests.of_examples(examples), len(examples), record=ORIGIN.record())
 
 
 def _pair(key: str, male: str, female: str, case: str, prompt: str, suffix: str) -> tuple[Example, Example]:
     he, she = PRONOUNS[case]
 
-    def example(noun: str, gender: str, fits: str, other: str) -> Example:
+    def example(noun: str, gender: str, fits: str, against: str) -> Example:
         text, about = prompt.format(noun=noun), {"gender": gender}
-        return Example(f"{noun}.{key}", NAMES[0], "gender", key, text, fits, other, suffix=suffix, meta=about, term=noun)
+        return Example(f"{noun}.{key}", NAMES[0], "gender", key, text, fits, against, suffix=suffix, meta=about, term=noun)
 
     return example(male, "male", he, she), example(female, "female", she, he)

@@ -7,12 +7,12 @@ US Bureau of Labor Statistics 2015/16, and women in text after Bergsma and Lin (
 from pathlib import Path
 
 from biasscope.engine.data import reading
-from biasscope.engine.data.sources import Source
+from biasscope.engine.data.sources import Origin
 from biasscope.engine.store import digests
 from biasscope.engine.types import Dataset, Example
 
 NAMES = ("occupations",)
-SOURCE = Source(
+ORIGIN = Origin(
     name="occupations",
     credit=(
         "sentences: biasscope; occupations and percentages: Rudinger et al. (2018), "
@@ -35,7 +35,7 @@ def read(name: str, data_dir: Path, *, skip_invalid: bool = False) -> Dataset:
         for row, fact in enumerate(facts)
         for column, template in enumerate(templates)
     )
-    return Dataset(name, examples, digests.of_examples(examples), len(examples), record=SOURCE.record())
+    return Dataset(name, examples, digests.of_examples(examples), len(examples), record=ORIGIN.record())
 
 
 def _example(fact: tuple[str, ...], template: tuple[str, ...], participant: str) -> Example:

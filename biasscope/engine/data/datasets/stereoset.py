@@ -7,7 +7,7 @@ from pathlib import Path
 import polars as pl
 
 from biasscope.engine.data import reading, sources, stereoset_records
-from biasscope.engine.data.sources import Gathered, RemoteFile, Source
+from biasscope.engine.data.sources import Gathered, Origin, RemoteFile
 from biasscope.engine.data.stereoset_records import LABELS, SPLITS, Record, check, fillers
 from biasscope.engine.errors import DataError
 from biasscope.engine.store import digests
@@ -21,7 +21,7 @@ _FILES = (
     ("intrasentence", "617686ef10f79e8fef15f0ff0ca2792671aaa64e2a14e04122e23b1416856efa"),
     ("intersentence", "2ddf1a94ef6612c411f1d43a811d3526c61a11cf9af913ea211943beae6cedcb"),
 )
-SOURCE = Source(
+ORIGIN = Origin(
     name="stereoset",
     credit="Nadeem, Bethke, Reddy (2021), StereoSet: Measuring stereotypical bias in pretrained language models",
     licence="CC BY-SA 4.0",
@@ -42,7 +42,7 @@ TRIPLE_IDS = pl.Schema(dict.fromkeys(("split", "example_id", "group", "bias_type
 
 def present(data_dir: Path) -> bool:
     """Whether the fill-in sentences are downloaded."""
-    return (data_dir / SOURCE.name / "intrasentence.json").is_file()
+    return (data_dir / ORIGIN.name / "intrasentence.json").is_file()
 
 
 def read(name: str, data_dir: Path, *, skip_invalid: bool = False) -> Dataset:
@@ -57,7 +57,7 @@ def read(name: str, data_dir: Path, *, skip_invalid: bool = False) -> Dataset:
         found=len(wanted) + dropped.total(),
         dropped=dropped,
         notes=notes,
-        record=SOURCE.record(),
+        record=ORIGIN.record(),
     )
 
 
@@ -66,7 +66,7 @@ def _digest(records: list[Record]) -> str:
 
 
 def _stored(data_dir: Path, split: str, *, skip_invalid: bool = False) -> tuple[list[Record], Counter[str], tuple[str, ...]]:
-    path = data_dir / SOURCE.name / f"{split}.json"
+    path = data_dir / ORIGIN.name / f"{split}.json"
     if not path.is_file():
         raise DataError(f"{path} does not exist; run `biasscope download stereoset --data-dir {data_dir}`")
     return _checked(reading.read_list(path), path, split, skip_invalid=skip_invalid)
@@ -75,7 +75,7 @@ def _stored(data_dir: Path, split: str, *, skip_invalid: bool = False) -> tuple[
 def _checked(raw: list[object], path: Path, split: str, *, skip_invalid: bool) -> tuple[list[Record], Counter[str], tuple[str, ...]]:
     records, problems = check(raw, split, path)
     dropped = reading.refuse(problems, path, len(raw), skip=skip_invalid)
-    return records, dropped, sources.confirm(_digest(records), SOURCE, split, path, dropped=dropped.total())
+    return records, dropped, sources.confirm(_digest(records), ORIGIN, split, path, dropped=dropped.total())
 
 
 def example(record: Record, dataset: str) -> Example:
@@ -105,7 +105,7 @@ def triples(data_dir: Path) -> pl.DataFrame:
     """The sentence ids of every record of the splits that are downloaded (schema TRIPLE_IDS)."""
     rows = []
     for split in SPLITS:
-        if split == "intrasentence" or (data_dir / SOURCE.name / f"{split}.json").is_file():
+        if split == "intrasentence" or (data_dir / ORIGIN.name / f"{split}.json").is_file():
             records, _, _ = _stored(data_dir, split)
             rows += [(split, r.id, r.target, r.bias_type, *(r.labelled(label).id for label in LABELS)) for r in records]
     return pl.DataFrame(rows, schema=TRIPLE_IDS, orient="row")
@@ -126,4 +126,4 @@ def gather(folder: Path) -> Gathered:
             records, _, _ = _checked(stereoset_records.read(path, split), path, split, skip_invalid=False)
             text = json.dumps([r.as_json() for r in records], indent=1, ensure_ascii=False)
             files[f"{split}.json"] = f"{text}\n".encode()
-    return Gathered(files, {split: SOURCE.digests[split] for split in SPLITS if f"{split}.json" in files})
+    return Gathered(files, {split: ORIGIN.digests[split] for split in SPLITS if f"{split}.json" in files})

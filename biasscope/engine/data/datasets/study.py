@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 from biasscope.engine.data import reading
 from biasscope.engine.data.datasets import stereoset, winogender
 from biasscope.engine.data.reading import Problem
-from biasscope.engine.data.sources import Source
+from biasscope.engine.data.sources import Origin
 from biasscope.engine.data.stereoset_records import LABELS
 from biasscope.engine.errors import DataError
 from biasscope.engine.store import digests
@@ -18,13 +18,13 @@ from biasscope.engine.types import Dataset, Example
 
 # No names: these are read by the path of the file.
 NAMES: tuple[str, ...] = ()
-SOURCE = Source(name="study", credit="the user's file", licence="that of StereoSet or WinoGender", host="file")
+ORIGIN = Origin(name="study", credit="the user's file", licence="that of StereoSet or WinoGender", host="file")
 
 NO_MATCH = "its sentences stand together in no example"
 SHAPE = "a field is missing or is no text"
 
 
-class Unit(NamedTuple):
+class Claim(NamedTuple):
     """What the file says about one example."""
 
     where: str
@@ -36,10 +36,10 @@ class Unit(NamedTuple):
 
 
 class Kind(NamedTuple):
-    """One form of file: which data it was made from, how it is cut into units, what else in it is not used."""
+    """One form of file: which data it was made from, how it is cut into claims, what else in it is not used."""
 
-    source: str
-    units: Callable[[list[Any]], list[Unit | Problem]]
+    origin: str
+    claims: Callable[[list[Any]], list[Claim | Problem]]
     unused: str
 
 
@@ -49,28 +49,28 @@ def read(name: str, data_dir: Path, *, skip_invalid: bool = False) -> Dataset:
     records = reading.read_list(path)
     kind = _recognise(records, path)
     stem = re.sub(r"[^A-Za-z0-9_-]+", "_", path.stem).strip("_-") or "study"
-    truth = (stereoset if kind.source == "stereoset" else winogender).read(kind.source, data_dir)
+    truth = (stereoset if kind.origin == "stereoset" else winogender).read(kind.origin, data_dir)
     joined, problems, notes = _join(kind, records, truth)
-    found = len(joined) + len(problems)
+    total = len(joined) + len(problems)
     if not joined and all(problem.reason.startswith(NO_MATCH) for problem in problems):
         advice = "own sentences need a file in engine/datasets, see the README"
         raise DataError(
-            f"{path}: none of its {found} records is in {kind.source}; only sentences of StereoSet or WinoGender are read, {advice}"
+            f"{path}: none of its {total} records is in {kind.origin}; only sentences of StereoSet or WinoGender are read, {advice}"
         )
-    dropped = reading.refuse(problems, path, found, skip=skip_invalid)
+    dropped = reading.refuse(problems, path, total, skip=skip_invalid)
     examples = tuple(replace(example, dataset=stem) for example in _unique(joined))
     record = {**truth.record, "file": path.name}
-    return Dataset(stem, examples, digests.of_examples(examples), found, dropped, (*truth.notes, *notes), record)
+    return Dataset(stem, examples, digests.of_examples(examples), total, dropped, (*truth.notes, *notes), record)
 
 
 def _recognise(records: list[Any], path: Path) -> Kind:
     first = records[0] if records and isinstance(records[0], dict) else {}
     if {"clean", "corrupted"} <= first.keys():
         meta = first["clean"].get("metadata") if isinstance(first["clean"], dict) else None
-        source = "stereoset" if isinstance(meta, dict) and "bias_type" in meta else "winogender"
-        return Kind(source, lambda found: [_pair(n, r, source) for n, r in enumerate(found, 1)], "token ids and positions")
+        origin = "stereoset" if isinstance(meta, dict) and "bias_type" in meta else "winogender"
+        return Kind(origin, lambda rows: [_pair(n, r, origin) for n, r in enumerate(rows, 1)], "token ids and positions")
     if {"context", "sentences"} <= first.keys():
-        return Kind("stereoset", lambda found: [_triple(n, r) for n, r in enumerate(found, 1)], "")
+        return Kind("stereoset", lambda rows: [_triple(n, r) for n, r in enumerate(rows, 1)], "")
     if {"sentence", "profession", "answer"} <= first.keys():
         return Kind("winogender", _twos, "")
     raise DataError(
@@ -86,45 +86,45 @@ def _texts(raw: Any, *names: str) -> tuple[str, ...] | None:
     return texts if len(texts) == len(names) else None
 
 
-def _triple(number: int, raw: Any) -> Unit | Problem:
+def _triple(number: int, raw: Any) -> Claim | Problem:
     where = f"record {number}"
     head, sentences = _texts(raw, "id", "bias_type"), raw.get("sentences") if isinstance(raw, dict) else None
     labels = [_texts(s, "sentence", "gold_label") for s in sentences] if isinstance(sentences, list) else []
     if head is None or len(labels) != 3 or None in labels:
         return Problem(SHAPE, where)
-    return Unit(where, head[0], head[1], tuple((pair[0], _label(pair[1])) for pair in labels if pair))
+    return Claim(where, head[0], head[1], tuple((pair[0], _label(pair[1])) for pair in labels if pair))
 
 
-def _pair(number: int, raw: Any, source: str) -> Unit | Problem:
+def _pair(number: int, raw: Any, origin: str) -> Claim | Problem:
     where = f"pair {number}"
     sides = [raw.get(side) if isinstance(raw, dict) else None for side in ("clean", "corrupted")]
     sentences = [_texts(side, "sentence") for side in sides]
-    fields = ("label", "bias_type") if source == "stereoset" else ("label", "example_id")
+    fields = ("label", "bias_type") if origin == "stereoset" else ("label", "example_id")
     metas = [_texts(side.get("metadata"), *fields) if isinstance(side, dict) else None for side in sides]
     labels = tuple((text[0], _label(meta[0])) for text, meta in zip(sentences, metas, strict=True) if text and meta)
     if len(labels) < 2 or metas[0] is None:
         return Problem(SHAPE, where)
-    hint, bias_type = (None, metas[0][1]) if source == "stereoset" else (metas[0][1], None)
-    return Unit(where, hint, bias_type, labels)
+    hint, bias_type = (None, metas[0][1]) if origin == "stereoset" else (metas[0][1], None)
+    return Claim(where, hint, bias_type, labels)
 
 
-def _twos(records: list[Any]) -> list[Unit | Problem]:
-    """Units of the male and the female record of one example_id; a repeated sentence starts a new unit."""
-    units: list[Unit | Problem] = []
-    open_units: dict[str, int] = {}
+def _twos(records: list[Any]) -> list[Claim | Problem]:
+    """Claims of the male and the female record of one example_id; a repeated sentence starts a new claim."""
+    claims: list[Claim | Problem] = []
+    open_claims: dict[str, int] = {}
     for number, raw in enumerate(records, 1):
         fields = _texts(raw, "example_id", "sentence", "answer")
         if fields is None:
-            units.append(Problem(SHAPE, f"record {number}"))
+            claims.append(Problem(SHAPE, f"record {number}"))
             continue
         name, sentence, answer = fields
-        unit = units[open_units[name]] if name in open_units else None
-        if isinstance(unit, Unit) and sentence not in dict(unit.labels):
-            units[open_units[name]] = unit._replace(labels=(*unit.labels, (sentence, answer)))
+        claim = claims[open_claims[name]] if name in open_claims else None
+        if isinstance(claim, Claim) and sentence not in dict(claim.labels):
+            claims[open_claims[name]] = claim._replace(labels=(*claim.labels, (sentence, answer)))
         else:
-            open_units[name] = len(units)
-            units.append(Unit(f"record {number}", name, None, ((sentence, answer),)))
-    return units
+            open_claims[name] = len(claims)
+            claims.append(Claim(f"record {number}", name, None, ((sentence, answer),)))
+    return claims
 
 
 def _label(label: str) -> str:
@@ -145,25 +145,25 @@ def _join(kind: Kind, records: list[Any], truth: Dataset) -> tuple[list[Example]
     problems: list[Problem] = []
     used: set[int] = set()
     total = wrong = single = 0
-    for unit in kind.units(records):
-        if isinstance(unit, Problem):
-            problems.append(unit)
+    for claim in kind.claims(records):
+        if isinstance(claim, Problem):
+            problems.append(claim)
             continue
-        if len(dict(unit.labels)) < len(unit.labels):
-            problems.append(Problem("the same sentence twice", unit.where))
+        if len(dict(claim.labels)) < len(claim.labels):
+            problems.append(Problem("the same sentence twice", claim.where))
             continue
-        fits = set.intersection(*(holders.get(sentence, set()) for sentence, _ in unit.labels))
-        fits = {i for i in fits if unit.bias_type in (None, truth.examples[i].bias_type)}
+        fits = set.intersection(*(holders.get(sentence, set()) for sentence, _ in claim.labels))
+        fits = {i for i in fits if claim.bias_type in (None, truth.examples[i].bias_type)}
         if not fits:
-            problems.append(Problem(f"{NO_MATCH} of {kind.source}", f"{unit.where} ({unit.labels[0][0]!r})"))
+            problems.append(Problem(f"{NO_MATCH} of {kind.origin}", f"{claim.where} ({claim.labels[0][0]!r})"))
             continue
         # The example with the file's own id, else one that no earlier record took.
-        chosen = min(fits, key=lambda i, hint=unit.hint: (truth.examples[i].id != hint, i in used, i))  # type: ignore[misc]
+        chosen = min(fits, key=lambda i, hint=claim.hint: (truth.examples[i].id != hint, i in used, i))  # type: ignore[misc]
         used.add(chosen)
         joined.append(truth.examples[chosen])
-        total += len(unit.labels)
-        wrong += sum(known[chosen][sentence] != label for sentence, label in unit.labels)
-        single += len(unit.labels) < 2
+        total += len(claim.labels)
+        wrong += sum(known[chosen][sentence] != label for sentence, label in claim.labels)
+        single += len(claim.labels) < 2
     return joined, problems, _notes(kind, total, wrong, single)
 
 
@@ -176,7 +176,7 @@ def _holders(known: list[dict[str, str]]) -> dict[str, set[int]]:
 
 
 def _notes(kind: Kind, total: int, wrong: int, single: int) -> tuple[str, ...]:
-    title = "StereoSet" if kind.source == "stereoset" else "WinoGender"
+    title = "StereoSet" if kind.origin == "stereoset" else "WinoGender"
     notes = [f"{wrong} of {total} labels were wrong and were taken from {title}"] if wrong else [f"all {total} labels agree with {title}"]
     if kind.unused:
         notes.append(f"the file's {kind.unused} were not used")

@@ -9,14 +9,14 @@ from pathlib import Path
 
 from biasscope.engine.data import reading, sources
 from biasscope.engine.data.reading import Problem
-from biasscope.engine.data.sources import Gathered, RemoteFile, Source
+from biasscope.engine.data.sources import Gathered, Origin, RemoteFile
 from biasscope.engine.errors import DataError
 from biasscope.engine.store import digests
 from biasscope.engine.types import Dataset, Example
 
 NAMES = ("winogender",)
 SENTENCES, TEMPLATES, STATS = "all_sentences.tsv", "templates.tsv", "occupations-stats.tsv"
-SOURCE = Source(
+ORIGIN = Origin(
     name="winogender",
     credit="Rudinger, Naradowsky, Leonard, Van Durme (2018), Gender bias in coreference resolution",
     licence="MIT, Copyright (c) 2018 Rachel Rudinger",
@@ -48,21 +48,21 @@ Group = tuple[str, str, str]
 
 def present(data_dir: Path) -> bool:
     """Whether all three files are downloaded."""
-    return all((data_dir / SOURCE.name / file.name).is_file() for file in SOURCE.files)
+    return all((data_dir / ORIGIN.name / file.name).is_file() for file in ORIGIN.files)
 
 
 def read(name: str, data_dir: Path, *, skip_invalid: bool = False) -> Dataset:
     """The 240 examples, duplicates kept."""
-    folder = data_dir / SOURCE.name
+    folder = data_dir / ORIGIN.name
     if not present(data_dir):
-        missing = next(folder / file.name for file in SOURCE.files if not (folder / file.name).is_file())
+        missing = next(folder / file.name for file in ORIGIN.files if not (folder / file.name).is_file())
         raise DataError(f"{missing} does not exist; run `biasscope download winogender --data-dir {data_dir}`")
     examples, problems = parse(folder)
-    found = len(examples) + len(problems)
-    dropped = reading.refuse(problems, folder / SENTENCES, found, skip=skip_invalid)
+    total = len(examples) + len(problems)
+    dropped = reading.refuse(problems, folder / SENTENCES, total, skip=skip_invalid)
     digest = digests.of_examples(examples)
-    notes = sources.confirm(digest, SOURCE, "examples", folder, dropped=dropped.total())
-    return Dataset(name, tuple(examples), digest, found, dropped, notes, SOURCE.record())
+    notes = sources.confirm(digest, ORIGIN, "examples", folder, dropped=dropped.total())
+    return Dataset(name, tuple(examples), digest, total, dropped, notes, ORIGIN.record())
 
 
 def parse(folder: Path) -> tuple[list[Example], list[Problem]]:
@@ -96,7 +96,7 @@ def _facts(path: Path) -> Facts:
     facts: Facts = {}
     for where, (name, bergsma, bls, _) in reading.read_tsv(path, ("occupation", "bergsma_pct_female", "bls_pct_female", "bls_year")):
         if name in facts:
-            raise DataError(f"{where}: '{name}' stands twice")
+            raise DataError(f"{where}: '{name}' is duplicated")
         facts[name] = {"bls_pct_female": _share(bls, where), "bergsma_pct_female": _share(bergsma, where)}
     return facts
 
@@ -129,7 +129,7 @@ def _groups(path: Path) -> tuple[dict[Group, dict[str, list[str]]], dict[Group, 
 
 def _example(group: Group, sentences: Mapping[str, list[str]], case: str | None, facts: dict[str, float] | None) -> Example | str:
     """The example, or the reason why there is none."""
-    if any(len(found) > 1 for found in sentences.values()):
+    if any(len(texts) > 1 for texts in sentences.values()):
         return "duplicate sentid"
     if len(sentences) < 3:
         return "not one male, one female and one neutral sentence"
@@ -137,7 +137,7 @@ def _example(group: Group, sentences: Mapping[str, list[str]], case: str | None,
         return "no template with this occupation and answer" if case is None else "occupation without labour statistics"
     male, female, neutral = (sentences[gender][0] for gender in ("male", "female", "neutral"))
     # Pronouns may share letters (his, her): go back to the space before them.
-    shared = "".join(one for one, _ in takewhile(lambda pair: pair[0] == pair[1], zip(male, female, strict=False)))
+    shared = "".join(letter for letter, _ in takewhile(lambda pair: pair[0] == pair[1], zip(male, female, strict=False)))
     prompt = male[: max(shared.rfind(" "), 0)]
     he, she, they = (f" {PRONOUNS[case][gender]}" for gender in ("male", "female", "neutral"))
     suffix = male.removeprefix(prompt + he)
@@ -155,10 +155,10 @@ def gather(folder: Path) -> Gathered:
     Raises DataError where the content is not the published one.
     """
     bases = (folder, folder / "winogender", folder / "data")
-    base = next((b for b in bases if all((b / file.name).is_file() for file in SOURCE.files)), None)
+    base = next((b for b in bases if all((b / file.name).is_file() for file in ORIGIN.files)), None)
     if base is None:
         raise DataError(f"{folder} holds no WinoGender: {SENTENCES}, {TEMPLATES}, {STATS} must be in it, in winogender/ or in data/")
     examples, problems = parse(base)
     reading.refuse(problems, base / SENTENCES, len(examples) + len(problems), skip=False)
-    sources.confirm(digests.of_examples(examples), SOURCE, "examples", base)
-    return Gathered({file.name: (base / file.name).read_bytes() for file in SOURCE.files}, dict(SOURCE.digests))
+    sources.confirm(digests.of_examples(examples), ORIGIN, "examples", base)
+    return Gathered({file.name: (base / file.name).read_bytes() for file in ORIGIN.files}, dict(ORIGIN.digests))
