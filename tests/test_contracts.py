@@ -10,10 +10,15 @@ from typing import Any, get_args, get_type_hints
 
 import polars as pl
 import pytest
+import torch
 from golden import steps
 
 from biasscope import cli
+from biasscope.engine import types
 from biasscope.engine.data import datasets
+from biasscope.engine.measure import sources
+from biasscope.engine.model import forward, metrics, tokens
+from biasscope.engine.types import Site
 
 KEPT = "--device cpu --cache-dir cache -o results"
 SMALL = f"-m tiny-gpt2 -d occupations --limit 24 {KEPT}"
@@ -195,3 +200,30 @@ def test_the_size_of_a_pass_changes_no_effect(home: Home, words: str) -> None:
     one, other = (frame.sort(key) for frame in effects)
     assert one.select(key).equals(other.select(key))
     assert (one["effect"] - other["effect"]).abs().max() < 1e-4
+
+
+# Metrics and sources
+
+
+def test_every_metric_has_a_function_and_every_function_a_row():
+    assert list(metrics.METRICS) == list(types.METRICS)
+
+
+@pytest.mark.parametrize("name", types.METRICS)
+def test_a_metric_keeps_a_nan_to_its_example_and_0_means_what_its_row_says(name):
+    logp = torch.tensor([[[-1.0, -1.0, -1.0, -2.0, -2.0, -2.0]] * 2])
+    logp[0, 1] = torch.nan
+    readouts = forward.Readouts(logp, torch.ones(2, 6, dtype=torch.int64), torch.tensor([[0.0, torch.nan]]))
+    values = metrics.METRICS[name].fn(readouts)[0]
+    assert values[0] == 0 and values[1].isnan()
+    assert types.METRICS[name].unit and types.METRICS[name].zero
+
+
+def test_every_source_that_a_command_offers_has_words_for_people_and_a_function(tiny, examples):
+    offered = {*choices("ablate", "source"), *choices("patch", "source")} - {"all"}
+    assert offered <= set(types.SOURCES) and all(source.noun and source.title for source in types.SOURCES.values())
+    lm, site = tiny("gpt2"), Site(1, "z", 2)
+    forest = tokens.forest(lm, examples)
+    for name in types.SOURCES:
+        made = sources.source(name, lm, forest, [site])
+        assert made.name == name and made.twin == types.SOURCES[name].twin

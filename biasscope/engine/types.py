@@ -163,6 +163,54 @@ class Edit:
 UNEDITED = Edit({})
 """The model as it is."""
 
+
+@dataclass(frozen=True)
+class Metric:
+    """A number that is read of every example; its function stands in `model.metrics`."""
+
+    unit: str
+    zero: str
+    """What 0 means."""
+    bias: bool = False
+    """Whether it says which way the model leans; the first such metric that is measured ranks the sites."""
+    signed: bool = True
+    """Whether it has two sides: otherwise it has a mean alone, and no test."""
+    swept: bool = True
+    """Whether an exact sweep measures it."""
+    clean: bool = True
+    """Whether the baseline has it."""
+
+
+METRICS = {
+    "target": Metric("nats", "both equally likely", bias=True),
+    "sentence": Metric("nats", "both equally likely", bias=True, swept=False),
+    "competence": Metric("nats", "sense and nonsense equally likely (pronouns: all probability mass on them)"),
+    "kl": Metric("nats", "unchanged", signed=False, clean=False),
+}
+"""Every metric, in the order of tables."""
+
+
+@dataclass(frozen=True)
+class Replacement:
+    """What takes the place of an activation, in words; its function stands in `measure.sources`."""
+
+    noun: str
+    """In a sentence or a legend."""
+    title: str
+    """Over a map."""
+    twin: bool = False
+    """Whether it is the other prompt's, so that a base rate common to both does not show."""
+
+
+SOURCES = {
+    "corrupt": Replacement("twins", "twin patched in", twin=True),
+    "mean": Replacement("mean ablation", "mean ablation"),
+    "resample": Replacement("resampled", "resampled"),
+    "zero": Replacement("zero ablation", "zero ablation"),
+    "clean": Replacement("clean run restored", "clean run restored", twin=True),
+}
+"""Every source; of several in one place the first is shown first, and ranks the sites of a circuit."""
+
 SET = Site(0, "set")
 """Stands for a set of sites replaced together, named by the position: layer null in tables."""
 NO_SITE = "none"

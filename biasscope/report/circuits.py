@@ -7,12 +7,11 @@ import polars as pl
 
 from biasscope.engine.schemas import NONE
 from biasscope.engine.statistics import resampling
-from biasscope.engine.types import MEMBER, Site
-from biasscope.report import words
+from biasscope.engine.types import MEMBER, SOURCES, Site
 from biasscope.report.gather import Part, ReportRun
 from biasscope.report.probes import share
 from biasscope.report.tables import Table
-from biasscope.report.words import SOURCES, interval
+from biasscope.report.words import interval
 
 if TYPE_CHECKING:
     from biasscope.report.blocks import Block, Gallery
@@ -70,7 +69,7 @@ def sentence(circuit: ReportRun) -> str:
     cells = {row["subset"]: row for row in rows.iter_rows(named=True)}
     tops = [row for name, row in cells.items() if name.startswith("top ") and row["estimate"] is not None]
     source = circuit.summary["source"].drop_nulls().to_list()[0]
-    start = f"Run {circuit.key}, sets of sites ({SOURCES.get(source, source)})"
+    start = f"Run {circuit.key}, sets of sites ({SOURCES[source].noun})"
     if not tops:
         return f"{start}: f is not given, because the whole model and none of it may not differ."
     better = [
@@ -101,7 +100,7 @@ def section(parts: Sequence[Part], gallery: "Gallery") -> "Iterator[Block]":
             tables.append(sets(run.summary, part.name, run.file))
             if run.summary.filter(pl.col("statistic") == "faithfulness")["estimate"].is_not_null().any():
                 source = run.summary["source"].drop_nulls().to_list()[0]
-                title = f"Sets of sites: {part.model}\n{part.dataset}, {words.SOURCES.get(source, source)}"
+                title = f"Sets of sites: {part.model}\n{part.dataset}, {SOURCES[source].noun}"
                 drawn.append(
                     gallery.picture("sets", f"{title}. {sentence(run)}".replace("\n", ", "), figures.faithfulness, run.summary, title=title)
                 )

@@ -13,16 +13,8 @@ from biasscope.engine.store import files, reproduce
 from biasscope.engine.store.cache import Stored, finished, load, models
 from biasscope.engine.store.runs import RunRecord
 from biasscope.engine.store.seals import DEPTH, Seal
-from biasscope.engine.types import SUMMARY, TOTAL
+from biasscope.engine.types import SOURCES, SUMMARY, TOTAL
 
-SIGHT = {
-    "corrupt": "twin patched in",
-    "clean": "clean run restored",
-    "mean": "mean ablation",
-    "zero": "zero ablation",
-    "resample": "resampled",
-}
-"""What a source does, in the title of a map."""
 ROW = 3
 """Maps in a row of figures."""
 LISTED = 10
@@ -31,7 +23,7 @@ MAPS = ("patch", "ablate")
 SHOWN = (*MAPS, "baseline", "probe", "circuit")
 KIND = ("method", "source", "direction", "steps", "positions", "components", "given", "control", "task", "negatives", "site", "position")
 """Parameters that make another kind of measurement, not a smaller one of the same kind."""
-PREFERRED = ("exact corrupt", "exact mean", "exact resample", "exact zero", "exact clean", "attribution corrupt", "attribution mean")
+PREFERRED = tuple(f"{method} {source}" for method in ("exact", "attribution") for source in SOURCES)
 """Which map of a dataset stands first among measured and among estimated ones."""
 
 
@@ -89,7 +81,7 @@ class Map:
             + (f", with {given} ablated" if given else "")
             + (", chosen sites" if self.partial else "")
         )
-        return f"{SIGHT.get(self.source, self.source)}, {how}{more}"
+        return f"{SOURCES[self.source].title}, {how}{more}"
 
     @property
     def estimated(self) -> bool:

@@ -10,6 +10,7 @@ from biasscope.engine import schemas
 from biasscope.engine.schemas import NONE, number
 from biasscope.engine.statistics import comparison
 from biasscope.engine.statistics.summary import SITE
+from biasscope.engine.types import SOURCES
 from biasscope.report import figures, reliability, tables, words
 from biasscope.report.blocks import Block, Gallery, missing, paragraph
 from biasscope.report.gather import LISTED, Map, Part
@@ -52,7 +53,7 @@ def _heat_maps(maps: Sequence[Map], gallery: Gallery) -> Iterator[Block]:
                 (m, m.rows.filter(metric="target", statistic="mean", subset="all", component="z").filter(pl.col("head").is_not_null()))
                 for m in same
             ]
-            shifts = [(m, rows) for m, rows in shifts if rows.height and m.source not in ("corrupt", "clean")]
+            shifts = [(m, rows) for m, rows in shifts if rows.height and not SOURCES[m.source].twin]
             if shifts:
                 yield paragraph("Shift: the base rate of “he” in all occupations alike. It is not stereotyping.")
             yield from _one_scale(shifts, gallery, "shift")
@@ -99,7 +100,7 @@ def strongest(site_map: Map, part: Part) -> Table:
         "compet.": ("competence", "rms"),
         "kl": ("kl", "mean"),
     }
-    if site_map.statistic != "slope" or site_map.source in ("corrupt", "clean"):
+    if site_map.statistic != "slope" or SOURCES[site_map.source].twin:
         beside.pop("shift")
     values = {name: _by_site(site_map.rows.filter(metric=m, statistic=s, subset="all"), "estimate") for name, (m, s) in beside.items()}
     values = {"recov.": _by_site(site_map.ranked, "recovered"), **values, "specif.": _by_site(site_map.ranked, "specificity")}

@@ -25,7 +25,6 @@ LIMITS = (
     "A neutral point: a twin has stereotypes of its own; a patched effect is what is specific to the term against another of its class.",
 )
 """What no run of this program shows."""
-SOURCES = {"corrupt": "twins", "mean": "mean ablation", "zero": "zero ablation", "resample": "resampled"}
 NAMED = 4
 """Sites named in a sentence."""
 

@@ -8,7 +8,7 @@ import polars as pl
 
 from biasscope.engine.experiments.scan import Scan
 from biasscope.engine.statistics import reliability, resampling, summary
-from biasscope.engine.statistics.summary import UNITS
+from biasscope.engine.statistics.summary import BIAS, unit
 from biasscope.engine.types import Site
 
 STRONGEST = 10
@@ -58,10 +58,10 @@ def measure(scan: Scan, every: Sequence[Site], source_name: str, k: int, miss: f
             break
         sweep(open_[:k], f"stage-{stage:02}b")
         drawn = min(len(order), drawn + k)
-    unit = UNITS[_ranked(scan, names)["statistic"][0]]
+    nats = unit(BIAS[0], _ranked(scan, names)["statistic"][0])
     outcome: dict[str, Any] = {"measured": len(done), "sites": len(every), "beyond": beyond, "open": len(open_)}
-    outcome |= {"threshold": threshold, "k": k, "unit": unit}
-    share = f"at most {beyond} of the {len(open_)} others (95 % confidence) exceed the effect in place {k}, {threshold:.3g} {unit}"
+    outcome |= {"threshold": threshold, "k": k, "unit": nats}
+    share = f"at most {beyond} of the {len(open_)} others (95 % confidence) exceed the effect in place {k}, {threshold:.3g} {nats}"
     scan.run.warn(f"{scan.dataset.name}: {len(done)} of {len(every)} sites measured; {share}")
     scan.journal.set("adaptive", outcome)
     scan.close(forest.examples, names, forest.dropped, forest.partly)

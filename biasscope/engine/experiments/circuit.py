@@ -21,10 +21,8 @@ from biasscope.engine.statistics import resampling
 from biasscope.engine.statistics import summary as aggregates
 from biasscope.engine.store import cache, runs
 from biasscope.engine.store.seals import Seal
-from biasscope.engine.types import Site
+from biasscope.engine.types import SOURCES, Site
 
-SOURCES = ("mean", "corrupt", "zero", "resample")
-"""Of a run with several sources, the first of these ranks and replaces."""
 TAKEN = ("limit", "seed", "dtype", "revision", "skip_invalid", "max_memory")
 """Options that are those of the run."""
 

@@ -6,6 +6,7 @@ import numpy as np
 import polars as pl
 import torch
 
+from biasscope.engine import types
 from biasscope.engine.measure.effects import defined, soundly
 from biasscope.engine.model import forward
 from biasscope.engine.model.loading import LM
@@ -14,7 +15,8 @@ from biasscope.engine.model.packing import Block
 from biasscope.engine.model.tokens import Forest
 from biasscope.engine.types import SCORES, TRIPLES, UNEDITED, Edit, Track, Unit, silent
 
-BASELINE_METRICS = ("target", "sentence", "competence")
+CLEAN = tuple(name for name, metric in types.METRICS.items() if metric.clean)
+"""What the baseline has."""
 
 
 def baseline(lm: LM, forest: Forest, edit: Edit = UNEDITED, *, track: Track = silent) -> tuple[pl.DataFrame, pl.DataFrame]:
@@ -37,7 +39,7 @@ def _scores(lm: LM, forest: Forest, edit: Edit, block: Block) -> dict[str, pl.Da
     examples, of = forest.members(block)
     who = {"example_id": [e.id for e in examples], "group": [e.group for e in examples], "dataset": [e.dataset for e in examples]}
     scores = []
-    for m in BASELINE_METRICS:
+    for m in CLEAN:
         values = defined(m, readouts)
         table = pl.DataFrame({**who, "metric": [m] * len(examples), "value": values.data[of]})
         scores.append(table.filter(pl.Series(~np.ma.getmaskarray(values)[of])))

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from biasscope.engine.measure.effects import defined, effects, soundly
+from biasscope.engine.measure.sources import SWEPT
 from biasscope.engine.model import forward, loading
 from biasscope.engine.model.loading import LM
 from biasscope.engine.model.metrics import METRICS
@@ -19,7 +20,6 @@ from biasscope.engine.types import UNEDITED, Edit, Site, Unit
 
 RANDOM = 20
 """Random directions beside the probe's."""
-METRIC_NAMES = ("target", "competence", "kl")
 PROBE = "probe"
 _RANDOM = 15
 
@@ -61,12 +61,12 @@ def units(lm: LM, forest: Forest, removals: Sequence[Removal], edit: Edit = UNED
     def compute(removal: Removal, block: Block) -> dict[str, pl.DataFrame]:
         clean, puts = start(block)
         standing = {site: put for site, put in puts.items() if site.layer >= removal.site.layer}
-        before, copies = {m: defined(m, clean.readouts) for m in METRIC_NAMES}, max(1, size // block.ids.numel())
+        before, copies = {m: defined(m, clean.readouts) for m in SWEPT}, max(1, size // block.ids.numel())
         changed, frames = _without(lm, block, start(block), removal), []
         for first in range(0, len(changed), copies):
             edits = [{**standing, removal.site: forward.Put(new, block.depth > 0)} for new in changed[first : first + copies]]
             readouts = forward.edited(lm, block, clean, edits)
-            after = {m: METRICS[m].fn(readouts).cpu().numpy() for m in METRIC_NAMES}
+            after = {m: METRICS[m].fn(readouts).cpu().numpy() for m in SWEPT}
             for copy, name in enumerate(names()[first : first + copies]):
                 values = {m: a[copy : copy + 1] for m, a in after.items()}
                 frames.append(effects(forest, block, name, [(removal.site, "all")], before, values))

@@ -18,9 +18,9 @@ from biasscope.engine.model import forward
 from biasscope.engine.model.loading import LM
 from biasscope.engine.model.packing import ROWS, Block, Scored, rows
 from biasscope.engine.model.tokens import Forest
-from biasscope.engine.types import MEANS, UNEDITED, Edit, Site, Track, silent
+from biasscope.engine.types import MEANS, METRICS, UNEDITED, Edit, Site, Track, silent
 
-METRICS = ("target", "competence", "kl")
+SWEPT = tuple(name for name, metric in METRICS.items() if metric.swept)
 """What an exact sweep measures."""
 ATTEMPTS = 20
 """How often a donor is drawn, as long as its activations are not finite."""
@@ -61,7 +61,7 @@ class Sweep:
     sites: Sequence[Site]
     source: Source
     positions: Sequence[str] = ("all",)
-    metrics: Sequence[str] = METRICS
+    metrics: Sequence[str] = SWEPT
     """An estimate is of the first alone."""
     edit: Edit = UNEDITED
     """What is replaced throughout."""

@@ -1,4 +1,4 @@
-"""Per-example metrics as data: name, unit, what 0 means, and the function of what a pass reads."""
+"""Per-example metrics as functions of what a pass reads; unit, and what 0 means, stand in `types.METRICS`."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -17,13 +17,9 @@ PerExample = Float[Tensor, "copy example"]
 
 
 @dataclass(frozen=True)
-class Metric:
+class Reading:
     """A number per example."""
 
-    name: str
-    unit: str
-    zero: str
-    """What 0 means."""
     fn: Callable[[Readouts], PerExample]
     needs: tuple[int, ...] = (STEREO, ANTI)
     """The slots without which an example does not have this metric."""
@@ -67,11 +63,8 @@ def kl(readouts: Readouts) -> PerExample:
 
 
 METRICS = {
-    m.name: m
-    for m in (
-        Metric("target", "nats", "both equally likely", target),
-        Metric("sentence", "nats", "both equally likely", sentence, (3, 4)),
-        Metric("competence", "nats", "sense and nonsense equally likely (pronouns: all probability mass on them)", competence),
-        Metric("kl", "nats", "unchanged", kl),
-    )
+    "target": Reading(target),
+    "sentence": Reading(sentence, (3, 4)),
+    "competence": Reading(competence),
+    "kl": Reading(kl),
 }

@@ -14,17 +14,16 @@ from biasscope.engine.statistics.estimates import Columns, Family
 from biasscope.engine.statistics.resampling import MIN_CLUSTERS, Array
 from biasscope.engine.statistics.summary import (
     BIAS,
-    METRICS,
     STATISTICS,
-    UNITS,
     Measured,
     covariate,
     place,
     refuse_empty,
     statistics,
     table,
+    unit,
 )
-from biasscope.engine.types import Design, Example
+from biasscope.engine.types import METRICS, Design, Example
 
 SHARE = "share_of_men"
 """The metric of the rows that say, per occupation, what target is regressed on: per cent of men, from the labour statistics."""
@@ -50,7 +49,7 @@ def baseline(scores: pl.DataFrame, examples: Sequence[Example], *, model: str, d
         first = np.array([name == "all" for name in masks])
         site_effects = Measured(names, groups, cells, [Family(first, first)], covariate(groups, design), np.arange(len(groups)))
         for statistic, columns in statistics(metric, site_effects, design.seed):
-            label = {**labels, "metric": metric, "statistic": statistic, "unit": UNITS[statistic]}
+            label = {**labels, "metric": metric, "statistic": statistic, "unit": unit(metric, statistic)}
             if metric == "competence" and not any(e.unrelated for e in examples):
                 columns["p"][:] = np.nan  # the log of a probability mass is never above 0
             tables.append(table(names, columns, label, groups).filter(_shown(metric, statistic)))
@@ -61,7 +60,7 @@ def baseline(scores: pl.DataFrame, examples: Sequence[Example], *, model: str, d
     if design.covariate:
         known = pl.DataFrame({"subset": [f"occupation: {group}" for group in groups], "estimate": covariate(groups, design)})
         tables.append(table(known, {}, {**labels, "metric": SHARE, "statistic": "mean", "unit": "%"}))
-    return pl.concat(tables).sort(place("subset", list(masks)), place("metric", METRICS), place("statistic", STATISTICS))
+    return pl.concat(tables).sort(place("subset", list(masks)), place("metric", list(METRICS)), place("statistic", STATISTICS))
 
 
 def _subset_cells(scores: pl.DataFrame, groups: Sequence[str], examples: Sequence[Example], masks: Mapping[str, Any]) -> Cells:

@@ -27,7 +27,7 @@ from biasscope.engine.statistics.audit import STUDIES, MeanModel, Model, SlopeMo
 from biasscope.engine.statistics.cells import Cells, alike, numbered, standard
 from biasscope.engine.statistics.estimates import Family, varying
 from biasscope.engine.statistics.resampling import MIN_CLUSTERS, Array
-from biasscope.engine.statistics.summary import BIAS, SITE, UNITS, Measured, measured, parts, ranking, top
+from biasscope.engine.statistics.summary import BIAS, SITE, Measured, measured, parts, ranking, top, unit
 from biasscope.engine.types import RELIABILITY, TOTAL, Design, Site
 
 SPLITS = 100
@@ -135,7 +135,7 @@ def _of_kind(site_effects: Measured, where: NDArray[np.bool_], statistic: str, n
         if statistic == site_effects.statistic:
             known = sites[~np.isnan(sites)]
             middle = float(np.median(known)) if known.size else None
-            yield {"quantity": quantity, "unit": UNITS[statistic], "n": int(where.sum()), "estimate": middle}
+            yield {"quantity": quantity, "unit": unit(BIAS[0], statistic), "n": int(where.sum()), "estimate": middle}
     yield from _split(site_effects, where, statistic, seed)
 
 
@@ -154,9 +154,9 @@ def _split(site_effects: Measured, where: NDArray[np.bool_], statistic: str, see
         x = standard(site_effects.x[site_effects.graded]) if statistic == "slope" else None
         first, second = (weighted(cells, w, x) for w in (half, 1 - half))
         rho, share = _spearman(first, second), _shared(first, second)
-    for quantity, values, unit in (("split_spearman", rho, "rho"), ("split_top10", share, "share")):
+    for quantity, values, of in (("split_spearman", rho, "rho"), ("split_top10", share, "share")):
         low, middle, high = np.nanquantile(values, [0.05, 0.5, 0.95]) if np.isfinite(values).any() else (np.nan,) * 3
-        yield {"quantity": quantity, "unit": unit, "n": SPLITS, "estimate": float(middle), "low": float(low), "high": float(high)}
+        yield {"quantity": quantity, "unit": of, "n": SPLITS, "estimate": float(middle), "low": float(low), "high": float(high)}
     yield {"quantity": "split_top10_chance", "unit": "share", "n": m, "estimate": TOP / m if m > TOP else None}
 
 
@@ -250,11 +250,11 @@ def calibration(estimated: pl.DataFrame, exact: pl.DataFrame, others: Sequence[S
         a, b, n = at_random["estimate"].to_numpy(), at_random["exact"].to_numpy(), at_random.select(SITE[:3]).n_unique()
         numbers = {"spearman": ("rho", float(_spearman(a[None], b[None])[0]))} if n else {}
         numbers |= {"sign": ("share", float((np.sign(a) == np.sign(b)).mean()))} if n else {}
-        numbers |= {"largest": (first["statistic"], float(np.abs(b).max()))} if n else {}
+        numbers |= {"largest": (unit(BIAS[0], first["statistic"]), float(np.abs(b).max()))} if n else {}
         numbers["exceed"] = ("share", 0.0 if known.height == part.height else 1 - 0.05 ** (1 / n))
         if known.height == part.height:
             every = known["estimate"].to_numpy()[None], known["exact"].to_numpy()[None]
             numbers["recall10"] = ("share", float(_shared(*every)[0]))
-        for name, (unit, value) in numbers.items():
-            rows.append({**label, "quantity": f"calibration_{name}", "unit": UNITS.get(unit, unit), "n": n, "estimate": value})
+        for name, (of, value) in numbers.items():
+            rows.append({**label, "quantity": f"calibration_{name}", "unit": of, "n": n, "estimate": value})
     return table(rows)

@@ -19,16 +19,19 @@ from biasscope.engine.statistics import estimates
 from biasscope.engine.statistics.cells import Cells, numbered
 from biasscope.engine.statistics.estimates import Columns, Family
 from biasscope.engine.statistics.resampling import MIN_CLUSTERS, Array
-from biasscope.engine.types import SUMMARY, TOTAL, Design, Site
+from biasscope.engine.types import METRICS, SUMMARY, TOTAL, Design, Site
 
-BIAS = ("target", "sentence")
+BIAS = tuple(name for name, metric in METRICS.items() if metric.bias)
 """Metrics whose effects are bias effects; the first one present ranks the sites."""
-METRICS = (*BIAS, "competence", "kl")
 STATISTICS = ("slope", "mean", "rms", "pearson_bls", "spearman_bls", "pearson_bergsma", "spearman_bergsma")
-UNITS = {"slope": "nats/SD", "mean": "nats", "rms": "nats"}
 SITE = ["component", "layer", "head", "position"]
 SITES = ["measured", "source", *SITE]
 Labels = Mapping[str, str | None]
+
+
+def unit(metric: str, statistic: str) -> str:
+    """The unit of a statistic of a metric; a slope is per standard deviation of the covariate."""
+    return f"{METRICS[metric].unit}/SD" if statistic == "slope" else METRICS[metric].unit
 
 
 def parts(effects: pl.DataFrame | pl.LazyFrame) -> Iterator[tuple[str, list[str | None], pl.LazyFrame]]:
@@ -136,9 +139,9 @@ def statistics(metric: str, site_effects: Measured, seed: int) -> Iterator[tuple
         yield "slope", _named(columns, np.flatnonzero(known))
     cells = site_effects.cells.merged(site_effects.cluster)
     families = site_effects.families if ranks and not known.any() else ()
-    columns = estimates.mean(cells, seed, families, tested=metric != "kl")
+    columns = estimates.mean(cells, seed, families, tested=METRICS[metric].signed)
     yield "mean", _named(columns, np.unique(site_effects.cluster, return_index=True)[1])
-    if metric != "kl":
+    if METRICS[metric].signed:
         yield "rms", estimates.rms(cells, seed)
 
 
@@ -216,7 +219,7 @@ def _site_rows(effects: pl.LazyFrame, labels: Labels, of: Callable[[str], Measur
         for statistic, columns in statistics(metric, site_effects, seed):
             if metric in BIAS and swapped and statistic == "mean" and site_effects.graded.any():
                 continue
-            label = {**labels, "metric": metric, "statistic": statistic, "unit": UNITS[statistic]}
+            label = {**labels, "metric": metric, "statistic": statistic, "unit": unit(metric, statistic)}
             if swapped and statistic != "rms":
                 columns |= _recovered(site_effects, columns, statistic, seed)
             yield table(site_effects.sites, columns, label, site_effects.groups).filter(site_effects.sites["measured"])
@@ -254,7 +257,7 @@ def _ranked(rows: pl.DataFrame) -> pl.DataFrame:
     size = pl.col("estimate").abs()
     order = ranking(rows).sort(size, *SITE, descending=[True] + [False] * len(SITE), nulls_last=True)
     rows = rows.join(order.select(SITE).with_row_index("rank"), on=SITE, how="left", nulls_equal=True)
-    first = (pl.col("subset") != "all", place("metric", METRICS), place("statistic", STATISTICS))
+    first = (pl.col("subset") != "all", place("metric", list(METRICS)), place("statistic", STATISTICS))
     return rows.sort(*first, "rank", *SITE, "subset", nulls_last=True).drop("rank")
 
 
