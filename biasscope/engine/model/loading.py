@@ -76,7 +76,7 @@ def load(
 def boot(weights: Weights, *, device: str = "auto", dtype: str = "float32") -> LM:
     """The model in `weights.folder`, booted on `device` ("auto": CUDA where there is one, else CPU)."""
     import torch
-    import transformer_lens  # noqa: F401  first: it quietens transformers, which else warns of every configuration
+    import transformer_lens.model_bridge  # noqa: F401  first: it quietens transformers, which else warns of configurations
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
     device = _device(device)
