@@ -10,10 +10,10 @@ from typing import Any, get_args, get_type_hints
 
 import polars as pl
 import pytest
-from golden import steps
 
 from biasscope import cli
 from biasscope.engine.data import datasets
+from tests.golden import steps
 
 KEPT = "--device cpu --cache-dir cache -o results"
 SMALL = f"-m tiny-gpt2 -d occupations --limit 24 {KEPT}"

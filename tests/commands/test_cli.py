@@ -10,14 +10,13 @@ from pathlib import Path
 
 import polars as pl
 import pytest
-from typer.testing import CliRunner
 
 from biasscope import cli, console, options
 from biasscope.engine.model import weights
 from biasscope.engine.store import files, runs
 from biasscope.engine.types import EFFECTS, SUMMARY
+from tests.support.cli import SMALL, biasscope
 
-SMALL = ["--dataset", "occupations", "--limit", "24"]
 HEAVY = ("torch", "transformers", "transformer_lens", "polars", "numpy", "pyarrow", "pandas", "scipy", "sklearn", "huggingface_hub")
 NO_NETWORK = {"HF_HUB_OFFLINE": "1", "NO_COLOR": "1"}
 
@@ -27,15 +26,6 @@ def own_cache(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Path:
     """A cache of the test's own, so that nothing is reused from another."""
     monkeypatch.setenv("BIASSCOPE_CACHE_DIR", str(tmp_path / "cache"))
     return tmp_path / "cache"
-
-
-def biasscope(*arguments: object, ok: bool = True) -> tuple[int, str, str]:
-    """Exit code, stdout and stderr of a call inside this process."""
-    result = CliRunner().invoke(cli.app, [str(a) for a in arguments], env={"COLUMNS": "80"})
-    if result.exception and not isinstance(result.exception, SystemExit):
-        raise result.exception
-    assert not ok or result.exit_code == 0, result.stderr
-    return result.exit_code, result.stdout, result.stderr
 
 
 def process(*arguments: object, **options: object) -> subprocess.CompletedProcess[bytes]:

@@ -6,10 +6,10 @@ from pathlib import Path
 import polars as pl
 import pytest
 from click.testing import Result
-from conftest import NARROWS
 from typer.testing import CliRunner
 
 from biasscope import cli
+from tests.support.tiny_models import NARROWS
 
 pytestmark = pytest.mark.usefixtures("few_draws")
 SCANS = {

@@ -7,7 +7,6 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from tiny_data import published
 
 from biasscope.engine.data import datasets
 from biasscope.engine.data.download import download
@@ -17,11 +16,6 @@ from biasscope.engine.store import digests
 from biasscope.engine.types import Dataset, Example
 
 STEREOSET = ["stereoset", "stereoset_gender", "stereoset_race", "stereoset_profession", "stereoset_religion"]
-
-
-@pytest.fixture
-def data(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    return published(monkeypatch, tmp_path / "data")
 
 
 def test_every_file_of_the_folder_is_a_source() -> None:

@@ -1,114 +1,115 @@
 """Hosts that are slow, broken, cut off or absent: bounded retries, one line, no token, nothing torn."""
 
-# ruff: noqa: F401, F811 - fixtures are imported, and then parameters of the same name
 import socket
 import time
 from pathlib import Path
 
 import pytest
-from hosted import HUB_ORDER, data, hub, hub_path, left, no_environment, parquet, raw
-from servers import Host
 
 from biasscope.engine.data import datasets
 from biasscope.engine.data.datasets import winogender
 from biasscope.engine.data.download import download
 from biasscope.engine.errors import DataError, NetworkError
 from biasscope.engine.store import digests
+from tests.support.hosted import left
+from tests.support.servers import Host
+
+pytestmark = pytest.mark.usefixtures("no_environment")
 
 
-def test_a_slow_host_is_waited_for(hub: Host, data: Path) -> None:
+def test_a_slow_host_is_waited_for(hub: Host, folder: Path) -> None:
     hub.always = "slow"
-    assert not download("stereoset", data, hub_url=hub.url)["reused"]
+    assert not download("stereoset", folder, hub_url=hub.url)["reused"]
 
 
 @pytest.mark.parametrize("plan", [["error"], ["error", "error"], ["cut"], ["cut", "error"]])
-def test_passing_failures_of_the_raw_host_are_tried_again(raw: Host, data: Path, plan: list) -> None:
+def test_passing_failures_of_the_raw_host_are_tried_again(raw: Host, folder: Path, plan: list) -> None:
     raw.plan = list(plan)
-    download("winogender", data, raw_url=raw.url)
+    download("winogender", folder, raw_url=raw.url)
     assert raw.gets() == 3 + len(plan)
-    assert len(datasets.load("winogender", data).examples) == 2
+    assert len(datasets.load("winogender", folder).examples) == 2
 
 
 @pytest.mark.parametrize("plan", [["error"], ["cut"]])
-def test_passing_failures_of_the_hub_are_tried_again(hub: Host, data: Path, plan: list) -> None:
+def test_passing_failures_of_the_hub_are_tried_again(hub: Host, folder: Path, plan: list) -> None:
     hub.plan = list(plan)
-    download("stereoset", data, hub_url=hub.url)
-    assert len(datasets.load("stereoset", data).examples) == 6
+    download("stereoset", folder, hub_url=hub.url)
+    assert len(datasets.load("stereoset", folder).examples) == 6
 
 
-def test_a_failing_look_up_on_the_hub_is_tried_again(hub: Host, data: Path) -> None:
+def test_a_failing_look_up_on_the_hub_is_tried_again(hub: Host, folder: Path) -> None:
     hub.broken_heads = 2
-    assert not download("stereoset", data, hub_url=hub.url)["reused"]
+    assert not download("stereoset", folder, hub_url=hub.url)["reused"]
 
 
-def test_a_broken_raw_host_ends_after_three_attempts(raw: Host, data: Path) -> None:
+def test_a_broken_raw_host_ends_after_three_attempts(raw: Host, folder: Path) -> None:
     raw.always = "error"
     with pytest.raises(NetworkError, match="3 attempts"):
-        download("winogender", data, raw_url=raw.url)
+        download("winogender", folder, raw_url=raw.url)
     assert raw.gets() == 3
-    assert left(data) == []
+    assert left(folder) == []
 
 
-def test_a_broken_hub_ends_soon_and_leaves_nothing(hub: Host, data: Path) -> None:
+def test_a_broken_hub_ends_soon_and_leaves_nothing(hub: Host, folder: Path) -> None:
     hub.always = "error"
     start = time.monotonic()
     with pytest.raises(NetworkError, match="3 attempts"):
-        download("stereoset", data, hub_url=hub.url)
+        download("stereoset", folder, hub_url=hub.url)
     assert time.monotonic() - start < 5
-    assert left(data) == []
+    assert left(folder) == []
 
 
-def test_a_file_the_hub_does_not_have_is_not_tried_again(hub: Host, data: Path) -> None:
+def test_a_file_the_hub_does_not_have_is_not_tried_again(hub: Host, folder: Path) -> None:
     hub.files = {}
     with pytest.raises(NetworkError, match="404"):
-        download("stereoset", data, hub_url=hub.url)
+        download("stereoset", folder, hub_url=hub.url)
     assert len(hub.seen) == 1
 
 
-def test_a_raw_file_with_a_wrong_checksum_is_refused_naming_both(raw: Host, data: Path) -> None:
+def test_a_raw_file_with_a_wrong_checksum_is_refused_naming_both(raw: Host, folder: Path) -> None:
     path = next(p for p in raw.files if p.endswith(winogender.SENTENCES))
     expected, raw.files[path] = digests.of_bytes(raw.files[path]), raw.files[path].replace(b"oven", b"cake")
     with pytest.raises(DataError) as error:
-        download("winogender", data, raw_url=raw.url)
+        download("winogender", folder, raw_url=raw.url)
     assert expected in str(error.value)
     assert digests.of_bytes(raw.files[path]) in str(error.value)
-    assert left(data) == []
+    assert left(folder) == []
 
 
-def test_offline_asks_nobody(hub: Host, data: Path) -> None:
+def test_offline_asks_nobody(hub: Host, folder: Path) -> None:
     with pytest.raises(NetworkError, match="--from"):
-        download("stereoset", data, hub_url=hub.url, offline=True)
+        download("stereoset", folder, hub_url=hub.url, offline=True)
     assert hub.seen == []
     assert NetworkError.exit_code == 5
 
 
-def test_the_hubs_offline_switch_is_honoured(hub: Host, data: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_hubs_offline_switch_is_honoured(hub: Host, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("HF_HUB_OFFLINE", "1")
     with pytest.raises(NetworkError):
-        download("stereoset", data, hub_url=hub.url)
+        download("stereoset", folder, hub_url=hub.url)
     assert hub.seen == []
 
 
-def test_the_hubs_endpoint_variable_is_honoured(hub: Host, data: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_hubs_endpoint_variable_is_honoured(hub: Host, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("HF_ENDPOINT", hub.url)
-    download("stereoset", data)
+    download("stereoset", folder)
     assert hub.gets() == 2
 
 
 @pytest.mark.parametrize("name", ["stereoset", "winogender"])
-def test_an_unreachable_host_is_one_line_within_seconds(data: Path, name: str) -> None:
+def test_an_unreachable_host_is_one_line_within_seconds(folder: Path, name: str) -> None:
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         url = f"http://127.0.0.1:{free.getsockname()[1]}"
     start = time.monotonic()
     with pytest.raises(NetworkError) as error:
-        download(name, data, hub_url=url, raw_url=url)
+        download(name, folder, hub_url=url, raw_url=url)
     assert time.monotonic() - start < 5
     assert "\n" not in str(error.value)
 
 
-def test_no_token_is_ever_sent(hub: Host, data: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_no_token_is_ever_sent(hub: Host, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("HF_TOKEN", "hf_canary")
-    download("stereoset", data, hub_url=hub.url)
+    download("stereoset", folder, hub_url=hub.url)
     assert len(hub.seen) > 2
     assert not [headers for _, _, headers in hub.seen if "canary" in str(headers) or "authorization" in str(headers).lower()]

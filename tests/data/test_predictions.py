@@ -7,16 +7,11 @@ from typing import Any
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from tiny_data import intersentence, intrasentence, published
 
 from biasscope.engine.data import predictions
 from biasscope.engine.errors import DataError, UsageError
 from biasscope.engine.types import TRIPLES
-
-
-@pytest.fixture
-def data(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    return published(monkeypatch, tmp_path / "data")
+from tests.support.tiny_data import intersentence, intrasentence
 
 
 def scored(records: list[dict[str, Any]]) -> list[dict[str, Any]]:

@@ -7,20 +7,15 @@ from typing import Any
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from tiny_data import intrasentence, published
 
 from biasscope.engine.data import datasets
 from biasscope.engine.data.datasets import stereoset
 from biasscope.engine.data.download import download
 from biasscope.engine.errors import DataError
 from biasscope.engine.types import Example
+from tests.support.tiny_data import intrasentence
 
 FEW = settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
-
-
-@pytest.fixture
-def data(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    return published(monkeypatch, tmp_path / "data")
 
 
 @pytest.fixture(scope="module")

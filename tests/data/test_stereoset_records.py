@@ -7,17 +7,12 @@ from typing import Any
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from tiny_data import intrasentence, published, record
 
 from biasscope.engine.data import datasets
 from biasscope.engine.errors import DataError
+from tests.support.tiny_data import intrasentence, record
 
 FEW = settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
-
-
-@pytest.fixture
-def data(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    return published(monkeypatch, tmp_path / "data")
 
 
 def store(data: Path, records: Any) -> Path:

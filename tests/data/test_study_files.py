@@ -7,19 +7,14 @@ from typing import Any
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from tiny_data import ROWS, intrasentence, published, record
 
 from biasscope.engine.data import datasets, sources
 from biasscope.engine.data.download import download
 from biasscope.engine.errors import DataError
+from tests.support.tiny_data import ROWS, intrasentence, record
 
 # How the original file renamed the true labels.
 PERMUTED = {"anti-stereotype": "unrelated", "stereotype": "antistereotype", "unrelated": "stereotype"}
-
-
-@pytest.fixture
-def data(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    return published(monkeypatch, tmp_path / "data")
 
 
 def permuted(records: list[dict[str, Any]]) -> list[dict[str, Any]]:

@@ -6,18 +6,13 @@ from pathlib import Path
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from tiny_data import STATS, TEMPLATES, published, sentences, write_winogender
 
 from biasscope.engine.data import datasets
 from biasscope.engine.data.download import download
 from biasscope.engine.errors import DataError
+from tests.support.tiny_data import STATS, TEMPLATES, sentences, write_winogender
 
 FEW = settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
-
-
-@pytest.fixture
-def data(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    return published(monkeypatch, tmp_path / "data")
 
 
 def test_the_case_of_her_comes_from_the_template(data: Path) -> None:

@@ -2,11 +2,11 @@
 
 import polars as pl
 import pytest
-import slow
 
 from biasscope.engine.measure import attribution, exact, sources
 from biasscope.engine.model import forward, tokens
 from biasscope.engine.types import Site
+from tests.support import slow
 
 SITES = [Site(0, "z", 1), Site(1, "attn_out"), Site(2, "mlp_out"), Site(2, "resid_pre"), Site(3, "resid_post"), Site(3, "z", 0)]
 

@@ -7,11 +7,7 @@ from pathlib import Path
 import numpy as np
 import polars as pl
 import pytest
-import slow
 from scipy.stats import hypergeom
-from test_cli import biasscope
-from test_planted import KNOWN, lab  # noqa: F401  the fixture
-from test_stats import shares, table
 
 from biasscope.engine.data import datasets
 from biasscope.engine.data.datasets import occupations
@@ -22,6 +18,9 @@ from biasscope.engine.statistics import comparison, resampling
 from biasscope.engine.statistics.summary import summarise
 from biasscope.engine.store import digests
 from biasscope.engine.types import EFFECTS, SUMMARY, Design, Site
+from tests.support import slow
+from tests.support.cli import biasscope
+from tests.support.tables import shares, table
 
 RNG = np.random.default_rng
 
@@ -34,13 +33,13 @@ def measured(lm, forest, wanted, source) -> pl.DataFrame:
 
 
 @pytest.mark.parametrize(("kind", "roles"), [("single", ["first"]), ("redundant", ["first", "second", "squash"])])
-def test_the_planted_set_carries_all_and_its_complement_nothing(lab, kind, roles):  # noqa: F811
+def test_the_planted_set_carries_all_and_its_complement_nothing(lab, kind, roles):
     lm, forest, _ = lab(kind)
     everything = frozenset(sources.sites(lm, ("z", "mlp_out")))
     plan = frozenset(planted.SITES[role] for role in roles)
     wanted = [circuits.none(everything), circuits.Point("keep", everything - plan), circuits.Point("remove", plan)]
     found = measured(lm, forest, wanted, sources.source("mean", lm, forest, list(everything)))
-    share = {g: v["s"] if kind == "single" else v["q"] for g, v in KNOWN.occupations.items()}
+    share = {g: v["s"] if kind == "single" else v["q"] for g, v in planted.words().occupations.items()}
     f = dict(faithfulness.of_sets(found, model="m", design=Design(share)).select("position", "recovered").rows())
     assert f["keep"] == pytest.approx(1, abs=0.03) and f["remove"] == pytest.approx(0, abs=0.03)
 

@@ -5,16 +5,16 @@ import json
 import numpy as np
 import polars as pl
 import pytest
-import slow
 import torch
-from conftest import EXACT
-from test_patching import PAIRS, paired
 from typer.testing import CliRunner
 
 from biasscope import cli
 from biasscope.engine.measure import activations, attribution, baseline, exact, sources
 from biasscope.engine.model import forward, tokens
 from biasscope.engine.types import TOTAL, UNEDITED, Example, Site
+from tests.support import slow
+from tests.support.examples import PAIRS, paired
+from tests.support.tiny_models import EXACT
 
 GONE = [Site(1, "z", 2), Site(2, "mlp_out")]
 ZERO = torch.tensor(0.0)

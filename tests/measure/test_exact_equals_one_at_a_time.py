@@ -2,14 +2,14 @@
 
 import polars as pl
 import pytest
-import slow
 import torch
-from conftest import EXACT
 
 from biasscope.engine.errors import UsageError
 from biasscope.engine.measure import baseline, exact, sources
 from biasscope.engine.model import forward, tokens
 from biasscope.engine.types import EFFECTS, SCORES, TRIPLES, Site
+from tests.support import slow
+from tests.support.tiny_models import EXACT
 
 
 def only(effects: pl.DataFrame, metric: str, site: Site, example: str) -> dict:

@@ -6,7 +6,6 @@ import polars as pl
 import pytest
 import torch
 import transformers as hf
-from conftest import example, tiny_tokenizer
 from typer.testing import CliRunner
 
 from biasscope import cli
@@ -15,6 +14,8 @@ from biasscope.engine.measure import activations, attribution, baseline, circuit
 from biasscope.engine.model import forward, tokens, weights
 from biasscope.engine.model.loading import LM, boot
 from biasscope.engine.types import Site
+from tests.support.examples import example
+from tests.support.tiny_models import tiny_tokenizer
 
 SITES = [Site(1, "z", 2), Site(2, "mlp_out")]
 PROMPTS = [f"{start} {who} {end}" for start in ("The", "My") for who in ("nurse", "engineer", "teacher") for end in ("said that", "told")]

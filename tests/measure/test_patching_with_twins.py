@@ -6,7 +6,6 @@ from functools import partial
 import numpy as np
 import polars as pl
 import pytest
-import slow
 import torch
 from transformer_lens import patching
 from transformer_lens.tools.analysis.attribution_patching import attribution_patch
@@ -17,23 +16,10 @@ from biasscope.engine.model import forward, tokens
 from biasscope.engine.model.packing import Scored, pack
 from biasscope.engine.statistics.summary import summarise
 from biasscope.engine.types import TOTAL, Design, Example, Site
+from tests.support import slow
+from tests.support.examples import PAIRS, paired
 
-PAIRS = {
-    "a": ("The nurse said that", "The plumber said that"),
-    "b": ("The nurse said", "The plumber said"),
-    "c": ("The nurse told my father that", "The teacher told my father that"),
-    "d": ("My father said that", "My mother said that"),
-}
-TERMS = {"a": "nurse", "b": "nurse", "c": "nurse", "d": "father"}
 FAMILIES = ["gpt2", "gpt-neo", "llama", "mpt"]
-
-
-def paired(lm, share: str = "example", names: str = "abcd"):
-    """The pairs that have as many tokens with this tokenizer, as a forest with twins and one without."""
-    every = [Example(i, "t", "gender", TERMS[i], PAIRS[i][0], " he", " she") for i in names]
-    fits = [e for e in every if len(lm.tokenizer(e.prompt).input_ids) == len(lm.tokenizer(PAIRS[e.id][1]).input_ids)]
-    assert len(fits) >= 2
-    return fits, tokens.forest(lm, fits, share=share, twins={e.id: PAIRS[e.id][1] for e in fits}, positions=share == "example")
 
 
 def value(frame: pl.DataFrame, example: str, site: Site) -> dict[str, float]:

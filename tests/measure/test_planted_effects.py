@@ -5,39 +5,17 @@ import json
 import numpy as np
 import polars as pl
 import pytest
-from test_cli import biasscope
 
 from biasscope.engine.data import datasets
 from biasscope.engine.experiments import verify
 from biasscope.engine.measure import attribution, exact, sources
-from biasscope.engine.model import forward, planted, tokens, twins, weights
-from biasscope.engine.model.loading import boot
+from biasscope.engine.model import planted, tokens
 from biasscope.engine.statistics import specificity
 from biasscope.engine.statistics.summary import ranking, summarise
 from biasscope.engine.types import SUMMARY, Design
+from tests.support.cli import biasscope
 
 KNOWN = planted.words()
-
-
-@pytest.fixture(scope="module")
-def lab(tmp_path_factory):
-    """(kind, seed) → the planted model, a forest of 120 prompts with twins, and each occupation's partner."""
-    made = {}
-
-    def get(kind: str, seed: int = 0):
-        if (kind, seed) not in made:
-            folder = tmp_path_factory.mktemp(f"{kind}{seed}")
-            for part in planted.build(kind, KNOWN, seed=seed):
-                part.save_pretrained(folder)
-            lm = forward.check_packing(boot(weights.Weights(kind, folder, None, "0" * 64), device="cpu"))
-            data = datasets.load("occupations", folder, limit=120)
-            kept, _ = twins.fit(lm, data, 0)
-            examples = [e for e in data.examples if e.id in kept]
-            forest = tokens.forest(lm, examples, share="example", twins={id_: t.prompt for id_, t in kept.items()})
-            made[kind, seed] = lm, forest, {e.group: kept[e.id].partner for e in examples}
-        return made[kind, seed]
-
-    return get
 
 
 def worked(kind, role, source, partners) -> dict[str, float] | None:

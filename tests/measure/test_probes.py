@@ -6,14 +6,12 @@ from pathlib import Path
 import numpy as np
 import polars as pl
 import pytest
-import slow
 import torch
 from safetensors.numpy import load_file
 from sklearn.linear_model import LogisticRegression
 from sklearn.metrics import balanced_accuracy_score, log_loss, roc_auc_score
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
-from test_cli import biasscope
 
 from biasscope.engine.data import datasets
 from biasscope.engine.errors import DataError
@@ -22,6 +20,8 @@ from biasscope.engine.model import forward, planted, tokens, weights
 from biasscope.engine.model.loading import boot
 from biasscope.engine.statistics import probes as probe_statistics
 from biasscope.engine.types import Dataset, Example, Site, Split
+from tests.support import slow
+from tests.support.cli import biasscope
 
 RNG = np.random.default_rng
 SMALL = ("--dataset", "occupations", "--limit", 120)

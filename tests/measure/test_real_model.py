@@ -6,7 +6,6 @@ import sys
 
 import polars as pl
 import pytest
-import slow
 import torch
 
 from biasscope.engine.data import datasets, download
@@ -14,6 +13,7 @@ from biasscope.engine.measure import attribution, baseline, sources
 from biasscope.engine.measure import exact as exact_sweep
 from biasscope.engine.model import tokens
 from biasscope.engine.types import Example, Site
+from tests.support import slow
 
 pytestmark = pytest.mark.real
 

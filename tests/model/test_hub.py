@@ -7,7 +7,8 @@ import sys
 from pathlib import Path
 
 import pytest
-from servers import host
+
+from tests.support.servers import host
 
 COMMIT = "0d66b726809ae46e0cb4aba758f5ee21d9783032"  # what the host says its commit is
 

@@ -1,14 +1,14 @@
 """Packed, resumed and partly unembedded passes equal plain ones, on every family."""
 
 import pytest
-import slow
 import torch
-from conftest import EXACT, save_tiny
 
 from biasscope.engine.errors import DataError
 from biasscope.engine.model import forward, tokens, weights
 from biasscope.engine.model.loading import boot
 from biasscope.engine.types import Site
+from tests.support import slow
+from tests.support.tiny_models import EXACT, save_tiny
 
 
 @pytest.mark.parametrize("family", [*EXACT, "mpt"])

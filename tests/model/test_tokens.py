@@ -3,12 +3,12 @@
 from dataclasses import replace
 
 import pytest
-from conftest import example
 
 from biasscope.engine.errors import DataError
 from biasscope.engine.model import tokens
 from biasscope.engine.model.loading import start_of_text
 from biasscope.engine.model.packing import SLOTS, Scored
+from tests.support.examples import example
 
 
 def only(lm, e, sentences=False):

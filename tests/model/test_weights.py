@@ -7,11 +7,11 @@ from pathlib import Path
 
 import pytest
 import torch
-from conftest import save_tiny
 
 from biasscope.engine.errors import DataError, NetworkError, UsageError
 from biasscope.engine.model import loading, weights
 from biasscope.engine.store import files
+from tests.support.tiny_models import save_tiny
 
 
 def test_a_local_folder_boots_and_its_digest_is_that_of_its_weights(tiny_gpt2, tmp_path):

@@ -8,15 +8,15 @@ import sys
 from html.parser import HTMLParser
 from pathlib import Path
 
-import browser
 import polars as pl
 import pytest
-from test_cli import biasscope
 
 from biasscope.engine.schemas import number
 from biasscope.engine.statistics import summary
 from biasscope.engine.store import runs
 from biasscope.report import gather, words
+from tests.support import browser
+from tests.support.cli import biasscope
 
 WHAT = ["--model", "planted:single", "--dataset", "occupations", "--limit", "120", "-q"]
 

@@ -6,12 +6,12 @@ import json
 import numpy as np
 import polars as pl
 import pytest
-from test_cli import biasscope
-from test_stats import shares, table
 
 from biasscope.engine.statistics.summary import summarise
 from biasscope.engine.types import Design
 from biasscope.report import terminal
+from tests.support.cli import biasscope
+from tests.support.tables import shares, table
 
 
 class Terminal(io.StringIO):

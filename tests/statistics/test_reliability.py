@@ -4,11 +4,11 @@ import numpy as np
 import polars as pl
 import pytest
 from scipy.stats import rankdata
-from test_stats import shares, table
 
 from biasscope.engine.statistics import reliability
 from biasscope.engine.statistics.summary import summarise
 from biasscope.engine.types import RELIABILITY, Design, Site
+from tests.support.tables import shares, table
 
 RNG = np.random.default_rng
 

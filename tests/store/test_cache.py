@@ -8,13 +8,12 @@ import time
 from pathlib import Path
 
 import pytest
-from test_cli import biasscope
-from test_journal import ASKED, filled, scores
-from test_runs import record, rows, save
 
 from biasscope.engine.errors import DamagedError, LockedError, UsageError
 from biasscope.engine.store import cache as contents
 from biasscope.engine.store import digests, journal
+from tests.support.cli import biasscope
+from tests.support.stored import ASKED, filled, record, rows, save, scores
 
 
 @pytest.fixture

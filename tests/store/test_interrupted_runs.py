@@ -88,7 +88,7 @@ class Lab:
 @pytest.fixture(scope="module")
 def warm() -> Iterator[Warm]:
     """A process with everything imported."""
-    command = [sys.executable, str(Path(__file__).with_name("warm.py"))]
+    command = [sys.executable, str(Path(warm.__file__))]
     with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as process:
         yield Warm(process)
         assert process.stdin

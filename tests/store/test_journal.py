@@ -14,43 +14,14 @@ from hypothesis import strategies as st
 from biasscope.engine.errors import DamagedError, LockedError
 from biasscope.engine.store import journal, runs, shards
 from biasscope.engine.types import SCORES
+from tests.support.stored import ASKED, filled, scores
 
-ASKED = {
-    "model": {"name": "gpt2", "revision": None, "digest": "aa"},
-    "tokenizer": "bb",
-    "dtype": "float32",
-    "device": "cpu",
-    "batch_size": "auto",
-    "max_memory": None,
-    "seed": 0,
-    "dataset": "winogender",
-    "content": "cc",
-    "examples": ["a", "b"],
-    "source": "mean",
-    "method": "exact",
-    "sites": {"heads": None, "layers": [1]},
-}
 CHANGES = {
     **{f"model.{name}": {"model": {**ASKED["model"], name: "other"}} for name in ("name", "revision", "digest")},
     **{name: {name: "other"} for name in ASKED if name not in ("model", "examples")},
     "examples": {"examples": ["b", "a"]},
     "one example less": {"examples": ["a"]},
 }
-
-
-def scores(number: int) -> pl.DataFrame:
-    """A unit's SCORES, unlike any other's."""
-    rows = [(f"e{number}.{i}", "g", "d", "target", number + i / 7) for i in range(40)]
-    return pl.DataFrame(rows, schema=SCORES, orient="row")
-
-
-def filled(root: Path, units: int = 6) -> Path:
-    """The folder of a run with some units and a fact."""
-    with journal.opened(root, journal.identity("baseline", **ASKED)) as found:
-        found.decide("batch_size", 2048)
-        for number in range(units):
-            found.put(f"B{number:05}", {"scores": scores(number)})
-        return found.folder
 
 
 def intact(folder: Path) -> dict[str, pl.DataFrame]:

@@ -4,7 +4,6 @@ import errno
 import json
 import math
 import os
-from pathlib import Path
 
 import polars as pl
 import pytest
@@ -12,39 +11,8 @@ from pydantic import ValidationError
 
 from biasscope.engine.errors import BiasScopeError, DataError, UsageError
 from biasscope.engine.store import exports, files, journal, runs
-from biasscope.engine.types import EFFECTS, SUMMARY
-
-
-def record(path: Path, **changes: object) -> runs.RunRecord:
-    """A record of one dataset whose folder is `path`."""
-    part = {"name": "d", "digest": "0", "source": {}, "found": 5, "used": 3, "not_drawn": 1, "dropped": {"why": 1}, "partly": {}}
-    values = {
-        "command": "ablate",
-        "model": None,
-        "params": {},
-        "seed": 0,
-        "versions": runs.versions(),
-        "created": runs.now(),
-        "reproduce": "biasscope ablate",
-        "timing": {},
-        "peak_rss_bytes": runs.peak_rss_bytes(),
-        "warnings": [],
-        "datasets": [{**part, "groups": 2, "run_key": "ab" * 32, "path": str(path)}],
-    }
-    return runs.RunRecord.model_validate(values | changes)
-
-
-def save(of: runs.RunRecord, **tables: pl.DataFrame) -> None:
-    """Nothing: writes a run, its record last."""
-    path = Path(of.datasets[0].path)
-    sums = {name: runs.digests.of_file(runs.write(path, name, [frame])) for name, frame in tables.items()}
-    runs.close(of.model_copy(update={"datasets": [of.datasets[0].model_copy(update={"tables": sums})]}))
-
-
-def rows(*values: dict[str, object]) -> pl.DataFrame:
-    """SUMMARY rows."""
-    base = {"subset": "all", "metric": "target", "statistic": "mean", "position": "all"}
-    return pl.DataFrame([base | value for value in values], schema=SUMMARY)
+from biasscope.engine.types import EFFECTS
+from tests.support.stored import record, rows, save
 
 
 def test_a_saved_run_reads_back_with_its_tables(tmp_path):

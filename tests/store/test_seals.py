@@ -11,13 +11,13 @@ from pathlib import Path
 import polars as pl
 import pytest
 from safetensors.numpy import load_file, save_file
-from test_cli import SMALL, biasscope
 
 from biasscope import cli
 from biasscope.engine.errors import DamagedError
 from biasscope.engine.store import reproduce, seals
 from biasscope.engine.store.seals import Seal
 from biasscope.report import gather
+from tests.support.cli import SMALL, biasscope
 
 ONE, TWO = "9f6e" + "0" * 60, "a1c2" + "0" * 60
 
