@@ -2,6 +2,7 @@
 
 import functools
 import os
+from collections.abc import Iterator
 from pathlib import Path
 
 from jaxtyping import install_import_hook
@@ -79,8 +80,10 @@ def examples() -> list[Example]:
     return said + rich + bare
 
 
-@pytest.fixture
-def few_draws(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A fiftieth of the random draws, for tests that run commands and are not about how certain their numbers are."""
-    monkeypatch.setattr(resampling, "DRAWS", 399)
-    monkeypatch.setattr(audit, "STUDIES", 20)
+@pytest.fixture(scope="module")
+def few_draws() -> Iterator[None]:
+    """A fiftieth of the random draws, for files that run commands and are not about how certain their numbers are."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(resampling, "DRAWS", 399)
+        patch.setattr(audit, "STUDIES", 20)
+        yield

@@ -15,6 +15,8 @@ from biasscope import cli
 from biasscope.engine.data import datasets
 from tests.golden import steps
 
+pytestmark = pytest.mark.usefixtures("few_draws")
+
 KEPT = "--device cpu --cache-dir cache -o results"
 SMALL = f"-m tiny-gpt2 -d occupations --limit 24 {KEPT}"
 BIASED = SMALL.replace("tiny-gpt2", "planted:single")

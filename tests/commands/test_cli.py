@@ -11,11 +11,14 @@ from pathlib import Path
 import polars as pl
 import pytest
 
-from biasscope import cli, console, options
+from biasscope import cli, options
 from biasscope.engine.model import weights
-from biasscope.engine.store import files, runs
+from biasscope.engine.store import files
+from biasscope.engine.store.journal import Journal
 from biasscope.engine.types import EFFECTS, SUMMARY
 from tests.support.cli import SMALL, biasscope
+
+pytestmark = pytest.mark.usefixtures("few_draws")
 
 HEAVY = ("torch", "transformers", "transformer_lens", "polars", "numpy", "pyarrow", "pandas", "scipy", "sklearn", "huggingface_hub")
 NO_NETWORK = {"HF_HUB_OFFLINE": "1", "NO_COLOR": "1"}
@@ -221,18 +224,17 @@ def test_ctrl_c_is_exit_130_with_a_line(monkeypatch, tmp_path):
 
 
 def test_values_that_are_not_finite_end_in_exit_3_and_are_counted(monkeypatch, tiny_gpt2, tmp_path):
-    from biasscope.engine.measure import exact
+    put, spoilt = Journal.put, []
 
-    score, wrong = exact._unit, []
+    def broken(journal: Journal, unit: str, tables: dict[str, pl.DataFrame]) -> None:
+        """Store the unit, the first one of effects with one value that is NaN."""
+        if "effects" in tables and not spoilt:
+            spoilt.append(unit)
+            nan = pl.when(pl.int_range(pl.len()) == 7).then(float("nan"))
+            tables = {"effects": tables["effects"].with_columns(nan.otherwise(name).alias(name) for name in ("value", "effect"))}
+        put(journal, unit, tables)
 
-    def broken(*args: object) -> pl.DataFrame:
-        """The unit's table, in which one value of one example is NaN however often it is measured."""
-        table = score(*args)
-        wrong.extend([] if wrong else table.select("example_id", "metric", "head").rows()[7:8])
-        here = pl.concat_str("example_id", "metric", pl.col("head").cast(pl.String), ignore_nulls=True) == "".join(map(str, wrong[0]))
-        return table.with_columns(value=pl.when(here).then(float("nan")).otherwise("value"))
-
-    monkeypatch.setattr(exact, "_unit", broken)
+    monkeypatch.setattr(Journal, "put", broken)
     code, out, err = biasscope("ablate", "--layers", "0", "--model", tiny_gpt2, *SMALL, "-o", tmp_path, ok=False)
     assert code == 3 and "1 of 360 values" in json.loads(out)["warnings"][0] and "left out" in err
 
@@ -268,10 +270,6 @@ def test_every_shared_option_reads_the_environment_variable_of_its_name():
     flags = {p.opts[0]: p.envvar for p in command.params if p.envvar}
     assert set(flags.values()) == {f"BIASSCOPE_{flag.removeprefix('--').replace('-', '_').upper()}" for flag in flags}
     assert len(flags) >= len(options.fields(options.Measure))
-
-
-def test_progress_has_the_type_that_the_engine_expects():
-    assert list(console.Screen(quiet=True).track([1], "label")) == [1]
 
 
 # Real processes
@@ -343,10 +341,6 @@ def test_sigterm_is_exit_143_and_leaves_no_finished_run(tiny_gpt2, tmp_path):
         err = running.stderr.read()
     assert running.returncode == 143 and b"SIGTERM" in err and b"Traceback" not in err
     assert not list(tmp_path.rglob("run.json"))
-
-
-def test_the_folder_of_a_run_is_where_runs_says(tmp_path):
-    assert runs.folder(tmp_path, "org/model", "d", "ablate", "12345678ff") == tmp_path / "org-model/d/ablate/12345678"
 
 
 def test_pairs_shows_every_prompt_with_its_twin_or_the_reason_and_writes_the_study_s_files(tiny_gpt2, tmp_path):

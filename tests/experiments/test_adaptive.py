@@ -9,6 +9,8 @@ from scipy.stats import hypergeom
 from biasscope.engine.statistics import resampling
 from tests.support.cli import biasscope
 
+pytestmark = pytest.mark.usefixtures("few_draws")
+
 RNG = np.random.default_rng
 
 

@@ -13,6 +13,8 @@ from biasscope.engine.store import digests
 from biasscope.engine.types import Site
 from tests.support.cli import biasscope
 
+pytestmark = pytest.mark.usefixtures("few_draws")
+
 
 def ranked(*arguments) -> str:
     """The name of the run that a command makes."""

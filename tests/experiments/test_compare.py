@@ -6,6 +6,8 @@ import pytest
 
 from tests.support.cli import biasscope
 
+pytestmark = pytest.mark.usefixtures("few_draws")
+
 
 def test_compare_reads_runs_by_key_and_refuses_what_ranks_nothing(tmp_path):
     where = ("-o", tmp_path / "r", "--cache-dir", tmp_path / "c", "--json")

@@ -3,11 +3,17 @@
 import json
 from pathlib import Path
 
+import numpy as np
 import polars as pl
 import pytest
 from safetensors.numpy import load_file
 
+from biasscope.engine.data import datasets
+from biasscope.engine.measure import activations
+from biasscope.engine.model import forward, loading
 from tests.support.cli import biasscope
+
+pytestmark = pytest.mark.usefixtures("few_draws")
 
 SMALL = ("--dataset", "occupations", "--limit", 120)
 
@@ -38,9 +44,7 @@ def test_probe_finds_the_row_after_the_planted_head_and_its_files_say_the_same(t
 def test_a_second_probe_of_the_same_texts_encodes_nothing(tmp_path, monkeypatch):
     where = ("--model", "planted:single", *SMALL, "-o", tmp_path / "r", "--cache-dir", tmp_path / "c", "--json")
     first = json.loads(biasscope("probe", *where)[1])["summary"]
-    from biasscope.engine.measure import activations
-
-    monkeypatch.setattr(activations, "_read", lambda *a: pytest.fail("read again"))
+    monkeypatch.setattr(forward, "capture", lambda *a: pytest.fail("read again"))
     other = json.loads(biasscope("probe", *where, "--seed", 0, "--split", "holdout")[1])["summary"]
     assert first[0]["n"] > other[0]["n"]
     again = json.loads(biasscope("probe", *where, "--fresh")[1])["summary"]
@@ -68,16 +72,20 @@ def test_the_table_fits_80_columns_with_and_without_removal(tmp_path):
         assert "…" not in out and columns in " ".join(out.split())
 
 
-def test_encode_writes_what_it_read(tmp_path):
+def test_encode_stores_the_activations_of_its_texts(tmp_path):
     where = ("--model", "planted:single", *SMALL, "-o", tmp_path / "r", "--cache-dir", tmp_path / "c", "--json")
     document = json.loads(biasscope("encode", *where)[1])
     (part,) = document["run"]["datasets"]
-    found = pl.read_parquet(Path(part["path"]) / "activations.parquet")
-    assert (
-        found.height == part["used"] * 5 and found["values"].list.len().unique().to_list() == [64]
-        if found["values"].dtype == pl.List
-        else True
-    )
+    stored = pl.read_parquet(Path(part["path"]) / "activations.parquet").with_columns(pl.col("values").arr.to_list())
+    lm = loading.load("planted:single", cache_dir=tmp_path / "c", device="cpu")
+    examples = datasets.load("occupations", tmp_path, limit=120).examples
+    texts = [activations.text(lm, e.id, e.prompt, e.word) for e in examples]
+    read = pl.concat(unit.compute()["activations"] for unit in activations.units(lm, texts, "resid", "last"))
+    keys = ["example_id", "component", "layer", "head", "position"]
+    both = read.join(stored, on=keys, nulls_equal=True)
+    assert both.height == read.height == stored.height == part["used"] * 5 == 600
+    np.testing.assert_allclose(np.array(both["values"].to_list()), np.array(both["values_right"].to_list()), atol=1e-6)
+    assert np.ptp(np.array(both["values"].to_list()), axis=0).max() > 0.1
 
 
 @pytest.mark.parametrize("asked", [[], ["--task", "stereotype"]])

@@ -7,6 +7,8 @@ import pytest
 from biasscope.engine.model import planted
 from tests.support.cli import biasscope
 
+pytestmark = pytest.mark.usefixtures("few_draws")
+
 
 def test_a_planted_model_serves_the_commands_and_a_wrong_kind_is_a_usage_error(tmp_path):
     where = ("--dataset", "occupations", "--limit", 60, "-o", tmp_path / "results", "--cache-dir", tmp_path / "cache", "--json")

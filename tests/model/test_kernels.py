@@ -17,6 +17,14 @@ def layer(request):
     return made.requires_grad_(False)
 
 
+@pytest.fixture
+def seen(monkeypatch):
+    """The weights of all products."""
+    weights, plain = [], kernels.product
+    monkeypatch.setattr(kernels, "product", lambda x, w, b: (weights.append(w), plain(x, w, b))[1])
+    return weights
+
+
 def test_products_and_gradients_equal_double_precision(layer):
     x = torch.randn(3, 7, 96, requires_grad=True)
     exact = layer.double()(x.double())
@@ -54,17 +62,18 @@ def test_every_linear_layer_of_a_booted_model_goes_through_it(tiny):
     assert all("forward" in m.__dict__ for m in tiny("gpt2").bridge.modules() if type(m) in (nn.Linear, Conv1D))
 
 
-def test_a_slice_of_a_fused_weight_is_copied_first():
-    fused = torch.randn(48, 144)
-    part = fused.t()[:48]
-    assert kernels._dense(part).is_contiguous() and torch.equal(kernels._dense(part), part)
-    assert kernels._dense(fused) is fused and kernels._dense(fused.t()).stride() == (1, 144)
+def test_a_slice_of_a_fused_weight_is_copied_first_and_no_other(seen):
+    fused, x = torch.randn(48, 144), torch.randn(2, 48)
+    for weight, copied in ((fused.t()[:48], True), (fused.t(), False), (fused.t().contiguous(), False)):
+        layer = nn.Linear(48, len(weight), bias=False)
+        layer.weight = nn.Parameter(weight, requires_grad=False)
+        kernels.install(layer)
+        assert torch.allclose(layer(x), x @ weight.t(), atol=1e-5)
+        assert (seen[-1].data_ptr() != weight.data_ptr()) is copied
+        assert seen[-1].is_contiguous() or seen[-1].t().is_contiguous()
 
 
-def test_no_layer_of_any_family_takes_the_slow_kernel(tiny, monkeypatch, examples):
-    seen = []
-    plain = kernels.product
-    monkeypatch.setattr(kernels, "product", lambda x, w, b: (seen.append(w), plain(x, w, b))[1])
+def test_no_layer_of_any_family_takes_the_slow_kernel(tiny, seen, examples):
     for family in ("gpt2", "neox", "llama", "opt"):
         lm = tiny(family)
         forward.clean(lm, tokens.forest(lm, examples).blocks[0])

@@ -66,20 +66,15 @@ def test_the_embedded_model_not_installed_names_the_install_line_and_a_hub_id(tm
         weights.locate("smollm2-135m", cache_dir=tmp_path)
 
 
-def test_short_names_mean_hub_ids():
-    assert weights.ALIASES["gpt-neo-125m"] == "EleutherAI/gpt-neo-125M"
-    assert {"gpt2", "gpt2-medium", "gpt2-large", "gpt2-xl"} <= set(weights.ALIASES)
-
-
 @pytest.mark.parametrize("name", ["EleutherAI/gpt-neo-125M", "/models/My Model!", "../..", "x.gguf", "…"])
 def test_a_slug_is_one_safe_file_name(name):
     assert files.slug(name).replace("-", "").replace(".", "").replace("_", "").isalnum()
     assert not files.slug(name).startswith(".")
 
 
-def test_a_device_that_is_not_there_is_a_usage_error():
+def test_a_device_that_is_not_there_is_a_usage_error(tiny_gpt2, tmp_path):
     with pytest.raises(UsageError, match="cannot be used here"):
-        loading._device("nonsense")
+        loading.load(str(tiny_gpt2), cache_dir=tmp_path, device="nonsense")
 
 
 def test_locating_a_folder_imports_no_torch(tiny_gpt2, tmp_path):

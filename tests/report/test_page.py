@@ -18,6 +18,8 @@ from biasscope.report import gather, words
 from tests.support import browser
 from tests.support.cli import biasscope
 
+pytestmark = pytest.mark.usefixtures("few_draws")
+
 WHAT = ["--model", "planted:single", "--dataset", "occupations", "--limit", "120", "-q"]
 
 
@@ -80,7 +82,6 @@ def test_the_main_numbers_are_those_of_the_tables(results: Path, made: tuple[dic
 
 
 def test_the_planted_head_is_what_is_found(made: tuple[dict, str, str]):
-    assert re.search(r"L1H1|L\d+H\d+", made[1])
     first = made[1].split("## Summary")[0]
     heads = re.findall(r"L\d+H\d+", first)
     exact = pl.concat([pl.read_parquet(Path(used["path"]) / "summary.parquet") for used in made[0]["used"] if used["command"] == "patch"])

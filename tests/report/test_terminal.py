@@ -13,6 +13,8 @@ from biasscope.report import terminal
 from tests.support.cli import biasscope
 from tests.support.tables import shares, table
 
+pytestmark = pytest.mark.usefixtures("few_draws")
+
 
 class Terminal(io.StringIO):
     """A stream that says it is a terminal."""

@@ -5,6 +5,7 @@ import os
 import subprocess
 import sys
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -109,7 +110,7 @@ def test_rm_takes_the_first_characters_of_a_key_and_refuses_what_names_none_or_s
     with pytest.raises(UsageError, match=r"nothing is called .* one of:"):
         contents.chosen(contents.entries(cache), ["../../etc"])
     with pytest.raises(UsageError, match="names 2 of them"):
-        contents._one("abcd", {"abcd1": 1, "abcd2": 2})
+        contents.chosen([replace(entry(cache, "patch"), key=key) for key in ("abcd1", "abcd2")], ["abcd"])
     biasscope("cache", "rm", key[:6], "--cache-dir", cache)
     assert len(contents.entries(cache)) == 2 and not (cache / "runs" / key).exists()
     assert biasscope("cache", "rm", "--cache-dir", cache, ok=False)[0] == 2

@@ -18,6 +18,8 @@ import pytest
 from biasscope.engine.store import journal, runs
 from biasscope.engine.store.journal import Journal
 
+ROOT = Path(__file__).parents[2]
+
 LIMIT = 24
 UNITS = 40
 """Of the run of so many examples that is disturbed here: 10 row blocks × the tiny model's 4 layers."""
@@ -88,8 +90,8 @@ class Lab:
 @pytest.fixture(scope="module")
 def warm() -> Iterator[Warm]:
     """A process with everything imported."""
-    command = [sys.executable, str(Path(warm.__file__))]
-    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as process:
+    command = [sys.executable, "-m", "tests.support.warm"]
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, cwd=ROOT) as process:
         yield Warm(process)
         assert process.stdin
         process.stdin.close()
@@ -110,7 +112,7 @@ def unbroken(warm: Warm, tiny_gpt2: Path, tmp_path_factory: pytest.TempPathFacto
 
 
 def kill_at_random(lab: Lab, kills: int, seed: int) -> None:
-    """Nothing: kills the run at `kills` random moments; whenever it was quicker, it starts over with nothing stored."""
+    """Kill the run at `kills` random moments; whenever it was quicker, start over with nothing stored."""
     rng, done, here = random.Random(seed), 0, 0
     while done < kills:
         pid, enough = lab.start(pause=0.01), lab.measured + rng.randrange(6)
@@ -141,13 +143,13 @@ def test_a_hundred_kills_at_random_moments_change_no_byte(lab, unbroken):
 
 
 @pytest.mark.parametrize(("by", "code", "word"), [(signal.SIGINT, 130, "Ctrl-C"), (signal.SIGTERM, 143, "SIGTERM")])
-def test_a_signal_ends_the_run_within_two_seconds_and_says_how_to_go_on(lab, unbroken, by, code, word):
+def test_a_signal_ends_the_run_within_a_unit_and_says_how_to_go_on(lab, unbroken, by, code, word):
     pid = lab.start(pause=0.05)
     while lab.measured < 5:
         time.sleep(0.01)
     os.kill(pid, by)
-    begun = time.monotonic()
-    assert lab.end(pid) == code and time.monotonic() - begun < 2
+    begun = lab.measured
+    assert lab.end(pid) == code and lab.measured <= begun + 1
     assert word in lab.said and "goes on from there" in lab.said and "Traceback" not in lab.said
     kept = len(lab.journal().units)
     assert kept >= 4 and lab.run() == 0 and f"reused {kept - 1}/{UNITS}" in lab.said
@@ -205,11 +207,10 @@ def test_eight_runs_share_one_cache(lab, unbroken):
 
 
 def test_a_second_process_on_one_run_ends_at_once_and_names_the_holder(lab):
-    pid = lab.start(pause=0.1)
-    while lab.measured < 2:
+    pid = lab.start(pause=2)  # were it waited for, the second would end with 0, long after
+    while lab.measured < 1:
         time.sleep(0.01)
-    begun = time.monotonic()
-    assert lab.run() == 11 and time.monotonic() - begun < 4
+    assert lab.run() == 11 and not lab.finished
     assert f"process {pid} on" in lab.said and "--wait" in lab.said
     os.kill(pid, signal.SIGKILL)
     lab.end(pid)
@@ -228,7 +229,7 @@ def test_flipped_bits_in_shards_and_journal_are_measured_again_with_a_warning(la
 
 
 def flip(file: Path, rng: random.Random) -> None:
-    """Nothing: flips one bit of a file."""
+    """Flip one bit of a file."""
     content = bytearray(file.read_bytes())
     content[rng.randrange(len(content))] ^= 1 << rng.randrange(8)
     file.write_bytes(content)

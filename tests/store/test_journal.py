@@ -41,7 +41,7 @@ def test_each_field_of_the_identity_changed_alone_reuses_nothing(changed, tmp_pa
 @pytest.mark.parametrize("name", [*journal.LIBRARIES, "SCHEMA_VERSION", "ALGORITHM_VERSION", "command"])
 def test_another_version_or_command_reuses_nothing(name, monkeypatch):
     key = journal.run_key(journal.identity("baseline", **ASKED))
-    assert journal.run_key(journal.identity("baseline", **ASKED)) == key
+    assert journal.run_key(journal.identity("baseline", **dict(reversed(ASKED.items())))) == key
     version = journal.importlib.metadata.version
     monkeypatch.setattr(journal.importlib.metadata, "version", lambda p: "0" if p == name else version(p))
     if name.isupper():

@@ -10,7 +10,7 @@ import pytest
 from pydantic import ValidationError
 
 from biasscope.engine.errors import BiasScopeError, DataError, UsageError
-from biasscope.engine.store import exports, files, journal, runs
+from biasscope.engine.store import exports, files, runs
 from biasscope.engine.types import EFFECTS
 from tests.support.stored import record, rows, save
 
@@ -61,18 +61,6 @@ def test_the_record_takes_no_nan_and_no_unknown_field(tmp_path):
         record(tmp_path, timing={"passes": math.nan})
     with pytest.raises(ValidationError):
         record(tmp_path, surprise=1)
-
-
-def test_each_part_of_the_identity_gives_another_key_and_order_none():
-    key = journal.run_key({"seed": 0, "sites": ["L0H1"]})
-    assert key == journal.run_key({"sites": ["L0H1"], "seed": 0})
-    assert len({key, journal.run_key({"seed": 1, "sites": ["L0H1"]}), journal.run_key({"seed": 0, "sites": []})}) == 3
-
-
-def test_a_new_algorithm_gives_another_key(monkeypatch):
-    key = journal.run_key(journal.identity("ablate"))
-    monkeypatch.setattr(journal, "ALGORITHM_VERSION", journal.ALGORITHM_VERSION + 1)
-    assert journal.run_key(journal.identity("ablate")) != key
 
 
 @pytest.mark.parametrize("name", ["../../etc/passwd", "/root", "..", "a\x1b[31m", "-rf", "nul\0", "", "c:\\x", "é" * 300])

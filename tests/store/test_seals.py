@@ -19,6 +19,8 @@ from biasscope.engine.store.seals import Seal
 from biasscope.report import gather
 from tests.support.cli import SMALL, biasscope
 
+pytestmark = pytest.mark.usefixtures("few_draws")
+
 ONE, TWO = "9f6e" + "0" * 60, "a1c2" + "0" * 60
 
 

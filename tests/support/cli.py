@@ -4,6 +4,8 @@ from typer.testing import CliRunner
 
 from biasscope import cli
 
+SMALL = ["--dataset", "occupations", "--limit", "24"]
+
 
 def biasscope(*arguments: object, ok: bool = True) -> tuple[int, str, str]:
     """Exit code, stdout and stderr of a call inside this process."""

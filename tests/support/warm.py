@@ -1,8 +1,8 @@
 """A process that has imported everything and forks one child per command, so that many short runs can be started and killed.
 
 Reads JSON lines: {"args", "err", "log", "pause", "fail", "threads"} starts `biasscope ARGS` and answers its pid; {"wait": pid} answers its
-exit code, negative for a signal. The child writes a line to `log` per measured unit, sleeps `pause` seconds in each, and its n-th fsync
-fails as on a full disk where `fail` is n.
+exit code, negative for a signal. The child writes a line to `log` per measured unit before it is stored, sleeps `pause` seconds then, and
+its n-th fsync fails as on a full disk where `fail` is n.
 """
 
 import errno
@@ -20,26 +20,28 @@ import transformers.models.gpt2.modeling_gpt2  # noqa: F401
 from biasscope import cli
 from biasscope.commands import ablate, baseline, patch
 from biasscope.engine.experiments import session
-from biasscope.engine.measure import attribution, exact
+from biasscope.engine.measure import attribution
 from biasscope.engine.measure import baseline as clean
 from biasscope.engine.model import forward, loading, tokens
 from biasscope.engine.statistics import summary
+from biasscope.engine.store.journal import Journal
 
 WARM = (session, ablate, baseline, patch, attribution, forward, loading, clean, summary, tokens)
 
 
 def child(task: dict[str, Any]) -> None:
-    """Nothing: runs one command as a process of its own would, and never returns."""
+    """Run one command as a process of its own would; never returns."""
     null, err = os.open(os.devnull, os.O_RDWR), os.open(task["err"], os.O_WRONLY | os.O_CREAT | os.O_APPEND)
     for stream, target in ((0, null), (1, null), (2, err)):
         os.dup2(target, stream)
-    measure, sync, left = exact._unit, os.fsync, task.get("fail", 0)
+    put, sync, left = Journal.put, os.fsync, task.get("fail", 0)
 
-    def logged(*args: Any) -> Any:
-        with Path(task["log"]).open("a", encoding="utf-8") as log:
-            log.write(f"{os.getpid()}\n")
-        time.sleep(task.get("pause", 0))
-        return measure(*args)
+    def logged(journal: Journal, unit: str, tables: dict[str, Any]) -> None:
+        if "effects" in tables:
+            with Path(task["log"]).open("a", encoding="utf-8") as log:
+                log.write(f"{os.getpid()}\n")
+            time.sleep(task.get("pause", 0))
+        put(journal, unit, tables)
 
     def full(handle: int) -> None:
         nonlocal left
@@ -48,7 +50,7 @@ def child(task: dict[str, Any]) -> None:
             raise OSError(errno.ENOSPC, "No space left on device")
         sync(handle)
 
-    exact._unit, os.fsync = logged, full
+    Journal.put, os.fsync = logged, full
     torch.set_num_threads(task.get("threads", 1))
     sys.argv = ["biasscope", *task["args"]]
     code: Any = 1
@@ -63,7 +65,7 @@ def child(task: dict[str, Any]) -> None:
 
 
 def main() -> None:
-    """Nothing: answers until its input ends."""
+    """Answer until the input ends."""
     torch.set_num_threads(1)
     for line in sys.stdin:
         task = json.loads(line)
