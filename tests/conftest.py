@@ -18,8 +18,8 @@ import torch  # noqa: E402
 from biasscope.engine.model import weights  # noqa: E402
 from biasscope.engine.model.forward import check_packing  # noqa: E402
 from biasscope.engine.model.loading import LM, boot, load  # noqa: E402
-from biasscope.engine.statistics import audit, resampling  # noqa: E402
 from biasscope.engine.types import Example  # noqa: E402
+from tests.support import draws  # noqa: E402
 from tests.support.examples import example  # noqa: E402
 from tests.support.real import DATA  # noqa: E402
 from tests.support.tiny_models import save_tiny  # noqa: E402
@@ -82,8 +82,6 @@ def examples() -> list[Example]:
 
 @pytest.fixture(scope="module")
 def few_draws() -> Iterator[None]:
-    """A fiftieth of the random draws, for files that run commands and are not about how certain their numbers are."""
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(resampling, "DRAWS", 399)
-        patch.setattr(audit, "STUDIES", 20)
+    """Few random draws, for files that run commands and are not about how certain their numbers are."""
+    with draws.few():
         yield

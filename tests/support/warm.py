@@ -25,6 +25,7 @@ from biasscope.engine.measure import baseline as clean
 from biasscope.engine.model import forward, loading, tokens
 from biasscope.engine.statistics import summary
 from biasscope.engine.store.journal import Journal
+from tests.support import draws
 
 WARM = (session, ablate, baseline, patch, attribution, forward, loading, clean, summary, tokens)
 
@@ -67,6 +68,13 @@ def child(task: dict[str, Any]) -> None:
 def main() -> None:
     """Answer until the input ends."""
     torch.set_num_threads(1)
+    # what is killed and resumed is not about how certain its numbers are
+    with draws.few():
+        answer_all()
+
+
+def answer_all() -> None:
+    """Start and wait for runs as asked."""
     for line in sys.stdin:
         task = json.loads(line)
         if "wait" in task:
