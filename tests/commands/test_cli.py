@@ -445,7 +445,9 @@ def test_a_calibration_measures_some_sites_exactly_and_says_how_far_the_estimate
 
 
 def test_all_sources_side_by_side_say_how_far_they_agree(tiny_gpt2, tmp_path):
-    document = json.loads(biasscope("ablate", "--source", "all", "--model", tiny_gpt2, *SMALL, "-o", tmp_path, "--json")[1])
+    document = json.loads(
+        biasscope("ablate", "--source", "all", "--layers", "0-1", "--model", tiny_gpt2, *SMALL, "-o", tmp_path, "--json")[1]
+    )
     assert {r["source"] for r in document["summary"]} == {"mean", "zero", "resample"}
     said = {
         (r["source"], r["against"], r["statistic"], r["component"])
@@ -454,7 +456,9 @@ def test_all_sources_side_by_side_say_how_far_they_agree(tiny_gpt2, tmp_path):
     }
     pairs = {("mean", "zero"), ("mean", "resample"), ("resample", "zero")}
     assert said == {(*pair, s, c) for pair in pairs for s in ("slope", "mean") for c in ("z", "mlp_out")}
-    alone = json.loads(biasscope("ablate", "--source", "zero", "--model", tiny_gpt2, *SMALL, "-o", tmp_path, "--json")[1])["summary"]
+    alone = json.loads(
+        biasscope("ablate", "--source", "zero", "--layers", "0-1", "--model", tiny_gpt2, *SMALL, "-o", tmp_path, "--json")[1]
+    )["summary"]
     # p_family and what goes with it are over all sources together
     shared = {"p_family", "q", "carried_by"}
     together = [r for r in document["summary"] if r["source"] == "zero"]

@@ -28,7 +28,7 @@ def test_the_bound_fails_at_most_five_times_in_a_hundred():
     rng, misses = RNG(0), 0
     for _ in range(2000):
         beyond = int(rng.integers(0, 30))
-        seen = int(hypergeom(200, beyond, 60).rvs(random_state=rng))
+        seen = int(rng.hypergeometric(beyond, 200 - beyond, 60))
         misses += beyond > resampling.most_beyond(200, 60, seen)
     assert misses / 2000 <= 0.05 + 2.5 * np.sqrt(0.05 * 0.95 / 2000)
 

@@ -10,7 +10,8 @@ from safetensors.numpy import load_file
 
 from biasscope.engine.data import datasets
 from biasscope.engine.measure import activations
-from biasscope.engine.model import forward, loading
+from biasscope.engine.model import loading
+from biasscope.engine.store.journal import Journal
 from tests.support.cli import biasscope
 
 pytestmark = pytest.mark.usefixtures("few_draws")
@@ -18,8 +19,14 @@ pytestmark = pytest.mark.usefixtures("few_draws")
 SMALL = ("--dataset", "occupations", "--limit", 120)
 
 
-def test_probe_finds_the_row_after_the_planted_head_and_its_files_say_the_same(tmp_path):
-    where = ("--model", "planted:single", *SMALL, "-o", tmp_path / "r", "--cache-dir", tmp_path / "c")
+@pytest.fixture(scope="module")
+def where(tmp_path_factory):
+    """Model, data, and the folders that tests share which change nothing for each other."""
+    folder = tmp_path_factory.mktemp("probe")
+    return ("--model", "planted:single", *SMALL, "-o", folder / "r", "--cache-dir", folder / "c")
+
+
+def test_probe_finds_the_row_after_the_planted_head_and_its_files_say_the_same(where):
     _, out, _ = biasscope("probe", *where, "--causal", "--json")
     document = json.loads(out, parse_constant=pytest.fail)
     rows = {(r["method"], r["statistic"], r["layer"]): r for r in document["summary"] if r["method"] != "removal"}
@@ -41,14 +48,15 @@ def test_probe_finds_the_row_after_the_planted_head_and_its_files_say_the_same(t
     assert best["accuracy"] == max(found)
 
 
-def test_a_second_probe_of_the_same_texts_encodes_nothing(tmp_path, monkeypatch):
-    where = ("--model", "planted:single", *SMALL, "-o", tmp_path / "r", "--cache-dir", tmp_path / "c", "--json")
+def test_a_second_probe_of_the_same_texts_encodes_nothing(where, monkeypatch):
+    where = (*where, "--json")
     first = json.loads(biasscope("probe", *where)[1])["summary"]
-    monkeypatch.setattr(forward, "capture", lambda *a: pytest.fail("read again"))
+    put, stored = Journal.put, []
+    monkeypatch.setattr(Journal, "put", lambda journal, unit, tables: (stored.extend(tables), put(journal, unit, tables)))
     other = json.loads(biasscope("probe", *where, "--seed", 0, "--split", "holdout")[1])["summary"]
     assert first[0]["n"] > other[0]["n"]
     again = json.loads(biasscope("probe", *where, "--fresh")[1])["summary"]
-    assert again == first
+    assert again == first and stored and "activations" not in stored
 
 
 @pytest.mark.parametrize(
@@ -65,10 +73,9 @@ def test_a_probe_that_cannot_be_is_refused(tmp_path, arguments, code, message):
     assert found == code and message in " ".join(err.split())
 
 
-def test_the_table_fits_80_columns_with_and_without_removal(tmp_path):
-    where = ("--model", "planted:single", *SMALL, "-o", tmp_path / "r", "--cache-dir", tmp_path / "c", "--format", "table")
+def test_the_table_fits_80_columns_with_and_without_removal(where):
     for more, columns in ((), "row accuracy"), (("--causal",), "Δslope random"):
-        _, out, _ = biasscope("probe", *where, *more)
+        _, out, _ = biasscope("probe", *where, *more, "--format", "table")
         assert "…" not in out and columns in " ".join(out.split())
 
 
