@@ -219,13 +219,15 @@ def test_occupation_is_the_majority_and_lean_is_the_model_s_own_preference():
 
 def test_removing_the_planted_direction_takes_away_exactly_the_planted_slope(tmp_path, monkeypatch):
     monkeypatch.setattr(planted, "NOISE", 0.0)
-    for part in planted.build("single"):
-        part.save_pretrained(tmp_path)
+    model, tokenizer = planted.build("single")
+    model.save_pretrained(tmp_path)
+    tokenizer.save_pretrained(tmp_path)
     lm = forward.check_packing(boot(weights.Weights("single", tmp_path, None, "0" * 64), device="cpu"))
     data = datasets.load("occupations", tmp_path, limit=60)
     forest = tokens.forest(lm, data.examples)
-    write, _ = planted._directions()
-    gender = write["gender"].numpy() / np.linalg.norm(write["gender"].numpy())
+    first = planted.SITES["first"]
+    written = model.transformer.h[first.layer].attn.c_proj.weight[first.head * planted.D_HEAD].detach().numpy()
+    gender = written / np.linalg.norm(written)
     vectors = np.vstack([gender, directions.drawn(64, 2, 0)])
     removal = directions.Removal("x", Site(2, "resid_pre"), vectors, np.zeros(64))
     found = pl.concat([u.compute()["effects"] for u in directions.units(lm, forest, [removal], batch=300)]).filter(metric="target")

@@ -173,9 +173,9 @@ def test_the_terminal_shows_luck_and_nothing_where_it_gives_more_than_half(luck:
 
 
 def test_sources_that_agree_stand_beside_luck():
-    table = reliability._agreeing(trusted(n=270, agreement_spearman=0.5, agreement_top10=0.7))
-    assert table.sections[0][0][-1] == "7 of 10, 0.4 by luck"
-    assert reliability._agreeing(trusted(n=16, agreement_spearman=0.5, agreement_top10=0.7)).sections[0][0][-1] == "–"
+    for sites, said in ((270, "7 of 10, 0.4 by luck"), (16, "–")):
+        (table,) = reliability.tables(rows({}).clear(), trusted(n=sites, agreement_spearman=0.5, agreement_top10=0.7))
+        assert table.title == "agreement between sources" and table.sections[0][0][-1] == said
 
 
 def test_compare_counts_stars_and_shows_luck():
