@@ -72,7 +72,7 @@ def run(folder: Path, model: Path, command: str) -> dict:
     return json.loads(done.stdout, parse_constant=pytest.fail)
 
 
-@pytest.mark.parametrize(("family", "what"), CASES, ids="-".join)
+@pytest.mark.parametrize(("family", "what"), CASES, ids=map(" ".join, CASES))
 def test_every_command_runs_with_every_source(folder, tiny_folder, family, what):
     command = EVERY[what]
     document = run(folder, tiny_folder(family), command)
