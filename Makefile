@@ -35,7 +35,7 @@ golden: $(READY)
 
 # how often stars appear where there is nothing, 1,000 studies a row: the table of docs/method.md
 calibrate: $(READY)
-	OPENBLAS_NUM_THREADS=1 $(BIN)/python tests/statistics/calibrate.py
+	OPENBLAS_NUM_THREADS=1 $(BIN)/python -m tests.statistics.calibrate
 
 lint: $(READY)
 	$(BIN)/ruff check
@@ -48,10 +48,10 @@ audit: $(READY)
 	$(BIN)/pip-audit --local --skip-editable --progress-spinner off
 
 bench: $(READY)
-	$(BIN)/python tests/bench.py
+	$(BIN)/python -m tests.bench
 
 bench-large: $(READY)
-	$(BIN)/python tests/bench_large.py
+	$(BIN)/python -m tests.bench_large
 
 clean:
 	rm -rf $(VENV) build dist *.egg-info .mypy_cache .pytest_cache .ruff_cache .hypothesis

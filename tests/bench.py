@@ -18,14 +18,14 @@ from pathlib import Path
 from typing import Any
 
 import polars as pl
-import slow
 import torch
-from conftest import DATA
 
 from biasscope.engine.data import datasets, download
 from biasscope.engine.measure import attribution, exact, sources
 from biasscope.engine.model import forward, loading, tokens
 from biasscope.engine.types import Example, Site
+from tests.support import slow
+from tests.support.real import DATA
 
 LAYERS, PASSES, GRADIENTS, SEED = (5, 15, 25), 60, 24, 0
 

@@ -13,7 +13,8 @@ from pathlib import Path
 
 import torch
 import transformers
-from conftest import DATA
+
+from tests.support.real import DATA
 
 LIMIT = 24 * 2**30
 

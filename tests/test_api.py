@@ -8,7 +8,6 @@ from html.parser import HTMLParser
 import polars as pl
 import pytest
 import torch
-from conftest import example
 from transformer_lens.model_bridge import TransformerBridge
 from transformers import AutoModelForCausalLM, AutoTokenizer
 from typer.testing import CliRunner
@@ -17,6 +16,7 @@ import biasscope as bs
 from biasscope import cli
 from biasscope.engine.errors import UsageError
 from biasscope.engine.types import Dataset
+from tests.support.examples import example
 
 pytestmark = pytest.mark.usefixtures("few_draws")
 ASKED = {"limit": 12, "layers": "1"}

@@ -145,5 +145,23 @@ def test_no_function_is_over_60_lines(path: Path):
     assert not [f.name for f in functions if (f.end_lineno or 0) - f.lineno >= 60]
 
 
+TESTS = Path(__file__).parent
+SHARED = ("tests.support", "tests.golden", "tests.statistics.calibrate")
+
+
+def test_what_tests_share_lies_in_support_and_no_file_of_tests_is_imported():
+    files = {path: imports(path) for path in TESTS.rglob("*.py") if "golden" not in path.parts}
+    assert not {
+        str(path): strange for path, used in files.items() if (strange := [i for i in used if re.search(r"(^|\.)(test_|conftest)", i)])
+    }
+    ours = {i for used in files.values() for i in used if i.startswith("tests.") and i != "tests.statistics"}
+    assert not [i for i in ours if not i.startswith(SHARED)]
+
+
+def test_a_folder_of_tests_is_a_package_of_the_code():
+    folders = {path.parent.relative_to(TESTS).as_posix() for path in TESTS.rglob("test_*.py")} - {".", "golden"}
+    assert folders <= set(MAY_IMPORT)
+
+
 def test_there_is_no_file_for_odds_and_ends():
     assert not {path.stem for path in SOURCES} & {"utils", "helpers", "misc", "common"}

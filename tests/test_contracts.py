@@ -11,7 +11,6 @@ from typing import Any, get_args, get_type_hints
 import polars as pl
 import pytest
 import torch
-from golden import steps
 
 from biasscope import cli
 from biasscope.engine import types
@@ -19,6 +18,9 @@ from biasscope.engine.data import datasets
 from biasscope.engine.measure import sources
 from biasscope.engine.model import forward, metrics, tokens
 from biasscope.engine.types import Site
+from tests.golden import steps
+
+pytestmark = pytest.mark.usefixtures("few_draws")
 
 KEPT = "--device cpu --cache-dir cache -o results"
 SMALL = f"-m tiny-gpt2 -d occupations --limit 24 {KEPT}"

@@ -1,6 +1,6 @@
 """How often stars appear where there is nothing, effects of the promised size are found, and intervals hold the truth: by simulation.
 
-`python tests/statistics/calibrate.py` (or `make calibrate`) prints the tables of docs/method.md, 1,000 studies a row; the default
+`python -m tests.statistics.calibrate` (or `make calibrate`) prints the tables of docs/method.md, 1,000 studies a row; the default
 suite runs the quick form. The stored effects are group means of runs of biasscope itself (see `stored`).
 """
 

@@ -2,12 +2,12 @@
 
 import re
 
-import calibrate
 import numpy as np
 import pytest
 
 from biasscope.engine.statistics import estimates, resampling
 from biasscope.engine.statistics.audit import SlopeModel, audit
+from tests.statistics import calibrate
 
 STUDIES = 200
 QUICK = [name for name in calibrate.ALARMS if not re.search(r"\(x, residual\)|--top (5|20)", name)]
