@@ -49,6 +49,11 @@ def test_gender_terms_and_the_pronouns_that_mean_them_change_together(term, prom
     assert texts("gender", term, prompt)[0] == twin
 
 
+def test_a_bias_type_without_rules_is_a_reason_and_no_error():
+    strange = Example("e", "mine", "age", "clerk", "The clerk said that", " he", " she")
+    assert counterfactuals.of_sentence(strange, ["clerk"], 0) == "no twin is defined for the bias type 'age'"
+
+
 @pytest.mark.parametrize(
     ("term", "prompt", "reason"),
     [

@@ -103,6 +103,8 @@ def of_sentence(example: Example, terms: Iterable[str], seed: int) -> tuple[Twin
         return "no prefix with a space before BLANK"
     term = written(example.word)
     classes = {"race": (*COUNTRIES, *PEOPLES), "religion": tuple(RELIGION), "gender": tuple(GENDER), "profession": tuple(terms)}
+    if example.bias_type not in classes:
+        return f"no twin is defined for the bias type '{example.bias_type}'"
     if term not in classes[example.bias_type]:
         return "no counterpart is defined for its term"
     if not _places(prompt, term):
