@@ -165,3 +165,14 @@ def test_a_folder_of_tests_is_a_package_of_the_code():
 
 def test_there_is_no_file_for_odds_and_ends():
     assert not {path.stem for path in SOURCES} & {"utils", "helpers", "misc", "common"}
+
+
+def test_files_are_few_and_functions_with_many_parameters_fewer():
+    assert len(SOURCES) <= 110
+    wide = []
+    for path in (path for path in SOURCES if path.parent.name != "commands"):
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+            if isinstance(node, ast.FunctionDef):
+                names = [a.arg for a in (*node.args.posonlyargs, *node.args.args, *node.args.kwonlyargs) if a.arg not in ("self", "cls")]
+                wide += [f"{path.name}: {node.name}"] if len(names) >= 6 else []
+    assert len(wide) <= 15, wide

@@ -279,7 +279,7 @@ SUMMARY = pl.Schema(
 p_family and q: of the ranking statistic of single sites and of containing hook points, two families (see `schemas.mark`); null elsewhere.
 carried_by: the group without which the site does not pass; caution: why the interval is less sure ("unequal groups", "skewed values").
 recovered = estimate / the same statistic of the total effect, with its 95 % interval; null unless the source is a twin and the
-interval of the total leaves out 0. specificity: see `statistics.specificity`.
+interval of the total leaves out 0. specificity: see `statistics.comparison`.
 """
 
 RELIABILITY = pl.Schema(

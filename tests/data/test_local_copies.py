@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from biasscope.engine.data import datasets, sources
+from biasscope.engine.data import datasets, reading
 from biasscope.engine.data.download import download
 from biasscope.engine.errors import DataError
 from tests.support.tiny_data import (
@@ -34,7 +34,7 @@ def test_class_numbers_get_the_words_of_the_file(
 
 def test_a_wrong_class_map_is_refused_whatever_the_digest_says(folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     publish_stereoset(monkeypatch)
-    monkeypatch.setattr(sources, "confirm", lambda *args, **kwargs: ())
+    monkeypatch.setattr(reading, "confirm", lambda *args, **kwargs: ())
     wrong = ("unrelated", "anti-stereotype", "stereotype")
     write_parquet(tmp_path / "intrasentence.parquet", numbered(intrasentence(), HUB_ORDER), names=wrong)
     with pytest.raises(DataError, match="labels are exchanged"):

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from biasscope.engine.data import datasets, sources
+from biasscope.engine.data import datasets, reading
 from biasscope.engine.data.download import download
 from biasscope.engine.errors import DataError
 from tests.support.tiny_data import ROWS, intrasentence, record
@@ -88,7 +88,7 @@ def test_pairs_that_fit_two_examples_are_shared_out_between_them(data: Path, tmp
     # They differ in the anti-stereotype only, which a pair does not hold.
     alike = [record(7, "A cook is BLANK.", ("hot", "cold", "rain")), record(8, "A cook is BLANK.", ("hot", "shy", "rain"))]
     write(data / "stereoset", [*intrasentence(), *alike], "intrasentence.json")
-    monkeypatch.setattr(sources, "confirm", lambda *args, **kwargs: ())
+    monkeypatch.setattr(reading, "confirm", lambda *args, **kwargs: ())
     loaded = datasets.load(write(tmp_path, pairs(alike)), data)
     assert [(e.id, e.anti) for e in loaded.examples] == [("e7", " cold"), ("e8", " shy")]
 
@@ -96,7 +96,7 @@ def test_pairs_that_fit_two_examples_are_shared_out_between_them(data: Path, tmp
 def test_the_files_own_id_chooses_between_equal_examples(data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     alike = [record(number, "A cook is BLANK.", ("hot", "cold", "rain")) for number in (7, 8)]
     write(data / "stereoset", [*intrasentence(), *alike], "intrasentence.json")
-    monkeypatch.setattr(sources, "confirm", lambda *args, **kwargs: ())
+    monkeypatch.setattr(reading, "confirm", lambda *args, **kwargs: ())
     assert [e.id for e in datasets.load(write(tmp_path, alike[::-1]), data).examples] == ["e8", "e7"]
 
 

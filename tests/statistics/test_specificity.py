@@ -3,7 +3,7 @@
 import polars as pl
 import pytest
 
-from biasscope.engine.statistics import specificity
+from biasscope.engine.statistics import comparison
 from biasscope.engine.types import SUMMARY
 
 
@@ -20,7 +20,7 @@ def test_specificity_by_hand():
     ends = {"ci_low": pl.col("estimate") - 0.5, "ci_high": pl.col("estimate") + 0.5}
     bias = rows("target", "slope", [-4.0, 2.0, 1.0]).with_columns(p_family=pl.Series([0.01, 0.2, 0.04]), **ends)
     summary = pl.concat([bias, rows("competence", "rms", [3.0, 1.0, 1.0]), rows("target", "rms", [9.0, 9.0, 9.0])])
-    found = specificity.specificity(summary, rows("target", "rms", [0.0, 2.0, 4.0], dataset="definitional"))
+    found = comparison.specificity(summary, rows("target", "rms", [0.0, 2.0, 4.0], dataset="definitional"))
     assert found["specificity"].head(3).to_list() == [pytest.approx(2 / 5), None, pytest.approx(0.5 / 3.5)]
     assert found["specificity"].tail(-3).null_count() == found.height - 3
-    assert specificity.raw(summary, rows("target", "rms", [0.0, 2.0, 4.0]))["raw"].to_list()[1] == pytest.approx(1 / 3)
+    assert comparison.raw_specificity(summary, rows("target", "rms", [0.0, 2.0, 4.0]))["raw"].to_list()[1] == pytest.approx(1 / 3)

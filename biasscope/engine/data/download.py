@@ -14,7 +14,7 @@ from types import ModuleType
 from typing import Any
 
 from biasscope.engine.data import datasets
-from biasscope.engine.data.sources import Gathered, Origin, RemoteFile
+from biasscope.engine.data.reading import Gathered, Origin, RemoteFile
 from biasscope.engine.errors import BiasScopeError, DataError, NetworkError, UsageError
 from biasscope.engine.store import digests
 from biasscope.engine.types import Track, silent

@@ -14,7 +14,7 @@ from biasscope.engine.errors import DataError
 from biasscope.engine.experiments import selection
 from biasscope.engine.experiments.session import Running
 from biasscope.engine.settings import memory
-from biasscope.engine.statistics import reliability, specificity
+from biasscope.engine.statistics import comparison, reliability
 from biasscope.engine.statistics.summary import partners, summarise
 from biasscope.engine.store import cache, journal, runs, seals
 from biasscope.engine.types import RELIABILITY, UNEDITED, Dataset, Design, Edit, Example, Site, Unit
@@ -284,7 +284,7 @@ def controlled(scan: Scan) -> Aggregates:
     effects = scan.table("control")
     with scan.run.phase("statistics"):
         control = summarise(effects, model=scan.run.slug, method="exact", design=Design(seed=scan.run.options.seed))
-        return specificity.specificity(summary, control), trusted
+        return comparison.specificity(summary, control), trusted
 
 
 def calibrated(scan: Scan, n: int) -> Aggregates:

@@ -21,7 +21,7 @@ from biasscope.engine.experiments.ablate import ablate
 from biasscope.engine.experiments.patch import patch
 from biasscope.engine.model import planted
 from biasscope.engine.settings import SILENT, Held, Measure, Voice
-from biasscope.engine.statistics import specificity
+from biasscope.engine.statistics import comparison
 from biasscope.engine.statistics.cells import standard
 from biasscope.engine.statistics.summary import partners, ranking
 from biasscope.engine.store.runs import Result
@@ -182,7 +182,7 @@ def _others(how: How, summary: pl.DataFrame) -> Iterator[Finding]:
 
 def of_control(how: How, summary: pl.DataFrame, control: pl.DataFrame) -> Iterator[Finding]:
     """Specificity in `single`: near 1 for the bias head, near 0 for the decoy and for the head that knows facts."""
-    raw = specificity.raw(summary, control)
+    raw = comparison.raw_specificity(summary, control)
     for role, least, most in (("first", 0.8, 1.0), ("decoy", 0.0, 0.2), ("factual", 0.0, 0.2)):
         site = planted.SITES[role]
         value = raw.filter(component=site.component, layer=site.layer, head=site.head)["raw"].item()

@@ -7,11 +7,12 @@ rate of "he", cancels. 0: the pronoun does not depend on the noun; above 0 it fo
 one prompt of a sentence; the base rate then cancels only on average.)
 """
 
+from collections.abc import Sequence
 from pathlib import Path
 
 from biasscope.engine.data import reading
 from biasscope.engine.data.datasets.occupations import PRONOUNS
-from biasscope.engine.data.sources import Origin
+from biasscope.engine.data.reading import Origin
 from biasscope.engine.store import digests
 from biasscope.engine.types import Dataset, Example
 
@@ -23,11 +24,13 @@ HERE = Path(__file__).parent
 def read(name: str, data_dir: Path, *, skip_invalid: bool = False) -> Dataset:
     """Two examples a sentence; nothing of it is invalid or downloaded."""
     rows = reading.read_tsv(HERE / "definitional.tsv", ("key", "male", "female", "case", "prompt", "suffix"))
-    examples = tuple(example for row in rows for example in _pair(*row.fields))
+    examples = tuple(example for row in rows for example in _pair(row.fields))
     return Dataset(name, examples, digests.of_examples(examples), len(examples), record=ORIGIN.record())
 
 
-def _pair(key: str, male: str, female: str, case: str, prompt: str, suffix: str) -> tuple[Example, Example]:
+def _pair(fields: Sequence[str]) -> tuple[Example, Example]:
+    """The two examples of a line: the noun for a man, and the one for a woman."""
+    key, male, female, case, prompt, suffix = fields
     he, she = PRONOUNS[case]
 
     def example(noun: str, gender: str, fits: str, against: str) -> Example:

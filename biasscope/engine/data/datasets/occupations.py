@@ -7,7 +7,7 @@ US Bureau of Labor Statistics 2015/16, and women in text after Bergsma and Lin (
 from pathlib import Path
 
 from biasscope.engine.data import reading
-from biasscope.engine.data.sources import Origin
+from biasscope.engine.data.reading import Origin
 from biasscope.engine.store import digests
 from biasscope.engine.types import Dataset, Example
 

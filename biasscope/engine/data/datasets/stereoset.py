@@ -6,8 +6,8 @@ from pathlib import Path
 
 import polars as pl
 
-from biasscope.engine.data import reading, sources, stereoset_records
-from biasscope.engine.data.sources import Gathered, Origin, RemoteFile
+from biasscope.engine.data import reading, stereoset_records
+from biasscope.engine.data.reading import Gathered, Origin, RemoteFile
 from biasscope.engine.data.stereoset_records import LABELS, SPLITS, Record, check, fillers
 from biasscope.engine.errors import DataError
 from biasscope.engine.store import digests
@@ -75,7 +75,7 @@ def _stored(data_dir: Path, split: str, *, skip_invalid: bool = False) -> tuple[
 def _checked(raw: list[object], path: Path, split: str, *, skip_invalid: bool) -> tuple[list[Record], Counter[str], tuple[str, ...]]:
     records, problems = check(raw, split, path)
     dropped = reading.refuse(problems, path, len(raw), skip=skip_invalid)
-    return records, dropped, sources.confirm(_digest(records), ORIGIN, split, path, dropped=dropped.total())
+    return records, dropped, reading.confirm(_digest(records), ORIGIN, split, path, dropped=dropped.total())
 
 
 def example(record: Record, dataset: str) -> Example:

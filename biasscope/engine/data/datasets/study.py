@@ -9,8 +9,7 @@ from typing import Any, NamedTuple
 
 from biasscope.engine.data import reading
 from biasscope.engine.data.datasets import stereoset, winogender
-from biasscope.engine.data.reading import Problem
-from biasscope.engine.data.sources import Origin
+from biasscope.engine.data.reading import Origin, Problem
 from biasscope.engine.data.stereoset_records import LABELS
 from biasscope.engine.errors import DataError
 from biasscope.engine.store import digests

@@ -7,9 +7,8 @@ from collections.abc import Mapping
 from itertools import takewhile
 from pathlib import Path
 
-from biasscope.engine.data import reading, sources
-from biasscope.engine.data.reading import Problem
-from biasscope.engine.data.sources import Gathered, Origin, RemoteFile
+from biasscope.engine.data import reading
+from biasscope.engine.data.reading import Gathered, Origin, Problem, RemoteFile
 from biasscope.engine.errors import DataError
 from biasscope.engine.store import digests
 from biasscope.engine.types import Dataset, Example
@@ -61,7 +60,7 @@ def read(name: str, data_dir: Path, *, skip_invalid: bool = False) -> Dataset:
     total = len(examples) + len(problems)
     dropped = reading.refuse(problems, folder / SENTENCES, total, skip=skip_invalid)
     digest = digests.of_examples(examples)
-    notes = sources.confirm(digest, ORIGIN, "examples", folder, dropped=dropped.total())
+    notes = reading.confirm(digest, ORIGIN, "examples", folder, dropped=dropped.total())
     return Dataset(name, tuple(examples), digest, total, dropped, notes, ORIGIN.record())
 
 
@@ -160,5 +159,5 @@ def gather(folder: Path) -> Gathered:
         raise DataError(f"{folder} holds no WinoGender: {SENTENCES}, {TEMPLATES}, {STATS} must be in it, in winogender/ or in data/")
     examples, problems = parse(base)
     reading.refuse(problems, base / SENTENCES, len(examples) + len(problems), skip=False)
-    sources.confirm(digests.of_examples(examples), ORIGIN, "examples", base)
+    reading.confirm(digests.of_examples(examples), ORIGIN, "examples", base)
     return Gathered({file.name: (base / file.name).read_bytes() for file in ORIGIN.files}, dict(ORIGIN.digests))
