@@ -17,15 +17,15 @@ import polars as pl
 
 from biasscope.engine.data import datasets
 from biasscope.engine.errors import UsageError
-from biasscope.engine.settings import OUTPUT, SILENT, Dtype, Held, Measure, Voice
+from biasscope.engine.model import loading
+from biasscope.engine.settings import OUTPUT, SILENT, Dtype, Held, Loaded, Measure, Voice
 from biasscope.engine.statistics import comparison
-from biasscope.engine.store import cache, runs
+from biasscope.engine.store import cache, digests, runs
 from biasscope.engine.types import RELIABILITY, SUMMARY, Dataset, Example, Site
 from biasscope.notebook import Run
 
 if TYPE_CHECKING:
     from biasscope.engine.measure.sources import Source
-    from biasscope.engine.model.loading import LM
     from biasscope.engine.model.tokens import Forest
 
 DEFAULTS = Measure()
@@ -59,21 +59,39 @@ def _settings(model: Any, dataset: Any, given: Mapping[str, Any]) -> Measure:
         values["dtype"] = Dtype(_option("dtype", Literal[tuple(Dtype)], values["dtype"]))
     if "batch_size" in values:
         values["batch_size"] = str(values["batch_size"])
-    lm = None if isinstance(model, str) else model if type(model).__name__ == "LM" else load_model(model)
-    if lm is not None:
+    held = [model] if isinstance(model, loading.LM) else [] if isinstance(model, str | Path) else [load_model(model)]
+    values["model"] = str(model)
+    for lm in held:
         values |= {"model": lm.name, "dtype": Dtype(lm.dtype), "device": lm.device, "revision": lm.revision}
-    else:
-        values["model"] = model
-    several = [] if dataset is None else [dataset] if isinstance(dataset, str | Dataset) else list(dataset)
-    known = [data for data in several if isinstance(data, Dataset)]
+    several = [] if dataset is None else [dataset] if isinstance(dataset, str | Path | Dataset) else list(dataset)
+    known = [_checked(data) for data in several if isinstance(data, Dataset)]
     if known and len(known) < len(several):
         raise UsageError("give data sets by name or as Dataset, not both at once")
     if known and values.get("limit") is not None:
         raise UsageError("limit draws from a data set by its name; for a Dataset: load_dataset(name, limit=…)")
-    if known and known[0].whole:
-        values["limit"] = len(known[0].examples)
-    names = [data.name if isinstance(data, Dataset) else str(data) for data in several] or None
-    return replace(DEFAULTS, **values, dataset=names, held=Held(lm, tuple(known)))
+    for data in known:
+        values |= _drawn(data, values)
+    names = [data.loaded.name if data.loaded else data.name for data in known] or [str(data) for data in several]
+    return replace(DEFAULTS, **values, dataset=names or None, held=Held(next(iter(held), None), tuple(known)))
+
+
+def _checked(data: Dataset) -> Dataset:
+    """The data set; one whose examples are not, or no longer, what its name means is known by its content alone."""
+    content = digests.of_examples(data.examples)
+    same = data.loaded is not None and data.loaded.content == content
+    return data if same else replace(data, digest=content, record={}, loaded=None)
+
+
+def _drawn(data: Dataset, values: Mapping[str, Any]) -> dict[str, Any]:
+    """The settings by which a data set was loaded, so that the run's record says them. UsageError where the run has another seed."""
+    if data.loaded is None:
+        return {}
+    sampled = {"limit": len(data.examples), "seed": data.loaded.seed} if data.whole else {}
+    if sampled and values.get("seed", data.loaded.seed) != data.loaded.seed:
+        raise UsageError(
+            f"the sample of {data.name} was drawn with seed {data.loaded.seed}, the run has {values['seed']}; give both the same"
+        )
+    return {"data_dir": data.loaded.data_dir, **sampled}
 
 
 def _option(name: str, kind: Any, value: Any) -> Any:
@@ -164,13 +182,13 @@ def load_model(
     revision: str | None = None,
     cache_dir: str | Path = DEFAULTS.cache_dir,
     offline: bool = False,
-) -> "LM":
+) -> loading.LM:
     """A model, checked and ready for every function here: by name, folder or .gguf file, or one that is in memory already.
 
     In memory: a causal model of transformers with its tokenizer (copied; it stays as it is, on its device and in its dtype), or a
     `TransformerBridge` of TransformerLens. Its name is the one it was loaded by, its identity the sha256 of its parameters.
     """
-    from biasscope.engine.model import forward, loading
+    from biasscope.engine.model import forward
 
     if not isinstance(model, str | Path):
         return forward.check_packing(loading.adopt(model, tokenizer))
@@ -180,18 +198,19 @@ def load_model(
 
 
 def load_dataset(name: str, *, data_dir: str | Path = DEFAULTS.data_dir, limit: int | None = None, seed: int = 0) -> Dataset:
-    """The data set of that name (`bs.datasets()` has them), or of a file; `limit` draws a seeded sample, spread evenly over groups."""
-    return datasets.load(name, Path(data_dir), limit=limit, seed=seed)
+    """The data set of that name, or of a file; `limit` draws a seeded sample, spread evenly over groups. UsageError: unknown name."""
+    data = datasets.load(name, Path(data_dir), limit=limit, seed=seed)
+    return replace(data, loaded=Loaded(name, Path(data_dir), seed, digests.of_examples(data.examples)))
 
 
-def forest(lm: "LM", dataset: Dataset | Sequence[Example], *, share: Literal["all", "example"] = "all") -> "Forest":
+def forest(lm: loading.LM, dataset: Dataset | Sequence[Example], *, share: Literal["all", "example"] = "all") -> "Forest":
     """The examples as packed prefix trees, what every pass goes over (`share="example"`: no node is shared between examples)."""
     from biasscope.engine.model import tokens
 
     return tokens.forest(lm, dataset.examples if isinstance(dataset, Dataset) else dataset, share=share)
 
 
-def sites(lm: "LM", components: Sequence[str] = ("z", "mlp_out"), layers: Sequence[int] | None = None) -> list[Site]:
+def sites(lm: loading.LM, components: Sequence[str] = ("z", "mlp_out"), layers: Sequence[int] | None = None) -> list[Site]:
     """The sites of those components in the layers (all by default), heads one by one. UsageError outside the model."""
     from biasscope.engine.measure import sources
 
@@ -199,7 +218,7 @@ def sites(lm: "LM", components: Sequence[str] = ("z", "mlp_out"), layers: Sequen
 
 
 def sweep(
-    lm: "LM",
+    lm: loading.LM,
     forest: "Forest",
     sites: Sequence[Site],
     source: "str | Source" = "mean",

@@ -142,7 +142,7 @@ class Run:
         """The report's figure: a heat map of heads (or bars of MLPs), probes by layer, a circuit's curve. UsageError where it has none."""
         from biasscope.report import figures
 
-        rows, title = self._result.summaries[0], f"{self.record.command} on {self.record.datasets[0].name}"
+        rows, title = self._result.summaries[0], f"{self.record.command} on {self.record.datasets[0].name}{self.record.given}"
         if self.record.command == "probe":
             return Plot(figures.probes(rows, title=title))
         if self.record.command == "circuit":
@@ -152,6 +152,8 @@ class Run:
         )
         if self.record.command not in ("ablate", "patch") or ranked.is_empty():
             raise UsageError(f"a run of {self.record.command} has no figure of {component}")
+        if ranked["position"].n_unique() > 1:
+            raise UsageError("a run with several positions has no one map of heads; bs.report([run]) draws it along the prompt")
         if component == "mlp_out":
             return Plot(figures.bars(ranked, title=title, unit=ranked["unit"][0]))
         largest = max(ranked["estimate"].abs().max() or 0.0, 1e-9)

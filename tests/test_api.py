@@ -3,6 +3,7 @@
 import json
 import subprocess
 import sys
+from dataclasses import replace
 from html.parser import HTMLParser
 
 import polars as pl
@@ -151,7 +152,7 @@ def test_a_notebook_shows_the_tables_of_the_command_and_acts_on_no_text_of_other
     assert tags == ["table", "caption", "thead", "tr", "th", "tbody", "tr", "td", "div", "small"]
 
 
-def test_figures_report_load_compare_and_circuit_take_a_run(ablated, places, tmp_path):
+def test_figures_report_load_and_compare_take_a_run(ablated, places, tmp_path):
     assert "L1H2" in ablated._repr_html_() and ablated.plot()._repr_png_().startswith(b"\x89PNG") and ablated.plot("mlp_out").figure.axes
     other = bs.ablate("planted:single", "occupations", limit=12, source="zero", **places)
     pairs = bs.compare(ablated, other)
@@ -164,6 +165,15 @@ def test_figures_report_load_compare_and_circuit_take_a_run(ablated, places, tmp
         loaded.table("twins")
 
 
+def test_a_circuit_takes_a_run_and_its_model_of_memory(places, tiny_folder):
+    larger = bs.ablate("planted:single", "occupations", limit=24, **places)
+    named = bs.circuit(larger, sizes=[1, 2])
+    assert named.summary.filter(subset="top 1", method="keep")["estimate"][0] == pytest.approx(1.0, abs=0.05)
+    lm = bs.load_model("planted:single", cache_dir=places["cache_dir"])
+    held = bs.circuit(bs.ablate(lm, bs.load_dataset("occupations", limit=24), **places), sizes=[1, 2])
+    assert held.key == named.key and held.record.datasets[0].reused == named.record.datasets[0].units
+
+
 def test_the_parts_sweep_as_the_experiment_does(ablated, places):
     lm, data = bs.load_model("planted:single", cache_dir=places["cache_dir"]), bs.load_dataset("occupations", limit=12)
     swept = bs.sweep(lm, bs.forest(lm, data), bs.sites(lm), source="mean")
@@ -173,7 +183,30 @@ def test_the_parts_sweep_as_the_experiment_does(ablated, places):
     assert (both["effect"] - both["effect_right"]).abs().max() < 1e-5
 
 
+def test_a_data_set_that_was_changed_in_memory_is_another_one(ablated, places):
+    data = bs.load_dataset("occupations", limit=12)
+    changed = replace(data, examples=(replace(data.examples[0], prompt="The nurse said that"), *data.examples[1:]))
+    found = bs.ablate("planted:single", changed, heads="1.2", **places)
+    named = bs.ablate("planted:single", data, heads="1.2", **places)
+    assert found.key != named.key and "The nurse said that" in found.prompts("1.2", 12)["prompt"].to_list()
+    assert "no command line names them" in found.record.reproduce and "--limit 12" in named.record.reproduce
+
+
+def test_a_sample_is_drawn_with_the_seed_of_its_run(places):
+    data = bs.load_dataset("occupations", limit=12, seed=3)
+    assert "--seed 3" in bs.ablate("planted:single", data, heads="1.2", **places).record.reproduce
+    with pytest.raises(UsageError, match="drawn with seed 3, the run has 0"):
+        bs.ablate("planted:single", data, heads="1.2", seed=0, **places)
+
+
+def test_a_run_with_several_positions_has_no_one_map(places):
+    run = bs.patch("planted:single", "occupations", limit=12, method="exact", components="z", positions="term,readout", **places)
+    with pytest.raises(UsageError, match="several positions"):
+        run.plot()
+
+
 def test_prompts_of_ones_own_need_no_name(places):
     mine = Dataset("mine", tuple(example(i, f"The {w} said that") for i, w in enumerate(("nurse", "engineer", "clerk"))), "0" * 64, 3)
     found = bs.ablate("planted:single", mine, heads="1.2", **places)
+    assert "no command line names them" in found.record.reproduce
     assert found.prompts("1.2")["prompt"].to_list() and isinstance(found.summary, pl.DataFrame)

@@ -25,9 +25,12 @@ def baseline(
 ) -> None:
     """Score the clean model: StereoSet's LMS, SS and ICAT, target and sentence gaps, WinoGender's shift and slope."""
     from biasscope.console import Screen
+    from biasscope.engine.errors import UsageError
     from biasscope.engine.experiments import baseline as experiment
     from biasscope.report import formats
 
+    if predictions is not None and given is not None:
+        raise UsageError("--given does not go with --predictions: no model is loaded that could be edited")
     voice = Screen(o.quiet, o.verbose)
     result = experiment.baseline(o, given=given, voice=voice) if predictions is None else experiment.score(o, predictions, voice=voice)
     formats.result(result, o)

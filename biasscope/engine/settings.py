@@ -59,6 +59,21 @@ Read = Literal["last", "term", "mean"]
 """Where in a text activations are read."""
 
 
+IN_MEMORY = "a model in memory"
+"""The note of a model that no `--model` names."""
+
+
+@dataclass(frozen=True)
+class Loaded:
+    """By what a data set was loaded, and what it held then: whether it is still what that name means."""
+
+    name: str
+    data_dir: Path
+    seed: int
+    content: str
+    """Content digest of its examples."""
+
+
 @dataclass(frozen=True)
 class Held:
     """What is in memory already, and is measured in the place of what the names mean."""

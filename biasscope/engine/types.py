@@ -7,6 +7,8 @@ from typing import Any, Literal
 
 import polars as pl
 
+from biasscope.engine.settings import Loaded
+
 Track = Callable[[list[Any], str], Iterable[Any]]
 """How progress leaves the engine: called with the units of work and a label, it yields the units."""
 
@@ -80,6 +82,8 @@ class Dataset:
     """Source, revision and licence, as the run's record shows them."""
     whole: tuple[Example, ...] = ()
     """All examples where --limit drew some, else empty: a sample's twins are those of the whole."""
+    loaded: Loaded | None = None
+    """Of one that was loaded into memory by name; None else."""
     outside: frozenset[str] = frozenset()
     """Words that stand in no twin, because they belong to another part of the data."""
 

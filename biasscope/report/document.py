@@ -134,7 +134,7 @@ def _short_limits() -> Block:
 def _summary(gathered: Gathered) -> Section:
     blocks: list[Block] = []
     for part in gathered.parts:
-        lines = [words.clean_model(part), *words.both(part)]
+        lines = [words.clean_model(part), *map(words.edited_model, part.edited), *words.both(part)]
         for m in part.shown:
             measured = part.measured(m)
             lines += [words.found_sites(m, measured), *([] if measured else words.certainty(m))]
@@ -166,6 +166,7 @@ def _overview(parts: Sequence[Part], gallery: Gallery) -> Iterator[Block]:
 def _clean(parts: Sequence[Part], gallery: Gallery) -> Iterator[Block]:
     drawn: list[Picture] = []
     for part in parts:
+        yield from (Block("table", table=tables.clean_model(run.summary, part.dataset, run.file, run.given)) for run in part.edited)
         if part.baseline is None:
             yield missing(f"Not measured for {part.model}: {words.command('baseline', part)}")
             continue

@@ -92,21 +92,27 @@ def markdown(summary: pl.DataFrame) -> str:
 
 
 def tables_of(result: Result) -> Iterator[tables.Table]:
-    """The tables of each dataset."""
-    for part, summary, trusted in zip(result.record.datasets, result.summaries, result.reliability, strict=True):
-        if result.record.command == "baseline":
-            yield tables.clean_model(summary, part.name, f"{part.path}/summary.parquet")
-        elif result.record.command == "probe":
-            yield probes.probes(summary, part.name, f"{part.path}/summary.parquet", result.record.params["split"])
-        elif result.record.command == "circuit":
-            yield circuits.sets(summary, part.name, f"{part.path}/summary.parquet")
-        elif result.record.command == "encode":
-            yield tables.encoded(summary, part.name, f"{part.path}/activations.parquet")
+    """The tables of each dataset; the title says what was replaced all the while."""
+    record = result.record
+
+    def edited(table: tables.Table) -> tables.Table:
+        return replace(table, title=f"{table.title}{record.given}")
+
+    for part, summary, trusted in zip(record.datasets, result.summaries, result.reliability, strict=True):
+        file = f"{part.path}/summary.parquet"
+        if record.command == "baseline":
+            yield tables.clean_model(summary, part.name, file, record.given)
+        elif record.command == "probe":
+            yield edited(probes.probes(summary, part.name, file, record.params["split"]))
+        elif record.command == "circuit":
+            yield circuits.sets(summary, part.name, file)
+        elif record.command == "encode":
+            yield edited(tables.encoded(summary, part.name, f"{part.path}/activations.parquet"))
         else:
             own = summary.filter(pl.col("dataset") == summary["dataset"][0])  # a control's rows follow
             for rows in own.partition_by("method", "source", maintain_order=True):
                 control = summary.filter(pl.col("dataset") != summary["dataset"][0], pl.col("source") == rows["source"][0])
-                yield tables.effects(rows, part.name, f"{part.path}/summary.parquet", control)
+                yield edited(tables.effects(rows, part.name, file, control))
             yield from reliability.tables(summary, trusted)
 
 

@@ -55,6 +55,11 @@ class ReportRun:
         return "/".join([*self.folder.parts[-DEPTH:], "summary.parquet"])
 
     @property
+    def given(self) -> str:
+        """What was replaced all the while, as a clause; empty where nothing was."""
+        return self.record.given
+
+    @property
     def dataset(self) -> str:
         """The dataset's name."""
         return self.record.datasets[0].name
@@ -75,12 +80,8 @@ class Map:
     def name(self) -> str:
         """What was done, in words; what was not measured is called estimated."""
         how = "estimated by attribution" if self.estimated else self.method
-        given, steps = (self.run.record.params.get(name) for name in ("given", "steps"))
-        more = (
-            (f" in {steps} steps" if steps else "")
-            + (f", with {given} ablated" if given else "")
-            + (", chosen sites" if self.partial else "")
-        )
+        steps = self.run.record.params.get("steps")
+        more = (f" in {steps} steps" if steps else "") + self.run.given + (", chosen sites" if self.partial else "")
         return f"{SOURCES[self.source].title}, {how}{more}"
 
     @property
@@ -91,7 +92,7 @@ class Map:
     @property
     def given(self) -> bool:
         """Whether other sites were ablated all the while."""
-        return bool(self.run.record.params.get("given"))
+        return bool(self.run.given)
 
     @property
     def partial(self) -> bool:
@@ -128,6 +129,8 @@ class Part:
     """Maps split by position."""
     probes: list[ReportRun]
     circuits: list[ReportRun]
+    edited: list[ReportRun] = field(default_factory=list)
+    """Baselines of the model in which something was replaced all the while."""
 
     @property
     def name(self) -> str:
@@ -261,16 +264,18 @@ def _part(model: str, dataset: str, runs: Sequence[ReportRun]) -> Part:
             continue
         seen.setdefault(m.name, m)
     of = {name: [run for run in runs if run.record.command == name] for name in ("baseline", "probe", "circuit")}
+    baselines = {edited: [run for run in of["baseline"] if bool(run.given) == edited] for edited in (False, True)}
     option = reproduce.relative(str(runs[0].record.params.get("model", model)))
     return Part(
         model,
         option,
         dataset,
-        next(iter(of["baseline"]), None),
+        next(iter(baselines[False]), None),
         list(seen.values()),
         [m for m in maps if _split(m)],
-        of["probe"],
+        sorted(of["probe"], key=lambda run: bool(run.given)),
         of["circuit"],
+        baselines[True],
     )
 
 

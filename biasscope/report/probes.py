@@ -97,7 +97,7 @@ def sentence(run: ReportRun) -> str:
     best = rows.filter(pl.col("estimate").is_not_null()).sort("estimate", descending=True, maintain_order=True).head(1)
     against = " against unrelated words" if run.record.params.get("negatives") == "unrelated" else ""
     start = f"Run {run.key}, probe for {(rows['metric'][0] if rows.height else '?') + against}"
-    start += f" ({run.record.params.get('position', 'last')} token)"
+    start += f" ({run.record.params.get('position', 'last')} token){run.given}"
     if best.is_empty():
         return f"{start}: no accuracy."
     row = best.row(0, named=True)
@@ -130,6 +130,7 @@ def section(parts: Sequence[Part], gallery: "Gallery") -> "Iterator[Block]":
             title = f"Probe for {task}: {part.model}\n{part.dataset}, {params.get('site')}, {params.get('position')} token" + (
                 ", against unrelated words" if params.get("negatives") == "unrelated" else ""
             )
+            title += run.given
             rows = run.summary.filter(pl.col("method") != "removal")
             drawn.append(gallery.picture("probe", f"{title}. {sentence(run)}".replace("\n", ", "), figures.probes, rows, title=title))
     if drawn:
@@ -137,7 +138,5 @@ def section(parts: Sequence[Part], gallery: "Gallery") -> "Iterator[Block]":
     for part in parts:
         for run in part.probes[:1]:
             table = probes(run.summary, part.name, run.file, run.record.params.get("split") or "kfold")
-            yield Block(
-                "table",
-                table=Table(f"{table.title} (every fifth row)", table.columns, [table.sections[0][::5], *table.sections[1:]], table.notes),
-            )
+            title, body = f"{table.title}{run.given} (every fifth row)", [table.sections[0][::5], *table.sections[1:]]
+            yield Block("table", table=Table(title, table.columns, body, table.notes))

@@ -69,8 +69,8 @@ def interval(row: dict[str, Any]) -> str:
     return f"{number(row['estimate'])}{star} [{low}, {high}]"
 
 
-def clean_model(summary: pl.DataFrame, dataset: str, file: str) -> Table:
-    """What the clean model prefers: one row a statistic and selection of examples."""
+def clean_model(summary: pl.DataFrame, dataset: str, file: str, given: str = "") -> Table:
+    """What the clean model prefers, or that of an edit (`given`): one row a statistic and selection of examples."""
     sections: dict[str, list[list[str]]] = {}
     units: dict[str, list[str]] = {}
     hidden = 0
@@ -90,7 +90,7 @@ def clean_model(summary: pl.DataFrame, dataset: str, file: str) -> Table:
     notes += [f"… {hidden} more rows in {file}"] if hidden else []
     columns = ["score", "over", "estimate [95 % interval]", "p", "n", "k"]
     notes += of_summary(summary, dataset, [])
-    return Table(f"{dataset}: {summary['model'][0]}, clean", columns, list(sections.values()), notes, ("n", "p", "k"))
+    return Table(f"{dataset}: {summary['model'][0]}{given or ', clean'}", columns, list(sections.values()), notes, ("n", "p", "k"))
 
 
 def _detail(row: dict[str, Any], groups: int) -> bool:

@@ -13,7 +13,7 @@ from biasscope.engine.statistics.summary import SITE
 from biasscope.engine.store.seals import Seal
 from biasscope.engine.types import RELIABILITY, TOTAL, Site
 from biasscope.report import reliability
-from biasscope.report.gather import LISTED, Gathered, Map, Part
+from biasscope.report.gather import LISTED, Gathered, Map, Part, ReportRun
 from biasscope.report.tables import noun, overlap, towards
 
 LIMITS = (
@@ -58,6 +58,15 @@ def clean_model(part: Part) -> str:
         return f"The clean model was not measured: {command('baseline', part)}"
     measured = f"the clean model's {_statistic(row)} is {interval(row, row['unit'])}"
     return f"Run {part.baseline.key}: {measured}{_verdict(row, part.dataset)}."
+
+
+def edited_model(run: ReportRun) -> str:
+    """What the model prefers in which something was replaced all the while, in a sentence."""
+    row = headline(run)
+    if row is None:
+        return f"Run {run.key}{run.given}: target was not measured."
+    measured = f"Run {run.key}{run.given}: the model's {_statistic(row)} is {interval(row, row['unit'])}"
+    return f"{measured}{_verdict(row, run.dataset)}."
 
 
 def _verdict(row: dict[str, Any], dataset: str) -> str:
@@ -243,11 +252,12 @@ def total(site_map: Map) -> dict[str, Any] | None:
 
 def clean(part: Part) -> dict[str, Any] | None:
     """The clean model's ranking statistic, None where no baseline was run."""
-    if part.baseline is None:
-        return None
-    rows = part.baseline.summary.filter(
-        pl.col("metric") == "target", pl.col("subset") == "all", pl.col("statistic").is_in(["slope", "mean"])
-    )
+    return None if part.baseline is None else headline(part.baseline)
+
+
+def headline(run: ReportRun) -> dict[str, Any] | None:
+    """A baseline's ranking statistic, None where it has no target."""
+    rows = run.summary.filter(pl.col("metric") == "target", pl.col("subset") == "all", pl.col("statistic").is_in(["slope", "mean"]))
     slopes = rows.filter(pl.col("statistic") == "slope")
     rows = slopes if slopes.height else rows
     return rows.row(0, named=True) if rows.height else None

@@ -272,3 +272,27 @@ def test_the_first_screens_hold_what_matters(chromium, results: Path, made, widt
     assert chromium.value("document.documentElement.scrollWidth") <= width and chromium.value(WIDE) == 0
     ink, paper = chromium.value(f"{SHADES}(getComputedStyle(document.body))")
     assert (ink > paper) is dark and abs(ink - paper) > 400
+
+
+def test_a_model_without_some_of_its_heads_is_never_called_clean(tmp_path):
+    where = [*WHAT, "-o", tmp_path / "r", "--cache-dir", tmp_path / "c"]
+    _, shown, _ = biasscope("baseline", "--given", "1.2", *where, "--format", "table")
+    assert "with 1.2 ablated" in shown and "clean" not in shown.splitlines()[0]
+    edited = gather.gather(tmp_path / "r", [], None)
+    assert edited.parts[0].baseline is None
+    assert words.clean_model(edited.parts[0]).startswith("The clean model was not measured")
+    biasscope("baseline", *where)
+    biasscope("probe", "--position", "term", "--split", "holdout", "--given", "1.2", *where)
+    (part,) = gather.gather(tmp_path / "r", [], None).parts
+    assert part.baseline.record.given == "" and [run.record.given for run in part.edited] == [", with 1.2 ablated"]
+    assert "prefers “he”" in words.clean_model(part)
+    assert words.edited_model(part.edited[0]).startswith(f"Run {part.edited[0].key}, with 1.2 ablated: the model's slope")
+    biasscope("report", "-o", tmp_path / "r", "--cache-dir", tmp_path / "c", "-q")
+    page = (tmp_path / "r" / "report.md").read_text(encoding="utf-8")
+    assert page.count("with 1.2 ablated") >= 4  # the sentences and the tables of both
+
+
+def test_predictions_of_others_cannot_be_edited(tmp_path):
+    (tmp_path / "p.json").write_text("{}")
+    code, _, err = biasscope("baseline", "--predictions", tmp_path / "p.json", "--given", "1.2", ok=False)
+    assert code == 2 and "--given does not go with --predictions" in err

@@ -12,8 +12,8 @@ from typing import TYPE_CHECKING, Any
 
 from biasscope.engine.errors import DataError, UsageError
 from biasscope.engine.model.weights import DEFAULT, Weights, first_line, locate, quiet
+from biasscope.engine.settings import IN_MEMORY
 from biasscope.engine.store import digests
-from biasscope.engine.store.reproduce import IN_MEMORY
 
 if TYPE_CHECKING:
     import torch

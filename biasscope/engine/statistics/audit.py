@@ -39,6 +39,8 @@ class Audit:
     """Per site: the effect found at that site alone (p below the level)."""
     family: Array
     """Per site: the effect that gets a star among all of the family."""
+    studies: int
+    """How many of each kind were simulated."""
 
 
 @dataclass(frozen=True)
@@ -130,7 +132,7 @@ def audit(model: Model, seed: int) -> Audit:
     usual = float(np.median([threshold for _, threshold, *_ in normal]))
     # with few groups the run's own critical value is too uncertain to go by
     harder = max(1.0, most / usual) if model.clusters >= FEW and np.isfinite(usual) else 1.0
-    return Audit(signs, again, alone, family * harder)
+    return Audit(signs, again, alone, family * harder, STUDIES)
 
 
 def _over(error: Array, usual: Array) -> Array:

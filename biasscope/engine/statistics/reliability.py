@@ -23,7 +23,7 @@ from numpy.typing import NDArray
 from scipy.stats import rankdata
 
 from biasscope.engine import schemas
-from biasscope.engine.statistics.audit import STUDIES, MeanModel, Model, SlopeModel, audit
+from biasscope.engine.statistics.audit import MeanModel, Model, SlopeModel, audit
 from biasscope.engine.statistics.cells import Cells, alike, numbered, standard
 from biasscope.engine.statistics.estimates import Family, varying
 from biasscope.engine.statistics.resampling import MIN_CLUSTERS, Array
@@ -95,7 +95,7 @@ def _audited(site_effects: Measured, family: Family, needed: Array, seed: int) -
         needed[0, sites], needed[1, sites] = heard.alone, heard.family
     for name in ("symmetric", "resampled"):
         share = None if heard is None else getattr(heard, name)
-        yield {**label, "quantity": f"false_alarms_{name}", "unit": "share", "n": STUDIES, "estimate": share}
+        yield {**label, "quantity": f"false_alarms_{name}", "unit": "share", "n": 0 if heard is None else heard.studies, "estimate": share}
 
 
 def _modelled(site_effects: Measured, family: Family, seed: int) -> tuple[Model | None, NDArray[np.intp]]:

@@ -7,11 +7,9 @@ from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
-from biasscope.engine.settings import Measure
+from biasscope.engine.settings import IN_MEMORY, Measure
 from biasscope.engine.store.runs import RunRecord
 
-IN_MEMORY = "a model in memory"
-"""The note of a model that no `--model` names."""
 PLACES = ("data_dir", "cache_dir", "output_dir")
 """Options that are about this machine and decide no number."""
 PATH = r"(?<![\w./])[~/][\w.-]*/\S+"
@@ -41,6 +39,8 @@ def of(record: RunRecord, *, document: bool = False) -> str:
     """The command that gives the run of that record again."""
     if record.model is not None and record.model.note == IN_MEMORY:
         return f"biasscope.{record.command}(...)  # {IN_MEMORY}: no command line names it"
+    if any(not part.source for part in record.datasets):  # all that is loaded by name has an origin
+        return f"biasscope.{record.command}(...)  # prompts in memory: no command line names them"
     # of an older version it says the batch size as decided, not as asked: "auto" gives that again
     older = {"batch_size": DEFAULTS["batch_size"]} if record.batch_size is None else {}
     return command(record.command, record.params | older, document=document)

@@ -94,6 +94,12 @@ class RunRecord(Strict):
     warnings: list[str]
     datasets: list[DatasetPart]
 
+    @property
+    def given(self) -> str:
+        """What was replaced all the while, as a clause of a title; empty where nothing was."""
+        sites = self.params.get("given")
+        return f", with {sites} ablated" if sites else ""
+
 
 @dataclass(frozen=True)
 class Result:
