@@ -18,6 +18,7 @@ from biasscope.engine.data import datasets
 from biasscope.engine.measure import sources
 from biasscope.engine.model import forward, metrics, tokens
 from biasscope.engine.types import Site
+from biasscope.report import gather
 from tests.golden import steps
 
 pytestmark = pytest.mark.usefixtures("few_draws")
@@ -202,6 +203,13 @@ def test_the_size_of_a_pass_changes_no_effect(home: Home, words: str) -> None:
     one, other = (frame.sort(key) for frame in effects)
     assert one.select(key).equals(other.select(key))
     assert (one["effect"] - other["effect"]).abs().max() < 1e-4
+
+
+@pytest.mark.parametrize("name", MEASURING)
+def test_every_option_makes_another_kind_of_measurement_or_a_larger_one(name: str) -> None:
+    measured = getattr(importlib.import_module(f"biasscope.engine.experiments.{name}"), name)
+    own = set(get_type_hints(measured)) - {"settings", "voice", "return"}
+    assert own <= {*gather.KIND, *gather.SIZE} and not set(gather.KIND) & set(gather.SIZE)
 
 
 # Metrics and sources

@@ -21,8 +21,13 @@ LISTED = 10
 """Sites in a list of the strongest."""
 MAPS = ("patch", "ablate")
 SHOWN = (*MAPS, "baseline", "probe", "circuit")
-KIND = ("method", "source", "direction", "steps", "positions", "components", "given", "control", "task", "negatives", "site", "position")
-"""Parameters that make another kind of measurement, not a smaller one of the same kind."""
+KIND = (
+    *("method", "source", "direction", "steps", "positions", "components", "given", "control"),
+    *("task", "negatives", "site", "position", "split"),
+)
+"""Parameters that make another kind of measurement."""
+SIZE = ("heads", "layers", "top", "by", "adaptive", "miss", "calibrate", "causal", "sizes", "minimal", "target", "run")
+"""Those that make a larger or smaller one of the same kind: the largest, then the newest, is shown."""
 PREFERRED = tuple(f"{method} {source}" for method in ("exact", "attribution") for source in SOURCES)
 """Which map of a dataset stands first among measured and among estimated ones."""
 

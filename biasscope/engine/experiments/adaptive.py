@@ -62,7 +62,7 @@ def measure(scan: Scan, every: Sequence[Site], source_name: str, k: int, miss: f
     outcome: dict[str, Any] = {"measured": len(done), "sites": len(every), "beyond": beyond, "open": len(open_)}
     outcome |= {"threshold": threshold, "k": k, "unit": measured_in}
     share = f"at most {beyond} of the {len(open_)} others (95 % confidence) exceed the effect in place {k}, {threshold:.3g} {measured_in}"
-    scan.run.warn(f"{scan.dataset.name}: {len(done)} of {len(every)} sites measured; {share}")
+    scan.warn(f"{len(done)} of {len(every)} sites measured; {share}")
     scan.journal.set("adaptive", outcome)
     scan.close(forest.examples, names, forest.dropped, forest.partly)
 

@@ -153,7 +153,7 @@ def measure(scan: Scan, ranked_run: RankedRun, sizes: Sequence[int], target: flo
         names += reporting.measure(circuits.units(lm, forest, [point], source, scan.batch), "minimal set", prefix="minimal-")
         scan.journal.set("minimal", _written(small))
     if how := ranked_run.chosen():
-        scan.run.warn(f"{scan.dataset.name}: the run chose its {len(sites)} sites on all groups ({how}); their order alone is held out")
+        scan.warn(f"the run chose its {len(sites)} sites on all groups ({how}); their order alone is held out")
     outside = len(scan.dataset.examples) - len(reporting.dataset.examples)
     dropped = forest.dropped + type(forest.dropped)({"its group chose the sites": outside})
     scan.close(forest.examples, names, dropped, forest.partly)

@@ -42,5 +42,5 @@ def _measure(each: Scan, site: str, position: str, gone: Sequence[Site]) -> None
     there = set().union(*(table["example_id"] for table in each.journal.tables("activations", names)))
     dropped.update(activations.NOT_FINITE for example in used if example.id not in there)
     for reason, n in dropped.items():
-        each.run.warn(f"{each.dataset.name}: {n} of {len(each.dataset.examples)} examples dropped: {reason}")
+        each.warn(f"{n} of {len(each.dataset.examples)} examples dropped: {reason}")
     each.close([example for example in used if example.id in there], names, dropped)

@@ -95,7 +95,7 @@ def _warn_of_dropped(scan: Scan, lost: dict[str, str]) -> Counter[str]:
     """Warn of the dropped examples, a line per reason; returns how many there are of each."""
     dropped = Counter(lost.values())
     for reason, n in dropped.items():
-        scan.run.warn(f"{scan.dataset.name}: {n} of {len(scan.dataset.examples)} examples dropped: {reason}")
+        scan.warn(f"{n} of {len(scan.dataset.examples)} examples dropped: {reason}")
     return dropped
 
 

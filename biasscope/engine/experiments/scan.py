@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, Literal
 import polars as pl
 
 from biasscope.engine.errors import DataError
-from biasscope.engine.experiments import selection
+from biasscope.engine.experiments import selection, session
 from biasscope.engine.experiments.session import Running
 from biasscope.engine.settings import memory
 from biasscope.engine.statistics import comparison, reliability
@@ -40,13 +40,17 @@ class Scan:
     prefix: str = ""
     """Before the names of its units, where it measures other prompts than the run's own (see `beside`)."""
 
+    def warn(self, text: str) -> None:
+        """Warn about the dataset."""
+        self.run.warn(f"{self.dataset.name}: {text}", self.dataset.name)
+
     def resume(self) -> None:
         """Check the shards of units measured before, and warn of corrupted ones."""
         self.journal.check()
         self.before = len(self.journal.units)
         if damaged := self.journal.damaged:
             shown = ", ".join(damaged[:5])
-            self.run.warn(f"{self.dataset.name}: {len(damaged)} stored parts are corrupted (checksum mismatch), measured again: {shown}")
+            self.warn(f"{len(damaged)} stored parts are corrupted (checksum mismatch), measured again: {shown}")
 
     @property
     def complete(self) -> bool:
@@ -65,7 +69,7 @@ class Scan:
         self.run.model = record.model
         self.run.batch_size = record.batch_size
         for warning in record.warnings:
-            self.run.warn(warning)
+            self.run.warn(warning, self.dataset.name)
         self.run.add_finished(part)
         self.run.voice.note(f"{part.name}: reused {part.units}/{part.units}, all measured before, at {path}")
         return True
@@ -94,7 +98,7 @@ class Scan:
             forest.dropped.update(missing)
         for what, reasons in (("dropped", forest.dropped), ("incomplete", forest.partly)):
             for reason, n in reasons.items():
-                self.run.warn(f"{dataset.name}: {n} of {len(dataset.examples)} examples {what}: {reason}")
+                self.warn(f"{n} of {len(dataset.examples)} examples {what}: {reason}")
         return forest
 
     @property
@@ -131,7 +135,7 @@ class Scan:
         (unit,) = self.measure([means], None, prefix=prefix)
         table = self.journal.get(unit, "means")
         if left_out := table["left_out"][0]:
-            self.run.warn(f"{self.dataset.name}: the means leave out {left_out} of {len(forest.examples)} examples (not finite)")
+            self.warn(f"the means leave out {left_out} of {len(forest.examples)} examples (not finite)")
         return sources.mean_of(lm, table)
 
     def standing(self, given: Sequence[Site]) -> Edit:
@@ -186,7 +190,7 @@ class Scan:
         if label and len(units) - len(pending) > 0:
             self.run.voice.note(f"{self.dataset.name}: reused {len(units) - len(pending)}/{len(units)}")
         if pending and len(threads := self.journal.threads()) > 1:
-            self.run.warn(f"{self.dataset.name}: measured with {', '.join(map(str, threads))} threads in turn: last digits depend on it")
+            self.warn(f"measured with {', '.join(map(str, threads))} threads in turn: last digits depend on it")
         with self.run.phase("passes"):
             for unit in self.run.voice.track(pending, label) if label else pending:
                 self.journal.put(unit.name, unit.compute())
@@ -228,7 +232,7 @@ class Scan:
         self.run.model = runs.ModelPart.model_validate(finished["model"])
         self.run.batch_size = finished["batch_size"]
         for warning in finished["warnings"]:
-            self.run.warn(warning)
+            self.run.warn(warning, self.dataset.name)
         self.run.timing["store"] = self.run.timing.get("store", 0.0) + self.journal.seconds
         reused = min(self.before, len(finished["units"]))
         self.run.keep(runs.DatasetPart.model_validate({**finished["part"], "reused": reused}), self.key, summary, reliability)
@@ -242,7 +246,7 @@ def scans(run: Running, **parameters: Any) -> Iterator[Scan]:
         if run.options.no_cache:
             root = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="biasscope-")))
         for dataset in run.datasets:
-            run_identity = identity(run, dataset, parameters)
+            run_identity = session.identity(run, dataset, parameters)
             if (
                 run.options.verbose
                 and not (root / journal.run_key(run_identity)).is_dir()
@@ -254,15 +258,6 @@ def scans(run: Running, **parameters: Any) -> Iterator[Scan]:
                 if not scan.reuse_finished():
                     scan.resume()
                     yield scan
-
-
-def identity(run: Running, dataset: Dataset, parameters: dict[str, Any]) -> dict[str, Any]:
-    """All that decides the numbers of one dataset."""
-    model = {"name": run.options.model, "revision": run.weights.revision, "digest": run.weights.digest}
-    how: dict[str, Any] = {name: getattr(run.options, name) for name in ("batch_size", "max_memory", "seed")}
-    how |= {"dtype": run.options.dtype.value, "device": run.device}
-    data = {"dataset": dataset.name, "content": dataset.digest, "examples": [e.id for e in dataset.examples]}
-    return journal.identity(run.command, model=model, tokenizer=run.weights.tokenizer_digest, **how, **data, **parameters)
 
 
 def _keywords(scan: Scan, method: str) -> dict[str, Any]:

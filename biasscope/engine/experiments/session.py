@@ -17,7 +17,7 @@ from biasscope.engine.data import datasets
 from biasscope.engine.errors import BiasScopeError, not_finite
 from biasscope.engine.model import loading, weights
 from biasscope.engine.settings import SILENT, Measure, Voice, clock
-from biasscope.engine.store import exports, files, reproduce, runs, seals
+from biasscope.engine.store import exports, files, journal, reproduce, runs, seals
 from biasscope.engine.types import RELIABILITY, Dataset
 
 ROWS = ("effects", "exact", "scores", "triples", "activations", "predictions")
@@ -41,7 +41,8 @@ class Session:
     """The model's name in files and tables."""
     model: runs.ModelPart | None = None
     timing: dict[str, float] = field(default_factory=dict)
-    warnings: list[str] = field(default_factory=list)
+    warnings: dict[str, str] = field(default_factory=dict)
+    """Text → the dataset that it is about; empty: all of them."""
     parts: list[runs.DatasetPart] = field(default_factory=list)
     summaries: list[pl.DataFrame] = field(default_factory=list)
     reliability: list[pl.DataFrame] = field(default_factory=list)
@@ -60,10 +61,10 @@ class Session:
             yield
         self.timing[name] = self.timing.get(name, 0.0) + time.monotonic() - start
 
-    def warn(self, text: str) -> None:
-        """Show a warning once, and keep it for the record."""
+    def warn(self, text: str, dataset: str = "") -> None:
+        """Show a warning once, and keep it for the record of the dataset that it is about, or of all."""
         if text not in self.warnings:
-            self.warnings.append(text)
+            self.warnings[text] = dataset
             self.voice.warn(text)
 
     def folder(self, dataset: str, key: str) -> Path:
@@ -160,7 +161,7 @@ class Session:
     def warnings_of(self, parts: list[runs.DatasetPart]) -> list[str]:
         """The warnings, without those that are about other datasets than these."""
         others = {d.name for d in getattr(self, "datasets", [])} - {part.name for part in parts}
-        return [text for text in self.warnings if text.split(": ")[0] not in others]
+        return [text for text, about in self.warnings.items() if about not in others]
 
 
 @dataclass(kw_only=True)
@@ -209,8 +210,9 @@ def start(command: str, options: Measure, own: dict[str, Any] | None = None, voi
         device=loading.device_type(options.device),
         datasets=loaded,
     )
-    for note in (note for dataset in loaded for note in dataset.notes):
-        running.warn(note)
+    for dataset in loaded:
+        for note in dataset.notes:
+            running.warn(note, dataset.name)
     return running
 
 
@@ -229,3 +231,12 @@ def described(lm: loading.LM) -> runs.ModelPart:
     same = {name: getattr(lm, name) for name in names}
     token = None if lm.start is None else lm.tokenizer.convert_ids_to_tokens(lm.start)
     return runs.ModelPart(**same, start_token=token, layers=lm.n_layers, heads=lm.n_heads)
+
+
+def identity(run: Running, dataset: Dataset, parameters: dict[str, Any]) -> dict[str, Any]:
+    """All that decides the numbers of one dataset."""
+    model = {"name": run.options.model, "revision": run.weights.revision, "digest": run.weights.digest}
+    how: dict[str, Any] = {name: getattr(run.options, name) for name in ("batch_size", "max_memory", "seed")}
+    how |= {"dtype": run.options.dtype.value, "device": run.device}
+    data = {"dataset": dataset.name, "content": dataset.digest, "examples": [e.id for e in dataset.examples]}
+    return journal.identity(run.command, model=model, tokenizer=run.weights.tokenizer_digest, **how, **data, **parameters)
