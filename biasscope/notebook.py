@@ -160,10 +160,11 @@ class Run:
         return Plot(figures.heat_map(ranked, title=title, largest=largest, unit=ranked["unit"][0]))
 
     def _examples(self) -> list[Example]:
-        """The examples of its data sets, in memory or read anew."""
-        held = {data.name: data for data in self._held.datasets}
+        """The examples of its data sets, in memory or read anew: by the names, or of the files, that were asked for."""
+        measured, held = {part.name for part in self.record.datasets}, self._held.datasets
         folder = Path(self.record.params["data_dir"])
-        return [e for part in self.record.datasets for e in (held.get(part.name) or datasets.load(part.name, folder)).examples]
+        read = held or [datasets.load(name, folder) for name in self.record.params["dataset"]]
+        return [e for data in read if data.name in measured for e in data.examples]
 
     def _load(self) -> "LM":
         """Its model, loaded anew and kept."""

@@ -8,6 +8,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+import biasscope as bs
 from biasscope.engine.data import datasets, reading
 from biasscope.engine.data.download import download
 from biasscope.engine.errors import DataError
@@ -215,3 +216,10 @@ def test_the_real_permuted_file(shared_data: Path, tmp_path: Path) -> None:
     loaded = datasets.load(write(tmp_path, permuted(records)), tmp_path)
     assert loaded.notes == ("6318 of 6318 labels were wrong and were taken from StereoSet",)
     assert [e.id for e in loaded.examples] == [r["id"] for r in records]
+
+
+def test_a_run_on_a_file_shows_its_prompts_in_a_notebook(data: Path, tmp_path: Path, tiny_gpt2: Path) -> None:
+    file, places = write(tmp_path, intrasentence()), {"cache_dir": tmp_path / "cache", "output_dir": tmp_path / "results"}
+    named = bs.ablate(str(tiny_gpt2), file, heads="1.0", data_dir=data, **places)
+    assert named.prompts("1.0")["prompt"].null_count() == 0
+    assert bs.ablate(str(tiny_gpt2), bs.load_dataset(file, data_dir=data), heads="1.0", **places).key == named.key
