@@ -71,7 +71,8 @@ class Line:
         drawn, usable = self.draws(1.0 - np.eye(k))
         shift, variance = drawn.deviations(self, residual - residual.mean(0))
         t = np.zeros((k, y.shape[1]))
-        t[usable] = (slope + shift) / np.sqrt(variance)
+        with np.errstate(divide="ignore", invalid="ignore"):  # what is left may lie on its line: t is infinite there
+            t[usable] = np.nan_to_num((slope + shift) / np.sqrt(variance), nan=0.0, posinf=np.inf, neginf=-np.inf)
         return t
 
     def interval(self, y: Array, seed: int, draws: int | None = None) -> tuple[Array, Array]:
