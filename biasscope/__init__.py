@@ -1,7 +1,8 @@
-"""biasscope: where inside a causal language model social bias sits, how certain that is, and what it costs to remove.
+"""biasscope: where inside a causal language model social bias sits, how certain that is, and what it costs to
+remove.
 
-`import biasscope as bs` is the command as functions: `bs.ablate("gpt2", "winogender").summary`. It loads next to nothing; the first name
-that is asked for does (PEP 562).
+`import biasscope as bs` is the command as functions: `bs.ablate("gpt2", "winogender").summary`. It loads next
+to nothing; the first name that is asked for does (PEP 562).
 """
 
 from typing import TYPE_CHECKING, Any
@@ -28,7 +29,18 @@ __all__ = (
 )
 
 if TYPE_CHECKING:
-    from biasscope.api import Run, circuit, compare, forest, load, load_dataset, load_model, report, sites, sweep
+    from biasscope.api import (
+        Run,
+        circuit,
+        compare,
+        forest,
+        load,
+        load_dataset,
+        load_model,
+        report,
+        sites,
+        sweep,
+    )
 
 
 def __getattr__(name: str) -> Any:

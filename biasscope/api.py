@@ -1,7 +1,8 @@
-"""The Python API: what the commands do as functions, and their results as tables, figures and pages of a notebook.
+"""The Python API: what the commands do as functions, and their results as tables, figures and pages of a
+notebook.
 
-`import biasscope as bs` loads nothing of this; the first name that is asked for does. An experiment here has the run key of the command
-with the same options: each finds what the other has measured.
+`import biasscope as bs` loads nothing of this; the first name that is asked for does. An experiment here has
+the run key of the command with the same options: each finds what the other has measured.
 """
 
 import importlib
@@ -30,7 +31,9 @@ if TYPE_CHECKING:
 
 DEFAULTS = Measure()
 SETTINGS = tuple(f for f in fields(Measure) if f.name not in (*OUTPUT, "model", "dataset", "held", "assess"))
-"""The settings that every experiment takes beside its model, data set and own options: the options of the commands."""
+"""The settings that every experiment takes beside its model, data set and own options: the options of the
+commands.
+"""
 
 
 class Bars(Voice):
@@ -59,58 +62,91 @@ def _settings(model: Any, dataset: Any, given: Mapping[str, Any]) -> Measure:
         values["dtype"] = Dtype(_option("dtype", Literal[tuple(Dtype)], values["dtype"]))
     if "batch_size" in values:
         values["batch_size"] = str(values["batch_size"])
-    held = [model] if isinstance(model, loading.LM) else [] if isinstance(model, str | Path) else [load_model(model)]
+    held = (
+        [model]
+        if isinstance(model, loading.LM)
+        else []
+        if isinstance(model, str | Path)
+        else [load_model(model)]
+    )
     values["model"] = str(model)
     for lm in held:
         values |= {"model": lm.name, "dtype": Dtype(lm.dtype), "device": lm.device, "revision": lm.revision}
-    several = [] if dataset is None else [dataset] if isinstance(dataset, str | Path | Dataset) else list(dataset)
+    several = (
+        [] if dataset is None else [dataset] if isinstance(dataset, str | Path | Dataset) else list(dataset)
+    )
     known = [_checked(data) for data in several if isinstance(data, Dataset)]
     if known and len(known) < len(several):
         raise UsageError("give data sets by name or as Dataset, not both at once")
     if known and values.get("limit") is not None:
-        raise UsageError("limit draws from a data set by its name; for a Dataset: load_dataset(name, limit=…)")
+        raise UsageError(
+            "limit draws from a data set by its name; for a Dataset: load_dataset(name, limit=…)"
+        )
     for data in known:
         values |= _drawn(data, values)
-    names = [data.loaded.name if data.loaded else data.name for data in known] or [str(data) for data in several]
+    names = [data.loaded.name if data.loaded else data.name for data in known] or [
+        str(data) for data in several
+    ]
     return replace(DEFAULTS, **values, dataset=names or None, held=Held(next(iter(held), None), tuple(known)))
 
 
 def _checked(data: Dataset) -> Dataset:
-    """The data set; one whose examples are not, or no longer, what its name means is known by its content alone."""
+    """The data set; one whose examples are not, or no longer, what its name means is known by its content
+    alone.
+    """
     content = digests.of_examples(data.examples)
     same = data.loaded is not None and data.loaded.content == content
     return data if same else replace(data, digest=content, record={}, loaded=None)
 
 
 def _drawn(data: Dataset, values: Mapping[str, Any]) -> dict[str, Any]:
-    """The settings by which a data set was loaded, so that the run's record says them. UsageError where the run has another seed."""
+    """The settings by which a data set was loaded, so that the run's record says them. UsageError where the
+    run has another seed.
+    """
     if data.loaded is None:
         return {}
     sampled = {"limit": len(data.examples), "seed": data.loaded.seed} if data.whole else {}
     if sampled and values.get("seed", data.loaded.seed) != data.loaded.seed:
         raise UsageError(
-            f"the sample of {data.name} was drawn with seed {data.loaded.seed}, the run has {values['seed']}; give both the same"
+            f"the sample of {data.name} was drawn with seed {data.loaded.seed}, the run has "
+            f"{values['seed']}; give both the same"
         )
     return {"data_dir": data.loaded.data_dir, **sampled}
 
 
 def _option(name: str, kind: Any, value: Any) -> Any:
-    """An option as the command line has it: lists joined by commas. UsageError where it is none of a few words."""
-    words = [word for choice in (kind, *get_args(kind)) if get_origin(choice) is Literal for word in get_args(choice)]
+    """An option as the command line has it: lists joined by commas. UsageError where it is none of a few
+    words.
+    """
+    words = [
+        word
+        for choice in (kind, *get_args(kind))
+        if get_origin(choice) is Literal
+        for word in get_args(choice)
+    ]
     if words and value is not None and value not in words:
         raise UsageError(f"{name} '{value}' is none of: {', '.join(words)}")
     return ",".join(map(str, value)) if isinstance(value, list | tuple) else value
 
 
 def experiment(name: str) -> Callable[..., Run]:
-    """The experiment of that name as a function of a model, data sets, its own options and those that all share, all by name."""
+    """The experiment of that name as a function of a model, data sets, its own options and those that all
+    share, all by name.
+    """
     measured = getattr(importlib.import_module(f"biasscope.engine.experiments.{name}"), name)
     hints = get_type_hints(measured)
-    own = [p for p in inspect.signature(measured).parameters.values() if p.kind is inspect.Parameter.KEYWORD_ONLY and p.name != "voice"]
+    own = [
+        p
+        for p in inspect.signature(measured).parameters.values()
+        if p.kind is inspect.Parameter.KEYWORD_ONLY and p.name != "voice"
+    ]
     keyword = inspect.Parameter.KEYWORD_ONLY
     either = inspect.Parameter.POSITIONAL_OR_KEYWORD
     shared = [inspect.Parameter(f.name, keyword, default=f.default, annotation=f.type) for f in SETTINGS]
-    first = [inspect.Parameter("model", either, default=DEFAULTS.model), inspect.Parameter("dataset", either, default=None)]
+    first = [
+        inspect.Parameter("model", either, default=DEFAULTS.model),
+        inspect.Parameter("dataset", either, default=None),
+    ]
     progress = inspect.Parameter("progress", keyword, default=None)
     signature = inspect.Signature([*first, *own, *shared, progress], return_annotation=Run)
 
@@ -119,7 +155,9 @@ def experiment(name: str) -> Callable[..., Run]:
             raise TypeError(datasets.unknown(f"option of {name}", unknown[0], list(signature.parameters)))
         given = signature.bind(*args, **values).arguments
         settings = _settings(
-            given.get("model", DEFAULTS.model), given.get("dataset"), {f.name: given[f.name] for f in SETTINGS if f.name in given}
+            given.get("model", DEFAULTS.model),
+            given.get("dataset"),
+            {f.name: given[f.name] for f in SETTINGS if f.name in given},
         )
         options = {p.name: _option(p.name, hints[p.name], given[p.name]) for p in own if p.name in given}
         result = measured(settings, **options, voice=_voice(given.get("progress")))
@@ -128,15 +166,23 @@ def experiment(name: str) -> Callable[..., Run]:
     run.__name__ = run.__qualname__ = name
     run.__doc__ = f"""{measured.__doc__}
 
-    As `biasscope {name}`, whose --help says what each option does: same options, same run key. `model`: a name, a folder, or what
-    `load_model` gives; `dataset`: a name, several, or a `Dataset`. Silent, but for bars in a notebook (`progress`). Returns a `Run`.
+    As `biasscope {name}`, whose --help says what each option does: same options, same run key. `model`: a
+    name, a folder, or what `load_model` gives; `dataset`: a name, several, or a `Dataset`. Silent, but for
+    bars in a notebook (`progress`). Returns a `Run`.
     """
     run.__signature__ = signature  # type: ignore[attr-defined]
     return run
 
 
-def circuit(run: Run | str, *, sizes: Sequence[int] | str = "1,2,5,10,20,50", minimal: bool = False, target: float = 0.8) -> Run:
-    """Keep only the strongest sites of a run of `ablate` or `patch`, or remove them: how much of the bias is theirs.
+def circuit(
+    run: Run | str,
+    *,
+    sizes: Sequence[int] | str = "1,2,5,10,20,50",
+    minimal: bool = False,
+    target: float = 0.8,
+) -> Run:
+    """Keep only the strongest sites of a run of `ablate` or `patch`, or remove them: how much of the bias is
+    theirs.
 
     As `biasscope circuit --from RUN`.
     """
@@ -144,31 +190,55 @@ def circuit(run: Run | str, *, sizes: Sequence[int] | str = "1,2,5,10,20,50", mi
 
     ranked_run = load(run) if isinstance(run, str) else run
     places = {name: ranked_run.record.params[name] for name in ("cache_dir", "output_dir", "data_dir")}
-    settings = replace(_settings(ranked_run._held.lm or ranked_run.record.params["model"], None, places), held=ranked_run._held)
+    settings = replace(
+        _settings(ranked_run._held.lm or ranked_run.record.params["model"], None, places),
+        held=ranked_run._held,
+    )
     result = experiments.circuit(
-        settings, str(ranked_run.folder), sizes=_option("sizes", str, sizes), minimal=minimal, target=target, voice=_voice(None)
+        settings,
+        str(ranked_run.folder),
+        sizes=_option("sizes", str, sizes),
+        minimal=minimal,
+        target=target,
+        voice=_voice(None),
     )
     return Run(result, ranked_run._held)
 
 
-def load(run: str, output_dir: str | Path = DEFAULTS.output_dir, cache_dir: str | Path = DEFAULTS.cache_dir) -> Run:
-    """A finished run by its folder or the first characters of its key. UsageError where there is none, DamagedError where it changed."""
+def load(
+    run: str, output_dir: str | Path = DEFAULTS.output_dir, cache_dir: str | Path = DEFAULTS.cache_dir
+) -> Run:
+    """A finished run by its folder or the first characters of its key. UsageError where there is none,
+    DamagedError where it changed.
+    """
     stored, record = cache.load(Path(output_dir), run, Path(cache_dir))
     part = record.datasets[0].model_copy(update={"path": str(stored.folder)})
-    tables = {name: pl.read_parquet(stored.folder / f"{name}.parquet") for name in ("summary", "reliability") if name in part.tables}
+    tables = {
+        name: pl.read_parquet(stored.folder / f"{name}.parquet")
+        for name in ("summary", "reliability")
+        if name in part.tables
+    }
     reliability = tables.get("reliability", RELIABILITY.to_frame())
     summary = tables.get("summary", SUMMARY.to_frame())
-    return Run(runs.Result(record.model_copy(update={"datasets": [part]}), [summary], [reliability], []), DEFAULTS.held)
+    return Run(
+        runs.Result(record.model_copy(update={"datasets": [part]}), [summary], [reliability], []),
+        DEFAULTS.held,
+    )
 
 
-def compare(*compared: Run | str, top: int = 10, output_dir: str | Path = DEFAULTS.output_dir) -> pl.DataFrame:
-    """How far the rankings of runs agree, pair by pair: Spearman's ρ over the sites both have, the first `top` shared, and what luck gives.
+def compare(
+    *compared: Run | str, top: int = 10, output_dir: str | Path = DEFAULTS.output_dir
+) -> pl.DataFrame:
+    """How far the rankings of runs agree, pair by pair: Spearman's ρ over the sites both have, the first
+    `top` shared, and what luck gives.
 
     The same rows as `biasscope compare`.
     """
     from biasscope.engine.experiments import compare as experiments
 
-    named = [[run] if isinstance(run, str) else [part.path for part in run.record.datasets] for run in compared]
+    named = [
+        [run] if isinstance(run, str) else [part.path for part in run.record.datasets] for run in compared
+    ]
     rankings, _ = experiments.rankings([name for names in named for name in names], Path(output_dir))
     return pl.DataFrame(comparison.pairs(rankings, top))
 
@@ -183,35 +253,55 @@ def load_model(
     cache_dir: str | Path = DEFAULTS.cache_dir,
     offline: bool = False,
 ) -> loading.LM:
-    """A model, checked and ready for every function here: by name, folder or .gguf file, or one that is in memory already.
+    """A model, checked and ready for every function here: by name, folder or .gguf file, or one that is in
+    memory already.
 
-    In memory: a causal model of transformers with its tokenizer (copied; it stays as it is, on its device and in its dtype), or a
-    `TransformerBridge` of TransformerLens. Its name is the one it was loaded by, its identity the sha256 of its parameters.
+    In memory: a causal model of transformers with its tokenizer (copied; it stays as it is, on its device and
+    in its dtype), or a `TransformerBridge` of TransformerLens. Its name is the one it was loaded by, its
+    identity the sha256 of its parameters.
     """
     from biasscope.engine.model import forward
 
     if not isinstance(model, str | Path):
         return forward.check_packing(loading.adopt(model, tokenizer))
     with SILENT.hushed():
-        where = {"device": device, "dtype": str(dtype), "revision": revision, "cache_dir": Path(cache_dir).expanduser(), "offline": offline}
+        where = {
+            "device": device,
+            "dtype": str(dtype),
+            "revision": revision,
+            "cache_dir": Path(cache_dir).expanduser(),
+            "offline": offline,
+        }
         return forward.check_packing(loading.load(str(model), **where))  # type: ignore[arg-type]
 
 
-def load_dataset(name: str, *, data_dir: str | Path = DEFAULTS.data_dir, limit: int | None = None, seed: int = 0) -> Dataset:
-    """The data set of that name, or of a file; `limit` draws a seeded sample, spread evenly over groups. UsageError: unknown name."""
+def load_dataset(
+    name: str, *, data_dir: str | Path = DEFAULTS.data_dir, limit: int | None = None, seed: int = 0
+) -> Dataset:
+    """The data set of that name, or of a file; `limit` draws a seeded sample, spread evenly over groups.
+    UsageError: unknown name.
+    """
     data = datasets.load(name, Path(data_dir), limit=limit, seed=seed)
     return replace(data, loaded=Loaded(name, Path(data_dir), seed, digests.of_examples(data.examples)))
 
 
-def forest(lm: loading.LM, dataset: Dataset | Sequence[Example], *, share: Literal["all", "example"] = "all") -> "Forest":
-    """The examples as packed prefix trees, what every pass goes over (`share="example"`: no node is shared between examples)."""
+def forest(
+    lm: loading.LM, dataset: Dataset | Sequence[Example], *, share: Literal["all", "example"] = "all"
+) -> "Forest":
+    """The examples as packed prefix trees, what every pass goes over (`share="example"`: no node is shared
+    between examples).
+    """
     from biasscope.engine.model import tokens
 
     return tokens.forest(lm, dataset.examples if isinstance(dataset, Dataset) else dataset, share=share)
 
 
-def sites(lm: loading.LM, components: Sequence[str] = ("z", "mlp_out"), layers: Sequence[int] | None = None) -> list[Site]:
-    """The sites of those components in the layers (all by default), heads one by one. UsageError outside the model."""
+def sites(
+    lm: loading.LM, components: Sequence[str] = ("z", "mlp_out"), layers: Sequence[int] | None = None
+) -> list[Site]:
+    """The sites of those components in the layers (all by default), heads one by one. UsageError outside the
+    model.
+    """
     from biasscope.engine.measure import sources
 
     return sources.sites(lm, components, layers)
@@ -224,7 +314,9 @@ def sweep(
     source: "str | Source" = "mean",
     metrics: Sequence[str] = ("target", "competence", "kl"),
 ) -> pl.DataFrame:
-    """EFFECTS of replacing each site alone by the source, exact: one row per example, site and metric. Nothing is stored."""
+    """EFFECTS of replacing each site alone by the source, exact: one row per example, site and metric.
+    Nothing is stored.
+    """
     from biasscope.engine.measure import exact, sources
 
     replacement = sources.source(source, lm, forest, sites) if isinstance(source, str) else source
@@ -232,18 +324,28 @@ def sweep(
 
 
 class _Report(ModuleType):
-    """The package `biasscope.report`, which is also the function of its name: `bs.report` beside `bs.ablate`."""
+    """The package `biasscope.report`, which is also the function of its name: `bs.report` beside
+    `bs.ablate`.
+    """
 
     def __call__(
-        self, runs: Sequence[Run | str] | None = None, out: str | Path = "report.html", *, output_dir: str | Path = DEFAULTS.output_dir
+        self,
+        runs: Sequence[Run | str] | None = None,
+        out: str | Path = "report.html",
+        *,
+        output_dir: str | Path = DEFAULTS.output_dir,
     ) -> Path:
-        """The report's page, written with its Markdown twin and figures beside it: of these runs, else of all in `output_dir`.
+        """The report's page, written with its Markdown twin and figures beside it: of these runs, else of all
+        in `output_dir`.
 
         DataError where there is no run to show, DamagedError where one is corrupted.
         """
         from biasscope.report import document, gather
 
-        named = [[run] if isinstance(run, str) else [part.path for part in run.record.datasets] for run in runs or []]
+        named = [
+            [run] if isinstance(run, str) else [part.path for part in run.record.datasets]
+            for run in runs or []
+        ]
         shown = gather.gather(Path(output_dir), [name for names in named for name in names], None)
         (_, page), _ = document.save(shown, Path(out).with_suffix(".md"))
         shown.check()

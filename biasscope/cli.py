@@ -1,4 +1,6 @@
-"""The `biasscope` command: finds its subcommands as files in `commands/`, and turns errors into exit codes."""
+"""The `biasscope` command: finds its subcommands as files in `commands/`, and turns errors into exit
+codes.
+"""
 
 import ast
 import importlib
@@ -24,7 +26,9 @@ PANELS = ("Prepare", "Measure", "Conclude", "Manage")
 
 
 def stub(name: str) -> TyperCommand:
-    """A command as the list of commands shows it: panel, first line and first example, read without importing it."""
+    """A command as the list of commands shows it: panel, first line and first example, read without importing
+    it.
+    """
     tree = ast.parse((Path(commands.__path__[0]) / f"{name}.py").read_text(encoding="utf-8"))
     function = next(node for node in tree.body if isinstance(node, ast.FunctionDef) and node.name == name)
     constants = {
@@ -35,7 +39,9 @@ def stub(name: str) -> TyperCommand:
         if isinstance(target, ast.Name) and target.id in ("PANEL", "EXAMPLES")
     }
     line = (ast.get_docstring(function) or "").split("\n")[0]
-    return TyperCommand(name, help=f"{line} Example: {constants['EXAMPLES'][0]}", rich_help_panel=constants["PANEL"])
+    return TyperCommand(
+        name, help=f"{line} Example: {constants['EXAMPLES'][0]}", rich_help_panel=constants["PANEL"]
+    )
 
 
 def in_order(names: Iterable[str]) -> list[str]:
@@ -48,12 +54,16 @@ def load(name: str) -> Any:
     """The command of that name, its module imported."""
     module = importlib.import_module(f"biasscope.commands.{name}")
     app = typer.Typer(add_completion=False)
-    app.command(name, epilog="\n\n".join(["Examples:", *module.EXAMPLES]))(options.flatten(getattr(module, name)))
+    app.command(name, epilog="\n\n".join(["Examples:", *module.EXAMPLES]))(
+        options.flatten(getattr(module, name))
+    )
     return typer.main.get_command(app)
 
 
 class Folder(TyperGroup):
-    """A command group that is a folder: each file is a subcommand, imported only when it is called or asked for help."""
+    """A command group that is a folder: each file is a subcommand, imported only when it is called or asked
+    for help.
+    """
 
     def __init__(self, **settings: Any) -> None:
         names = in_order(module.name for module in pkgutil.iter_modules(commands.__path__))
@@ -92,7 +102,9 @@ class Folder(TyperGroup):
 
 
 def _stdout_failed(problem: OSError) -> int:
-    """The exit code where stdout failed (its reader has left, it is full); any other error is a bug and goes on."""
+    """The exit code where stdout failed (its reader has left, it is full); any other error is a bug and goes
+    on.
+    """
     code = console.unwritable_stdout(problem)
     if code is None:
         raise problem
@@ -113,7 +125,10 @@ def interrupted(_signal: int, _frame: Any) -> None:
 
 
 app = typer.Typer(
-    cls=Folder, no_args_is_help=True, pretty_exceptions_enable=False, context_settings={"help_option_names": ["--help", "-h"]}
+    cls=Folder,
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["--help", "-h"]},
 )
 
 
@@ -130,14 +145,19 @@ def versions() -> str:
 @app.callback(invoke_without_command=True)
 def biasscope(
     context: typer.Context,
-    version: Annotated[bool, typer.Option("--version", help="Show the version; with -v also those of the libraries")] = False,
-    verbose: Annotated[bool, typer.Option("--verbose", "-v", help="With --version: what a bug report needs")] = False,
+    version: Annotated[
+        bool, typer.Option("--version", help="Show the version; with -v also those of the libraries")
+    ] = False,
+    verbose: Annotated[
+        bool, typer.Option("--verbose", "-v", help="With --version: what a bug report needs")
+    ] = False,
     debug: options.Debug = False,
 ) -> None:
-    """Where inside a causal language model social bias sits, how certain that is, and what it costs to remove.
+    """Where inside a causal language model social bias sits, how certain that is, and what it costs to
+    remove.
 
-    Exit codes: 0 ok, 1 failed, 2 usage, 3 finished with parts missing, 4 bad input, 5 needs the network, 11 locked,
-    12 cache damaged, 130 Ctrl-C, 143 SIGTERM.
+    Exit codes: 0 ok, 1 failed, 2 usage, 3 finished with parts missing, 4 bad input, 5 needs the network, 11
+    locked, 12 cache damaged, 130 Ctrl-C, 143 SIGTERM.
     """
     if version:
         typer.echo(versions() if verbose else f"biasscope {__version__}")
@@ -156,7 +176,8 @@ def main() -> None:
     try:
         app(prog_name="biasscope")
     except SystemExit as leaving:
-        if isinstance(leaving.__context__, BrokenPipeError):  # rich leaves with 1 where the reader has what it wanted (`| head -1`)
+        # rich leaves with 1 where the reader has what it wanted (`| head -1`)
+        if isinstance(leaving.__context__, BrokenPipeError):
             leaving.code = 0
         raise
     finally:

@@ -17,17 +17,58 @@ EVERY = 5.0
 
 
 def safe_text(text: str) -> str:
-    """The text without what could steer a terminal: control characters, ESC, bidi marks, zero-width characters.
+    """The text without what could steer a terminal: control characters, ESC, bidi marks, zero-width
+    characters.
 
-    White space of any kind becomes one space each. Nothing of ours is ever parsed as rich markup, so none needs escaping.
+    White space of any kind becomes one space each. Nothing of ours is ever parsed as rich markup, so none
+    needs escaping.
     """
     return "".join(" " if c.isspace() else c for c in text if c.isprintable() or c.isspace())
 
 
-PLAIN = {"−": "-", "–": "-", "—": "-", "·": ".", "…": "...", "×": "x", "→": "->", "≥": ">=", "≤": "<=", "≠": "!=", "±": "+-", "√": "sqrt"}
-PLAIN |= {"“": '"', "”": '"', "‘": "'", "’": "'", "°": "^", "†": "#", "○": "o", "●": "*", "│": "|", "─": "-", "┼": "+", "█": "#"}
-PLAIN |= {"ρ": "rho", "α": "alpha", "β": "beta", "Δ": "delta", "Σ": "sum", "²": "^2", "ä": "a", "é": "e", "ö": "o", "ü": "u"}
-"""What stands for a character where the stream's encoding does not have it; a question mark for all others."""
+PLAIN = {
+    "−": "-",
+    "–": "-",
+    "—": "-",
+    "·": ".",
+    "…": "...",
+    "×": "x",
+    "→": "->",
+    "≥": ">=",
+    "≤": "<=",
+    "≠": "!=",
+    "±": "+-",
+    "√": "sqrt",
+}
+PLAIN |= {
+    "“": '"',
+    "”": '"',
+    "‘": "'",
+    "’": "'",
+    "°": "^",
+    "†": "#",
+    "○": "o",
+    "●": "*",
+    "│": "|",
+    "─": "-",
+    "┼": "+",
+    "█": "#",
+}
+PLAIN |= {
+    "ρ": "rho",
+    "α": "alpha",
+    "β": "beta",
+    "Δ": "delta",
+    "Σ": "sum",
+    "²": "^2",
+    "ä": "a",
+    "é": "e",
+    "ö": "o",
+    "ü": "u",
+}
+"""What stands for a character where the stream's encoding does not have it; a question mark for all
+others.
+"""
 
 
 def _plain(error: UnicodeError) -> tuple[str, int]:
@@ -41,7 +82,9 @@ codecs.register_error("biasscope", _plain)
 
 
 def write_in_any_encoding() -> None:
-    """Let stdout and stderr replace what their encoding does not have (Windows' cp1252, Latin-1, ASCII), instead of failing."""
+    """Let stdout and stderr replace what their encoding does not have (Windows' cp1252, Latin-1, ASCII),
+    instead of failing.
+    """
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="biasscope")
@@ -54,11 +97,18 @@ def encodable(text: str, stream: TextIO) -> str:
 
 
 def unwritable_stdout(problem: OSError) -> int | None:
-    """The exit code where it was stdout that failed, which is closed then: 0 where its reader has left, 1 with a message where it is full.
+    """The exit code where it was stdout that failed, which is closed then: 0 where its reader has left, 1
+    with a message where it is full.
 
-    None where it was another file: those that we open have a name in their error, or have been told of already.
+    None where it was another file: those that we open have a name in their error, or have been told of
+    already.
     """
-    if problem.filename is not None or problem.errno not in (errno.EPIPE, errno.ENOSPC, errno.EDQUOT, errno.EIO):
+    if problem.filename is not None or problem.errno not in (
+        errno.EPIPE,
+        errno.ENOSPC,
+        errno.EDQUOT,
+        errno.EIO,
+    ):
         return None
     # nothing more may be flushed into it at exit
     os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
@@ -80,11 +130,14 @@ def error(text: str, label: str = "error") -> None:
 
 
 def hush_environment() -> None:
-    """Disable the libraries' telemetry, progress bars and OpenMP spinning. Call before importing any of them."""
+    """Disable the libraries' telemetry, progress bars and OpenMP spinning. Call before importing any of
+    them.
+    """
     for name in ("HF_HUB_DISABLE_TELEMETRY", "DO_NOT_TRACK", "HF_HUB_DISABLE_PROGRESS_BARS", "TQDM_DISABLE"):
         os.environ[name] = "1"
     os.environ["WANDB_MODE"] = "disabled"
-    # threads that wait for work spin; with two processes on the same cores that made both ten times slower, and costs one alone 5 to 10 %
+    # threads that wait for work spin; with two processes on the same cores that made both ten times slower,
+    # and costs one alone 5 to 10 %
     if "OMP_WAIT_POLICY" not in os.environ:
         os.environ.setdefault("GOMP_SPINCOUNT", "1000")
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
@@ -126,7 +179,15 @@ def _lines(units: list[Any], label: str) -> Iterator[Any]:
 
 def _bar(units: list[Any], label: str) -> Iterator[Any]:
     from rich.console import Console
-    from rich.progress import BarColumn, MofNCompleteColumn, Progress, ProgressColumn, Task, TextColumn, TimeRemainingColumn
+    from rich.progress import (
+        BarColumn,
+        MofNCompleteColumn,
+        Progress,
+        ProgressColumn,
+        Task,
+        TextColumn,
+        TimeRemainingColumn,
+    )
     from rich.text import Text
 
     class Rate(ProgressColumn):
@@ -136,13 +197,21 @@ def _bar(units: list[Any], label: str) -> Iterator[Any]:
             """The rate as text."""
             return Text(f"{task.speed:.3g}/s" if task.speed else "")
 
-    columns = (TextColumn("{task.description}", markup=False), BarColumn(), MofNCompleteColumn(), Rate(), TimeRemainingColumn())
+    columns = (
+        TextColumn("{task.description}", markup=False),
+        BarColumn(),
+        MofNCompleteColumn(),
+        Rate(),
+        TimeRemainingColumn(),
+    )
     with Progress(*columns, console=Console(stderr=True), transient=True) as progress:
         yield from progress.track(units, description=safe_text(label))
 
 
 def confirmed(question: str) -> bool:
-    """Whether the person at the terminal says yes; where nobody is there to ask, the command itself says it."""
+    """Whether the person at the terminal says yes; where nobody is there to ask, the command itself says
+    it.
+    """
     if not (sys.stdin.isatty() and sys.stderr.isatty()):
         return True
     sys.stderr.write(f"{safe_text(question)} [y/N] ")
@@ -152,4 +221,6 @@ def confirmed(question: str) -> bool:
 
 def age(days: float) -> str:
     """A time ago for people: 3 h, 12 d."""
-    return f"{days * 1440:.0f} min" if days < 1 / 24 else f"{days * 24:.0f} h" if days < 2 else f"{days:.0f} d"
+    return (
+        f"{days * 1440:.0f} min" if days < 1 / 24 else f"{days * 24:.0f} h" if days < 2 else f"{days:.0f} d"
+    )

@@ -47,15 +47,21 @@ class Run:
 
     @property
     def folder(self) -> Path:
-        """Where its files are. UsageError where it measured several data sets: each of `record.datasets` has a path."""
+        """Where its files are. UsageError where it measured several data sets: each of `record.datasets` has
+        a path.
+        """
         paths = [Path(part.path) for part in self.record.datasets]
         if len(paths) > 1:
-            raise UsageError(f"the run has {len(paths)} folders, one a data set: {', '.join(map(str, paths))}")
+            raise UsageError(
+                f"the run has {len(paths)} folders, one a data set: {', '.join(map(str, paths))}"
+            )
         return paths[0]
 
     @property
     def key(self) -> str:
-        """The first eight characters of its run key, the name of its folder. UsageError where it measured several data sets."""
+        """The first eight characters of its run key, the name of its folder. UsageError where it measured
+        several data sets.
+        """
         return self.folder.name
 
     @property
@@ -65,7 +71,9 @@ class Run:
 
     @property
     def summary(self) -> pl.DataFrame:
-        """One row per aggregate (schema SUMMARY): estimate, 95 % interval, p, marks; the strongest site first."""
+        """One row per aggregate (schema SUMMARY): estimate, 95 % interval, p, marks; the strongest site
+        first.
+        """
         return pl.concat(self._result.summaries)
 
     @property
@@ -75,39 +83,52 @@ class Run:
 
     @property
     def effects(self) -> pl.DataFrame:
-        """One row per example, site and metric (schema EFFECTS): baseline, value, effect = value − baseline."""
+        """One row per example, site and metric (schema EFFECTS): baseline, value, effect = value −
+        baseline.
+        """
         return self.table("effects")
 
     def table(self, name: str) -> pl.DataFrame:
-        """A per-example table of its folder: effects, exact, control, scores, triples, twins, activations, predictions …
+        """A per-example table of its folder: effects, exact, control, scores, triples, twins, activations,
+        predictions …
 
         UsageError, with those that there are, where it has none of that name.
         """
         parts = [Path(part.path) / f"{name}.parquet" for part in self.record.datasets if name in part.tables]
         if not parts:
             there = sorted({table for part in self.record.datasets for table in part.tables})
-            raise UsageError(f"a run of {self.record.command} has no table '{name}'; it has: {', '.join(there)}")
+            raise UsageError(
+                f"a run of {self.record.command} has no table '{name}'; it has: {', '.join(there)}"
+            )
         return pl.concat(map(pl.read_parquet, parts))
 
     def top(self, n: int = 10) -> pl.DataFrame:
-        """The n rows that rank first, of heads and MLPs with their marks (`*`: a star) where sites are ranked.
+        """The n rows that rank first, of heads and MLPs with their marks (`*`: a star) where sites are
+        ranked.
 
         Only columns that hold something.
         """
         rows = self.summary
         if self.record.command in ("ablate", "patch"):
-            own = rows.filter(pl.col("dataset").is_in([part.name for part in self.record.datasets]))  # not the control's
+            # not the control's
+            own = rows.filter(pl.col("dataset").is_in([part.name for part in self.record.datasets]))
             rows = _ranked(summary.ranking(own).filter(schemas.heads_and_mlps()))
         rows = rows.head(n)
         return rows.select(name for name in rows.columns if set(rows[name]) - {"", None})
 
     def prompts(self, site: str | Site, n: int = 10) -> pl.DataFrame:
-        """The prompts whose `target` a site changes most: prompt, group, baseline, value, effect (nats), the largest first.
+        """The prompts whose `target` a site changes most: prompt, group, baseline, value, effect (nats), the
+        largest first.
 
         Site: "L26H2" or "26.2", "L5.mlp". UsageError where the run did not measure it.
         """
         wanted = _site(site)
-        rows = self.effects.filter(pl.col("head").eq_missing(wanted.head), layer=wanted.layer, component=wanted.component, metric="target")
+        rows = self.effects.filter(
+            pl.col("head").eq_missing(wanted.head),
+            layer=wanted.layer,
+            component=wanted.component,
+            metric="target",
+        )
         if rows.is_empty():
             raise UsageError(f"the run did not measure {wanted}; it has {self._sites()}")
         texts = pl.DataFrame(
@@ -115,12 +136,25 @@ class Run:
             schema=["example_id", "dataset", "prompt", "stereo", "anti"],
             orient="row",
         )
-        kept = ["source", "position", "dataset", "group", "prompt", "stereo", "anti", "baseline", "value", "effect", "example_id"]
+        kept = [
+            "source",
+            "position",
+            "dataset",
+            "group",
+            "prompt",
+            "stereo",
+            "anti",
+            "baseline",
+            "value",
+            "effect",
+            "example_id",
+        ]
         joined = rows.join(texts, on=["example_id", "dataset"], how="left", maintain_order="left")
         return joined.sort(pl.col("effect").abs(), descending=True, maintain_order=True).select(kept).head(n)
 
     def attention(self, site: str | Site, example: str) -> pl.DataFrame:
-        """Where a head looks in one prompt of the run: a row per token, a column per token that it attends to, weights in [0, 1].
+        """Where a head looks in one prompt of the run: a row per token, a column per token that it attends
+        to, weights in [0, 1].
 
         `example`: the id of one of its examples (`run.prompts(site)` has them). The model is loaded.
         """
@@ -139,10 +173,15 @@ class Run:
         return pl.DataFrame({"token": named} | dict(zip(named, weights.T.tolist(), strict=True)))
 
     def plot(self, component: Literal["z", "mlp_out"] = "z") -> Plot:
-        """The report's figure: a heat map of heads (or bars of MLPs), probes by layer, a circuit's curve. UsageError where it has none."""
+        """The report's figure: a heat map of heads (or bars of MLPs), probes by layer, a circuit's curve.
+        UsageError where it has none.
+        """
         from biasscope.report import figures
 
-        rows, title = self._result.summaries[0], f"{self.record.command} on {self.record.datasets[0].name}{self.record.given}"
+        rows, title = (
+            self._result.summaries[0],
+            f"{self.record.command} on {self.record.datasets[0].name}{self.record.given}",
+        )
         if self.record.command == "probe":
             return Plot(figures.probes(rows, title=title))
         if self.record.command == "circuit":
@@ -153,14 +192,19 @@ class Run:
         if self.record.command not in ("ablate", "patch") or ranked.is_empty():
             raise UsageError(f"a run of {self.record.command} has no figure of {component}")
         if ranked["position"].n_unique() > 1:
-            raise UsageError("a run with several positions has no one map of heads; bs.report([run]) draws it along the prompt")
+            raise UsageError(
+                "a run with several positions has no one map of heads; bs.report([run]) draws it along the "
+                "prompt"
+            )
         if component == "mlp_out":
             return Plot(figures.bars(ranked, title=title, unit=ranked["unit"][0]))
         largest = max(ranked["estimate"].abs().max() or 0.0, 1e-9)
         return Plot(figures.heat_map(ranked, title=title, largest=largest, unit=ranked["unit"][0]))
 
     def _examples(self) -> list[Example]:
-        """The examples of its data sets, in memory or read anew: by the names, or of the files, that were asked for."""
+        """The examples of its data sets, in memory or read anew: by the names, or of the files, that were
+        asked for.
+        """
         measured, held = {part.name for part in self.record.datasets}, self._held.datasets
         folder = Path(self.record.params["data_dir"])
         read = held or [datasets.load(name, folder) for name in self.record.params["dataset"]]
@@ -171,7 +215,9 @@ class Run:
         from biasscope.engine.model import forward, loading
 
         options = {name: self.record.params[name] for name in ("device", "dtype", "revision")}
-        lm = loading.load(self.record.params["model"], **options, cache_dir=Path(self.record.params["cache_dir"]))
+        lm = loading.load(
+            self.record.params["model"], **options, cache_dir=Path(self.record.params["cache_dir"])
+        )
         self._held = replace(self._held, lm=forward.check_packing(lm))
         return self._held.lm
 
@@ -192,12 +238,33 @@ class Run:
 
 
 def _ranked(rows: pl.DataFrame) -> pl.DataFrame:
-    """The rows of sites as people read them: the site by its name, its marks, and what differs between rows."""
+    """The rows of sites as people read them: the site by its name, its marks, and what differs between
+    rows.
+    """
     several = [name for name in ("dataset", "method", "source", "position") if rows[name].n_unique() > 1]
-    shown = ["statistic", "unit", "n", "clusters", "estimate", "ci_low", "ci_high", "p_family", "carried_by", "recovered", "specificity"]
-    named = [(str(Site(row["layer"], row["component"], row["head"])), schemas.mark(row)) for row in rows.iter_rows(named=True)]
+    shown = [
+        "statistic",
+        "unit",
+        "n",
+        "clusters",
+        "estimate",
+        "ci_low",
+        "ci_high",
+        "p_family",
+        "carried_by",
+        "recovered",
+        "specificity",
+    ]
+    named = [
+        (str(Site(row["layer"], row["component"], row["head"])), schemas.mark(row))
+        for row in rows.iter_rows(named=True)
+    ]
     return pl.concat(
-        [pl.DataFrame(named, {"site": pl.String, "mark": pl.String}, orient="row"), rows.select(*several, *shown)], how="horizontal"
+        [
+            pl.DataFrame(named, {"site": pl.String, "mark": pl.String}, orient="row"),
+            rows.select(*several, *shown),
+        ],
+        how="horizontal",
     )
 
 
@@ -208,5 +275,8 @@ def _site(site: str | Site) -> Site:
     named = re.fullmatch(r"L?(\d+)(?:[H.](\d+)|\.(\w+))", site.strip(), re.ASCII)
     component = {"mlp": "mlp_out"}.get(named[3] or "z", named[3] or "z") if named else ""
     if not named or component not in COMPONENTS:
-        raise UsageError(f"'{site}' names no site; write L26H2 or 26.2 for a head, L5.mlp for an MLP, L5.resid_post for a hook point")
+        raise UsageError(
+            f"'{site}' names no site; write L26H2 or 26.2 for a head, L5.mlp for an MLP, L5.resid_post for a "
+            "hook point"
+        )
     return Site(int(named[1]), component, None if named[2] is None else int(named[2]))

@@ -1,4 +1,6 @@
-"""The options of the commands: one name, one meaning everywhere, each also as environment variable BIASSCOPE_<NAME>."""
+"""The options of the commands: one name, one meaning everywhere, each also as environment variable
+BIASSCOPE_<NAME>.
+"""
 
 import inspect
 from collections.abc import Callable
@@ -27,15 +29,31 @@ from biasscope.engine.settings import (
     Task,
 )
 
-__all__ = ("Control", "Direction", "Format", "Holdout", "Measure", "Method", "Negatives", "Patched", "Ranking", "Replaced", "Task")
+__all__ = (
+    "Control",
+    "Direction",
+    "Format",
+    "Holdout",
+    "Measure",
+    "Method",
+    "Negatives",
+    "Patched",
+    "Ranking",
+    "Replaced",
+    "Task",
+)
 """What a command takes from the nouns, so that it need import nothing else."""
 MODEL, DATA, OUTPUT = "Model and compute", "Data", "Output"
 
 
 def option(flag: str, help: str, *more: str, panel: str | None = None, **limits: Any) -> Any:  # noqa: A002  typer's own word
-    """A typer option that also reads BIASSCOPE_<FLAG>; `more` are further spellings, `limits` typer's min, max, metavar."""
+    """A typer option that also reads BIASSCOPE_<FLAG>; `more` are further spellings, `limits` typer's min,
+    max, metavar.
+    """
     name = flag.removeprefix("--").replace("-", "_").upper()
-    return typer.Option(flag, *more, help=help, envvar=f"BIASSCOPE_{name}", show_envvar=False, rich_help_panel=panel, **limits)
+    return typer.Option(
+        flag, *more, help=help, envvar=f"BIASSCOPE_{name}", show_envvar=False, rich_help_panel=panel, **limits
+    )
 
 
 def batch_size(value: str) -> str:
@@ -65,14 +83,30 @@ Model = Annotated[str, option("--model", "Short name, hub id, local folder or .g
 Device = Annotated[str, option("--device", "auto, cpu, cuda, …", panel=MODEL)]
 DtypeOption = Annotated[Dtype, option("--dtype", "Numbers the model computes with", panel=MODEL)]
 BatchSize = Annotated[
-    str, option("--batch-size", "Tokens of all copies in a pass; auto: by model size", panel=MODEL, callback=batch_size, metavar="auto|N")
+    str,
+    option(
+        "--batch-size",
+        "Tokens of all copies in a pass; auto: by model size",
+        panel=MODEL,
+        callback=batch_size,
+        metavar="auto|N",
+    ),
 ]
 MaxMemory = Annotated[
     str | None,
-    option("--max-memory", "Keep the process below this (8GiB)", panel=MODEL, callback=checked_memory, metavar="SIZE"),
+    option(
+        "--max-memory",
+        "Keep the process below this (8GiB)",
+        panel=MODEL,
+        callback=checked_memory,
+        metavar="SIZE",
+    ),
 ]
 Revision = Annotated[str | None, option("--revision", "Branch, tag or commit of a hub model", panel=MODEL)]
-CacheDir = Annotated[Path, option("--cache-dir", "Where measured parts and converted models are kept", panel=MODEL, file_okay=False)]
+CacheDir = Annotated[
+    Path,
+    option("--cache-dir", "Where measured parts and converted models are kept", panel=MODEL, file_okay=False),
+]
 NoCache = Annotated[bool, option("--no-cache", "Measure everything anew and keep no parts", panel=MODEL)]
 Fresh = Annotated[bool, option("--fresh", "Forget what this run has measured and start over", panel=MODEL)]
 Wait = Annotated[bool, option("--wait", "Wait where another process works on the same run", panel=MODEL)]
@@ -81,28 +115,54 @@ Datasets = Annotated[
     list[str] | None,
     option(
         "--dataset",
-        "Name, or FILE.json of sentences of StereoSet or WinoGender; repeatable (default: the study's three if present, else occupations)",
+        "Name, or FILE.json of sentences of StereoSet or WinoGender; repeatable (default: the study's three "
+        "if present, else occupations)",
         "-d",
         panel=DATA,
     ),
 ]
-Limit = Annotated[int | None, option("--limit", "A seeded sample of N examples, spread evenly over groups", panel=DATA, min=1)]
+Limit = Annotated[
+    int | None,
+    option("--limit", "A seeded sample of N examples, spread evenly over groups", panel=DATA, min=1),
+]
 Seed = Annotated[int, option("--seed", "Seed of every random choice", panel=DATA, min=0)]
-DataDir = Annotated[Path, option("--data-dir", "Where `biasscope download` puts data", panel=DATA, file_okay=False)]
-SkipInvalid = Annotated[bool, option("--skip-invalid", "Leave out and count examples that cannot be read, instead of refusing", panel=DATA)]
+DataDir = Annotated[
+    Path, option("--data-dir", "Where `biasscope download` puts data", panel=DATA, file_okay=False)
+]
+SkipInvalid = Annotated[
+    bool,
+    option(
+        "--skip-invalid", "Leave out and count examples that cannot be read, instead of refusing", panel=DATA
+    ),
+]
 OutputDir = Annotated[Path, option("--output-dir", "Where runs are written", "-o", panel=OUTPUT)]
 FormatOption = Annotated[
-    Format | None, option("--format", "What to write to stdout (default: table on a terminal, else json)", panel=OUTPUT)
+    Format | None,
+    option("--format", "What to write to stdout (default: table on a terminal, else json)", panel=OUTPUT),
 ]
 Json = Annotated[bool, option("--json", "Short for --format json", panel=OUTPUT)]
-Rows = Annotated[bool, option("--rows", "Per-example rows too (json), or instead of the summary (jsonl)", panel=OUTPUT)]
-SiteOption = Annotated[Stream, option("--site", "resid: the stream into every layer and out of the last; z: heads")]
-PositionOption = Annotated[Read, option("--position", "Last token, last token of the term, or mean over the text")]
-Given = Annotated[str | None, option("--given", "Their means stand there all the while: LAYER.HEAD or LAYER.mlp", metavar="5.3,10.mlp")]
-Plot = Annotated[bool, option("--plot", "Also draw the result in the terminal: a heat map of the heads, bars", panel=OUTPUT)]
+Rows = Annotated[
+    bool, option("--rows", "Per-example rows too (json), or instead of the summary (jsonl)", panel=OUTPUT)
+]
+SiteOption = Annotated[
+    Stream, option("--site", "resid: the stream into every layer and out of the last; z: heads")
+]
+PositionOption = Annotated[
+    Read, option("--position", "Last token, last token of the term, or mean over the text")
+]
+Given = Annotated[
+    str | None,
+    option("--given", "Their means stand there all the while: LAYER.HEAD or LAYER.mlp", metavar="5.3,10.mlp"),
+]
+Plot = Annotated[
+    bool,
+    option("--plot", "Also draw the result in the terminal: a heat map of the heads, bars", panel=OUTPUT),
+]
 Quiet = Annotated[bool, option("--quiet", "No progress, no notes", "-q", panel=OUTPUT)]
 Verbose = Annotated[bool, option("--verbose", "Also what the libraries have to say", "-v", panel=OUTPUT)]
-Debug = Annotated[bool, option("--debug", "Show the traceback of every error", panel=OUTPUT, callback=remember_debug)]
+Debug = Annotated[
+    bool, option("--debug", "Show the traceback of every error", panel=OUTPUT, callback=remember_debug)
+]
 
 
 SHARED: dict[str, Any] = {
@@ -134,14 +194,18 @@ SHARED: dict[str, Any] = {
 
 
 def flatten(command: Callable[..., None]) -> Callable[..., None]:
-    """`command` with its `Measure` argument spread into single options, so that typer sees (and documents) each of them."""
+    """`command` with its `Measure` argument spread into single options, so that typer sees (and documents)
+    each of them.
+    """
     hints = get_type_hints(command, include_extras=True)
     bundle = next((name for name, hint in hints.items() if hint is Measure), None)
     if bundle is None:
         return command
     own = [p for name, p in inspect.signature(command).parameters.items() if name != bundle]
     shared = [
-        inspect.Parameter(f.name, inspect.Parameter.KEYWORD_ONLY, default=f.default, annotation=SHARED[f.name])
+        inspect.Parameter(
+            f.name, inspect.Parameter.KEYWORD_ONLY, default=f.default, annotation=SHARED[f.name]
+        )
         for f in fields(Measure)
         if f.name in SHARED
     ]

@@ -1,9 +1,10 @@
 """`make bench`: the exact sweep and attribution against the loops they replace, in one run; JSON on stdout.
 
-A: one example and one head at a time, full logits (the original study's way); 60 seeded passes, scaled up.
-B: batches of 64 sorted by length through TransformerLens hooks, full forward, one head a pass; one head of each layer, scaled up.
-C: biasscope, in full. A, B and attribution's loop multiply as torch does by itself, C as biasscope lets it (engine/kernels.py);
-`C_plain_s` is C as torch does by itself. All heads of layers 5, 15 and 25 of SmolLM2, zeroed, on WinoGender's 240 prompts.
+A: one example and one head at a time, full logits (the original study's way); 60 seeded passes, scaled up. B:
+batches of 64 sorted by length through TransformerLens hooks, full forward, one head a pass; one head of each
+layer, scaled up. C: biasscope, in full. A, B and attribution's loop multiply as torch does by itself, C as
+biasscope lets it (engine/kernels.py); `C_plain_s` is C as torch does by itself. All heads of layers 5, 15 and
+25 of SmolLM2, zeroed, on WinoGender's 240 prompts.
 """
 
 import argparse
@@ -42,12 +43,16 @@ def timed(work: Callable[[], Any]) -> tuple[float, Any]:
     return time.perf_counter() - begun, result
 
 
-def one_at_a_time(lm: loading.LM, examples: list[Example], sites: list[Site]) -> tuple[float, dict[tuple[str, Site], float]]:
+def one_at_a_time(
+    lm: loading.LM, examples: list[Example], sites: list[Site]
+) -> tuple[float, dict[tuple[str, Site], float]]:
     """A, scaled to every (example, head), and the effects it measured (the clean values are not timed)."""
     drawn = random.Random(SEED).sample([(e, s) for e in examples for s in sites], PASSES)
     clean = {e.id: slow.scores_at_once(lm, e) for e, _ in drawn}
     zero = torch.tensor(0.0)
-    seconds, values = timed(lambda: [slow.scores_at_once(lm, e, [slow.replaced(s, zero, zero)]) for e, s in drawn])
+    seconds, values = timed(
+        lambda: [slow.scores_at_once(lm, e, [slow.replaced(s, zero, zero)]) for e, s in drawn]
+    )
     effects = {(e.id, s): v - clean[e.id] for (e, s), v in zip(drawn, values, strict=True)}
     return seconds / PASSES * len(examples) * len(sites), effects
 
@@ -60,7 +65,8 @@ def padded_batches(lm: loading.LM, examples: list[Example], sites: list[Site]) -
 
     def sweep(site: Site) -> None:
         for batch in batches:
-            ids = torch.tensor([row + [row[-1]] * (len(batch[-1]) - len(row)) for row in batch])  # right padding: causal rows do not see it
+            # right padding: causal rows do not see it
+            ids = torch.tensor([row + [row[-1]] * (len(batch[-1]) - len(row)) for row in batch])
             last = torch.tensor([len(row) - 1 for row in batch])
             with torch.no_grad():
                 logits = lm.bridge.run_with_hooks(ids, fwd_hooks=[slow.replaced(site, zero, zero)])
@@ -72,7 +78,9 @@ def padded_batches(lm: loading.LM, examples: list[Example], sites: list[Site]) -
 
 
 def work(lm: loading.LM, forest: tokens.Forest, sites: list[Site]) -> float:
-    """Floating-point operations of C's resumed passes: two per weight that a node meets, attention scores left out."""
+    """Floating-point operations of C's resumed passes: two per weight that a node meets, attention scores
+    left out.
+    """
     total = sum(p.numel() for p in lm.bridge.original_model.parameters())
     unembed = lm.vocab * lm.d_model
     per_layer = (total - unembed) / lm.n_layers
@@ -89,7 +97,9 @@ def matmul_rate(size: int = 2048, repeats: int = 8) -> float:
 
 
 def gradients(lm: loading.LM, examples: list[Example], forest: tokens.Forest) -> dict[str, float]:
-    """Attribution of every head against the one-example loop, zero source: seconds scaled to all examples, and the difference."""
+    """Attribution of every head against the one-example loop, zero source: seconds scaled to all examples,
+    and the difference.
+    """
     sites = [Site(layer, "z") for layer in range(lm.n_layers)]
     drawn = random.Random(SEED).sample(examples, GRADIENTS)
     with plain():
@@ -98,7 +108,10 @@ def gradients(lm: loading.LM, examples: list[Example], forest: tokens.Forest) ->
     fast, effects = timed(lambda: attribution.estimate(lm, forest, sources.Sweep(heads, sources.zero(lm))))
     found = {(r["example_id"], r["layer"], r["head"]): r["effect"] for r in effects.iter_rows(named=True)}
     worst = max(
-        abs(found[i, s.layer, h] - float(v[n, h])) for i, v in by_hand.items() for n, s in enumerate(sites) for h in range(lm.n_heads)
+        abs(found[i, s.layer, h] - float(v[n, h]))
+        for i, v in by_hand.items()
+        for n, s in enumerate(sites)
+        for h in range(lm.n_heads)
     )
     scaled = loop / len(drawn) * len(examples)
     return {"loop_s_scaled": scaled, "fast_s": fast, "ratio": scaled / fast, "largest_difference": worst}
@@ -108,14 +121,18 @@ def peak_rss(dataset: str, data_dir: Path, cache_dir: Path) -> float:
     """Peak resident memory of `ablate --layers 5` on a dataset, MiB, in a process of its own."""
     where = f"--data-dir {data_dir} --cache-dir {cache_dir} --output-dir {data_dir}/results"
     command = f"ablate --layers 5 --dataset {dataset} {where} -q --format json"
-    done = subprocess.run([sys.executable, "-m", "biasscope", *command.split()], capture_output=True, text=True, check=True)
+    done = subprocess.run(
+        [sys.executable, "-m", "biasscope", *command.split()], capture_output=True, text=True, check=True
+    )
     return json.loads(done.stdout)["run"]["peak_rss_bytes"] / 2**20
 
 
 def main() -> None:
     """Everything, as one JSON document."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--work-dir", type=Path, default=Path("results/bench"), help="where data and conversions are put")
+    parser.add_argument(
+        "--work-dir", type=Path, default=Path("results/bench"), help="where data and conversions are put"
+    )
     parser.add_argument("--cache-dir", type=Path, default=None)
     parser.add_argument("--skip-memory", action="store_true")
     options = parser.parse_args()
@@ -135,7 +152,9 @@ def main() -> None:
         c_plain, _ = timed(lambda: exact.sweep(lm, forest, sources.Sweep(sites, sources.zero(lm))))
     c, effects = timed(lambda: exact.sweep(lm, forest, sources.Sweep(sites, sources.zero(lm))))
     target = effects.filter(pl.col("metric") == "target")
-    found = {(r["example_id"], Site(r["layer"], "z", r["head"])): r["effect"] for r in target.iter_rows(named=True)}
+    found = {
+        (r["example_id"], Site(r["layer"], "z", r["head"])): r["effect"] for r in target.iter_rows(named=True)
+    }
     gflops = work(lm, forest, sites) / c / 1e9
     report = {
         "threads": torch.get_num_threads(),
@@ -156,8 +175,12 @@ def main() -> None:
         "attribution": gradients(lm, examples, tokens.forest(lm, examples, share="example")),
     }
     if not options.skip_memory:
-        memory = {d: peak_rss(d, options.work_dir / "data", cache) for d in ("stereoset_gender", "stereoset_race")}
-        report["peak_rss_mib"] = memory | {"race/gender": memory["stereoset_race"] / memory["stereoset_gender"]}
+        memory = {
+            d: peak_rss(d, options.work_dir / "data", cache) for d in ("stereoset_gender", "stereoset_race")
+        }
+        report["peak_rss_mib"] = memory | {
+            "race/gender": memory["stereoset_race"] / memory["stereoset_gender"]
+        }
     report["own_peak_rss_mib"] = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
     print(json.dumps(report, indent=2))
 

@@ -1,4 +1,5 @@
-"""`make bench-large`: gpt2-large's real architecture (36 × 20 heads, 774 M random weights) runs attribution on WinoGender end to end.
+"""`make bench-large`: gpt2-large's real architecture (36 × 20 heads, 774 M random weights) runs attribution
+on WinoGender end to end.
 
 Asserts that it stays within 24 GiB; JSON on stdout. Needs the GPT-2 tokenizer files of the test data.
 """
@@ -26,7 +27,9 @@ def save_model(folder: Path) -> None:
     model.save_pretrained(folder)
     tokenizer = transformers.GPT2TokenizerFast.from_pretrained(str(DATA / "gpt2_tokenizer"))
     if len(tokenizer) != 50257:
-        raise SystemExit(f"the tokenizer in {DATA}/gpt2_tokenizer has {len(tokenizer)} tokens, expected 50257")
+        raise SystemExit(
+            f"the tokenizer in {DATA}/gpt2_tokenizer has {len(tokenizer)} tokens, expected 50257"
+        )
     tokenizer.save_pretrained(folder)
 
 
@@ -40,14 +43,24 @@ def main() -> None:
         save_model(folder)
     shared = f"--data-dir {work / 'data'}"
     run = [sys.executable, "-m", "biasscope"]
-    subprocess.run([*run, *f"download winogender {shared} --from {DATA} -q".split()], check=True, stdout=subprocess.DEVNULL)
+    subprocess.run(
+        [*run, *f"download winogender {shared} --from {DATA} -q".split()],
+        check=True,
+        stdout=subprocess.DEVNULL,
+    )
     begun = time.perf_counter()
-    command = f"patch --method attribution --model {folder} --dataset winogender {shared} --output-dir {work / 'results'} --format json"
+    command = (
+        f"patch --method attribution --model {folder} --dataset winogender {shared} --output-dir "
+        f"{work / 'results'} --format json"
+    )
     done = subprocess.run([*run, *command.split()], check=True, stdout=subprocess.PIPE, text=True)
     seconds = time.perf_counter() - begun
     result = json.loads(done.stdout)
     peak = resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss * 1024
-    heads = sum(r["component"] == "z" and r["head"] is not None and r["statistic"] == "slope" for r in result["summary"])
+    heads = sum(
+        r["component"] == "z" and r["head"] is not None and r["statistic"] == "slope"
+        for r in result["summary"]
+    )
     report = {"seconds": seconds, "peak_gib": peak / 2**30, "heads": heads, "timing": result["run"]["timing"]}
     print(json.dumps(report, indent=2))
     if peak > LIMIT or heads != 36 * 20:

@@ -7,7 +7,12 @@ from pathlib import Path
 
 from jaxtyping import install_import_hook
 
-os.environ |= {"HF_HUB_OFFLINE": "1", "HF_HUB_DISABLE_TELEMETRY": "1", "DO_NOT_TRACK": "1", "TOKENIZERS_PARALLELISM": "false"}
+os.environ |= {
+    "HF_HUB_OFFLINE": "1",
+    "HF_HUB_DISABLE_TELEMETRY": "1",
+    "DO_NOT_TRACK": "1",
+    "TOKENIZERS_PARALLELISM": "false",
+}
 CHECKED = [f"biasscope.engine.model.{m}" for m in ("packing", "tokens", "forward", "metrics")]
 CHECKED += [f"biasscope.engine.measure.{m}" for m in ("effects", "sources", "exact", "attribution")]
 install_import_hook(CHECKED, "beartype.beartype")  # shapes are checked in tests only
@@ -24,7 +29,8 @@ from tests.support.examples import example  # noqa: E402
 from tests.support.real import DATA  # noqa: E402
 from tests.support.tiny_models import save_tiny  # noqa: E402
 
-torch.set_num_threads(1)  # tiny models are faster without threads to wait for; `smollm2` has all, for its tests alone
+# tiny models are faster without threads to wait for; `smollm2` has all, for its tests alone
+torch.set_num_threads(1)
 
 
 @pytest.fixture(scope="session")
@@ -37,7 +43,9 @@ def shared_data() -> Path:
 
 @pytest.fixture(scope="session")
 def cache_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Where the embedded model is converted to, once for all workers: kept between runs where BIASSCOPE_CACHE_DIR names a folder."""
+    """Where the embedded model is converted to, once for all workers: kept between runs where
+    BIASSCOPE_CACHE_DIR names a folder.
+    """
     kept, base = os.environ.get("BIASSCOPE_CACHE_DIR"), tmp_path_factory.getbasetemp()
     return Path(kept) if kept else (base.parent if "PYTEST_XDIST_WORKER" in os.environ else base) / "models"
 
@@ -73,17 +81,31 @@ def tiny_gpt2(tiny_folder) -> Path:
 @pytest.fixture(scope="session")
 def tiny(tiny_folder):
     """Family → its tiny model, booted and checked."""
-    return functools.cache(lambda family: check_packing(boot(weights.Weights(family, tiny_folder(family), None, "0" * 64), device="cpu")))
+    return functools.cache(
+        lambda family: check_packing(
+            boot(weights.Weights(family, tiny_folder(family), None, "0" * 64), device="cpu")
+        )
+    )
 
 
 @pytest.fixture(scope="session")
 def examples() -> list[Example]:
-    """Seven prompts that share prefixes, two of them equal, with continuations of one and several tokens and sentences."""
-    said = [example(i, p) for i, p in enumerate(["The nurse said that", "The nurse said", "My father said that", "The nurse said that"])]
+    """Seven prompts that share prefixes, two of them equal, with continuations of one and several tokens and
+    sentences.
+    """
+    said = [
+        example(i, p)
+        for i, p in enumerate(
+            ["The nurse said that", "The nurse said", "My father said that", "The nurse said that"]
+        )
+    ]
     kinds = [" kind", " strong", " zzz"]
     whole = tuple(f"The teacher is always very{k}, yes" for k in kinds)
     rich = [example(4, "The teacher is always very", *kinds[:2], unrelated=kinds[2], sentences=whole)]
-    bare = [example(5, "", "He", "She"), example(6, "A strange old plumber had told the engineer of the chess player that", " his", " her")]
+    bare = [
+        example(5, "", "He", "She"),
+        example(6, "A strange old plumber had told the engineer of the chess player that", " his", " her"),
+    ]
     return said + rich + bare
 
 

@@ -1,4 +1,6 @@
-"""`import biasscope as bs`: light to import, the command's runs and keys, models of memory, and what a notebook shows."""
+"""`import biasscope as bs`: light to import, the command's runs and keys, models of memory, and what a
+notebook shows.
+"""
 
 import json
 import subprocess
@@ -39,7 +41,9 @@ def ablated(places):
 def test_importing_costs_little_and_loads_no_library():
     code = "import time, sys; t = time.process_time(); import biasscope as bs; dir(bs); bs.__version__\n"
     code += "print(time.process_time() - t, *{'torch', 'polars', 'typer', 'numpy'} & set(sys.modules))"
-    seconds, *loaded = subprocess.run([sys.executable, "-c", code], capture_output=True, check=True, text=True).stdout.split()
+    seconds, *loaded = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, check=True, text=True
+    ).stdout.split()
     assert float(seconds) < 0.1 and not loaded
 
 
@@ -57,14 +61,29 @@ def test_a_function_finds_what_its_command_measured_and_gives_the_same_tables(pl
     where = [word for name, value in places.items() for word in (f"--{name.replace('_', '-')}", str(value))]
     options = [word for name, value in asked.items() for word in (f"--{name}", value)]
     done = CliRunner().invoke(
-        cli.app, [command, "-m", "planted:single", "-d", "occupations", "--limit", "12", *options, *where, "--json", "-q"]
+        cli.app,
+        [
+            command,
+            "-m",
+            "planted:single",
+            "-d",
+            "occupations",
+            "--limit",
+            "12",
+            *options,
+            *where,
+            "--json",
+            "-q",
+        ],
     )
     document = json.loads(done.stdout)
     found = getattr(bs, command)("planted:single", "occupations", limit=12, **asked, **places)
     (part,) = found.record.datasets
     assert part.run_key == document["run"]["datasets"][0]["run_key"] and part.reused == part.units > 0
     assert found.record.reproduce == document["run"]["reproduce"]
-    assert [row["estimate"] for row in document["summary"]] == found.summary.fill_nan(None)["estimate"].to_list()
+    assert [row["estimate"] for row in document["summary"]] == found.summary.fill_nan(None)[
+        "estimate"
+    ].to_list()
 
 
 def test_a_model_and_a_data_set_already_loaded_make_the_run_of_their_names(ablated, places):
@@ -76,27 +95,38 @@ def test_a_model_and_a_data_set_already_loaded_make_the_run_of_their_names(ablat
 
 @pytest.mark.parametrize("family", ["gpt2", "gemma3-narrow"])
 @pytest.mark.parametrize("bridged", [False, True], ids=["transformers", "bridge"])
-def test_a_model_in_memory_has_the_effects_of_its_files_and_stays_as_it_was(tiny_folder, places, family, bridged):
+def test_a_model_in_memory_has_the_effects_of_its_files_and_stays_as_it_was(
+    tiny_folder, places, family, bridged
+):
     folder = tiny_folder(family)
     model, tokenizer = AutoModelForCausalLM.from_pretrained(folder), AutoTokenizer.from_pretrained(folder)
     ids = torch.tensor([tokenizer("The nurse said that").input_ids])
     if bridged:
         tokenizer.pad_token = tokenizer.eos_token
-        model = TransformerBridge.boot_transformers(str(folder), hf_model=model, tokenizer=tokenizer, device="cpu")
+        model = TransformerBridge.boot_transformers(
+            str(folder), hf_model=model, tokenizer=tokenizer, device="cpu"
+        )
     before, modules = model(ids), [name for name, _ in model.named_modules()]
     lm = bs.load_model(model) if bridged else bs.load_model(model, tokenizer)
     found, files = (bs.ablate(one, "occupations", **ASKED, **places) for one in (lm, str(folder)))
-    same = found.effects.join(files.effects, on=["example_id", "metric", "component", "layer", "head"], nulls_equal=True)
+    same = found.effects.join(
+        files.effects, on=["example_id", "metric", "component", "layer", "head"], nulls_equal=True
+    )
     assert same.height == found.effects.height > 0
     assert (same["effect"] - same["effect_right"]).abs().max() < 1e-4
     after = model(ids)
     before, after = (out if bridged else out.logits for out in (before, after))
     assert torch.equal(before, after) and [name for name, _ in model.named_modules()] == modules
-    assert found.record.model.digest != files.record.model.digest and "no command line names it" in found.record.reproduce
+    assert (
+        found.record.model.digest != files.record.model.digest
+        and "no command line names it" in found.record.reproduce
+    )
 
 
 def test_other_weights_in_memory_are_another_model(tiny_folder):
-    model, tokenizer = (kind.from_pretrained(tiny_folder("gpt2")) for kind in (AutoModelForCausalLM, AutoTokenizer))
+    model, tokenizer = (
+        kind.from_pretrained(tiny_folder("gpt2")) for kind in (AutoModelForCausalLM, AutoTokenizer)
+    )
     first, same = (bs.load_model(model, tokenizer).digest for _ in range(2))
     with torch.no_grad():
         model.transformer.h[3].mlp.c_proj.bias[5] += 1e-6
@@ -153,7 +183,11 @@ def test_a_notebook_shows_the_tables_of_the_command_and_acts_on_no_text_of_other
 
 
 def test_figures_report_load_and_compare_take_a_run(ablated, places, tmp_path):
-    assert "L1H2" in ablated._repr_html_() and ablated.plot()._repr_png_().startswith(b"\x89PNG") and ablated.plot("mlp_out").figure.axes
+    assert (
+        "L1H2" in ablated._repr_html_()
+        and ablated.plot()._repr_png_().startswith(b"\x89PNG")
+        and ablated.plot("mlp_out").figure.axes
+    )
     other = bs.ablate("planted:single", "occupations", limit=12, source="zero", **places)
     pairs = bs.compare(ablated, other)
     assert pairs["first"][0] == ablated.key and pairs["shared"].max() <= 10
@@ -175,7 +209,10 @@ def test_a_circuit_takes_a_run_and_its_model_of_memory(places, tiny_folder):
 
 
 def test_the_parts_sweep_as_the_experiment_does(ablated, places):
-    lm, data = bs.load_model("planted:single", cache_dir=places["cache_dir"]), bs.load_dataset("occupations", limit=12)
+    lm, data = (
+        bs.load_model("planted:single", cache_dir=places["cache_dir"]),
+        bs.load_dataset("occupations", limit=12),
+    )
     swept = bs.sweep(lm, bs.forest(lm, data), bs.sites(lm), source="mean")
     keys = ["example_id", "metric", "component", "layer", "head"]
     both = swept.join(ablated.effects, on=keys, nulls_equal=True)
@@ -185,7 +222,9 @@ def test_the_parts_sweep_as_the_experiment_does(ablated, places):
 
 def test_a_data_set_that_was_changed_in_memory_is_another_one(ablated, places):
     data = bs.load_dataset("occupations", limit=12)
-    changed = replace(data, examples=(replace(data.examples[0], prompt="The nurse said that"), *data.examples[1:]))
+    changed = replace(
+        data, examples=(replace(data.examples[0], prompt="The nurse said that"), *data.examples[1:])
+    )
     found = bs.ablate("planted:single", changed, heads="1.2", **places)
     named = bs.ablate("planted:single", data, heads="1.2", **places)
     assert found.key != named.key and "The nurse said that" in found.prompts("1.2", 12)["prompt"].to_list()
@@ -200,13 +239,26 @@ def test_a_sample_is_drawn_with_the_seed_of_its_run(places):
 
 
 def test_a_run_with_several_positions_has_no_one_map(places):
-    run = bs.patch("planted:single", "occupations", limit=12, method="exact", components="z", positions="term,readout", **places)
+    run = bs.patch(
+        "planted:single",
+        "occupations",
+        limit=12,
+        method="exact",
+        components="z",
+        positions="term,readout",
+        **places,
+    )
     with pytest.raises(UsageError, match="several positions"):
         run.plot()
 
 
 def test_prompts_of_ones_own_need_no_name(places):
-    mine = Dataset("mine", tuple(example(i, f"The {w} said that") for i, w in enumerate(("nurse", "engineer", "clerk"))), "0" * 64, 3)
+    mine = Dataset(
+        "mine",
+        tuple(example(i, f"The {w} said that") for i, w in enumerate(("nurse", "engineer", "clerk"))),
+        "0" * 64,
+        3,
+    )
     found = bs.ablate("planted:single", mine, heads="1.2", **places)
     assert "no command line names them" in found.record.reproduce
     assert found.prompts("1.2")["prompt"].to_list() and isinstance(found.summary, pl.DataFrame)

@@ -23,7 +23,9 @@ MAY_IMPORT = {
     "statistics": {"statistics", "nouns"},
     "nouns": {"nouns"},
 }
-"""Package → the packages whose files it may import. `cli` is cli, options, console; `api` is `biasscope` itself, api, notebook."""
+"""Package → the packages whose files it may import. `cli` is cli, options, console; `api` is `biasscope`
+itself, api, notebook.
+"""
 FULL = 16
 """Files that a folder may hold, save the registries, whose files are their members."""
 REGISTRIES = {"commands", "datasets"}
@@ -54,7 +56,9 @@ def imports(path: Path, *, top_only: bool = False) -> set[str]:
 
 
 def own(path: Path) -> set[str]:
-    """The files of biasscope that a file imports, inside functions too; a package alone (its name, its version) is none."""
+    """The files of biasscope that a file imports, inside functions too; a package alone (its name, its
+    version) is none.
+    """
     inside = {i.removeprefix("biasscope.") for i in imports(path) if i.startswith("biasscope.")}
     return {i for i in inside if i in FILES and FILES[i].stat().st_size} - {name(path)}
 
@@ -81,7 +85,15 @@ def test_a_file_imports_only_packages_that_its_own_may(path: Path):
 
 def test_the_top_files_of_the_engine_are_the_nouns():
     assert {path.stem for path in (ROOT / "engine").glob("*.py")} == NOUNS | {"__init__"}
-    assert {path.stem for path in ROOT.glob("*.py")} == {"__init__", "__main__", "api", "notebook", "cli", "options", "console"}
+    assert {path.stem for path in ROOT.glob("*.py")} == {
+        "__init__",
+        "__main__",
+        "api",
+        "notebook",
+        "cli",
+        "options",
+        "console",
+    }
 
 
 def test_no_files_import_each_other_in_a_circle():
@@ -101,7 +113,11 @@ def test_a_folder_can_be_seen_at_a_glance():
 def test_the_engine_is_silent(path: Path):
     above = {"typer", "rich", "click", "argparse", "biasscope.console", "biasscope.cli", "biasscope.options"}
     assert not {i for i in imports(path) if i in above or i.split(".")[0] in above}
-    calls = [node.func for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))) if isinstance(node, ast.Call)]
+    calls = [
+        node.func
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8")))
+        if isinstance(node, ast.Call)
+    ]
     assert not [f for f in calls if isinstance(f, ast.Name) and f.id in ("print", "input")]
 
 
@@ -114,7 +130,10 @@ def test_statistics_know_no_torch(path: Path):
 def test_a_command_imports_only_options_until_it_runs(path: Path):
     allowed = {"enum", "pathlib", "typing", "typer", "biasscope"}
     assert {i.split(".")[0] for i in imports(path, top_only=True)} <= allowed
-    assert {i for i in imports(path, top_only=True) if i.startswith("biasscope")} <= {"biasscope", "biasscope.options"}
+    assert {i for i in imports(path, top_only=True) if i.startswith("biasscope")} <= {
+        "biasscope",
+        "biasscope.options",
+    }
 
 
 def test_only_loading_boots_and_only_forward_sets_hooks():
@@ -127,21 +146,31 @@ def test_only_loading_boots_and_only_forward_sets_hooks():
 
 @pytest.mark.parametrize("path", SOURCES, ids=lambda p: str(p.relative_to(ROOT)))
 def test_no_file_unpickles_and_none_is_longer_than_300_lines(path: Path):
-    assert not {i.split(".")[0] for i in imports(path)} & {"pickle", "dill", "cloudpickle", "joblib", "shelve"}
+    assert not {i.split(".")[0] for i in imports(path)} & {
+        "pickle",
+        "dill",
+        "cloudpickle",
+        "joblib",
+        "shelve",
+    }
     assert len(path.read_text(encoding="utf-8").splitlines()) <= 300
 
 
 @pytest.mark.parametrize("path", SOURCES, ids=lambda p: str(p.relative_to(ROOT)))
 def test_every_file_and_public_function_says_what_it_is(path: Path):
     tree = ast.parse(path.read_text(encoding="utf-8"))
-    public = [n for n in tree.body if isinstance(n, ast.FunctionDef | ast.ClassDef) and not n.name.startswith("_")]
+    public = [
+        n for n in tree.body if isinstance(n, ast.FunctionDef | ast.ClassDef) and not n.name.startswith("_")
+    ]
     assert path.name == "__init__.py" or ast.get_docstring(tree)
     assert not [node.name for node in public if not ast.get_docstring(node)]
 
 
 @pytest.mark.parametrize("path", SOURCES, ids=lambda p: str(p.relative_to(ROOT)))
 def test_no_function_is_over_60_lines(path: Path):
-    functions = [n for n in ast.walk(ast.parse(path.read_text(encoding="utf-8"))) if isinstance(n, ast.FunctionDef)]
+    functions = [
+        n for n in ast.walk(ast.parse(path.read_text(encoding="utf-8"))) if isinstance(n, ast.FunctionDef)
+    ]
     assert not [f.name for f in functions if (f.end_lineno or 0) - f.lineno >= 60]
 
 
@@ -152,14 +181,19 @@ SHARED = ("tests.support", "tests.golden", "tests.statistics.calibrate")
 def test_what_tests_share_lies_in_support_and_no_file_of_tests_is_imported():
     files = {path: imports(path) for path in TESTS.rglob("*.py") if "golden" not in path.parts}
     assert not {
-        str(path): strange for path, used in files.items() if (strange := [i for i in used if re.search(r"(^|\.)(test_|conftest)", i)])
+        str(path): strange
+        for path, used in files.items()
+        if (strange := [i for i in used if re.search(r"(^|\.)(test_|conftest)", i)])
     }
     ours = {i for used in files.values() for i in used if i.startswith("tests.") and i != "tests.statistics"}
     assert not [i for i in ours if not i.startswith(SHARED)]
 
 
 def test_a_folder_of_tests_is_a_package_of_the_code():
-    folders = {path.parent.relative_to(TESTS).as_posix() for path in TESTS.rglob("test_*.py")} - {".", "golden"}
+    folders = {path.parent.relative_to(TESTS).as_posix() for path in TESTS.rglob("test_*.py")} - {
+        ".",
+        "golden",
+    }
     assert folders <= set(MAY_IMPORT)
 
 
@@ -173,6 +207,10 @@ def test_files_are_few_and_functions_with_many_parameters_fewer():
     for path in (path for path in SOURCES if path.parent.name != "commands"):
         for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
             if isinstance(node, ast.FunctionDef):
-                names = [a.arg for a in (*node.args.posonlyargs, *node.args.args, *node.args.kwonlyargs) if a.arg not in ("self", "cls")]
+                names = [
+                    a.arg
+                    for a in (*node.args.posonlyargs, *node.args.args, *node.args.kwonlyargs)
+                    if a.arg not in ("self", "cls")
+                ]
                 wide += [f"{path.name}: {node.name}"] if len(names) >= 6 else []
     assert len(wide) <= 15, wide

@@ -45,7 +45,9 @@ COMMANDS = {
 """Command → a short call; {name} is the run that the call of that name saves."""
 MEASURING = ("baseline", "ablate", "patch", "probe", "encode", "circuit")
 PRINTING = [name for name in COMMANDS if name not in ("download", "verify")]
-"""The others are tested where they are at home: `download` prints no table, `verify` takes as long as all of these."""
+"""The others are tested where they are at home: `download` prints no table, `verify` takes as long as all of
+these.
+"""
 
 
 class Home:
@@ -118,7 +120,10 @@ def test_prompt_continuation_and_suffix_are_the_data_s_own_sentences(dataset: An
 
 
 def test_an_example_names_its_group_and_has_two_continuations_or_a_flaw(dataset: Any) -> None:
-    assert all(e.flaw or (e.group and e.bias_type and e.stereo and e.anti and e.stereo != e.anti) for e in dataset.examples)
+    assert all(
+        e.flaw or (e.group and e.bias_type and e.stereo and e.anti and e.stereo != e.anti)
+        for e in dataset.examples
+    )
 
 
 @pytest.mark.parametrize("name", datasets.names())
@@ -151,8 +156,14 @@ def test_json_is_strict_and_no_row_of_a_table_is_wider_than_80_columns(home: Hom
 def test_a_summary_says_of_every_number_what_it_is_of(home: Home, name: str) -> None:
     rows = home.document(home.words(name))["summary"]
     assert name == "encode" or rows
-    assert all(row["unit"] and row["metric"] and row["statistic"] for row in rows if row["estimate"] is not None)
-    assert all(row["ci_low"] <= row["estimate"] <= row["ci_high"] for row in rows if row["ci_low"] is not None and row["estimate"])
+    assert all(
+        row["unit"] and row["metric"] and row["statistic"] for row in rows if row["estimate"] is not None
+    )
+    assert all(
+        row["ci_low"] <= row["estimate"] <= row["ci_high"]
+        for row in rows
+        if row["ci_low"] is not None and row["estimate"]
+    )
 
 
 @pytest.mark.parametrize("name", MEASURING)
@@ -171,7 +182,10 @@ def test_reproduce_gives_the_same_key_and_bytes_in_an_empty_cache(home: Home, na
     program, *words = shlex.split(first["reproduce"])
     assert program == "biasscope"
     again = home.part(name, f"{shlex.join(words)} --no-cache")
-    assert (again["run_key"], again["tables"]) == (first["datasets"][0]["run_key"], first["datasets"][0]["tables"])
+    assert (again["run_key"], again["tables"]) == (
+        first["datasets"][0]["run_key"],
+        first["datasets"][0]["tables"],
+    )
     assert again["reused"] == 0
 
 
@@ -197,7 +211,9 @@ def test_the_size_of_a_pass_changes_no_effect(home: Home, words: str) -> None:
     command, *rest = words.split()
     effects = [
         pl.read_parquet(home.folder / part["path"] / "effects.parquet")
-        for part in (home.part(words, f"{command} {SMALL} {' '.join(rest)} {size}") for size in ("", "--batch-size 40"))
+        for part in (
+            home.part(words, f"{command} {SMALL} {' '.join(rest)} {size}") for size in ("", "--batch-size 40")
+        )
     ]
     key = [name for name, kind in effects[0].schema.items() if not kind.is_float()]
     one, other = (frame.sort(key) for frame in effects)
@@ -231,7 +247,9 @@ def test_a_metric_keeps_a_nan_to_its_example_and_0_means_what_its_row_says(name)
 
 def test_every_source_that_a_command_offers_has_words_for_people_and_a_function(tiny, examples):
     offered = {*choices("ablate", "source"), *choices("patch", "source")} - {"all"}
-    assert offered <= set(types.SOURCES) and all(source.noun and source.title for source in types.SOURCES.values())
+    assert offered <= set(types.SOURCES) and all(
+        source.noun and source.title for source in types.SOURCES.values()
+    )
     lm, site = tiny("gpt2"), Site(1, "z", 2)
     forest = tokens.forest(lm, examples)
     for name in types.SOURCES:

@@ -27,8 +27,20 @@ for source in {[c for c in CODE if not c.lstrip().startswith(("#", "!"))]!r}:
     else:
         exec(compile(ast.Module([last], []), "cell", "exec"), names)
 """
-    home = {"HOME": str(tmp_path), "XDG_CACHE_HOME": str(tmp_path / "cache"), "PATH": "", "HF_HUB_OFFLINE": "1"}
-    done = subprocess.run([sys.executable, "-c", shown], cwd=tmp_path, env=home | path(), capture_output=True, text=True, check=False)
+    home = {
+        "HOME": str(tmp_path),
+        "XDG_CACHE_HOME": str(tmp_path / "cache"),
+        "PATH": "",
+        "HF_HUB_OFFLINE": "1",
+    }
+    done = subprocess.run(
+        [sys.executable, "-c", shown],
+        cwd=tmp_path,
+        env=home | path(),
+        capture_output=True,
+        text=True,
+        check=False,
+    )
     assert done.returncode == 0, done.stderr
     assert (tmp_path / "first_hour.html").stat().st_size > 10_000
     assert "--top 20" in done.stdout and "L1H2" in (tmp_path / "first_hour.html").read_text(encoding="utf-8")

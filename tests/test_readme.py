@@ -1,4 +1,6 @@
-"""Every command of the README runs as it stands there, with a small planted GPT-2 in the place of gpt2 and few examples."""
+"""Every command of the README runs as it stands there, with a small planted GPT-2 in the place of gpt2 and
+few examples.
+"""
 
 import os
 import re
@@ -12,14 +14,18 @@ import pytest
 ROOT = Path(__file__).parents[1]
 README = (ROOT / "README.md").read_text(encoding="utf-8")
 BLOCKS = re.findall(r"^```(\w*)\n(.*?)^```", README, re.MULTILINE | re.DOTALL)
-COMMANDS = [line for kind, block in BLOCKS if not kind for line in block.splitlines() if line.startswith("biasscope ")]
+COMMANDS = [
+    line for kind, block in BLOCKS if not kind for line in block.splitlines() if line.startswith("biasscope ")
+]
 MODEL = "planted:single"
 SNIPPETS = [block for kind, block in BLOCKS if kind == "python"]
 
 
 @pytest.fixture(scope="module")
 def home(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, dict[str, str]]:
-    """A folder to work in and an environment whose `biasscope` takes a model that has a stereotype for gpt2."""
+    """A folder to work in and an environment whose `biasscope` takes a model that has a stereotype for
+    gpt2.
+    """
     folder = tmp_path_factory.mktemp("home")
     (folder / "bin").mkdir()
     shim = folder / "bin" / "biasscope"
@@ -38,7 +44,13 @@ def test_the_commands_of_the_readme_run_in_order_and_its_report_stands(home):
         pytest.skip("jq not found; two of the README's examples pipe into it")
     assert len(COMMANDS) >= 5
     for command in COMMANDS:
-        done = subprocess.run(["bash", "-o", "pipefail", "-c", command], cwd=folder, env=environment, capture_output=True, check=False)
+        done = subprocess.run(
+            ["bash", "-o", "pipefail", "-c", command],
+            cwd=folder,
+            env=environment,
+            capture_output=True,
+            check=False,
+        )
         assert done.returncode == 0, f"{command}\n{done.stderr.decode()}"
     page = (folder / "results" / "report.html").read_text()
     assert "occupations" in page and "<svg" in page
@@ -51,7 +63,9 @@ def test_the_python_of_the_readme_runs(home):
     for snippet in SNIPPETS:
         code = snippet.replace('"smollm2-135m"', repr(MODEL)).replace("limit=120", "limit=12")
         code = code.replace('layers="26"', 'layers="1"').replace("L26H2", "L1H2")
-        done = subprocess.run([sys.executable, "-c", code], cwd=folder, env=environment, capture_output=True, check=False)
+        done = subprocess.run(
+            [sys.executable, "-c", code], cwd=folder, env=environment, capture_output=True, check=False
+        )
         assert done.returncode == 0 and done.stdout, done.stderr.decode()
 
 

@@ -19,26 +19,49 @@ EXAMPLES = (
 
 def ablate(
     o: options.Measure,
-    source: Annotated[options.Replaced, options.option("--source", "What the activations are replaced by; all: each in turn")] = "mean",
-    heads: Annotated[str | None, options.option("--heads", "Only these heads, LAYER.HEAD", metavar="5.3,10.12")] = None,
-    layers: Annotated[str | None, options.option("--layers", "Only the heads and MLPs of these layers", metavar="0-5,11")] = None,
-    top: Annotated[int | None, options.option("--top", "Only the N sites that --by ranks first", min=1)] = None,
+    source: Annotated[
+        options.Replaced,
+        options.option("--source", "What the activations are replaced by; all: each in turn"),
+    ] = "mean",
+    heads: Annotated[
+        str | None, options.option("--heads", "Only these heads, LAYER.HEAD", metavar="5.3,10.12")
+    ] = None,
+    layers: Annotated[
+        str | None, options.option("--layers", "Only the heads and MLPs of these layers", metavar="0-5,11")
+    ] = None,
+    top: Annotated[
+        int | None, options.option("--top", "Only the N sites that --by ranks first", min=1)
+    ] = None,
     by: Annotated[options.Ranking, options.option("--by", "What ranks the sites of --top")] = "attribution",
     given: Annotated[
-        str | None, options.option("--given", "Ablate these all the while, LAYER.HEAD or LAYER.mlp", metavar="5.3,10.mlp")
+        str | None,
+        options.option(
+            "--given", "Ablate these all the while, LAYER.HEAD or LAYER.mlp", metavar="5.3,10.mlp"
+        ),
     ] = None,
     adaptive: Annotated[
-        bool, options.option("--adaptive", "Down attribution's ranking until hardly any other site can be among the strongest")
+        bool,
+        options.option(
+            "--adaptive", "Down attribution's ranking until hardly any other site can be among the strongest"
+        ),
     ] = False,
-    miss: Annotated[float, options.option("--miss", "Share of unmeasured sites that may exceed them (--adaptive)", min=0.001, max=0.5)] = (
-        0.02
-    ),
+    miss: Annotated[
+        float,
+        options.option(
+            "--miss", "Share of unmeasured sites that may exceed them (--adaptive)", min=0.001, max=0.5
+        ),
+    ] = (0.02),
     control: Annotated[
-        options.Control | None, options.option("--control", "Also scan prompts where gender is a fact: gives each site's specificity")
+        options.Control | None,
+        options.option(
+            "--control", "Also scan prompts where gender is a fact: gives each site's specificity"
+        ),
     ] = None,
     plot: options.Plot = False,
 ) -> None:
-    """Replace every head and MLP in turn and measure what changes, exactly: target, competence, distribution."""
+    """Replace every head and MLP in turn and measure what changes, exactly: target, competence,
+    distribution.
+    """
     from biasscope.console import Screen
     from biasscope.engine.experiments import ablate as experiment
     from biasscope.report import formats

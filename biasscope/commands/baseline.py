@@ -18,12 +18,18 @@ def baseline(
     predictions: Annotated[
         Path | None,
         options.option(
-            "--predictions", "Score these per-sentence scores instead of a model", panel=options.DATA, exists=True, dir_okay=False
+            "--predictions",
+            "Score these per-sentence scores instead of a model",
+            panel=options.DATA,
+            exists=True,
+            dir_okay=False,
         ),
     ] = None,
     given: options.Given = None,
 ) -> None:
-    """Score the clean model: StereoSet's LMS, SS and ICAT, target and sentence gaps, WinoGender's shift and slope."""
+    """Score the clean model: StereoSet's LMS, SS and ICAT, target and sentence gaps, WinoGender's shift and
+    slope.
+    """
     from biasscope.console import Screen
     from biasscope.engine.errors import UsageError
     from biasscope.engine.experiments import baseline as experiment
@@ -32,5 +38,9 @@ def baseline(
     if predictions is not None and given is not None:
         raise UsageError("--given does not go with --predictions: no model is loaded that could be edited")
     voice = Screen(o.quiet, o.verbose)
-    result = experiment.baseline(o, given=given, voice=voice) if predictions is None else experiment.score(o, predictions, voice=voice)
+    result = (
+        experiment.baseline(o, given=given, voice=voice)
+        if predictions is None
+        else experiment.score(o, predictions, voice=voice)
+    )
     formats.result(result, o)

@@ -28,8 +28,12 @@ class Action(StrEnum):
 def cache(
     action: Annotated[Action, typer.Argument(help="ls, verify, prune, rm")],
     keys: Annotated[list[str] | None, typer.Argument(help="First characters of keys (rm)")] = None,
-    repair: Annotated[bool, options.option("--repair", "verify: drop what is damaged, so that it is measured again")] = False,
-    older_than: Annotated[float, options.option("--older-than", "prune: days since the last change", min=0)] = 30,
+    repair: Annotated[
+        bool, options.option("--repair", "verify: drop what is damaged, so that it is measured again")
+    ] = False,
+    older_than: Annotated[
+        float, options.option("--older-than", "prune: days since the last change", min=0)
+    ] = 30,
     everything: Annotated[bool, options.option("--all", "rm: all of it")] = False,
     yes: Annotated[bool, options.option("--yes", "prune, rm: do not ask", "-y")] = False,
     dry_run: Annotated[bool, options.option("--dry-run", "prune, rm: only say what would go")] = False,
@@ -50,16 +54,28 @@ def cache(
         raise UsageError("`cache rm` takes the keys of what to remove, or --all; the other actions take none")
     if action is Action.VERIFY:
         damaged = contents.damage(cache_dir, repair=repair)
-        formats.listing("damaged", [{"damaged": text} for text in damaged], [[text] for text in damaged], chosen)
+        formats.listing(
+            "damaged", [{"damaged": text} for text in damaged], [[text] for text in damaged], chosen
+        )
         if damaged and not repair:
-            raise DamagedError(f"{len(damaged)} corrupted in {cache_dir} (checksum mismatch); `biasscope cache verify --repair` drops them")
-        return screen.note(f"dropped, because corrupted: {len(damaged)}" if damaged else f"everything in {cache_dir} matches its checksum")
+            raise DamagedError(
+                f"{len(damaged)} corrupted in {cache_dir} (checksum mismatch); `biasscope cache verify "
+                "--repair` drops them"
+            )
+        return screen.note(
+            f"dropped, because corrupted: {len(damaged)}"
+            if damaged
+            else f"everything in {cache_dir} matches its checksum"
+        )
     entries = contents.entries(cache_dir)
     if action is Action.PRUNE:
         entries = contents.stale(entries, older_than)
     elif keys:
         entries = contents.chosen(entries, keys)
-    total = f"{len(entries)} {'entry' if len(entries) == 1 else 'entries'}, {in_bytes(sum(e.bytes for e in entries))}"
+    total = (
+        f"{len(entries)} {'entry' if len(entries) == 1 else 'entries'}, "
+        f"{in_bytes(sum(e.bytes for e in entries))}"
+    )
     if action is not Action.LS and not dry_run:
         if entries and not (yes or confirmed(f"remove {total} from {cache_dir}?")):
             return screen.note("nothing removed")
@@ -71,9 +87,20 @@ def cache(
     for e in entries:
         state = "in use" if e.locked else "finished" if e.finished else "unfinished"
         what = e.command or e.kind
-        rows.append({"key": e.key, "what": what, "model": e.model, "dataset": e.dataset, "state": state, "size": e.bytes})
+        rows.append(
+            {
+                "key": e.key,
+                "what": what,
+                "model": e.model,
+                "dataset": e.dataset,
+                "state": state,
+                "size": e.bytes,
+            }
+        )
         rows[-1] |= {"age": round(e.age_days, 4), "units": e.units, "path": str(e.path)}
         cells.append([e.key[:8], what, e.model, e.dataset, state, in_bytes(e.bytes), age(e.age_days)])
     formats.listing(str(cache_dir), rows, cells, chosen)
-    done = {"ls": "in all", "prune": "pruned", "rm": "removed"}[action.value] + (" (not done: --dry-run)" if dry_run else "")
+    done = {"ls": "in all", "prune": "pruned", "rm": "removed"}[action.value] + (
+        " (not done: --dry-run)" if dry_run else ""
+    )
     return screen.note(f"{total} {done}")

@@ -13,17 +13,28 @@ EXAMPLES = (
 
 def circuit(
     o: options.Measure,
-    source_run: Annotated[str, options.option("--from", "Run of ablate or patch that ranks the sites", metavar="RUN")],
-    sizes: Annotated[str, options.option("--sizes", "How many of the strongest sites to keep, or remove", metavar="1,2,5")] = (
-        "1,2,5,10,20,50"
-    ),
-    minimal: Annotated[bool, options.option("--minimal", "Also a smallest set that keeps --target, by greedy removal")] = False,
-    target: Annotated[float, options.option("--target", "Share of the statistic that --minimal has to keep", min=0.0, max=1.0)] = 0.8,
+    source_run: Annotated[
+        str, options.option("--from", "Run of ablate or patch that ranks the sites", metavar="RUN")
+    ],
+    sizes: Annotated[
+        str, options.option("--sizes", "How many of the strongest sites to keep, or remove", metavar="1,2,5")
+    ] = ("1,2,5,10,20,50"),
+    minimal: Annotated[
+        bool, options.option("--minimal", "Also a smallest set that keeps --target, by greedy removal")
+    ] = False,
+    target: Annotated[
+        float,
+        options.option("--target", "Share of the statistic that --minimal has to keep", min=0.0, max=1.0),
+    ] = 0.8,
 ) -> None:
-    """Keep only the strongest sites, or remove them: how much of the bias is theirs, on groups that did not choose them."""
+    """Keep only the strongest sites, or remove them: how much of the bias is theirs, on groups that did not
+    choose them.
+    """
     from biasscope.console import Screen
     from biasscope.engine.experiments import circuit as experiment
     from biasscope.report import formats
 
     voice = Screen(o.quiet, o.verbose)
-    formats.result(experiment.circuit(o, source_run, sizes=sizes, minimal=minimal, target=target, voice=voice), o)
+    formats.result(
+        experiment.circuit(o, source_run, sizes=sizes, minimal=minimal, target=target, voice=voice), o
+    )

@@ -10,20 +10,27 @@ from biasscope import options
 PANEL = "Conclude"
 EXAMPLES = (
     "biasscope compare 34a1f100 7bc02e19",
-    "biasscope compare results/gpt2/winogender/ablate/34a1f100 results/gpt2/occupations/ablate/aa10cd32 --top 20",
+    "biasscope compare results/gpt2/winogender/ablate/34a1f100 results/gpt2/occupations/ablate/aa10cd32 "
+    "--top 20",
 )
 
 
 def compare(
-    runs: Annotated[list[str], typer.Argument(help="Folders of finished runs, or the first characters of their keys")],
-    top: Annotated[int, options.option("--top", "How many of the strongest sites count as the top", min=1)] = 10,
+    runs: Annotated[
+        list[str], typer.Argument(help="Folders of finished runs, or the first characters of their keys")
+    ],
+    top: Annotated[
+        int, options.option("--top", "How many of the strongest sites count as the top", min=1)
+    ] = 10,
     output_dir: options.OutputDir = Path("results"),
     cache_dir: options.CacheDir = options.Measure.cache_dir,
     format: options.FormatOption = None,  # noqa: A002  the option's name
     json: options.Json = False,
     debug: options.Debug = False,
 ) -> None:
-    """Compare rankings of sites: across datasets, sources and methods of a model, and by relative depth across models."""
+    """Compare rankings of sites: across datasets, sources and methods of a model, and by relative depth
+    across models.
+    """
     from biasscope.engine.experiments import compare as experiment
     from biasscope.report import comparison
 

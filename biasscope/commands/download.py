@@ -18,7 +18,10 @@ EXAMPLES = (
 def download(
     datasets: Annotated[list[str], typer.Argument(help="stereoset, winogender")],
     data_dir: options.DataDir = Path("data"),
-    local: Annotated[Path | None, options.option("--from", "Take local copies from this folder", exists=True, file_okay=False)] = None,
+    local: Annotated[
+        Path | None,
+        options.option("--from", "Take local copies from this folder", exists=True, file_okay=False),
+    ] = None,
     fresh: Annotated[bool, options.option("--fresh", "Download again what is there")] = False,
     offline: options.Offline = False,
     hub_url: Annotated[str | None, options.option("--hub-url", "Mirror of the Hugging Face hub")] = None,
@@ -39,7 +42,14 @@ def download(
     for name in dict.fromkeys(datasets):
         with screen.hushed():
             record = engine.download(
-                name, data_dir, local=local, fresh=fresh, offline=offline, hub_url=hub_url, raw_url=raw_url, track=screen.track
+                name,
+                data_dir,
+                local=local,
+                fresh=fresh,
+                offline=offline,
+                hub_url=hub_url,
+                raw_url=raw_url,
+                track=screen.track,
             )
         for damage in record["damaged"]:
             screen.warn(f"mended: {damage}")

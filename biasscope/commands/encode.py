@@ -21,4 +21,6 @@ def encode(
     from biasscope.engine.experiments import encode as experiment
     from biasscope.report import formats
 
-    formats.result(experiment.encode(o, site=site, position=position, given=given, voice=Screen(o.quiet, o.verbose)), o)
+    formats.result(
+        experiment.encode(o, site=site, position=position, given=given, voice=Screen(o.quiet, o.verbose)), o
+    )

@@ -17,7 +17,11 @@ def pairs(
     o: options.Measure,
     acdc: Annotated[
         Path | None,
-        options.option("--acdc", "Also write the pairs that fit as the original study's ACDC files into this folder", panel=options.OUTPUT),
+        options.option(
+            "--acdc",
+            "Also write the pairs that fit as the original study's ACDC files into this folder",
+            panel=options.OUTPUT,
+        ),
     ] = None,
 ) -> None:
     """Show every prompt with its counterfactual twin, or why it has none with this model's tokenizer."""

@@ -15,29 +15,49 @@ EXAMPLES = (
 
 def patch(
     o: options.Measure,
-    method: Annotated[options.Method, options.option("--method", "attribution: gradient estimates; exact: each site replaced in turn")] = (
-        "attribution"
-    ),
-    source: Annotated[options.Patched, options.option("--source", "What the activations are replaced by; corrupt: the twin's")] = "corrupt",
+    method: Annotated[
+        options.Method,
+        options.option("--method", "attribution: gradient estimates; exact: each site replaced in turn"),
+    ] = ("attribution"),
+    source: Annotated[
+        options.Patched,
+        options.option("--source", "What the activations are replaced by; corrupt: the twin's"),
+    ] = "corrupt",
     direction: Annotated[
         options.Direction,
-        options.option("--direction", "noising: the twin's into the clean run; denoising: clean ones into the twin's run"),
+        options.option(
+            "--direction", "noising: the twin's into the clean run; denoising: clean ones into the twin's run"
+        ),
     ] = "noising",
     components: Annotated[
-        str, options.option("--components", "Some of z, attn_out, mlp_out, resid_pre, resid_post", metavar="NAME,…")
+        str,
+        options.option(
+            "--components", "Some of z, attn_out, mlp_out, resid_pre, resid_post", metavar="NAME,…"
+        ),
     ] = "z,attn_out,mlp_out,resid_pre,resid_post",
     layers: Annotated[str | None, options.option("--layers", "Only these layers", metavar="0-5,11")] = None,
     positions: Annotated[
-        str, options.option("--positions", "Where: all, or some of term, between, readout one at a time", metavar="all|NAME,…")
+        str,
+        options.option(
+            "--positions", "Where: all, or some of term, between, readout one at a time", metavar="all|NAME,…"
+        ),
     ] = "all",
     given: options.Given = None,
-    steps: Annotated[int | None, options.option("--steps", "Mean gradient over N steps towards the twin (integrated)", min=1)] = None,
+    steps: Annotated[
+        int | None,
+        options.option("--steps", "Mean gradient over N steps towards the twin (integrated)", min=1),
+    ] = None,
     calibrate: Annotated[
-        int | None, options.option("--calibrate", "Also measure exactly the first N and N random sites of each kind", min=1)
+        int | None,
+        options.option(
+            "--calibrate", "Also measure exactly the first N and N random sites of each kind", min=1
+        ),
     ] = None,
     plot: options.Plot = False,
 ) -> None:
-    """Effect of replacing every head, MLP, attention output and residual site: estimated by gradients, or exact."""
+    """Effect of replacing every head, MLP, attention output and residual site: estimated by gradients, or
+    exact.
+    """
     from biasscope.console import Screen
     from biasscope.engine.experiments import patch as experiment
     from biasscope.report import formats

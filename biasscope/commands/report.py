@@ -17,11 +17,15 @@ EXAMPLES = (
 
 def report(
     runs: Annotated[
-        list[str] | None, typer.Argument(help="Folders of finished runs, or the first characters of their keys (default: all)")
+        list[str] | None,
+        typer.Argument(help="Folders of finished runs, or the first characters of their keys (default: all)"),
     ] = None,
     model: Annotated[str | None, options.option("--model", "Only runs of this model", "-m")] = None,
     out: Annotated[
-        Path | None, options.option("--out", "Markdown file; page and figures stand beside it (default: report.md in --output-dir)")
+        Path | None,
+        options.option(
+            "--out", "Markdown file; page and figures stand beside it (default: report.md in --output-dir)"
+        ),
     ] = None,
     output_dir: options.OutputDir = Path("results"),
     cache_dir: options.CacheDir = options.Measure.cache_dir,
@@ -30,8 +34,12 @@ def report(
     quiet: options.Quiet = False,
     debug: options.Debug = False,
 ) -> None:
-    """Turn finished runs into a report: Markdown with figures, and one HTML page. Measures nothing and loads no model."""
+    """Turn finished runs into a report: Markdown with figures, and one HTML page. Measures nothing and loads
+    no model.
+    """
     from biasscope.report import document, gather
 
     gathered = gather.gather(output_dir, runs or [], model, cache_dir)
-    document.write(gathered, out or output_dir / "report.md", options.Format.JSON if json else format, quiet=quiet)
+    document.write(
+        gathered, out or output_dir / "report.md", options.Format.JSON if json else format, quiet=quiet
+    )

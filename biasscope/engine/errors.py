@@ -1,4 +1,6 @@
-"""Errors that the user can mend, one class an exit code (documented in the README, never renumbered), and how they give sizes."""
+"""Errors that the user can mend, one class an exit code (documented in the README, never renumbered), and how
+they give sizes.
+"""
 
 import errno
 import shutil
@@ -12,7 +14,9 @@ def in_bytes(count: float) -> str:
 
 
 class BiasScopeError(Exception):
-    """What is wrong, what was found, what to do, in one to three lines. Anything else is a bug and keeps its traceback."""
+    """What is wrong, what was found, what to do, in one to three lines. Anything else is a bug and keeps its
+    traceback.
+    """
 
     exit_code = 1
 
@@ -57,13 +61,22 @@ def unwritable(problem: OSError, file: Path, size: int = 0) -> BiasScopeError:
     """What to tell of a failed write of `size` bytes; 0: not known."""
     if problem.errno in (errno.ENOSPC, errno.EDQUOT):
         need = f"{file.name} needs {in_bytes(size)}" if size else f"no room for {file.name}"
-        have = f"{in_bytes(shutil.disk_usage(file.parent).free)} free at {file.parent}" if file.parent.is_dir() else f"at {file.parent}"
+        have = (
+            f"{in_bytes(shutil.disk_usage(file.parent).free)} free at {file.parent}"
+            if file.parent.is_dir()
+            else f"at {file.parent}"
+        )
         return BiasScopeError(f"disk full: {need}, {have}; make room, then the same command goes on")
-    return BiasScopeError(f"cannot write {file}: {problem.strerror or problem}; choose another folder (--output-dir, --cache-dir)")
+    return BiasScopeError(
+        f"cannot write {file}: {problem.strerror or problem}; choose another folder (--output-dir, "
+        "--cache-dir)"
+    )
 
 
 def not_finite(dtype: str) -> str:
     """What to do where a model gives NaN or infinity, in those numbers."""
     if dtype == "float32":
         return "its weights give NaN or infinity there: look for such numbers in them, or take another copy"
-    return f"{dtype} may overflow there; " + ("try --dtype bfloat16 or float32" if dtype == "float16" else "try --dtype float32")
+    return f"{dtype} may overflow there; " + (
+        "try --dtype bfloat16 or float32" if dtype == "float16" else "try --dtype float32"
+    )

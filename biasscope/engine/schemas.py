@@ -36,15 +36,21 @@ def heads_and_mlps() -> pl.Expr:
 
 def starred() -> pl.Expr:
     """Rows whose mark is a star: "significant" means this, everywhere."""
-    return ((pl.col("p_family") < LEVEL) & ((pl.col("ci_low") > 0) | (pl.col("ci_high") < 0)) & pl.col("carried_by").is_null()).fill_null(
-        value=False
-    )
+    return (
+        (pl.col("p_family") < LEVEL)
+        & ((pl.col("ci_low") > 0) | (pl.col("ci_high") < 0))
+        & pl.col("carried_by").is_null()
+    ).fill_null(value=False)
 
 
 def mark(row: Mapping[str, Any]) -> str:
-    """The marks of a SUMMARY row: `*`, `°` or `†` where it passes the family-wise test, then `~` where its interval is less sure."""
+    """The marks of a SUMMARY row: `*`, `°` or `†` where it passes the family-wise test, then `~` where its
+    interval is less sure.
+    """
     passes = row["p_family"] is not None and row["p_family"] < LEVEL
-    sure = row["ci_low"] is not None and row["ci_high"] is not None and (row["ci_low"] > 0 or row["ci_high"] < 0)
+    sure = (
+        row["ci_low"] is not None and row["ci_high"] is not None and (row["ci_low"] > 0 or row["ci_high"] < 0)
+    )
     first = "" if not passes else DISPUTED if not sure else CARRIED if row["carried_by"] else STAR
     return first + (UNEVEN if row["caution"] and row["ci_low"] is not None else "")
 

@@ -1,4 +1,6 @@
-"""The settings that all experiments share, independent of the command line, and the voice by which they report progress."""
+"""The settings that all experiments share, independent of the command line, and the voice by which they
+report progress.
+"""
 
 import contextlib
 import io
@@ -86,7 +88,9 @@ class Held:
 
 @dataclass(frozen=True)
 class Measure:
-    """The settings of every measuring experiment; `options` says of each field how it is written in a command line."""
+    """The settings of every measuring experiment; `options` says of each field how it is written in a command
+    line.
+    """
 
     model: str = "smollm2-135m"
     dataset: list[str] | None = None
@@ -113,7 +117,9 @@ class Measure:
     debug: bool = False
     held: Held = Held()
     assess: bool = True
-    """Whether it is worked out how far the rankings can be trusted (RELIABILITY); not where the truth is known."""
+    """Whether it is worked out how far the rankings can be trusted (RELIABILITY); not where the truth is
+    known.
+    """
 
     def resolved(self) -> dict[str, Any]:
         """The settings as the record shows them; how the result was printed is no part of it."""
@@ -160,7 +166,10 @@ class Voice:
         logging.getLogger().setLevel(level)
         for name in ("transformer_lens", "transformers", "huggingface_hub", "datasets", "pooch"):
             logging.getLogger(name).setLevel(level)
-        with warnings.catch_warnings(), contextlib.redirect_stdout(sys.stderr if self.verbose else io.StringIO()):
+        with (
+            warnings.catch_warnings(),
+            contextlib.redirect_stdout(sys.stderr if self.verbose else io.StringIO()),
+        ):
             if not self.verbose:
                 warnings.simplefilter("ignore")
             yield

@@ -30,23 +30,30 @@ def silent(units: list[Any], label: str) -> Iterable[Any]:
 
 @dataclass(frozen=True)
 class Example:
-    """One prompt and the continuations whose log-probabilities are compared. Text only; tokens belong to a tokenizer."""
+    """One prompt and the continuations whose log-probabilities are compared. Text only; tokens belong to a
+    tokenizer.
+    """
 
     id: str
     """Unique within its dataset."""
     dataset: str
     bias_type: str
     group: str
-    """The cluster for intervals: StereoSet target term, WinoGender occupation, sentence pair of `definitional`."""
+    """The cluster for intervals: StereoSet target term, WinoGender occupation, sentence pair of
+    `definitional`.
+    """
     prompt: str
     """The text before the readout, less one space where the continuation begins with one. May be empty."""
     stereo: str
-    """The stereotype's filler, or the male pronoun (for every occupation), with its leading space where it has one.
+    """The stereotype's filler, or the male pronoun (for every occupation), with its leading space where it
+    has one.
 
     Of `definitional`: the pronoun that fits the noun.
     """
     anti: str
-    """The anti-stereotype's filler, or the female pronoun. Of `definitional`: the pronoun that does not fit."""
+    """The anti-stereotype's filler, or the female pronoun. Of `definitional`: the pronoun that does not
+    fit.
+    """
     unrelated: str | None = None
     suffix: str = ""
     """The text after the filler. Never scored by `target`; a token that crosses into it drops the example."""
@@ -88,15 +95,23 @@ class Dataset:
     """Words that stand in no twin, because they belong to another part of the data."""
 
     def part(self, name: str, groups: Collection[str]) -> "Dataset":
-        """The examples of some groups as data of their own: no twin of theirs names another group of the whole."""
+        """The examples of some groups as data of their own: no twin of theirs names another group of the
+        whole.
+        """
         own = {e.word for e in self.examples if e.group in groups}
         outside = frozenset(e.word for e in self.whole or self.examples) - own
         examples = tuple(e for e in self.examples if e.group in groups)
         return replace(self, name=name, examples=examples, whole=(), outside=outside)
 
     def share_of_men(self) -> dict[str, float] | None:
-        """Per cent of men in each occupation (100 − BLS per cent of women), or None where the dataset has no statistic."""
-        shares = {e.group: 100.0 - float(e.meta["bls_pct_female"]) for e in self.examples if "bls_pct_female" in e.meta}
+        """Per cent of men in each occupation (100 − BLS per cent of women), or None where the dataset has no
+        statistic.
+        """
+        shares = {
+            e.group: 100.0 - float(e.meta["bls_pct_female"])
+            for e in self.examples
+            if "bls_pct_female" in e.meta
+        }
         return shares or None
 
 
@@ -130,7 +145,9 @@ HOOKS: dict[str, str] = {
 }
 COMPONENTS = tuple(HOOKS)
 POSITIONS = ("all", "term", "between", "readout")
-"""Which nodes of a prompt are replaced: every one (and those of its fillers), the term's, those after the term, the last one."""
+"""Which nodes of a prompt are replaced: every one (and those of its fillers), the term's, those after the
+term, the last one.
+"""
 
 
 @dataclass(frozen=True, order=True)
@@ -154,7 +171,9 @@ class Site:
 
 @dataclass(frozen=True)
 class Edit:
-    """Sites that are replaced throughout a run. Baseline and value are then both of the model with the edit."""
+    """Sites that are replaced throughout a run. Baseline and value are then both of the model with the
+    edit.
+    """
 
     at: Mapping[Site, Any]
     """Site → its replacement (a `Source`)."""
@@ -188,7 +207,9 @@ class Metric:
 METRICS = {
     "target": Metric("nats", "both equally likely", bias=True),
     "sentence": Metric("nats", "both equally likely", bias=True, swept=False),
-    "competence": Metric("nats", "sense and nonsense equally likely (pronouns: all probability mass on them)"),
+    "competence": Metric(
+        "nats", "sense and nonsense equally likely (pronouns: all probability mass on them)"
+    ),
     "kl": Metric("nats", "unchanged", signed=False, clean=False),
 }
 """Every metric, in the order of tables."""
@@ -224,7 +245,15 @@ MEMBER = "member"
 
 _SITE = {"component": pl.String, "layer": pl.Int32, "head": pl.Int32, "position": pl.String}
 
-SCORES = pl.Schema({"example_id": pl.String, "group": pl.String, "dataset": pl.String, "metric": pl.String, "value": pl.Float64})
+SCORES = pl.Schema(
+    {
+        "example_id": pl.String,
+        "group": pl.String,
+        "dataset": pl.String,
+        "metric": pl.String,
+        "value": pl.Float64,
+    }
+)
 """One row per example and metric of the clean model."""
 
 TRIPLES = pl.Schema(
@@ -237,7 +266,13 @@ TOTAL = "total"
 """The component of rows about the whole prompt exchanged for its twin: no site, layer and head null."""
 
 EFFECTS = pl.Schema(
-    {"example_id": pl.String, "group": pl.String, "dataset": pl.String, "source": pl.String, "metric": pl.String}
+    {
+        "example_id": pl.String,
+        "group": pl.String,
+        "dataset": pl.String,
+        "source": pl.String,
+        "metric": pl.String,
+    }
     | _SITE
     | {"baseline": pl.Float64, "value": pl.Float64, "effect": pl.Float64}
 )
@@ -248,10 +283,19 @@ TWINS = pl.Schema(dict.fromkeys(("example_id", "group", "partner", "clean", "twi
 
 _ACTIVATIONS: dict[str, Any] = {"example_id": pl.String, **_SITE, "values": pl.List(pl.Float32)}
 ACTIVATIONS = pl.Schema(_ACTIVATIONS)
-"""One row per example, site and named position (last, term, mean); `values` has one length, fixed in the file."""
+"""One row per example, site and named position (last, term, mean); `values` has one length, fixed in the
+file.
+"""
 
 PREDICTIONS = pl.Schema(
-    {"item_id": pl.String, "example_id": pl.String, "group": pl.String, "layer": pl.Int32, "probe": pl.String, "fold": pl.Int32}
+    {
+        "item_id": pl.String,
+        "example_id": pl.String,
+        "group": pl.String,
+        "layer": pl.Int32,
+        "probe": pl.String,
+        "fold": pl.Int32,
+    }
     | {"label": pl.Int32, "probability": pl.Float64}
 )
 """One row per held-out input, probe and layer (a row of the residual stream; null: the bag of tokens)."""
@@ -263,32 +307,63 @@ _PROBES: dict[str, Any] = {"layer": pl.Int32, "c": pl.Float64, "bias": pl.Float6
 PROBES = pl.Schema(_PROBES | {name: pl.List(pl.Float64) for name in ("weight", "mean", "scale")})
 """One row per layer: the probe fitted to all inputs, logit = weight · (x − mean) / scale + bias."""
 
-_MEANS: dict[str, Any] = {"component": pl.String, "layer": pl.Int32, "first": pl.Boolean, "left_out": pl.Int32}
+_MEANS: dict[str, Any] = {
+    "component": pl.String,
+    "layer": pl.Int32,
+    "first": pl.Boolean,
+    "left_out": pl.Int32,
+}
 _MEANS["values"] = pl.List(pl.Float64)
 MEANS = pl.Schema(_MEANS)
-"""The dataset's mean activation at a whole hook point, flattened: at depth 0 (`first`) and over all other nodes.
+"""The dataset's mean activation at a whole hook point, flattened: at depth 0 (`first`) and over all other
+nodes.
 
-left_out: how many examples are in none of the means because their activations are not finite."""
+left_out: how many examples are in none of the means because their activations are not finite.
+"""
 
 SUMMARY = pl.Schema(
     {"model": pl.String, "dataset": pl.String, "subset": pl.String, "method": pl.String, "source": pl.String}
     | {"metric": pl.String, "statistic": pl.String, "unit": pl.String}
     | _SITE
-    | {"n": pl.Int64, "clusters": pl.Int64, "estimate": pl.Float64, "ci_low": pl.Float64, "ci_high": pl.Float64}
-    | {"p": pl.Float64, "p_family": pl.Float64, "q": pl.Float64, "carried_by": pl.String, "caution": pl.String}
-    | {"recovered": pl.Float64, "recovered_low": pl.Float64, "recovered_high": pl.Float64, "specificity": pl.Float64}
+    | {
+        "n": pl.Int64,
+        "clusters": pl.Int64,
+        "estimate": pl.Float64,
+        "ci_low": pl.Float64,
+        "ci_high": pl.Float64,
+    }
+    | {
+        "p": pl.Float64,
+        "p_family": pl.Float64,
+        "q": pl.Float64,
+        "carried_by": pl.String,
+        "caution": pl.String,
+    }
+    | {
+        "recovered": pl.Float64,
+        "recovered_low": pl.Float64,
+        "recovered_high": pl.Float64,
+        "specificity": pl.Float64,
+    }
 )
 """One row per aggregate; sorted by the ranking statistic first, then |estimate| descending, null last.
 
-p_family and q: of the ranking statistic of single sites and of containing hook points, two families (see `schemas.mark`); null elsewhere.
-carried_by: the group without which the site does not pass; caution: why the interval is less sure ("unequal groups", "skewed values").
-recovered = estimate / the same statistic of the total effect, with its 95 % interval; null unless the source is a twin and the
-interval of the total leaves out 0. specificity: see `statistics.comparison`.
+p_family and q: of the ranking statistic of single sites and of containing hook points, two families (see
+`schemas.mark`); null elsewhere. carried_by: the group without which the site does not pass; caution: why the
+interval is less sure ("unequal groups", "skewed values"). recovered = estimate / the same statistic of the
+total effect, with its 95 % interval; null unless the source is a twin and the interval of the total leaves
+out 0. specificity: see `statistics.comparison`.
 """
 
 RELIABILITY = pl.Schema(
     {"model": pl.String, "dataset": pl.String, "method": pl.String, "source": pl.String, "metric": pl.String}
-    | {"statistic": pl.String, "component": pl.String, "heads": pl.Boolean, "quantity": pl.String, "against": pl.String}
+    | {
+        "statistic": pl.String,
+        "component": pl.String,
+        "heads": pl.Boolean,
+        "quantity": pl.String,
+        "against": pl.String,
+    }
     | {"unit": pl.String, "n": pl.Int64, "estimate": pl.Float64, "low": pl.Float64, "high": pl.Float64}
 )
 """One row per number that says how far a ranking of sites of one kind can be trusted: see `reliability`."""

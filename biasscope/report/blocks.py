@@ -1,4 +1,6 @@
-"""A report as text, tables and pictures, and its two forms: Markdown with PNG files beside it, and one HTML page."""
+"""A report as text, tables and pictures, and its two forms: Markdown with PNG files beside it, and one HTML
+page.
+"""
 
 import functools
 import importlib.metadata
@@ -36,7 +38,9 @@ class Picture:
 
 @dataclass(frozen=True)
 class Block:
-    """One thing after another: a paragraph, a list, a table, a row of pictures, lines of code, or what is missing."""
+    """One thing after another: a paragraph, a list, a table, a row of pictures, lines of code, or what is
+    missing.
+    """
 
     kind: str
     text: str = ""
@@ -61,7 +65,9 @@ class Section:
 
 @dataclass
 class Gallery:
-    """The folder of a report's figures: draws each that is not there yet, and drops those that no report shows any more."""
+    """The folder of a report's figures: draws each that is not there yet, and drops those that no report
+    shows any more.
+    """
 
     folder: Path
     drawn: int = 0
@@ -134,7 +140,12 @@ def render(form: str, **given: Any) -> str:
         lstrip_blocks=True,
         keep_trailing_newline=True,
     )
-    loader.filters |= {"safe_text": clean_text, "md": lambda text: escaped(clean_text(text)), "drawn": _drawn, "fence": fenced}
+    loader.filters |= {
+        "safe_text": clean_text,
+        "md": lambda text: escaped(clean_text(text)),
+        "drawn": _drawn,
+        "fence": fenced,
+    }
     return loader.get_template(f"report.{form}.j2").render(**given)
 
 
@@ -150,6 +161,8 @@ def fenced(text: str) -> str:
 
 
 def _drawn(picture: Picture) -> Markup:
-    """The figure's SVG with a name for those who do not see it. Its text is drawn as outlines, so no markup of data is in it."""
+    """The figure's SVG with a name for those who do not see it. Its text is drawn as outlines, so no markup
+    of data is in it.
+    """
     label = Markup('role="img" aria-label="{}"').format(picture.alt)
     return Markup(picture.svg.replace("<svg ", f"<svg {label} ", 1))  # noqa: S704  made by matplotlib, escaped by it

@@ -1,4 +1,6 @@
-"""Sheets that figures are drawn on: size, colours, axes and legible ticks, and how a sheet becomes PNG and SVG bytes."""
+"""Sheets that figures are drawn on: size, colours, axes and legible ticks, and how a sheet becomes PNG and
+SVG bytes.
+"""
 
 import functools
 import io
@@ -15,7 +17,9 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
 WARM, COOL = "#c85a1e", "#2864be"
-"""Towards the stereotype and away from it: told apart by the colour-blind too. The terminal's heat maps have the same two."""
+"""Towards the stereotype and away from it: told apart by the colour-blind too. The terminal's heat maps have
+the same two.
+"""
 INK = "#1b1b1f"
 """Text and axes. Replaced by the page's own colour in SVG, so that a figure reads on dark pages too."""
 MUTED, NEUTRAL = "#8a8a94", "#f4f4f2"
@@ -63,8 +67,16 @@ class Sheet:
     axes: tuple[Axes, ...]
 
 
-def sheet(title: str, heights: tuple[float, ...], *, left: float = LEFT, right: float = RIGHT, bottom: float = BOTTOM) -> Sheet:
-    """An empty sheet of the standard width with axes of the given heights (inches) below each other, and a title of up to 3 lines.
+def sheet(
+    title: str,
+    heights: tuple[float, ...],
+    *,
+    left: float = LEFT,
+    right: float = RIGHT,
+    bottom: float = BOTTOM,
+) -> Sheet:
+    """An empty sheet of the standard width with axes of the given heights (inches) below each other, and a
+    title of up to 3 lines.
 
     The margins are fixed, not computed: drawing stays quick, and the figures of a row line up.
     """
@@ -76,9 +88,22 @@ def sheet(title: str, heights: tuple[float, ...], *, left: float = LEFT, right: 
     with matplotlib.rc_context(SETTINGS):
         figure = Figure(figsize=(WIDTH, total))
         top, axes = total - LINE * len(lines) - HEAD, []
-        figure.text(0.06 / WIDTH, 1 - 0.07 / total, "\n".join(lines), va="top", ha="left", weight="bold", size=8.5, linespacing=1.25)
+        figure.text(
+            0.06 / WIDTH,
+            1 - 0.07 / total,
+            "\n".join(lines),
+            va="top",
+            ha="left",
+            weight="bold",
+            size=8.5,
+            linespacing=1.25,
+        )
         for height in heights:
-            axes.append(figure.add_axes((left / WIDTH, (top - height) / total, (WIDTH - left - right) / WIDTH, height / total)))
+            axes.append(
+                figure.add_axes(
+                    (left / WIDTH, (top - height) / total, (WIDTH - left - right) / WIDTH, height / total)
+                )
+            )
             top -= height + gap
     return Sheet(figure, tuple(axes))
 
@@ -128,7 +153,12 @@ def labels(drawn: Sheet, points: Sequence[tuple[float, float, str]]) -> None:
     for x, y, name in points:
         right = x > sum(axes.get_xlim()) / 2
         text = axes.annotate(
-            shortened(name, 24), (x, y), xytext=(-4 if right else 4, 3), textcoords="offset points", size=7, ha="right" if right else "left"
+            shortened(name, 24),
+            (x, y),
+            xytext=(-4 if right else 4, 3),
+            textcoords="offset points",
+            size=7,
+            ha="right" if right else "left",
         )
         box = text.get_window_extent()
         clear = inside.x0 <= box.x0 and box.x1 <= inside.x1 and inside.y0 <= box.y0 and box.y1 <= inside.y1
@@ -153,10 +183,17 @@ def png(drawn: Figure) -> bytes:
 
 
 def svg(drawn: Figure, prefix: str) -> str:
-    """The figure for an HTML page: no paper, text and axes in the page's colour, ids that begin with `prefix`, no outer header."""
+    """The figure for an HTML page: no paper, text and axes in the page's colour, ids that begin with
+    `prefix`, no outer header.
+    """
     out = io.StringIO()
     with matplotlib.rc_context(SETTINGS):
-        drawn.savefig(out, format="svg", transparent=True, metadata={"Date": None, "Creator": None, "Format": None, "Type": None})
+        drawn.savefig(
+            out,
+            format="svg",
+            transparent=True,
+            metadata={"Date": None, "Creator": None, "Format": None, "Type": None},
+        )
     text = out.getvalue()
     text = re.sub(r"<metadata>.*?</metadata>", "", text[text.index("<svg") :], flags=re.DOTALL)
     text = re.sub(r'(\bid="|href="#|url\(#)', rf"\g<1>{prefix}-", text)

@@ -1,4 +1,6 @@
-"""Faithfulness of sets of sites as a table that people read at 80 columns (one row a size), as a sentence and as a section of a report."""
+"""Faithfulness of sets of sites as a table that people read at 80 columns (one row a size), as a sentence and
+as a section of a report.
+"""
 
 from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING
@@ -21,10 +23,19 @@ NAMED = 20
 
 
 def sets(summary: pl.DataFrame, dataset: str, file: str) -> Table:
-    """f of the strongest sites kept alone and removed, random sets of the same size beside each, and the areas."""
-    named, numbers = summary.filter(pl.col("statistic") == MEMBER), summary.filter(pl.col("statistic") != MEMBER)
+    """f of the strongest sites kept alone and removed, random sets of the same size beside each, and the
+    areas.
+    """
+    named, numbers = (
+        summary.filter(pl.col("statistic") == MEMBER),
+        summary.filter(pl.col("statistic") != MEMBER),
+    )
     cells = {(row["method"], row["subset"], row["statistic"]): row for row in numbers.iter_rows(named=True)}
-    sizes = [int(subset.split()[1]) for method, subset, _ in cells if method == "keep" and subset.startswith("top ")]
+    sizes = [
+        int(subset.split()[1])
+        for method, subset, _ in cells
+        if method == "keep" and subset.startswith("top ")
+    ]
 
     def f_of(mode: str, subset: str) -> str:
         return share(cells.get((mode, subset, "faithfulness")))
@@ -43,18 +54,35 @@ def sets(summary: pl.DataFrame, dataset: str, file: str) -> Table:
     for mode, name in (("keep", "area"), ("keep", "area_abs"), ("remove", "area"), ("remove", "area_abs")):
         areas.append(f"{name} {mode}: {share(cells.get((mode, 'all sizes', name)))}")
     first = cells["keep", f"top {sizes[0]}", "faithfulness"]
-    title = f"{dataset}: sets of heads and MLPs, source {first['source']}, {first['n']} examples, {first['clusters']} groups"
+    title = (
+        f"{dataset}: sets of heads and MLPs, source {first['source']}, {first['n']} examples, "
+        f"{first['clusters']} groups"
+    )
     notes = [
         "groups: those that did not choose the sites; random: 5–95 % of 20 sets of that size",
         "f: 1 as the whole model, 0 as with every head and MLP replaced; – where these two may be equal",
-        *[f"strongest first: {_sites(rows)}" for rows in [named.filter(pl.col("subset").str.starts_with("top "))] if rows.height],
-        *[f"* the minimal set, chosen on the other half: {_sites(named.filter(subset=subset))}" for subset in small],
+        *[
+            f"strongest first: {_sites(rows)}"
+            for rows in [named.filter(pl.col("subset").str.starts_with("top "))]
+            if rows.height
+        ],
+        *[
+            f"* the minimal set, chosen on the other half: {_sites(named.filter(subset=subset))}"
+            for subset in small
+        ],
         *areas,
         f"more in {file}",
     ]
-    note = resampling.few_clusters_note(first["clusters"], "term" if dataset.startswith("stereoset") else "group")
+    note = resampling.few_clusters_note(
+        first["clusters"], "term" if dataset.startswith("stereoset") else "group"
+    )
     notes += [note] if note else []
-    return Table(title, ["k", "kept: f [95 %]", "random", "removed: f [95 %]", "random"], [body, last] if last else [body], notes)
+    return Table(
+        title,
+        ["k", "kept: f [95 %]", "random", "removed: f [95 %]", "random"],
+        [body, last] if last else [body],
+        notes,
+    )
 
 
 def _sites(rows: pl.DataFrame) -> str:
@@ -73,17 +101,30 @@ def sentence(circuit: ReportRun) -> str:
     if not tops:
         return f"{start}: f is not given, because the whole model and none of it may not differ."
     better = [
-        row for row in tops if row["ci_low"] is not None and row["ci_low"] > (cells[row["subset"].replace("top", "random")]["ci_high"] or 0)
+        row
+        for row in tops
+        if row["ci_low"] is not None
+        and row["ci_low"] > (cells[row["subset"].replace("top", "random")]["ci_high"] or 0)
     ]
     last = tops[-1]
-    kept = f"the {last['subset'].split()[1]} strongest keep f = {interval(last)} of groups that did not choose them"
-    beats = f"more than random sets from {better[0]['subset'].split()[1]} sites on" if better else "never more than random sets"
+    kept = (
+        f"the {last['subset'].split()[1]} strongest keep f = {interval(last)} of groups that did not choose "
+        "them"
+    )
+    beats = (
+        f"more than random sets from {better[0]['subset'].split()[1]} sites on"
+        if better
+        else "never more than random sets"
+    )
     small = [row for name, row in cells.items() if name.startswith("minimal ")]
     end = ""
     if small:
         row = small[0]
         sure = row["ci_low"] is not None and row["ci_low"] > 0
-        end = f" The minimal set of {row['subset'].split()[1]} keeps {interval(row)} there{'' if sure else ', which does not confirm it'}."
+        end = (
+            f" The minimal set of {row['subset'].split()[1]} keeps {interval(row)} "
+            f"there{'' if sure else ', which does not confirm it'}."
+        )
     return f"{start}: {kept}; {beats}.{end}"
 
 
@@ -94,7 +135,9 @@ def section(parts: Sequence[Part], gallery: "Gallery") -> "Iterator[Block]":
 
     for part in parts:
         if not part.circuits:
-            yield missing(f"Not measured for {part.model}: biasscope circuit --from RUN, with a run of ablate or patch")
+            yield missing(
+                f"Not measured for {part.model}: biasscope circuit --from RUN, with a run of ablate or patch"
+            )
         drawn, tables = [], []
         for run in part.circuits:
             tables.append(sets(run.summary, part.name, run.file))
@@ -102,7 +145,13 @@ def section(parts: Sequence[Part], gallery: "Gallery") -> "Iterator[Block]":
                 source = run.summary["source"].drop_nulls().to_list()[0]
                 title = f"Sets of sites: {part.model}\n{part.dataset}, {SOURCES[source].noun}"
                 drawn.append(
-                    gallery.picture("sets", f"{title}. {sentence(run)}".replace("\n", ", "), figures.faithfulness, run.summary, title=title)
+                    gallery.picture(
+                        "sets",
+                        f"{title}. {sentence(run)}".replace("\n", ", "),
+                        figures.faithfulness,
+                        run.summary,
+                        title=title,
+                    )
                 )
         yield from [Block("pictures", pictures=drawn)] if drawn else []
         yield from (Block("table", table=table) for table in tables)

@@ -25,8 +25,15 @@ SHOWN = 20
 def show_tables(rankings: Sequence[comparison.Ranking], document: dict[str, Any]) -> list[Table]:
     """The tables of a comparison; each ranking has a letter, which the first table explains."""
     letters = {ranking.name: _letter(i) for i, ranking in enumerate(rankings)}
-    legend = [f"{letter}: {text}" for letter, text in zip(letters.values(), comparison.labels(rankings), strict=True)]
-    legend += [f"run {row['run']}: its record is {row['seal']}" for row in document["runs"] if row["seal"] is not Seal.SEALED]
+    legend = [
+        f"{letter}: {text}"
+        for letter, text in zip(letters.values(), comparison.labels(rankings), strict=True)
+    ]
+    legend += [
+        f"run {row['run']}: its record is {row['seal']}"
+        for row in document["runs"]
+        if row["seal"] is not Seal.SEALED
+    ]
 
     def two(row: dict[str, Any]) -> str:
         return f"{letters[row['first']]}, {letters[row['second']]}"
@@ -34,22 +41,41 @@ def show_tables(rankings: Sequence[comparison.Ranking], document: dict[str, Any]
     body = []
     for row in document["pairs"]:
         common = overlap(row["shared"], row["top"], row["expected"])
-        shared = [common, NONE if common == NONE else probability(row["p_shared"]), str(row["significant_both"])]
-        body.append([two(row), NAMES.get(row["component"], row["component"]), number(row["spearman"]), *shared])
+        shared = [
+            common,
+            NONE if common == NONE else probability(row["p_shared"]),
+            str(row["significant_both"]),
+        ]
+        body.append(
+            [two(row), NAMES.get(row["component"], row["component"]), number(row["spearman"]), *shared]
+        )
     columns = ["runs", "sites", "ρ", "top shared", "p", "signif."]
-    notes = [*legend, "signif.: sites with a star in both; p: of as many shared by luck, – where luck alone gives more than half"]
+    notes = [
+        *legend,
+        "signif.: sites with a star in both; p: of as many shared by luck, – where luck alone gives more "
+        "than half",
+    ]
     tables = [Table("agreement of rankings", columns, [body], notes)] if body else []
     if document["depths"]:
-        cells = [[two(r), NAMES.get(r["component"], r["component"]), number(r["spearman"]), str(r["slices"])] for r in document["depths"]]
+        cells = [
+            [two(r), NAMES.get(r["component"], r["component"]), number(r["spearman"]), str(r["slices"])]
+            for r in document["depths"]
+        ]
         title = "agreement by relative depth: largest |effect| in each tenth of the layers"
         tables.append(Table(title, ["runs", "sites", "ρ", "slices"], [cells], legend if not body else []))
     if document["common"]:
         names = list(document["common"][0]["estimates"])
-        rows = [[row["site"], *(number(row["estimates"].get(name)) for name in names)] for row in document["common"][:SHOWN]]
+        rows = [
+            [row["site"], *(number(row["estimates"].get(name)) for name in names)]
+            for row in document["common"][:SHOWN]
+        ]
         more = len(document["common"]) - len(rows)
         tables.append(
             Table(
-                "significant in all", ["site", *(letters[name] for name in names)], [rows], [f"… {more} more in --json"] if more > 0 else []
+                "significant in all",
+                ["site", *(letters[name] for name in names)],
+                [rows],
+                [f"… {more} more in --json"] if more > 0 else [],
             )
         )
     elif body:
@@ -62,7 +88,9 @@ def _letter(index: int) -> str:
     return chr(ord("A") + index % 26) + (str(index // 26) if index >= 26 else "")
 
 
-def show_comparison(rankings: Sequence[comparison.Ranking], used: list[dict[str, Any]], top: int, chosen: Format | None) -> None:
+def show_comparison(
+    rankings: Sequence[comparison.Ranking], used: list[dict[str, Any]], top: int, chosen: Format | None
+) -> None:
     """Write the comparison to stdout."""
     document: dict[str, Any] = {
         "schema_version": SCHEMA_VERSION,
@@ -89,7 +117,9 @@ def agreement(gathered: Gathered, gallery: "Gallery") -> "Section":
     from biasscope.report.blocks import Block, Section, missing
 
     maps = [m for part in gathered.parts for m in part.shown if m.sites("z").height]
-    letters = [chr(ord("A") + i) if i < 26 else f"{chr(ord('A') + i % 26)}{i // 26}" for i in range(len(maps))]
+    letters = [
+        chr(ord("A") + i) if i < 26 else f"{chr(ord('A') + i % 26)}{i // 26}" for i in range(len(maps))
+    ]
     rankings = []
     for letter, m in zip(letters, maps, strict=True):
         layers = m.run.record.model.layers if m.run.record.model else 0
@@ -101,19 +131,30 @@ def agreement(gathered: Gathered, gallery: "Gallery") -> "Section":
     def close(row: dict[str, Any]) -> bool:
         """Whether two maps of heads differ in one respect: the data, what was done, or the model."""
         first, second = by_letter[row["first"]], by_letter[row["second"]]
-        same = [first.run.model == second.run.model, first.run.dataset == second.run.dataset, first.name == second.name]
+        same = [
+            first.run.model == second.run.model,
+            first.run.dataset == second.run.dataset,
+            first.name == second.name,
+        ]
         return row["component"] == "z" and sum(same) == 2
 
     pairs = [row for row in comparison.pairs(rankings, top) if close(row)]
-    legend = [f"{letter}: {m.run.model}, {m.run.dataset}, {m.name} (run {m.run.key})" for letter, m in zip(letters, maps, strict=True)]
+    legend = [
+        f"{letter}: {m.run.model}, {m.run.dataset}, {m.name} (run {m.run.key})"
+        for letter, m in zip(letters, maps, strict=True)
+    ]
     depths = [row for row in comparison.depths(rankings) if close(row)]
     if not pairs and not depths:
         return Section(
-            "Agreement between data, sources and models", [missing("Needs two maps: of another dataset, source, method or model.")]
+            "Agreement between data, sources and models",
+            [missing("Needs two maps: of another dataset, source, method or model.")],
         )
     blocks: list[Block] = []
     if pairs:
-        drawn = [_shared(model, [row for row in pairs if by_letter[row["first"]].run.model == model], gallery) for model in _models(maps)]
+        drawn = [
+            _shared(model, [row for row in pairs if by_letter[row["first"]].run.model == model], gallery)
+            for model in _models(maps)
+        ]
         blocks.append(Block("pictures", pictures=[picture for picture in drawn if picture]))
         rows = [
             [
@@ -156,5 +197,7 @@ def _shared(model: str, pairs: Sequence[Mapping[str, Any]], gallery: "Gallery") 
     shared = {(row["first"], row["second"]): (row["shared"], row["expected"]) for row in pairs}
     used = sorted({letter for pair in shared for letter in pair}, key=lambda letter: (letter[1:], letter))
     top, title = pairs[0]["top"], f"Strongest heads that two maps share\n{model}"
-    alt = f"{title}, of {top}: ".replace("\n", ", ") + "; ".join(f"{a} and {b} {n}" for (a, b), (n, _) in shared.items())
+    alt = f"{title}, of {top}: ".replace("\n", ", ") + "; ".join(
+        f"{a} and {b} {n}" for (a, b), (n, _) in shared.items()
+    )
     return gallery.picture("agreement", alt, figures.agreement, used, shared=shared, top=top, title=title)

@@ -1,4 +1,6 @@
-"""A result as it leaves the command: tables for people, data for programs, each on the stream where it belongs."""
+"""A result as it leaves the command: tables for people, data for programs, each on the stream where it
+belongs.
+"""
 
 import json
 import math
@@ -28,9 +30,11 @@ LONG = 32
 
 
 def result(result: Result, options: Measure, *, plot: bool = False) -> None:
-    """Write the result to stdout in the chosen format, and the table to stderr where data went to a pipe and a person watches.
+    """Write the result to stdout in the chosen format, and the table to stderr where data went to a pipe and
+    a person watches.
 
-    `plot`: it is drawn too, under the tables, or on stderr beside data. PartialError where values had to be left out.
+    `plot`: it is drawn too, under the tables, or on stderr beside data. PartialError where values had to be
+    left out.
     """
     explicit = Format.JSON if options.json else options.format
     chosen = explicit or (Format.TABLE if sys.stdout.isatty() else Format.JSON)
@@ -64,7 +68,9 @@ def write_data(result: Result, chosen: Format, with_rows: bool) -> None:
         for record in records(stored(result.rows) if with_rows else [summary]):
             sys.stdout.write(json.dumps(record, allow_nan=False) + "\n")
     elif chosen is Format.CSV:
-        sys.stdout.write(summary.with_columns(pl.col(pl.String).map_elements(safe_text, pl.String)).write_csv())
+        sys.stdout.write(
+            summary.with_columns(pl.col(pl.String).map_elements(safe_text, pl.String)).write_csv()
+        )
     else:
         sys.stdout.write(markdown(summary))
 
@@ -81,13 +87,19 @@ def records(frames: Iterable[pl.DataFrame]) -> Iterable[dict[str, Any]]:
     for frame in frames:
         for part in frame.iter_slices(FLUSH):
             for row in part.iter_rows(named=True):
-                yield {k: None if isinstance(v, float) and not math.isfinite(v) else v for k, v in row.items()}
+                yield {
+                    k: None if isinstance(v, float) and not math.isfinite(v) else v for k, v in row.items()
+                }
 
 
 def markdown(summary: pl.DataFrame) -> str:
     """The summary as a Markdown table, columns that are empty throughout left out."""
     shown = summary.select(c for c in summary.columns if summary[c].null_count() < summary.height)
-    lines = [shown.columns, ["---"] * shown.width, *(["" if v is None else str(v) for v in row.values()] for row in records([shown]))]
+    lines = [
+        shown.columns,
+        ["---"] * shown.width,
+        *(["" if v is None else str(v) for v in row.values()] for row in records([shown])),
+    ]
     return "".join(f"| {' | '.join(escaped(cell) for cell in line)} |\n" for line in lines)
 
 
@@ -111,7 +123,9 @@ def tables_of(result: Result) -> Iterator[tables.Table]:
         else:
             own = summary.filter(pl.col("dataset") == summary["dataset"][0])  # a control's rows follow
             for rows in own.partition_by("method", "source", maintain_order=True):
-                control = summary.filter(pl.col("dataset") != summary["dataset"][0], pl.col("source") == rows["source"][0])
+                control = summary.filter(
+                    pl.col("dataset") != summary["dataset"][0], pl.col("source") == rows["source"][0]
+                )
                 yield edited(tables.effects(rows, part.name, file, control))
             yield from reliability.tables(summary, trusted)
 
@@ -129,7 +143,9 @@ def html(table: tables.Table) -> str:
         return f"<tr>{''.join(f'<{tag}>{escape(safe_text(cell))}</{tag}>' for cell in cells)}</tr>"
 
     head = f"<thead>{row(table.columns, 'th')}</thead>" if table.columns else ""
-    body = "".join(f"<tbody>{''.join(row(cells, 'td') for cells in section)}</tbody>" for section in table.sections)
+    body = "".join(
+        f"<tbody>{''.join(row(cells, 'td') for cells in section)}</tbody>" for section in table.sections
+    )
     notes = "".join(f"<div><small>{escape(safe_text(note))}</small></div>" for note in table.notes)
     caption = f"<caption>{escape(safe_text(table.title))}</caption>" if table.title else ""
     return f"<table>{caption}{head}{body}</table>{notes}"
@@ -147,7 +163,9 @@ def draw_plots(result: Result, stream: TextIO) -> None:
 
 
 def draw(table: tables.Table, stream: TextIO) -> None:
-    """Draw one table, in as many columns as the stream has (80 where it is no terminal): what does not fit leaves as whole columns."""
+    """Draw one table, in as many columns as the stream has (80 where it is no terminal): what does not fit
+    leaves as whole columns.
+    """
     from rich.console import Console
     from rich.text import Text
 
@@ -158,7 +176,9 @@ def draw(table: tables.Table, stream: TextIO) -> None:
     columns, notes = list(map(shown, table.columns)), list(map(shown, table.notes))
     sections = [[list(map(shown, cells)) for cells in section] for section in table.sections]
     spare = tuple(map(shown, table.spare))
-    table = replace(table, title=shown(table.title), columns=columns, sections=sections, notes=notes, spare=spare)
+    table = replace(
+        table, title=shown(table.title), columns=columns, sections=sections, notes=notes, spare=spare
+    )
     kept = list(range(len(table.columns)))
     while _width(table, kept) > console.width and len(kept) > 1:
         kept.remove(_least(table, kept))
@@ -171,7 +191,9 @@ def draw(table: tables.Table, stream: TextIO) -> None:
 
 
 def _least(table: tables.Table, kept: Sequence[int]) -> int:
-    """The column that is needed least of those kept, the first never: the table's spare ones, then from the right."""
+    """The column that is needed least of those kept, the first never: the table's spare ones, then from the
+    right.
+    """
     names = [table.columns[index] for index in kept]
     return next((kept[names.index(name, 1)] for name in table.spare if name in names[1:]), kept[-1])
 
@@ -185,7 +207,10 @@ def _longest(table: tables.Table, index: int) -> int:
     """Characters of a column's longest cell."""
     from rich.cells import cell_len
 
-    return max(cell_len(cell) for cell in [table.columns[index], *(row[index] for rows in table.sections for row in rows)])
+    return max(
+        cell_len(cell)
+        for cell in [table.columns[index], *(row[index] for rows in table.sections for row in rows)]
+    )
 
 
 def _drawn(table: tables.Table, kept: Sequence[int]) -> "Drawing":
@@ -193,10 +218,22 @@ def _drawn(table: tables.Table, kept: Sequence[int]) -> "Drawing":
     from rich.table import Table
     from rich.text import Text
 
-    drawn = Table(title=Text(table.title), title_justify="left", box=box.SIMPLE_HEAD, padding=(0, 1), pad_edge=False, collapse_padding=True)
+    drawn = Table(
+        title=Text(table.title),
+        title_justify="left",
+        box=box.SIMPLE_HEAD,
+        padding=(0, 1),
+        pad_edge=False,
+        collapse_padding=True,
+    )
     for index in kept:
         text = _longest(table, index) > LONG
-        drawn.add_column(Text(table.columns[index]), justify="left" if index == 0 or text else "right", no_wrap=not text, overflow="fold")
+        drawn.add_column(
+            Text(table.columns[index]),
+            justify="left" if index == 0 or text else "right",
+            no_wrap=not text,
+            overflow="fold",
+        )
     for section in table.sections:
         for cells in section:
             drawn.add_row(*(Text(cells[index]) for index in kept))
@@ -205,9 +242,15 @@ def _drawn(table: tables.Table, kept: Sequence[int]) -> "Drawing":
 
 
 def listing(
-    title: str, rows: list[dict[str, Any]], cells: list[list[str]], chosen: Format | None, columns: list[str] | None = None
+    title: str,
+    rows: list[dict[str, Any]],
+    cells: list[list[str]],
+    chosen: Format | None,
+    columns: list[str] | None = None,
 ) -> None:
-    """Write a plain list to stdout: `cells` as a table (their columns by default the rows' first keys), or the rows as data."""
+    """Write a plain list to stdout: `cells` as a table (their columns by default the rows' first keys), or
+    the rows as data.
+    """
     chosen = chosen or (Format.TABLE if sys.stdout.isatty() else Format.JSON)
     if chosen is Format.JSON:
         sys.stdout.write(json.dumps(rows, allow_nan=False, indent=2) + "\n")
@@ -218,15 +261,23 @@ def listing(
         if chosen is Format.TABLE:
             draw(tables.Table(title, columns, [cells], [] if rows else ["nothing"]), sys.stdout)
         else:
-            frame = pl.DataFrame([list(map(safe_text, row)) for row in cells], schema=dict.fromkeys(columns, pl.String), orient="row")
+            frame = pl.DataFrame(
+                [list(map(safe_text, row)) for row in cells],
+                schema=dict.fromkeys(columns, pl.String),
+                orient="row",
+            )
             sys.stdout.write(markdown(frame) if chosen is Format.MARKDOWN else frame.write_csv())
     sys.stdout.flush()
 
 
 def record(record: RunRecord, table: tables.Table, seal: str, chosen: Format | None) -> None:
-    """Write one run's record to stdout, whole for programs and the essentials for people, and whether it is sealed."""
+    """Write one run's record to stdout, whole for programs and the essentials for people, and whether it is
+    sealed.
+    """
     if (chosen or (Format.TABLE if sys.stdout.isatty() else Format.JSON)) is Format.TABLE:
         draw(replace(table, notes=[*table.notes, f"{'record':<12} {seal}"]), sys.stdout)
     else:
-        sys.stdout.write(json.dumps(record.model_dump(mode="json") | {"seal": seal}, allow_nan=False, indent=2) + "\n")
+        sys.stdout.write(
+            json.dumps(record.model_dump(mode="json") | {"seal": seal}, allow_nan=False, indent=2) + "\n"
+        )
     sys.stdout.flush()

@@ -1,4 +1,6 @@
-"""Which runs a report shows, one of each kind, by model and dataset; and its nouns: a finished run, a map of its sites, what is known."""
+"""Which runs a report shows, one of each kind, by model and dataset; and its nouns: a finished run, a map of
+its sites, what is known.
+"""
 
 import json
 from collections.abc import Sequence
@@ -26,7 +28,20 @@ KIND = (
     *("task", "negatives", "site", "position", "split"),
 )
 """Parameters that make another kind of measurement."""
-SIZE = ("heads", "layers", "top", "by", "adaptive", "miss", "calibrate", "causal", "sizes", "minimal", "target", "run")
+SIZE = (
+    "heads",
+    "layers",
+    "top",
+    "by",
+    "adaptive",
+    "miss",
+    "calibrate",
+    "causal",
+    "sizes",
+    "minimal",
+    "target",
+    "run",
+)
 """Those that make a larger or smaller one of the same kind: the largest, then the newest, is shown."""
 PREFERRED = tuple(f"{method} {source}" for method in ("exact", "attribution") for source in SOURCES)
 """Which map of a dataset stands first among measured and among estimated ones."""
@@ -51,7 +66,9 @@ class ReportRun:
 
     @property
     def model(self) -> str:
-        """What its model is called: the short name, and the first of its digest where several have that name."""
+        """What its model is called: the short name, and the first of its digest where several have that
+        name.
+        """
         return self.label or str(self.summary["model"][0])
 
     @property
@@ -86,7 +103,11 @@ class Map:
         """What was done, in words; what was not measured is called estimated."""
         how = "estimated by attribution" if self.estimated else self.method
         steps = self.run.record.params.get("steps")
-        more = (f" in {steps} steps" if steps else "") + self.run.given + (", chosen sites" if self.partial else "")
+        more = (
+            (f" in {steps} steps" if steps else "")
+            + self.run.given
+            + (", chosen sites" if self.partial else "")
+        )
         return f"{SOURCES[self.source].title}, {how}{more}"
 
     @property
@@ -144,7 +165,9 @@ class Part:
 
     @property
     def shown(self) -> list[Map]:
-        """The maps that are drawn: no estimates where all of the same sites were measured, and as many as a row has."""
+        """The maps that are drawn: no estimates where all of the same sites were measured, and as many as a
+        row has.
+        """
         whole = {m.source for m in self.maps if not (m.estimated or m.partial or m.given)}
         return [m for m in self.maps if not m.estimated or m.source not in whole][:ROW]
 
@@ -154,7 +177,9 @@ class Part:
         return next(iter(self.shown), None)
 
     def measured(self, site_map: Map) -> Map | None:
-        """The shown map of chosen sites whose measurements stand before these estimates; None where there is none."""
+        """The shown map of chosen sites whose measurements stand before these estimates; None where there is
+        none.
+        """
         same = [m for m in self.shown if not m.estimated and not m.given and m.source == site_map.source]
         return same[0] if site_map.estimated and same else None
 
@@ -174,7 +199,10 @@ class Gathered:
         """Raise PartialError where runs could not be read."""
         if self.damaged:
             what = "; ".join(f"{run.folder} {run.damage}" for run in self.damaged[:5])
-            raise PartialError(f"missing in the report, {len(self.damaged)} in all: {what}; rerun the commands that made them")
+            raise PartialError(
+                f"missing in the report, {len(self.damaged)} in all: {what}; rerun the commands that made "
+                "them"
+            )
 
 
 def gather(output_dir: Path, wanted: Sequence[str], model: str | None, cache: Path | None = None) -> Gathered:
@@ -185,17 +213,34 @@ def gather(output_dir: Path, wanted: Sequence[str], model: str | None, cache: Pa
     named = {run.folder: run for run, _ in (load(output_dir, name, cache) for name in wanted)}
     stored = list(named.values()) or finished(output_dir, cache)
     called = models(stored)
-    whole = [_read(run, run.record, called[run.folder]) for run in stored if run.record and run.record.command in SHOWN]
+    whole = [
+        _read(run, run.record, called[run.folder])
+        for run in stored
+        if run.record and run.record.command in SHOWN
+    ]
     if others := set(named) - {run.folder for run in whole}:
-        raise DataError(f"{others.pop()} is no run of {', '.join(SHOWN)}: a report does not show it; leave it out")
+        raise DataError(
+            f"{others.pop()} is no run of {', '.join(SHOWN)}: a report does not show it; leave it out"
+        )
     shown = [run for run in whole if model is None or model in _names(run)]
     if not shown:
-        which = f" of model '{model}' (there are: {', '.join(sorted({f.model for f in whole}))})" if model and whole else ""
-        raise DataError(f"no finished run{which} under {output_dir}; `biasscope baseline` and `biasscope patch` make the first")
+        which = (
+            f" of model '{model}' (there are: {', '.join(sorted({f.model for f in whole}))})"
+            if model and whole
+            else ""
+        )
+        raise DataError(
+            f"no finished run{which} under {output_dir}; `biasscope baseline` and `biasscope patch` make the "
+            "first"
+        )
     parts: list[Part] = []
     left: list[tuple[ReportRun, str]] = []
-    for name, dataset in dict.fromkeys((f.model, f.dataset) for f in sorted(shown, key=lambda f: (_order(f.dataset), f.model))):
-        more, rest = _parts(name, dataset, [f for f in shown if (f.model, f.dataset) == (name, dataset)], every=bool(wanted))
+    for name, dataset in dict.fromkeys(
+        (f.model, f.dataset) for f in sorted(shown, key=lambda f: (_order(f.dataset), f.model))
+    ):
+        more, rest = _parts(
+            name, dataset, [f for f in shown if (f.model, f.dataset) == (name, dataset)], every=bool(wanted)
+        )
         parts, left = parts + more, left + rest
     unused = {run.folder for run, _ in left}
     used = [run for run in shown if run.folder not in unused]
@@ -207,12 +252,20 @@ def _names(run: ReportRun) -> tuple[str, ...]:
     return run.model, files.safe_name(run.model), run.record.model.name if run.record.model else ""
 
 
-def _parts(model: str, dataset: str, runs: Sequence[ReportRun], *, every: bool) -> tuple[list[Part], list[tuple[ReportRun, str]]]:
-    """One part with one run of each kind, and the others with the reason; with `every`, each of those in a part of its own."""
+def _parts(
+    model: str, dataset: str, runs: Sequence[ReportRun], *, every: bool
+) -> tuple[list[Part], list[tuple[ReportRun, str]]]:
+    """One part with one run of each kind, and the others with the reason; with `every`, each of those in a
+    part of its own.
+    """
     best, left = _one_of_each(runs)
     part = _part(model, dataset, best)
     drawn = {m.run.key for m in (*(part.shown if every else part.maps), *part.along)}
-    left += [(f, "another run shows the same sites and source") for f in best if f.record.command in MAPS and f.key not in drawn]
+    left += [
+        (f, "another run shows the same sites and source")
+        for f in best
+        if f.record.command in MAPS and f.key not in drawn
+    ]
     if not every:
         return [part], left
     own = [replace(run, label=f"{model} (run {run.key})") for run, _ in left]
@@ -220,7 +273,10 @@ def _parts(model: str, dataset: str, runs: Sequence[ReportRun], *, every: bool) 
 
 
 def _order(dataset: str) -> tuple[int, str]:
-    return (("winogender", "occupations").index(dataset) if dataset in ("winogender", "occupations") else 2, dataset)
+    return (
+        ("winogender", "occupations").index(dataset) if dataset in ("winogender", "occupations") else 2,
+        dataset,
+    )
 
 
 def _read(run: Stored, record: RunRecord, model: str) -> ReportRun:
@@ -233,9 +289,15 @@ def _read(run: Stored, record: RunRecord, model: str) -> ReportRun:
 
 
 def _one_of_each(runs: Sequence[ReportRun]) -> tuple[list[ReportRun], list[tuple[ReportRun, str]]]:
-    """Of each kind the run with the most sites, then examples, then the newest; the others with the reason."""
+    """Of each kind the run with the most sites, then examples, then the newest; the others with the
+    reason.
+    """
     best: dict[str, ReportRun] = {}
-    order = sorted(runs, key=lambda f: (f.summary.height, f.record.datasets[0].used, f.record.created, f.key), reverse=True)
+    order = sorted(
+        runs,
+        key=lambda f: (f.summary.height, f.record.datasets[0].used, f.record.created, f.key),
+        reverse=True,
+    )
     left = []
     for run in order:
         first = best.setdefault(_kind(run), run)
@@ -268,8 +330,12 @@ def _part(model: str, dataset: str, runs: Sequence[ReportRun]) -> Part:
         if _split(m):
             continue
         seen.setdefault(m.name, m)
-    of = {name: [run for run in runs if run.record.command == name] for name in ("baseline", "probe", "circuit")}
-    baselines = {edited: [run for run in of["baseline"] if bool(run.given) == edited] for edited in (False, True)}
+    of = {
+        name: [run for run in runs if run.record.command == name] for name in ("baseline", "probe", "circuit")
+    }
+    baselines = {
+        edited: [run for run in of["baseline"] if bool(run.given) == edited] for edited in (False, True)
+    }
     option = reproduce.relative(str(runs[0].record.params.get("model", model)))
     return Part(
         model,
@@ -292,7 +358,9 @@ def _maps(run: ReportRun) -> list[Map]:
     own = run.summary.filter(pl.col("dataset") == run.summary["dataset"][0])
     maps = []
     for rows in own.partition_by("method", "source", maintain_order=True):
-        ranked = summary.ranking(rows).filter(pl.col("component") != TOTAL, (pl.col("component") != "z") | pl.col("head").is_not_null())
+        ranked = summary.ranking(rows).filter(
+            pl.col("component") != TOTAL, (pl.col("component") != "z") | pl.col("head").is_not_null()
+        )
         tested = ranked["p_family"].is_not_null().any() or rows["method"][0] == own["method"][0]
         if ranked.height and tested:  # the exact effects of --calibrate are no map
             maps.append(Map(run, rows["method"][0], rows["source"][0], rows, ranked))

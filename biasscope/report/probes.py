@@ -1,4 +1,6 @@
-"""Probes as a table that people read at 80 columns (one row a layer), as a sentence and as a section of a report."""
+"""Probes as a table that people read at 80 columns (one row a layer), as a sentence and as a section of a
+report.
+"""
 
 from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, Any
@@ -21,15 +23,23 @@ WITHOUT = {"bag": "bag of tokens", "chance": "chance"}
 
 
 def readable(row: dict[str, Any] | None, band: dict[str, Any] | None) -> bool | None:
-    """Whether an accuracy's interval lies wholly above the band of shuffled labels; None, no verdict, where either has no interval."""
+    """Whether an accuracy's interval lies wholly above the band of shuffled labels; None, no verdict, where
+    either has no interval.
+    """
     if row is None or band is None or row["ci_low"] is None or band["ci_high"] is None:
         return None
     return bool(row["ci_low"] > band["ci_high"])
 
 
 def probes(summary: pl.DataFrame, dataset: str, file: str, split: str = "kfold") -> Table:
-    """Accuracy, AUC and selectivity of every layer, the band of shuffled labels, and what is known without the model."""
-    cells = {(r["method"], r["statistic"], r["layer"]): r for r in summary.iter_rows(named=True) if r["method"] != "removal"}
+    """Accuracy, AUC and selectivity of every layer, the band of shuffled labels, and what is known without
+    the model.
+    """
+    cells = {
+        (r["method"], r["statistic"], r["layer"]): r
+        for r in summary.iter_rows(named=True)
+        if r["method"] != "removal"
+    }
     layers = sorted({layer for method, _, layer in cells if method == "probe"})
     task, component = summary["metric"][0], summary.filter(method="probe")["component"][0]
     removed = summary.filter(method="removal")
@@ -38,7 +48,10 @@ def probes(summary: pl.DataFrame, dataset: str, file: str, split: str = "kfold")
     body = []
     for layer in layers:
         accuracy, auc = (cells.get(("probe", name, layer)) for name in ("accuracy", "auc"))
-        selectivity, band = cells.get(("within groups", "selectivity", layer)), cells.get(("shuffled", "accuracy", layer))
+        selectivity, band = (
+            cells.get(("within groups", "selectivity", layer)),
+            cells.get(("shuffled", "accuracy", layer)),
+        )
         shuffled = NONE if band is None else f"{band['ci_low']:.2f}–{band['ci_high']:.2f}"
         # what removing does takes the place of the AUC: 80 columns hold no more
         middle = [share(selectivity, interval=False)] if extra else [share(auc), share(selectivity)]
@@ -48,18 +61,23 @@ def probes(summary: pl.DataFrame, dataset: str, file: str, split: str = "kfold")
     columns += [f"Δ{'slope' if slopes else 'target'}", "random"] if extra else []
     known = []
     for name, method in WITHOUT.items():
-        numbers = [share(cells.get((method, s, None))) for s in (("accuracy",) if extra else ("accuracy", "auc"))]
+        numbers = [
+            share(cells.get((method, s, None))) for s in (("accuracy",) if extra else ("accuracy", "auc"))
+        ]
         known.append([name, *numbers, *[""] * (len(columns) - 1 - len(numbers))])
     first = cells["probe", "accuracy", layers[0]]
     title = f"{dataset}: probes for {task} in {component}, {first['n']} texts, {first['clusters']} groups"
     stream = "row k: the residual stream into layer k (the last: out of the last layer); row 0: the embedding"
     notes = [
         stream if component == "resid" else "row: layer",
-        "selectivity: accuracy − that for a coin per group or filler, groups on both sides; shuffled: accuracy, 5–95 %",
+        "selectivity: accuracy − that for a coin per group or filler, groups on both sides; shuffled: "
+        "accuracy, 5–95 %",
         *(["Δ: removing the row's direction, nats; random: 5–95 % of 20 random directions"] if extra else []),
         f"{HELD_OUT[split]}; bag: which tokens the text has; balanced accuracy, log-loss and more in {file}",
     ]
-    notes[:0] = ["* interval wholly above the shuffled band"] if any("*" in cells[1] for cells in body) else []
+    notes[:0] = (
+        ["* interval wholly above the shuffled band"] if any("*" in cells[1] for cells in body) else []
+    )
     note = resampling.few_clusters_note(first["clusters"], noun(dataset))
     return Table(title, columns, [body, known], [*notes, *([note] if note else [])], ("random", "AUC"))
 
@@ -78,7 +96,9 @@ def _two(value: float | None) -> str:
 
 
 def _removal(removed: pl.DataFrame, statistic: str) -> dict[int, list[str]]:
-    """Row → what removing its direction changes, and the band of random directions. The last row leaves the last layer."""
+    """Row → what removing its direction changes, and the band of random directions. The last row leaves the
+    last layer.
+    """
     by_row: dict[int, list[str]] = {}
     rows = removed.filter(metric="target", statistic=statistic, subset="all")
     for row in rows.iter_rows(named=True):
@@ -94,19 +114,32 @@ def _removal(removed: pl.DataFrame, statistic: str) -> dict[int, list[str]]:
 def sentence(run: ReportRun) -> str:
     """Where a probe reads best, against shuffled labels and its own control."""
     rows = run.summary.filter(pl.col("method") == "probe", pl.col("statistic") == "accuracy")
-    best = rows.filter(pl.col("estimate").is_not_null()).sort("estimate", descending=True, maintain_order=True).head(1)
+    best = (
+        rows.filter(pl.col("estimate").is_not_null())
+        .sort("estimate", descending=True, maintain_order=True)
+        .head(1)
+    )
     against = " against unrelated words" if run.record.params.get("negatives") == "unrelated" else ""
     start = f"Run {run.key}, probe for {(rows['metric'][0] if rows.height else '?') + against}"
     start += f" ({run.record.params.get('position', 'last')} token){run.given}"
     if best.is_empty():
         return f"{start}: no accuracy."
     row = best.row(0, named=True)
-    beside = {name: run.summary.filter(method=name, layer=row["layer"]) for name in ("shuffled", "within groups")}
+    beside = {
+        name: run.summary.filter(method=name, layer=row["layer"]) for name in ("shuffled", "within groups")
+    }
     band = next(beside["shuffled"].filter(statistic="accuracy").iter_rows(named=True), None)
     selective = beside["within groups"].filter(statistic="selectivity")
-    over = "" if band is None or band["ci_high"] is None else f", shuffled labels reach {number(band['ci_high'])}"
+    over = (
+        ""
+        if band is None or band["ci_high"] is None
+        else f", shuffled labels reach {number(band['ci_high'])}"
+    )
     over += f", selectivity {number(selective['estimate'][0])}" if selective.height else ""
-    return f"{start}: at best {interval(row)} in row {row['layer']}{over} (the best of {rows.height} rows).{_reads(readable(row, band))}"
+    return (
+        f"{start}: at best {interval(row)} in row {row['layer']}{over} (the best of {rows.height} "
+        f"rows).{_reads(readable(row, band))}"
+    )
 
 
 def _reads(shown: bool | None) -> str:
@@ -127,16 +160,29 @@ def section(parts: Sequence[Part], gallery: "Gallery") -> "Iterator[Block]":
             yield missing(f"Not measured for {part.model}: {words.command('probe', part)}")
         for run in part.probes:
             params, task = run.record.params, run.summary["metric"][0]
-            title = f"Probe for {task}: {part.model}\n{part.dataset}, {params.get('site')}, {params.get('position')} token" + (
-                ", against unrelated words" if params.get("negatives") == "unrelated" else ""
+            title = (
+                f"Probe for {task}: {part.model}\n{part.dataset}, {params.get('site')}, "
+                f"{params.get('position')} token"
+                + (", against unrelated words" if params.get("negatives") == "unrelated" else "")
             )
             title += run.given
             rows = run.summary.filter(pl.col("method") != "removal")
-            drawn.append(gallery.picture("probe", f"{title}. {sentence(run)}".replace("\n", ", "), figures.probes, rows, title=title))
+            drawn.append(
+                gallery.picture(
+                    "probe",
+                    f"{title}. {sentence(run)}".replace("\n", ", "),
+                    figures.probes,
+                    rows,
+                    title=title,
+                )
+            )
     if drawn:
         yield Block("pictures", pictures=drawn)
     for part in parts:
         for run in part.probes[:1]:
             table = probes(run.summary, part.name, run.file, run.record.params.get("split") or "kfold")
-            title, body = f"{table.title}{run.given} (every fifth row)", [table.sections[0][::5], *table.sections[1:]]
+            title, body = (
+                f"{table.title}{run.given} (every fifth row)",
+                [table.sections[0][::5], *table.sections[1:]],
+            )
             yield Block("table", table=Table(title, table.columns, body, table.notes))

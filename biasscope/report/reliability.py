@@ -14,7 +14,9 @@ KINDS = {"z": "z (whole)", "mlp_out": "MLPs"}
 
 
 def tables(summary: pl.DataFrame, reliability: pl.DataFrame) -> Iterator[Table]:
-    """What follows the effects of a dataset: the map of positions, how far rankings repeat and agree, the calibration, the stars."""
+    """What follows the effects of a dataset: the map of positions, how far rankings repeat and agree, the
+    calibration, the stars.
+    """
     for rows in summary.partition_by("dataset", "method", "source", maintain_order=True):
         yield from _positions(rows)
     for make in (_repeated, _agreeing, calibrated):
@@ -30,7 +32,10 @@ def family(reliability: pl.DataFrame) -> str | None:
     row = _single(reliability, "family_sites")
     if row is None or row["n"] >= row["estimate"]:
         return None
-    return f"p_family is over all {row['estimate']:.0f} sites that could have been chosen, {row['n']} of them measured"
+    return (
+        f"p_family is over all {row['estimate']:.0f} sites that could have been chosen, {row['n']} of them "
+        "measured"
+    )
 
 
 def false_alarms(reliability: pl.DataFrame) -> str | None:
@@ -38,27 +43,46 @@ def false_alarms(reliability: pl.DataFrame) -> str | None:
     names = {"false_alarms_symmetric": "symmetric", "false_alarms_resampled": "as skewed as here"}
     rows = {label: _single(reliability, name) for name, label in names.items()}
     shares = [f"{100 * row['estimate']:.0f} % ({label})" for label, row in rows.items() if row]
-    return f"in data like these without any effect a star appears in {' to '.join(shares)} of studies" if shares else None
+    return (
+        f"in data like these without any effect a star appears in {' to '.join(shares)} of studies"
+        if shares
+        else None
+    )
 
 
 def _single(reliability: pl.DataFrame, quantity: str) -> dict[str, Any] | None:
-    """The row of a quantity of heads and MLPs, which are one family in all sources; None where it has no number."""
-    rows = reliability.filter(pl.col("quantity") == quantity, pl.col("component") == "single", pl.col("estimate").is_not_null())
+    """The row of a quantity of heads and MLPs, which are one family in all sources; None where it has no
+    number.
+    """
+    rows = reliability.filter(
+        pl.col("quantity") == quantity, pl.col("component") == "single", pl.col("estimate").is_not_null()
+    )
     return rows.row(0, named=True) if rows.height else None
 
 
 def _positions(summary: pl.DataFrame) -> Iterator[Table]:
-    """Layer × position of a residual component: what share of the total effect is recovered there, else the effect."""
-    rows = summary.filter(pl.col("metric") == "target", pl.col("component").is_in(["resid_post", "resid_pre"]), pl.col("subset") == "all")
+    """Layer × position of a residual component: what share of the total effect is recovered there, else the
+    effect.
+    """
+    rows = summary.filter(
+        pl.col("metric") == "target",
+        pl.col("component").is_in(["resid_post", "resid_pre"]),
+        pl.col("subset") == "all",
+    )
     columns = [p for p in POSITIONS if p in set(rows["position"])]
     for part in rows.partition_by("component", maintain_order=True) if len(columns) > 1 else []:
         part = part.filter(pl.col("statistic") == part["statistic"][0])
         shown = "recovered" if part["recovered"].is_not_null().any() else "estimate"
         cells = {(row["layer"], row["position"]): row for row in part.iter_rows(named=True)}
         layers = sorted({layer for layer, _ in cells})
-        body = [[str(layer), *(_marked(cells.get((layer, position)), shown) for position in columns)] for layer in layers]
+        body = [
+            [str(layer), *(_marked(cells.get((layer, position)), shown) for position in columns)]
+            for layer in layers
+        ]
         unit = "effect / total" if shown == "recovered" else part["unit"][0]
-        yield Table(f"{part['component'][0]}, {unit}", ["layer", *columns], [body], schemas.legend(cells.values()))
+        yield Table(
+            f"{part['component'][0]}, {unit}", ["layer", *columns], [body], schemas.legend(cells.values())
+        )
 
 
 def _marked(row: dict[str, Any] | None, column: str) -> str:
@@ -77,7 +101,10 @@ def _band(row: dict[str, Any] | None) -> str:
         return NONE
     if row["unit"] not in ("rho", "share"):
         return number(row["estimate"])
-    low, middle, high = ("" if row[name] is None else f"{row[name]:.2f}".replace("-", "−") for name in ("low", "estimate", "high"))
+    low, middle, high = (
+        "" if row[name] is None else f"{row[name]:.2f}".replace("-", "−")
+        for name in ("low", "estimate", "high")
+    )
     return f"{middle} [{low}, {high}]" if low else middle
 
 
@@ -100,10 +127,17 @@ def _repeated(reliability: pl.DataFrame) -> Table:
         name = key[0] + (f", {key[2]}" if len({source for _, _, source, _ in halves}) > 1 else "")
         body.append([name, *map(_band, quantities), _shared(row.get("top10"), _luck(reliability, key[0]))])
     notes = [
-        "one, of all: the effect found with power 0.8 at one site, and starred among all; by simulation, median over sites",
-        "halves: 100 random splits of the groups; ρ of the two rankings [5–95 %], how many of the top 10 are in both, and by luck",
+        "one, of all: the effect found with power 0.8 at one site, and starred among all; by simulation, "
+        "median over sites",
+        "halves: 100 random splits of the groups; ρ of the two rankings [5–95 %], how many of the top 10 are "
+        "in both, and by luck",
     ]
-    return Table("how far the ranking can be trusted", ["sites", "one", "of all", "halves: ρ", "top 10 in both"], [body], notes)
+    return Table(
+        "how far the ranking can be trusted",
+        ["sites", "one", "of all", "halves: ρ", "top 10 in both"],
+        [body],
+        notes,
+    )
 
 
 def _luck(reliability: pl.DataFrame, kind: str) -> float | None:
@@ -124,7 +158,12 @@ def _shared(row: dict[str, Any] | None, luck: float | None) -> str:
 def _agreeing(reliability: pl.DataFrame) -> Table:
     """How far sources name the same sites."""
     body = [
-        [kind, f"{source}, {against}", _band(row.get("spearman")), _shared(row.get("top10"), 10 / max(1, row["top10"]["n"]))]
+        [
+            kind,
+            f"{source}, {against}",
+            _band(row.get("spearman")),
+            _shared(row.get("top10"), 10 / max(1, row["top10"]["n"])),
+        ]
         for (kind, _, source, against), row in _wide(reliability, "agreement_").items()
     ]
     return Table("agreement between sources", ["sites", "sources", "ρ", "top 10 shared"], [body], [])
@@ -139,6 +178,7 @@ def calibrated(reliability: pl.DataFrame) -> Table:
         body.append([kind, *cells, _shared(row.get("recall10"), _luck(reliability, kind))])
     columns = ["sites", "n", "ρ", "same sign", "largest M", "beyond M <", "top 10 in both"]
     notes = [
-        "n random sites measured exactly; with 95 % confidence fewer than “beyond M” of the sites not ranked first exceed M, their largest"
+        "n random sites measured exactly; with 95 % confidence fewer than “beyond M” of the sites not ranked "
+        "first exceed M, their largest"
     ]
     return Table("attribution against exact effects", columns, [body], notes)

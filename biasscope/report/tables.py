@@ -1,4 +1,6 @@
-"""SUMMARY as tables that people read at 80 columns: which rows and columns, and how numbers are rounded. Text only."""
+"""SUMMARY as tables that people read at 80 columns: which rows and columns, and how numbers are rounded. Text
+only.
+"""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -52,7 +54,9 @@ def probability(p: float | None) -> str:
 
 
 def overlap(shared: float | None, top: int, luck: float | None) -> str:
-    """How many of the `top` are shared beside what luck gives ("8 of 10, 0.4 by luck"); a dash where luck alone gives more than half."""
+    """How many of the `top` are shared beside what luck gives ("8 of 10, 0.4 by luck"); a dash where luck
+    alone gives more than half.
+    """
     if shared is None or luck is None or luck > top / 2:
         return NONE
     return f"{shared:.0f} of {top}, {luck:.1f} by luck"
@@ -70,7 +74,9 @@ def interval(row: dict[str, Any]) -> str:
 
 
 def clean_model(summary: pl.DataFrame, dataset: str, file: str, given: str = "") -> Table:
-    """What the clean model prefers, or that of an edit (`given`): one row a statistic and selection of examples."""
+    """What the clean model prefers, or that of an edit (`given`): one row a statistic and selection of
+    examples.
+    """
     sections: dict[str, list[list[str]]] = {}
     units: dict[str, list[str]] = {}
     hidden = 0
@@ -82,20 +88,41 @@ def clean_model(summary: pl.DataFrame, dataset: str, file: str, given: str = "")
             continue
         shown.append(row)
         name = _named(row)
-        cells = [name, row["subset"], interval(row), probability(row["p"]), str(row["n"]), str(row["clusters"])]
+        cells = [
+            name,
+            row["subset"],
+            interval(row),
+            probability(row["p"]),
+            str(row["n"]),
+            str(row["clusters"]),
+        ]
         sections.setdefault(row["metric"], []).append(cells)
         units.setdefault(row["unit"], []).append(name)
-    notes = ["; ".join(f"{', '.join(dict.fromkeys(names))}: {unit}" for unit, names in units.items() if unit != "r")]
+    notes = [
+        "; ".join(
+            f"{', '.join(dict.fromkeys(names))}: {unit}" for unit, names in units.items() if unit != "r"
+        )
+    ]
     notes += ["k: groups (occupations, terms), the unit of intervals and p", *schemas.legend(shown)]
     notes += [f"… {hidden} more rows in {file}"] if hidden else []
     columns = ["score", "over", "estimate [95 % interval]", "p", "n", "k"]
     notes += of_summary(summary, dataset, [])
-    return Table(f"{dataset}: {summary['model'][0]}{given or ', clean'}", columns, list(sections.values()), notes, ("n", "p", "k"))
+    return Table(
+        f"{dataset}: {summary['model'][0]}{given or ', clean'}",
+        columns,
+        list(sections.values()),
+        notes,
+        ("n", "p", "k"),
+    )
 
 
 def _detail(row: dict[str, Any], groups: int) -> bool:
-    """Whether a row of the baseline stands in the file only: single occupations, single terms, pooled scores of a part."""
-    single = row["subset"].startswith("occupation: ") or (row["subset"].startswith("term: ") and groups >= MIN_CLUSTERS)
+    """Whether a row of the baseline stands in the file only: single occupations, single terms, pooled scores
+    of a part.
+    """
+    single = row["subset"].startswith("occupation: ") or (
+        row["subset"].startswith("term: ") and groups >= MIN_CLUSTERS
+    )
     return single or (row["statistic"].endswith("_pooled") and row["subset"] != "all")
 
 
@@ -113,7 +140,11 @@ def _named(row: dict[str, Any]) -> str:
 def encoded(_summary: pl.DataFrame, dataset: str, file: str) -> Table:
     """What a file of activations holds: one row a component and position."""
     names = ["component", "position", "prompts", "layers", "width"]
-    counts = {"prompts": pl.col("example_id").n_unique(), "layers": pl.col("layer").n_unique(), "width": pl.col("values").list.len().max()}
+    counts = {
+        "prompts": pl.col("example_id").n_unique(),
+        "layers": pl.col("layer").n_unique(),
+        "width": pl.col("values").list.len().max(),
+    }
     held = pl.scan_parquet(file).with_columns(pl.col("values").cast(pl.List(pl.Float32)))
     counted = held.group_by("component", "position").agg(**counts).sort("component").select(names).collect()
     rows = [[str(cell) for cell in row] for row in counted.iter_rows()]
@@ -125,7 +156,9 @@ def record(record: RunRecord) -> Table:
     (part,) = record.datasets
     left = {"not drawn": part.not_drawn, **part.dropped}
     model = (
-        None if record.model is None else f"{record.model.name} {record.model.digest[:12]}, {record.model.dtype} on {record.model.device}"
+        None
+        if record.model is None
+        else f"{record.model.name} {record.model.digest[:12]}, {record.model.dtype} on {record.model.device}"
     )
     facts = {
         "command": record.command,
@@ -147,7 +180,9 @@ def record(record: RunRecord) -> Table:
 
 
 def effects(summary: pl.DataFrame, dataset: str, file: str, control: pl.DataFrame | None = None) -> Table:
-    """The effects of replacing sites, largest first: heads, MLPs and hook points; with the rows of a control, each site's specificity."""
+    """The effects of replacing sites, largest first: heads, MLPs and hook points; with the rows of a control,
+    each site's specificity.
+    """
     control = summary.clear() if control is None else control
     ranked, total = ranking(summary), _total(summary)
     slopes = ranked["statistic"][0] == "slope"
@@ -163,8 +198,16 @@ def effects(summary: pl.DataFrame, dataset: str, file: str, control: pl.DataFram
     first = ranked.row(0, named=True)
     title = f"{dataset}: {first['method']}, source {first['source']}, {_most(ranked, 'n')} examples"
     columns = ["site", f"{'slope' if slopes else 'effect'} [95 % interval]", *tested, *values]
-    sections += [[["total", interval(total), *(probability(total[name]) for name in tested), *("" for _ in values)]]] if total else []
-    notes = [*schemas.legend(marked), *([f"… {', '.join(more)} in {file}"] if more else []), *of_summary(summary, dataset, columns)]
+    sections += (
+        [[["total", interval(total), *(probability(total[name]) for name in tested), *("" for _ in values)]]]
+        if total
+        else []
+    )
+    notes = [
+        *schemas.legend(marked),
+        *([f"… {', '.join(more)} in {file}"] if more else []),
+        *of_summary(summary, dataset, columns),
+    ]
     return Table(title, columns, sections, notes, SPARE)
 
 
@@ -173,13 +216,22 @@ def _beside(summary: pl.DataFrame, slopes: bool, control: pl.DataFrame) -> list[
     shift = [("shift", "target", "mean")] if slopes else []
     wanted = [*shift, ("rms", "target", "rms"), ("compet.", "competence", "rms"), ("kl", "kl", "mean")]
     whole = summary.filter(pl.col("subset") == "all")
-    columns = [(name, whole.filter(pl.col("metric") == metric, pl.col("statistic") == statistic)) for name, metric, statistic in wanted]
+    columns = [
+        (name, whole.filter(pl.col("metric") == metric, pl.col("statistic") == statistic))
+        for name, metric, statistic in wanted
+    ]
     ranked = ranking(summary).with_columns(estimate="recovered")
     recovered = [("recov.", ranked)] if ranked["estimate"].is_not_null().any() else []
-    single = [(name, rows) for (name,), rows in summary.filter(pl.col("subset") != "all").group_by("subset", maintain_order=True)]
+    single = [
+        (name, rows)
+        for (name,), rows in summary.filter(pl.col("subset") != "all").group_by("subset", maintain_order=True)
+    ]
     if control.height:
         specific = ranking(summary).with_columns(estimate="specificity")
-        columns = [part for part in columns if part[0] != "rms"] + [("factual", control), ("specif.", specific)]
+        columns = [part for part in columns if part[0] != "rms"] + [
+            ("factual", control),
+            ("specif.", specific),
+        ]
     return [*recovered, *columns, *((str(name).removeprefix("term: "), rows) for name, rows in single)]
 
 
@@ -210,14 +262,22 @@ def _kind(row: dict[str, Any]) -> str:
 
 
 def _again(row: dict[str, Any], total: bool) -> bool:
-    """Whether a row says nothing of its own: a layer's incoming residual stream is what the layer before it left, and the whole stream
-    of the twin, put in exactly, is the twin."""
-    if total and row["method"] == "exact" and row["position"] == "all" and row["component"].startswith("resid"):
+    """Whether a row says nothing of its own: a layer's incoming residual stream is what the layer before it
+    left, and the whole stream of the twin, put in exactly, is the twin.
+    """
+    if (
+        total
+        and row["method"] == "exact"
+        and row["position"] == "all"
+        and row["component"].startswith("resid")
+    ):
         return True
     return row["component"] == "resid_pre" and row["layer"] > 0
 
 
-def _cells(row: dict[str, Any], tested: list[str], values: dict[str, dict[tuple[Site, str], float | None]]) -> list[str]:
+def _cells(
+    row: dict[str, Any], tested: list[str], values: dict[str, dict[tuple[Site, str], float | None]]
+) -> list[str]:
     site = _site(row)
     name = str(site[0]) + ("" if site[1] == "all" else f" {site[1]}")
     tests = [probability(row[column]) for column in tested]
@@ -225,7 +285,9 @@ def _cells(row: dict[str, Any], tested: list[str], values: dict[str, dict[tuple[
 
 
 def towards(dataset: str) -> tuple[str, str]:
-    """What a positive and what a negative target is nearer to, in the words of the dataset; only StereoSet's are stereotypes."""
+    """What a positive and what a negative target is nearer to, in the words of the dataset; only StereoSet's
+    are stereotypes.
+    """
     if dataset == "definitional":
         return "the gender that the noun has", "the other gender than the noun has"
     if dataset in ("winogender", "occupations"):

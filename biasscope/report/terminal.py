@@ -1,4 +1,6 @@
-"""Heat maps and bars in the terminal, because people look before they read: colour where there is a terminal, signs everywhere."""
+"""Heat maps and bars in the terminal, because people look before they read: colour where there is a terminal,
+signs everywhere.
+"""
 
 from collections.abc import Iterable, Mapping
 from typing import TYPE_CHECKING, Any, TextIO
@@ -25,13 +27,17 @@ MARKS = {
 }
 """The marks of a table in few words."""
 WARM, COOL, GREY = (200, 90, 30), (40, 100, 190), (128, 128, 128)
-"""Colours of positive and negative effects, told apart by the colour-blind too, and of what is not significant."""
+"""Colours of positive and negative effects, told apart by the colour-blind too, and of what is not
+significant.
+"""
 WIDTH = 20
 """Characters of the longest bar, to either side of the middle."""
 
 
 def sites(summary: pl.DataFrame, stream: TextIO) -> None:
-    """Draw the heads as layers × heads, and the MLPs as bars on the same scale, by the ranking statistic, with the marks of the tables."""
+    """Draw the heads as layers × heads, and the MLPs as bars on the same scale, by the ranking statistic,
+    with the marks of the tables.
+    """
     ranked = ranking(summary).filter(pl.col("position") == pl.col("position").first())
     what = f"{ranked['statistic'][0]}, {ranked['unit'][0]}" if ranked.height else ""
     heads = ranked.filter(pl.col("component") == "z", pl.col("head").is_not_null())
@@ -41,7 +47,12 @@ def sites(summary: pl.DataFrame, stream: TextIO) -> None:
     if mlps.height:
         rows = [(f"L{r['layer']}.mlp", r["estimate"], _mark(r)) for r in mlps.iter_rows(named=True)]
         legend = [f"MLPs: {what}", *_explained({mark for _, _, mark in rows})]
-        _bars(rows, "; ".join(legend), _largest(r["estimate"] for r in [*heads.to_dicts(), *mlps.to_dicts()]), stream)
+        _bars(
+            rows,
+            "; ".join(legend),
+            _largest(r["estimate"] for r in [*heads.to_dicts(), *mlps.to_dicts()]),
+            stream,
+        )
 
 
 def _heat_map(heads: list[dict[str, Any]], what: str, stream: TextIO) -> None:
@@ -50,7 +61,9 @@ def _heat_map(heads: list[dict[str, Any]], what: str, stream: TextIO) -> None:
     console, largest = _console(stream), _largest(row["estimate"] for row in heads)
     drawn = {(row["layer"], row["head"]): _cell(row, largest) for row in heads}
     columns = range(max(head for _, head in drawn) + 1)
-    console.print(Text("; ".join([f"heads: {what}", *_legend({text for text, _ in drawn.values()}, largest)])))
+    console.print(
+        Text("; ".join([f"heads: {what}", *_legend({text for text, _ in drawn.values()}, largest)]))
+    )
     console.print(Text("layer " + "".join(f"{head:<3}" for head in columns)))
     for layer in sorted({layer for layer, _ in drawn}):
         line = Text(f"{layer:>5} ")
@@ -87,7 +100,9 @@ def _largest(values: Iterable[float | None]) -> float:
 def probes(summary: pl.DataFrame, stream: TextIO) -> None:
     """Draw held-out accuracy by layer as bars from one half; `*`: see `probes.readable`."""
     rows = summary.filter(pl.col("method") == "probe", pl.col("statistic") == "accuracy").sort("layer")
-    band = {r["layer"]: r for r in summary.filter(method="shuffled", statistic="accuracy").iter_rows(named=True)}
+    band = {
+        r["layer"]: r for r in summary.filter(method="shuffled", statistic="accuracy").iter_rows(named=True)
+    }
     bars = [
         (
             f"row {r['layer']}",
@@ -100,7 +115,9 @@ def probes(summary: pl.DataFrame, stream: TextIO) -> None:
 
 
 def _bars(rows: list[tuple[str, float | None, str]], title: str, scale: float, stream: TextIO) -> None:
-    """Bars from a middle line, to the right where positive; full (and in colour) where starred, else pale (and grey)."""
+    """Bars from a middle line, to the right where positive; full (and in colour) where starred, else pale
+    (and grey).
+    """
     from rich.text import Text
 
     console = _console(stream)
@@ -111,7 +128,9 @@ def _bars(rows: list[tuple[str, float | None, str]], title: str, scale: float, s
         colour = GREY if not sure else WARM if positive else COOL
         left, right = (0, length) if positive else (length, 0)
         line, style, letter = Text(f"{name:>8} "), "rgb({},{},{})".format(*colour), "█" if sure else "░"
-        line.append(f"{letter * left:>{WIDTH}}", style).append("│").append(f"{letter * right:<{WIDTH}}", style)
+        line.append(f"{letter * left:>{WIDTH}}", style).append("│").append(
+            f"{letter * right:<{WIDTH}}", style
+        )
         line.append(f" {number(value)}{mark}")
         console.print(line)
 

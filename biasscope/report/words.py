@@ -1,4 +1,6 @@
-"""Findings as sentences made from the numbers of one run each, which they name: never more than the intervals and the test say."""
+"""Findings as sentences made from the numbers of one run each, which they name: never more than the intervals
+and the test say.
+"""
 
 import shlex
 from typing import Any
@@ -17,12 +19,18 @@ from biasscope.report.gather import LISTED, Gathered, Map, Part, ReportRun
 from biasscope.report.tables import noun, overlap, towards
 
 LIMITS = (
-    "Where a bias could be edited: a site whose replacement changes a score need not be the place to change it (Hase et al. 2023).",
-    "That a model is free of bias: a score that is lower, or not shown to differ from 0, is about these sentences only.",
-    "What the data cannot show: StereoSet's pairs have been criticised as a measure of stereotyping (Blodgett et al. 2021; "
-    "Pikuliak et al. 2023), its fillers differ in frequency so that 0 is not “unbiased”, and WinoGender asks for two pronouns in English.",
-    "Other groups: intervals are over the terms and occupations of the data, as if they were drawn from more of their kind.",
-    "A neutral point: a twin has stereotypes of its own; a patched effect is what is specific to the term against another of its class.",
+    "Where a bias could be edited: a site whose replacement changes a score need not be the place to change "
+    "it (Hase et al. 2023).",
+    "That a model is free of bias: a score that is lower, or not shown to differ from 0, is about these "
+    "sentences only.",
+    "What the data cannot show: StereoSet's pairs have been criticised as a measure of stereotyping "
+    "(Blodgett et al. 2021; "
+    "Pikuliak et al. 2023), its fillers differ in frequency so that 0 is not “unbiased”, and WinoGender asks "
+    "for two pronouns in English.",
+    "Other groups: intervals are over the terms and occupations of the data, as if they were drawn from more "
+    "of their kind.",
+    "A neutral point: a twin has stereotypes of its own; a patched effect is what is specific to the term "
+    "against another of its class.",
 )
 """What no run of this program shows."""
 NAMED = 4
@@ -33,7 +41,11 @@ def interval(row: dict[str, Any] | None, unit: str = "") -> str:
     """Estimate, 95 % interval and unit: "0.607 [0.372, 0.843] nats/SD"."""
     if row is None or row["estimate"] is None:
         return NONE
-    ends = f" [{number(row['ci_low'])}, {number(row['ci_high'])}]" if row["ci_low"] is not None else " (no interval)"
+    ends = (
+        f" [{number(row['ci_low'])}, {number(row['ci_high'])}]"
+        if row["ci_low"] is not None
+        else " (no interval)"
+    )
     return number(row["estimate"]) + ends + (f" {unit}" if unit else "")
 
 
@@ -48,7 +60,10 @@ def main_number(part: Part) -> str:
     if row is None or part.baseline is None:
         return "not measured"
     name = "slope" if row["statistic"] == "slope" else "mean of target"
-    return f"{name} {interval(row, row['unit'])}, {row['n']} examples, {row['clusters']} groups (run {part.baseline.key})"
+    return (
+        f"{name} {interval(row, row['unit'])}, {row['n']} examples, {row['clusters']} groups (run "
+        f"{part.baseline.key})"
+    )
 
 
 def clean_model(part: Part) -> str:
@@ -79,7 +94,9 @@ def _verdict(row: dict[str, Any], dataset: str) -> str:
         return ", an interval that holds 0: no preference is shown"
     positive = row["estimate"] > 0
     if row["statistic"] == "slope":
-        return f": the more men an occupation has, the more the model prefers {'“he”' if positive else '“she”'}"
+        return (
+            f": the more men an occupation has, the more the model prefers {'“he”' if positive else '“she”'}"
+        )
     return f": it prefers {towards(dataset)[0 if positive else 1]}"
 
 
@@ -114,16 +131,23 @@ def found_sites(site_map: Map, beside: Map | None = None) -> str:
     passed, every = significant(site_map, component), site_map.sites(component).height
     if passed.is_empty():
         least = detectable(site_map)
-        missed = "" if least is None else f" An effect of {number(least)} {site_map.unit} or more would probably have been found."
+        missed = (
+            ""
+            if least is None
+            else f" An effect of {number(least)} {site_map.unit} or more would probably have been found."
+        )
         return f"{start}: none of {every} {kind} is significant.{missed}"
     are = "is" if passed.height == 1 else "are"
     return (
-        f"{start}: {passed.height} of {every} {kind} {are} significant ({site_map.statistic}, {site_map.unit}): {_named(passed, beside)}."
+        f"{start}: {passed.height} of {every} {kind} {are} significant ({site_map.statistic}, "
+        f"{site_map.unit}): {_named(passed, beside)}."
     )
 
 
 def _named(passed: pl.DataFrame, beside: Map | None) -> str:
-    """The first sites with their numbers, and how many more; a site that was measured `beside` has its number there."""
+    """The first sites with their numbers, and how many more; a site that was measured `beside` has its number
+    there.
+    """
     measured = passed.clear() if beside is None else beside.ranked.filter(pl.col("estimate").is_not_null())
     own = passed.join(measured, on=SITE, how="anti", nulls_equal=True, maintain_order="left")
     named = [f"{site(row)} {interval(row)}" for row in own.head(NAMED).iter_rows(named=True)]
@@ -147,12 +171,19 @@ def sites_of(site_map: Map) -> tuple[int, int]:
 
 
 def families(gathered: Gathered) -> str:
-    """How large the family of each shown run is: "300 (run 79a2, 20 of them measured), 54 (runs 1f2e, 8c01)"."""
+    """How large the family of each shown run is: "300 (run 79a2, 20 of them measured), 54 (runs 1f2e,
+    8c01)".
+    """
     runs = {m.run.key: sites_of(m) for part in gathered.parts for m in part.shown}
     sizes: dict[tuple[int, str], list[str]] = {}
     for key, (every, measured) in runs.items():
-        sizes.setdefault((every, f", {measured} of them measured" if measured < every else ""), []).append(key)
-    return ", ".join(f"{n} (run{'s' if len(keys) > 1 else ''} {', '.join(keys)}{extent})" for (n, extent), keys in sizes.items())
+        sizes.setdefault((every, f", {measured} of them measured" if measured < every else ""), []).append(
+            key
+        )
+    return ", ".join(
+        f"{n} (run{'s' if len(keys) > 1 else ''} {', '.join(keys)}{extent})"
+        for (n, extent), keys in sizes.items()
+    )
 
 
 def short_sites(site_map: Map) -> str:
@@ -164,7 +195,10 @@ def short_sites(site_map: Map) -> str:
     passed = significant(site_map)
     names = ", ".join(site(row) for row in passed.head(NAMED).iter_rows(named=True))
     names = f": {names}{', …' if passed.height > NAMED else ''}" if names else ""
-    return f"{passed.height} of {heads.height} heads{names} ({site_map.name}{_family(site_map)}; run {site_map.run.key})"
+    return (
+        f"{passed.height} of {heads.height} heads{names} ({site_map.name}{_family(site_map)}; run "
+        f"{site_map.run.key})"
+    )
 
 
 def both(part: Part) -> list[str]:
@@ -174,7 +208,8 @@ def both(part: Part) -> list[str]:
         if exact := part.measured(estimates):
             chosen, every = (m.ranked.filter(schemas.heads_and_mlps()).height for m in (exact, estimates))
             lines.append(
-                f"Run {exact.run.key} measured {chosen} chosen sites, run {estimates.run.key} estimated {every}: "
+                f"Run {exact.run.key} measured {chosen} chosen sites, run {estimates.run.key} estimated "
+                f"{every}: "
                 "where a site has both numbers, the measured one counts."
             )
     return lines
@@ -187,12 +222,19 @@ def recovery(site_map: Map) -> str | None:
         return None
     first = site_map.sites("z").sort(pl.col("recovered").abs(), descending=True, nulls_last=True).head(1)
     share = first.row(0, named=True) if first.height else None
-    text = f"Run {site_map.run.key}: exchanging the whole prompt for its twin changes it by {interval(whole, site_map.unit)}"
+    text = (
+        f"Run {site_map.run.key}: exchanging the whole prompt for its twin changes it by "
+        f"{interval(whole, site_map.unit)}"
+    )
     if share is None or share["recovered"] is None:
         return text + "; no share recovered is given, because that interval holds 0."
     if share["recovered_low"] is not None and share["recovered_low"] <= 0 <= share["recovered_high"]:
         return f"{text}; no single head is shown to recover a share of it."
-    ends = f" [{number(share['recovered_low'])}, {number(share['recovered_high'])}]" if share["recovered_low"] is not None else ""
+    ends = (
+        f" [{number(share['recovered_low'])}, {number(share['recovered_high'])}]"
+        if share["recovered_low"] is not None
+        else ""
+    )
     how = "is estimated to recover" if site_map.estimated else "alone recovers"
     return f"{text}; {site(share)} {how} {number(share['recovered'])}{ends} of it."
 
@@ -204,7 +246,9 @@ def detectable(site_map: Map) -> float | None:
 
 
 def repeated(site_map: Map) -> str | None:
-    """How many of the ten strongest heads a random half of the groups repeats, beside luck; None where luck alone gives most of them."""
+    """How many of the ten strongest heads a random half of the groups repeats, beside luck; None where luck
+    alone gives most of them.
+    """
     row, chance = _trusted(site_map, "split_top10"), _trusted(site_map, "split_top10_chance")
     if row is None or row["estimate"] is None:
         return None
@@ -220,7 +264,10 @@ def certainty(site_map: Map) -> list[str]:
     if row and again:
         count, luck = again.split(", ")
         low, high = (f"{LISTED * (row[name] or 0):.0f}" for name in ("low", "high"))
-        text = f"of the {LISTED} strongest heads {count.split()[0]} come up again in the other half of the groups"
+        text = (
+            f"of the {LISTED} strongest heads {count.split()[0]} come up again in the other half of the "
+            "groups"
+        )
         lines.append(f"Run {site_map.run.key}: {text} (5–95 % of splits: {low} to {high}; {luck}).")
     if site_map.run.reliability is not None and (alarms := reliability.false_alarms(_own(site_map))):
         lines.append(f"Run {site_map.run.key}: {alarms}.")
@@ -233,19 +280,25 @@ def _own(site_map: Map) -> pl.DataFrame:
     return (
         RELIABILITY.to_frame()
         if table is None
-        else table.filter((pl.col("source") == site_map.source) | pl.col("source").is_null(), method=site_map.method)
+        else table.filter(
+            (pl.col("source") == site_map.source) | pl.col("source").is_null(), method=site_map.method
+        )
     )
 
 
 def _trusted(site_map: Map, quantity: str, kind: str = "z") -> dict[str, Any] | None:
     """The row of a quantity of heads (`z`), or of heads and MLPs together (`single`)."""
-    rows = _own(site_map).filter(pl.col("heads") == (kind == "z"), quantity=quantity, component=kind, statistic=site_map.statistic)
+    rows = _own(site_map).filter(
+        pl.col("heads") == (kind == "z"), quantity=quantity, component=kind, statistic=site_map.statistic
+    )
     return rows.row(0, named=True) if rows.height else None
 
 
 def total(site_map: Map) -> dict[str, Any] | None:
     """The row of the total effect on the ranking statistic, None where there is none."""
-    rows = site_map.rows.filter(pl.col("component") == TOTAL, pl.col("subset") == "all", pl.col("metric") == "target")
+    rows = site_map.rows.filter(
+        pl.col("component") == TOTAL, pl.col("subset") == "all", pl.col("metric") == "target"
+    )
     rows = rows.filter(pl.col("statistic") == site_map.statistic)
     return rows.row(0, named=True) if rows.height else None
 
@@ -257,7 +310,9 @@ def clean(part: Part) -> dict[str, Any] | None:
 
 def headline(run: ReportRun) -> dict[str, Any] | None:
     """A baseline's ranking statistic, None where it has no target."""
-    rows = run.summary.filter(pl.col("metric") == "target", pl.col("subset") == "all", pl.col("statistic").is_in(["slope", "mean"]))
+    rows = run.summary.filter(
+        pl.col("metric") == "target", pl.col("subset") == "all", pl.col("statistic").is_in(["slope", "mean"])
+    )
     slopes = rows.filter(pl.col("statistic") == "slope")
     rows = slopes if slopes.height else rows
     return rows.row(0, named=True) if rows.height else None

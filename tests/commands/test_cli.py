@@ -20,7 +20,18 @@ from tests.support.cli import SMALL, biasscope
 
 pytestmark = pytest.mark.usefixtures("few_draws")
 
-HEAVY = ("torch", "transformers", "transformer_lens", "polars", "numpy", "pyarrow", "pandas", "scipy", "sklearn", "huggingface_hub")
+HEAVY = (
+    "torch",
+    "transformers",
+    "transformer_lens",
+    "polars",
+    "numpy",
+    "pyarrow",
+    "pandas",
+    "scipy",
+    "sklearn",
+    "huggingface_hub",
+)
 NO_NETWORK = {"HF_HUB_OFFLINE": "1", "NO_COLOR": "1"}
 
 
@@ -84,7 +95,12 @@ def test_found_examples_are_used_dropped_or_not_drawn(ablation):
 def test_the_run_folder_holds_the_record_and_the_tables(ablation, tiny_gpt2):
     part = ablation[0]["run"]["datasets"][0]
     folder = Path(part["path"])
-    assert folder.relative_to(ablation[1]).parts == (files.slug(str(tiny_gpt2)), "occupations", "ablate", part["run_key"][:8])
+    assert folder.relative_to(ablation[1]).parts == (
+        files.slug(str(tiny_gpt2)),
+        "occupations",
+        "ablate",
+        part["run_key"][:8],
+    )
     assert json.loads((folder / "run.json").read_text())["datasets"] == [part]
     assert pl.read_parquet(folder / "effects.parquet").schema == EFFECTS
     assert pl.read_parquet(folder / "summary.parquet").height == len(ablation[0]["summary"])
@@ -101,7 +117,12 @@ def test_the_original_studys_files_agree_with_the_summary(ablation, tiny_gpt2):
     shifts = [r for r in document["summary"] if (r["metric"], r["statistic"]) == ("target", "mean")]
     heads = json.loads((folder / tiny_gpt2.name / "head_ablations_occupations.json").read_text())
     assert heads == {f"{r['layer']}_{r['head']}": r["estimate"] for r in shifts if r["head"] is not None}
-    assert set(json.loads((folder / tiny_gpt2.name / "mlp_ablations_occupations.json").read_text())) == {"0", "1", "2", "3"}
+    assert set(json.loads((folder / tiny_gpt2.name / "mlp_ablations_occupations.json").read_text())) == {
+        "0",
+        "1",
+        "2",
+        "3",
+    }
 
 
 def test_the_reproduction_command_gives_the_same_numbers_and_folder(ablation, tmp_path):
@@ -118,35 +139,63 @@ def test_notes_go_to_stderr(ablation):
 
 
 def test_baseline_with_options_from_the_environment_writes_summary_json(tiny_gpt2, tmp_path, monkeypatch):
-    for name, value in {"MODEL": tiny_gpt2, "DATASET": "occupations", "LIMIT": 24, "OUTPUT_DIR": tmp_path, "FORMAT": "json"}.items():
+    for name, value in {
+        "MODEL": tiny_gpt2,
+        "DATASET": "occupations",
+        "LIMIT": 24,
+        "OUTPUT_DIR": tmp_path,
+        "FORMAT": "json",
+    }.items():
         monkeypatch.setenv(f"BIASSCOPE_{name}", str(value))
     document = json.loads(biasscope("baseline")[1])
-    gap = next(r for r in document["summary"] if (r["metric"], r["statistic"], r["subset"]) == ("target", "mean", "all"))
-    assert json.loads((tmp_path / tiny_gpt2.name / "summary.json").read_text())["occupations"]["baseline"] == gap["estimate"]
+    gap = next(
+        r
+        for r in document["summary"]
+        if (r["metric"], r["statistic"], r["subset"]) == ("target", "mean", "all")
+    )
+    assert (
+        json.loads((tmp_path / tiny_gpt2.name / "summary.json").read_text())["occupations"]["baseline"]
+        == gap["estimate"]
+    )
 
 
 def test_attribution_names_heads_mlps_and_hook_points(tiny_gpt2, tmp_path):
-    biasscope("patch", "--method", "attribution", "--source", "zero", "--model", tiny_gpt2, *SMALL, "-o", tmp_path)
+    biasscope(
+        "patch", "--method", "attribution", "--source", "zero", "--model", tiny_gpt2, *SMALL, "-o", tmp_path
+    )
     found = json.loads((tmp_path / tiny_gpt2.name / "attribution_patching_occupations.json").read_text())
-    assert {"blocks.1.attn.hook_z", "blocks.1.attn.hook_z.3", "blocks.0.hook_mlp_out", "blocks.1.hook_resid_post"} <= set(found)
+    assert {
+        "blocks.1.attn.hook_z",
+        "blocks.1.attn.hook_z.3",
+        "blocks.0.hook_mlp_out",
+        "blocks.1.hook_resid_post",
+    } <= set(found)
     heads = sum(found[f"blocks.1.attn.hook_z.{h}"] for h in range(4))
     assert heads == pytest.approx(found["blocks.1.attn.hook_z"], abs=1e-9)
 
 
 def test_two_datasets_are_two_parts_of_one_run(tiny_gpt2, tmp_path):
-    _, out, _ = biasscope("ablate", "--heads", "1.2", "--model", tiny_gpt2, *SMALL, "-d", "definitional", "-o", tmp_path)
+    _, out, _ = biasscope(
+        "ablate", "--heads", "1.2", "--model", tiny_gpt2, *SMALL, "-d", "definitional", "-o", tmp_path
+    )
     document = json.loads(out)
     assert [part["name"] for part in document["run"]["datasets"]] == ["occupations", "definitional"]
     assert {row["dataset"] for row in document["summary"]} == {"occupations", "definitional"}
 
 
 def test_top_sweeps_only_what_attribution_ranks_first(tiny_gpt2, tmp_path):
-    document = json.loads(biasscope("ablate", "--top", 3, "--by", "attribution", "--model", tiny_gpt2, *SMALL, "-o", tmp_path)[1])
+    document = json.loads(
+        biasscope("ablate", "--top", 3, "--by", "attribution", "--model", tiny_gpt2, *SMALL, "-o", tmp_path)[
+            1
+        ]
+    )
     assert len({(r["component"], r["layer"], r["head"]) for r in document["summary"]}) == 3
 
 
 def test_rows_are_in_the_json_only_when_asked_for(tiny_gpt2, tmp_path, ablation):
-    _, out, _ = biasscope("ablate", "--heads", "0.1", "--model", tiny_gpt2, *SMALL, "-o", tmp_path, "--json", "--rows")
+    _, out, _ = biasscope(
+        "ablate", "--heads", "0.1", "--model", tiny_gpt2, *SMALL, "-o", tmp_path, "--json", "--rows"
+    )
     assert len(json.loads(out)["rows"]) == 24 * 3 and "rows" not in ablation[0]
 
 
@@ -178,7 +227,9 @@ def test_a_site_outside_the_model_is_exit_2_with_the_valid_range(option, value, 
 
 
 def test_a_dataset_that_is_not_downloaded_is_exit_4_with_the_command_to_run(no_model, tmp_path):
-    code, _, err = biasscope("baseline", "--dataset", "winogender", "--data-dir", tmp_path, "-o", tmp_path, ok=False)
+    code, _, err = biasscope(
+        "baseline", "--dataset", "winogender", "--data-dir", tmp_path, "-o", tmp_path, ok=False
+    )
     assert code == 4 and "biasscope download winogender" in err
 
 
@@ -190,7 +241,9 @@ def test_an_output_folder_that_cannot_be_written_fails_before_the_model_loads(no
 
 def test_a_hub_model_that_is_not_cached_is_exit_5_offline(tmp_path, monkeypatch):
     monkeypatch.setenv("HF_HUB_CACHE", str(tmp_path))
-    code, _, err = biasscope("baseline", "--model", "someone/nothing", "--offline", *SMALL, "-o", tmp_path, ok=False)
+    code, _, err = biasscope(
+        "baseline", "--model", "someone/nothing", "--offline", *SMALL, "-o", tmp_path, ok=False
+    )
     assert code == 5 and "--offline" in err
 
 
@@ -231,11 +284,17 @@ def test_values_that_are_not_finite_end_in_exit_3_and_are_counted(monkeypatch, t
         if "effects" in tables and not spoilt:
             spoilt.append(unit)
             nan = pl.when(pl.int_range(pl.len()) == 7).then(float("nan"))
-            tables = {"effects": tables["effects"].with_columns(nan.otherwise(name).alias(name) for name in ("value", "effect"))}
+            tables = {
+                "effects": tables["effects"].with_columns(
+                    nan.otherwise(name).alias(name) for name in ("value", "effect")
+                )
+            }
         put(journal, unit, tables)
 
     monkeypatch.setattr(Journal, "put", broken)
-    code, out, err = biasscope("ablate", "--layers", "0", "--model", tiny_gpt2, *SMALL, "-o", tmp_path, ok=False)
+    code, out, err = biasscope(
+        "ablate", "--layers", "0", "--model", tiny_gpt2, *SMALL, "-o", tmp_path, ok=False
+    )
     assert code == 3 and "1 of 360 values" in json.loads(out)["warnings"][0] and "left out" in err
 
 
@@ -247,7 +306,15 @@ def test_a_mistyped_command_is_answered_with_the_nearest():
 def test_errors_never_change_their_exit_codes():
     from biasscope.engine import errors
 
-    classes = ("BiasScopeError", "UsageError", "PartialError", "DataError", "NetworkError", "LockedError", "DamagedError")
+    classes = (
+        "BiasScopeError",
+        "UsageError",
+        "PartialError",
+        "DataError",
+        "NetworkError",
+        "LockedError",
+        "DamagedError",
+    )
     assert [getattr(errors, name).exit_code for name in classes] == [1, 2, 3, 4, 5, 11, 12]
 
 
@@ -268,14 +335,18 @@ def test_help_says_what_happens_without_dataset_and_format():
 def test_every_shared_option_reads_the_environment_variable_of_its_name():
     command = cli.load("ablate")
     flags = {p.opts[0]: p.envvar for p in command.params if p.envvar}
-    assert set(flags.values()) == {f"BIASSCOPE_{flag.removeprefix('--').replace('-', '_').upper()}" for flag in flags}
+    assert set(flags.values()) == {
+        f"BIASSCOPE_{flag.removeprefix('--').replace('-', '_').upper()}" for flag in flags
+    }
     assert len(flags) >= len(options.fields(options.Measure))
 
 
 # Real processes
 
 
-@pytest.mark.parametrize("arguments", [["--help"], ["ablate", "--help"], ["--version"], ["ablate", "--nonsense"]])
+@pytest.mark.parametrize(
+    "arguments", [["--help"], ["ablate", "--help"], ["--version"], ["ablate", "--nonsense"]]
+)
 def test_answers_come_fast_and_load_nothing_heavy(arguments):
     code = (
         "import sys; from biasscope import cli\n"
@@ -287,17 +358,21 @@ def test_answers_come_fast_and_load_nothing_heavy(arguments):
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, check=False, text=True)
     after = os.times()
     assert done.stderr.rstrip().endswith("LOADED")
-    # processor time, which is the wall time of an idle machine (0.4 s) and does not grow with what else runs there
+    # processor time, which is the wall time of an idle machine (0.4 s) and does not grow with what else runs
+    # there
     assert after.children_user + after.children_system - before.children_user - before.children_system < 1.0
 
 
 def test_shell_completion_offers_the_commands_and_loads_nothing_heavy():
     code = (
-        f"import sys, atexit; atexit.register(lambda: sys.stderr.write('LOADED ' + ' '.join(m for m in {HEAVY!r} if m in sys.modules)))\n"
+        "import sys, atexit; atexit.register(lambda: sys.stderr.write('LOADED ' + ' '.join(m for m in "
+        f"{HEAVY!r} if m in sys.modules)))\n"
     )
     code += "from biasscope import cli; cli.main()"
     asked = {"_BIASSCOPE_COMPLETE": "complete_bash", "COMP_WORDS": "biasscope ab", "COMP_CWORD": "1"}
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, check=False, text=True, env=os.environ | asked)
+    done = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, check=False, text=True, env=os.environ | asked
+    )
     assert done.stdout.split() == ["ablate"] and done.stderr.endswith("LOADED ")
 
 
@@ -318,7 +393,9 @@ def test_a_pipe_that_closes_early_is_silent_and_so_is_quiet(tiny_gpt2, tmp_path)
         "jsonl",
         "--rows",
     ]
-    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, env=os.environ | NO_NETWORK) as running:
+    with subprocess.Popen(
+        command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, env=os.environ | NO_NETWORK
+    ) as running:
         assert running.stdout is not None and running.stderr is not None
         running.stdout.close()
         assert running.stderr.read() == b"" and running.wait() == 0
@@ -333,8 +410,21 @@ def test_a_piped_run_writes_no_escape_byte_and_nothing_but_json_to_stdout(tiny_g
 
 @pytest.mark.slow
 def test_sigterm_is_exit_143_and_leaves_no_finished_run(tiny_gpt2, tmp_path):
-    command = [sys.executable, "-m", "biasscope", "ablate", "--model", tiny_gpt2, "-d", "occupations", "-o", tmp_path]
-    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, env=os.environ | NO_NETWORK) as running:
+    command = [
+        sys.executable,
+        "-m",
+        "biasscope",
+        "ablate",
+        "--model",
+        tiny_gpt2,
+        "-d",
+        "occupations",
+        "-o",
+        tmp_path,
+    ]
+    with subprocess.Popen(
+        command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, env=os.environ | NO_NETWORK
+    ) as running:
         assert running.stderr is not None
         running.stderr.readline()  # the note that the model is being loaded
         running.send_signal(signal.SIGTERM)
@@ -343,19 +433,27 @@ def test_sigterm_is_exit_143_and_leaves_no_finished_run(tiny_gpt2, tmp_path):
     assert not list(tmp_path.rglob("run.json"))
 
 
-def test_pairs_shows_every_prompt_with_its_twin_or_the_reason_and_writes_the_study_s_files(tiny_gpt2, tmp_path):
-    _, out, err = biasscope("pairs", "--model", tiny_gpt2, *SMALL, "-o", tmp_path, "--acdc", tmp_path / "acdc", "--json")
+def test_pairs_shows_every_prompt_with_its_twin_or_the_reason_and_writes_the_study_s_files(
+    tiny_gpt2, tmp_path
+):
+    _, out, err = biasscope(
+        "pairs", "--model", tiny_gpt2, *SMALL, "-o", tmp_path, "--acdc", tmp_path / "acdc", "--json"
+    )
     rows = json.loads(out)
-    assert len(rows) == 24 and all((row["twin"] is None) == (not row["kept"]) == (row["reason"] is not None) for row in rows)
+    assert len(rows) == 24 and all(
+        (row["twin"] is None) == (not row["kept"]) == (row["reason"] is not None) for row in rows
+    )
     kept = [row for row in rows if row["kept"]]
     assert f"{len(kept)} of 24 examples have a twin" in err
-    assert [pair["pair_id"] for pair in json.loads((tmp_path / "acdc/occupations_acdc_pairs.json").read_text())] == [
-        r["example_id"] for r in kept
-    ]
+    assert [
+        pair["pair_id"] for pair in json.loads((tmp_path / "acdc/occupations_acdc_pairs.json").read_text())
+    ] == [r["example_id"] for r in kept]
 
 
 def test_no_twin_at_all_is_bad_input_with_the_counts(tiny_gpt2, tmp_path):
-    code, _, err = biasscope("pairs", "--model", tiny_gpt2, "--dataset", "definitional", "-o", tmp_path, ok=False)
+    code, _, err = biasscope(
+        "pairs", "--model", tiny_gpt2, "--dataset", "definitional", "-o", tmp_path, ok=False
+    )
     assert code == 4 and "no counterpart is defined for its term" in err
 
 
@@ -370,8 +468,17 @@ def test_exact_patching_covers_every_kind_of_site_and_leaves_the_study_s_estimat
     biasscope("patch", "--source", "mean", "--model", tiny_gpt2, *SMALL, "-o", tmp_path)
     file = tmp_path / tiny_gpt2.name / "attribution_patching_occupations.json"
     estimates = file.read_bytes()
-    rows = json.loads(biasscope("patch", "--method", "exact", "--model", tiny_gpt2, *SMALL, "-o", tmp_path, "--json")[1])["summary"]
-    assert {row["component"] for row in rows} == {"z", "attn_out", "mlp_out", "resid_pre", "resid_post", "total"}
+    rows = json.loads(
+        biasscope("patch", "--method", "exact", "--model", tiny_gpt2, *SMALL, "-o", tmp_path, "--json")[1]
+    )["summary"]
+    assert {row["component"] for row in rows} == {
+        "z",
+        "attn_out",
+        "mlp_out",
+        "resid_pre",
+        "resid_post",
+        "total",
+    }
     assert {row["method"] for row in rows} == {"exact"} and file.read_bytes() == estimates
 
 
@@ -379,13 +486,28 @@ def test_exact_patching_covers_every_kind_of_site_and_leaves_the_study_s_estimat
 
 
 def test_patch_takes_the_twin_by_default_and_gives_effect_total_and_recovered(tiny_gpt2, tmp_path):
-    arguments = ("patch", "--method", "exact", "--components", "resid_post,mlp_out", "--model", tiny_gpt2, *SMALL, "-o", tmp_path, "--json")
+    arguments = (
+        "patch",
+        "--method",
+        "exact",
+        "--components",
+        "resid_post,mlp_out",
+        "--model",
+        tiny_gpt2,
+        *SMALL,
+        "-o",
+        tmp_path,
+        "--json",
+    )
     document = json.loads(biasscope(*arguments)[1], parse_constant=pytest.fail)
     (part,) = document["run"]["datasets"]
     assert part["found"] == part["used"] + part["not_drawn"] + sum(part["dropped"].values())
     rows = {(r["component"], r["layer"], r["statistic"]): r for r in document["summary"]}
     total = rows["total", None, "slope"]
-    assert rows["resid_post", 0, "slope"]["estimate"] == pytest.approx(total["estimate"], abs=1e-4) and total["n"] == part["used"]
+    assert (
+        rows["resid_post", 0, "slope"]["estimate"] == pytest.approx(total["estimate"], abs=1e-4)
+        and total["n"] == part["used"]
+    )
     assert {r["source"] for r in document["summary"]} == {"corrupt"} and ("total", None, "mean") not in rows
     pairs = pl.read_parquet(Path(part["path"]) / "twins.parquet")
     assert pairs.height == part["used"] and pairs.filter(pl.col("clean") == pl.col("twin")).is_empty()
@@ -403,10 +525,19 @@ def test_the_study_s_estimates_are_the_mean_under_twins_of_the_run_named_beside_
     found = json.loads((folder / "attribution_patching_occupations.json").read_text())
     rows = pl.read_parquet(f"{part['path']}/effects.parquet").filter(metric="target", component="z", layer=1)
     assert found["blocks.1.attn.hook_z.2"] == pytest.approx(rows.filter(head=2)["effect"].mean(), abs=1e-12)
-    assert found["blocks.1.attn.hook_z"] == pytest.approx(rows.filter(pl.col("head").is_null())["effect"].mean(), abs=1e-12)
+    assert found["blocks.1.attn.hook_z"] == pytest.approx(
+        rows.filter(pl.col("head").is_null())["effect"].mean(), abs=1e-12
+    )
     assert len(found) == 4 * (1 + 4 + 1) and all(isinstance(value, float) for value in found.values())
-    origin = json.loads((folder / "origins.json").read_text())["occupations/attribution_patching_occupations.json"]
-    assert origin == {"run": part["run_key"], "command": "patch", "method": "attribution", "source": "corrupt"}
+    origin = json.loads((folder / "origins.json").read_text())[
+        "occupations/attribution_patching_occupations.json"
+    ]
+    assert origin == {
+        "run": part["run_key"],
+        "command": "patch",
+        "method": "attribution",
+        "source": "corrupt",
+    }
 
 
 def test_patch_by_position_gives_the_map_from_the_term_to_the_readout(tiny_gpt2, tmp_path):
@@ -431,12 +562,31 @@ def test_denoising_calls_its_source_clean_and_turns_the_total_round(tiny_gpt2, t
 
 
 def test_a_calibration_measures_some_sites_exactly_and_says_how_far_the_estimates_agree(tiny_gpt2, tmp_path):
-    base = ("patch", "--components", "z", "--calibrate", 3, "--model", tiny_gpt2, *SMALL, "-o", tmp_path, "--json")
+    base = (
+        "patch",
+        "--components",
+        "z",
+        "--calibrate",
+        3,
+        "--model",
+        tiny_gpt2,
+        *SMALL,
+        "-o",
+        tmp_path,
+        "--json",
+    )
     document = json.loads(biasscope(*base)[1], parse_constant=pytest.fail)
-    exact = [r for r in document["summary"] if r["method"] == "exact" and r["statistic"] == "slope" and r["component"] == "z"]
+    exact = [
+        r
+        for r in document["summary"]
+        if r["method"] == "exact" and r["statistic"] == "slope" and r["component"] == "z"
+    ]
     assert len(exact) == 6 and all(r["p_family"] is None for r in exact)
     said = {r["quantity"]: r for r in document["reliability"] if r["quantity"].startswith("calibration")}
-    assert said["calibration_exceed"]["estimate"] == pytest.approx(1 - 0.05 ** (1 / 3)) and said["calibration_sign"]["n"] == 3
+    assert (
+        said["calibration_exceed"]["estimate"] == pytest.approx(1 - 0.05 ** (1 / 3))
+        and said["calibration_sign"]["n"] == 3
+    )
     by_hand = json.loads(biasscope("patch", "--method", "exact", *base[1:3], *base[5:])[1])["summary"]
     known = {(r["layer"], r["head"]): r["estimate"] for r in by_hand if r["statistic"] == "slope"}
     assert {(r["layer"], r["head"]): r["estimate"] for r in exact} == pytest.approx(
@@ -446,7 +596,19 @@ def test_a_calibration_measures_some_sites_exactly_and_says_how_far_the_estimate
 
 def test_all_sources_side_by_side_say_how_far_they_agree(tiny_gpt2, tmp_path):
     document = json.loads(
-        biasscope("ablate", "--source", "all", "--layers", "0-1", "--model", tiny_gpt2, *SMALL, "-o", tmp_path, "--json")[1]
+        biasscope(
+            "ablate",
+            "--source",
+            "all",
+            "--layers",
+            "0-1",
+            "--model",
+            tiny_gpt2,
+            *SMALL,
+            "-o",
+            tmp_path,
+            "--json",
+        )[1]
     )
     assert {r["source"] for r in document["summary"]} == {"mean", "zero", "resample"}
     said = {
@@ -457,7 +619,19 @@ def test_all_sources_side_by_side_say_how_far_they_agree(tiny_gpt2, tmp_path):
     pairs = {("mean", "zero"), ("mean", "resample"), ("resample", "zero")}
     assert said == {(*pair, s, c) for pair in pairs for s in ("slope", "mean") for c in ("z", "mlp_out")}
     alone = json.loads(
-        biasscope("ablate", "--source", "zero", "--layers", "0-1", "--model", tiny_gpt2, *SMALL, "-o", tmp_path, "--json")[1]
+        biasscope(
+            "ablate",
+            "--source",
+            "zero",
+            "--layers",
+            "0-1",
+            "--model",
+            tiny_gpt2,
+            *SMALL,
+            "-o",
+            tmp_path,
+            "--json",
+        )[1]
     )["summary"]
     # p_family and what goes with it are over all sources together
     shared = {"p_family", "q", "carried_by"}
@@ -486,7 +660,11 @@ def test_what_cannot_be_patched_is_a_usage_error(tiny_gpt2, tmp_path, arguments,
 def test_a_dataset_without_twins_is_bad_input_with_the_reasons_counted(tiny_gpt2, tmp_path):
     lonely = ("patch", "--model", tiny_gpt2, "--dataset", "definitional", "--limit", 4, "-o", tmp_path)
     code, out, err = biasscope(*lonely, ok=False)
-    assert (code, out) == (4, "") and "4 of 4 have no counterfactual twin: 4 × no counterpart" in err and "--source mean" in err
+    assert (
+        (code, out) == (4, "")
+        and "4 of 4 have no counterfactual twin: 4 × no counterpart" in err
+        and "--source mean" in err
+    )
 
 
 def test_help_groups_commands_by_use_with_an_example_each():
@@ -502,4 +680,6 @@ def test_help_groups_commands_by_use_with_an_example_each():
 def test_version_is_one_line_and_with_v_what_a_bug_report_needs():
     assert biasscope("--version")[1] == "biasscope 0.1.0\n"
     lines = dict(line.split(" ", 1) for line in biasscope("--version", "-v")[1].splitlines())
-    assert {"biasscope", "python", "torch", "transformer_lens", "system"} <= set(lines) and "+" not in lines["python"]
+    assert {"biasscope", "python", "torch", "transformer_lens", "system"} <= set(lines) and "+" not in lines[
+        "python"
+    ]

@@ -88,12 +88,22 @@ def test_a_warning_shows_even_when_quiet(capsys):
         (5e-5, "5e−05"),
     ],
 )
-def test_numbers_have_three_significant_digits_and_a_dash_where_there_is_none(value: float | None, shown: str):
+def test_numbers_have_three_significant_digits_and_a_dash_where_there_is_none(
+    value: float | None, shown: str
+):
     assert tables.number(value) == shown
 
 
 def test_a_star_marks_the_family_wise_test_and_not_the_single_p():
-    row = {"estimate": -0.3, "ci_low": -0.4, "ci_high": -0.2, "p": 0.001, "p_family": 0.2, "carried_by": None, "caution": None}
+    row = {
+        "estimate": -0.3,
+        "ci_low": -0.4,
+        "ci_high": -0.2,
+        "p": 0.001,
+        "p_family": 0.2,
+        "carried_by": None,
+        "caution": None,
+    }
     assert tables.interval(row) == "−0.300  [−0.400, −0.200]"
     assert tables.interval(row | {"p_family": 0.01}) == "−0.300* [−0.400, −0.200]"
 
@@ -115,7 +125,17 @@ def sites(slope: bool) -> pl.DataFrame:
     rows = []
     for statistic in ("slope", "mean") if slope else ("mean",):
         for head in range(20):
-            rows.append(summary(component="z", layer=5, head=head, statistic=statistic, estimate=1 - head / 20, n=9, clusters=9))
+            rows.append(
+                summary(
+                    component="z",
+                    layer=5,
+                    head=head,
+                    statistic=statistic,
+                    estimate=1 - head / 20,
+                    n=9,
+                    clusters=9,
+                )
+            )
         rows.append(summary(component="mlp_out", layer=5, statistic=statistic, estimate=0.1, n=9, clusters=9))
     return pl.concat(rows)
 
@@ -130,9 +150,20 @@ def found(rows: tuple[pl.DataFrame, ...] = ()) -> formats.Result:
     """A result of one dataset with a hostile name."""
     counts = {"found": 9, "used": 9, "not_drawn": 0, "dropped": {}, "partly": {}, "groups": 9}
     part = runs.DatasetPart(name=HOSTILE, digest="0", source={}, path=HOSTILE, **counts)
-    record = {"command": "ablate", "model": None, "params": {}, "seed": 0, "versions": {}, "created": "", "reproduce": "", "timing": {}}
+    record = {
+        "command": "ablate",
+        "model": None,
+        "params": {},
+        "seed": 0,
+        "versions": {},
+        "created": "",
+        "reproduce": "",
+        "timing": {},
+    }
     made = runs.RunRecord(**record, peak_rss_bytes=1, warnings=[], datasets=[part])
-    return formats.Result(made, [sites(slope=True).with_columns(dataset=pl.lit(HOSTILE))], [RELIABILITY.to_frame()], list(rows))
+    return formats.Result(
+        made, [sites(slope=True).with_columns(dataset=pl.lit(HOSTILE))], [RELIABILITY.to_frame()], list(rows)
+    )
 
 
 @pytest.mark.parametrize("chosen", list(Format))
@@ -144,7 +175,13 @@ def test_no_format_writes_an_escape_even_where_the_data_holds_one(chosen, capsys
 
 def test_without_a_format_a_pipe_gets_json(capsys):
     formats.result(found(), Measure())
-    assert list(json.loads(capsys.readouterr().out)) == ["schema_version", "run", "summary", "reliability", "warnings"]
+    assert list(json.loads(capsys.readouterr().out)) == [
+        "schema_version",
+        "run",
+        "summary",
+        "reliability",
+        "warnings",
+    ]
 
 
 def test_jsonl_streams_the_summary_or_with_rows_the_per_example_rows(capsys, tmp_path):
@@ -176,7 +213,9 @@ def test_few_groups_are_said_to_allow_no_statement():
     assert any("only 3 terms" in note for note in tables.effects(few, "stereoset_religion", "FILE").notes)
 
 
-@pytest.mark.parametrize(("own", "spin"), [({}, "1000"), ({"GOMP_SPINCOUNT": "7"}, "7"), ({"OMP_WAIT_POLICY": "active"}, None)])
+@pytest.mark.parametrize(
+    ("own", "spin"), [({}, "1000"), ({"GOMP_SPINCOUNT": "7"}, "7"), ({"OMP_WAIT_POLICY": "active"}, None)]
+)
 def test_threads_do_not_wait_busily_unless_the_user_says_so(monkeypatch, own, spin):
     monkeypatch.setattr(console.os, "environ", dict(own))
     console.hush_environment()

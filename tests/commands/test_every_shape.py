@@ -23,7 +23,10 @@ SCANS = {
     "denoising": "patch --method exact --direction denoising --layers 1",
     "positions": "patch --method exact --positions term,readout --layers 1",
     **{f"attribution {s}": f"patch --source {s} --layers 1" for s in ("mean", "zero", "resample")},
-    **{f"exact {s}": f"patch --method exact --source {s} --layers 1" for s in ("corrupt", "mean", "zero", "resample")},
+    **{
+        f"exact {s}": f"patch --method exact --source {s} --layers 1"
+        for s in ("corrupt", "mean", "zero", "resample")
+    },
 }
 OTHERS = {
     "clean": "baseline",
@@ -58,7 +61,14 @@ def invoked(folder: Path, model: Path, command: str) -> Result:
     name, *options = command.split()
     data = ["--model", str(model), "--dataset", "occupations"] if name != "circuit" else []
     limit = ["--limit", "12"] if name != "circuit" else []
-    where = ["--cache-dir", str(folder / "cache"), "--output-dir", str(folder / "results"), "--json", "--quiet"]
+    where = [
+        "--cache-dir",
+        str(folder / "cache"),
+        "--output-dir",
+        str(folder / "results"),
+        "--json",
+        "--quiet",
+    ]
     done = CliRunner().invoke(cli.app, [name, *data, *limit, *options, *where], env={"COLUMNS": "80"})
     if done.exception and not isinstance(done.exception, SystemExit):
         raise done.exception
@@ -79,7 +89,11 @@ def test_every_command_runs_with_every_source(folder, tiny_folder, family, what)
     (part,) = document["run"]["datasets"]
     assert part["used"] > 0 and part["lost"] == 0 and (document["summary"] or command.startswith("encode"))
     for table in Path(part["path"]).glob("*.parquet"):
-        numbers = pl.read_parquet(table).select(pl.selectors.float()) if table.stem in ("effects", "exact", "control", "scores") else None
+        numbers = (
+            pl.read_parquet(table).select(pl.selectors.float())
+            if table.stem in ("effects", "exact", "control", "scores")
+            else None
+        )
         assert numbers is None or all(numbers[column].is_finite().all() for column in numbers.columns)
 
 
@@ -92,6 +106,9 @@ def test_directions_are_removed_from_a_stream_of_another_width_than_its_heads(fo
 def test_a_circuit_of_every_scan_is_measured_and_shown_or_says_why_not(folder, tiny_folder, family, command):
     key = run(folder, tiny_folder(family), command)["run"]["datasets"][0]["run_key"][:8]
     done = invoked(folder, tiny_folder(family), f"circuit --from {key} --sizes 1,2")
-    # a random model may have nothing to share out, which is seen only after the whole of it and none were measured
+    # a random model may have nothing to share out, which is seen only after the whole of it and none were
+    # measured
     reasons = ("which may be 0: there is nothing to share out", "no interval on the half that reports")
-    assert done.exit_code == 0 or (done.exit_code == 4 and any(reason in done.stderr for reason in reasons)), done.stderr
+    assert done.exit_code == 0 or (
+        done.exit_code == 4 and any(reason in done.stderr for reason in reasons)
+    ), done.stderr

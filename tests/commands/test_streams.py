@@ -1,4 +1,6 @@
-"""What happens to the command where a stream, the cache or a model's file cannot be used: one line, and the right exit code."""
+"""What happens to the command where a stream, the cache or a model's file cannot be used: one line, and the
+right exit code.
+"""
 
 import os
 import resource
@@ -21,7 +23,9 @@ def biasscope(*arguments: object, encoding: str = "utf-8", **more) -> subprocess
     """A finished call in a process of its own."""
     env = os.environ | {"PYTHONIOENCODING": encoding, "HF_HUB_OFFLINE": "1", "COLUMNS": "80"}
     command = [sys.executable, "-m", "biasscope", *map(str, arguments)]
-    return subprocess.run(command, check=False, env=env, **{"stdout": subprocess.PIPE, "stderr": subprocess.PIPE} | more)
+    return subprocess.run(
+        command, check=False, env=env, **{"stdout": subprocess.PIPE, "stderr": subprocess.PIPE} | more
+    )
 
 
 @pytest.fixture(scope="module")
@@ -50,7 +54,11 @@ def test_an_utf_8_table_is_as_it_was(where):
 @pytest.mark.skipif(not Path("/dev/full").exists(), reason="no /dev/full here")
 @pytest.mark.parametrize("arguments", ["--help", "ablate --help", "--version", "", "--format table"])
 def test_a_full_stdout_is_one_line_and_exit_1(where, arguments):
-    command = arguments.split() if "-" in arguments and "format" not in arguments else [*RUN, *where, *arguments.split()]
+    command = (
+        arguments.split()
+        if "-" in arguments and "format" not in arguments
+        else [*RUN, *where, *arguments.split()]
+    )
     with Path("/dev/full").open("wb") as full:
         done = biasscope(*command, stdout=full)
     assert done.returncode == 1
@@ -65,7 +73,9 @@ def test_a_reader_that_has_left_is_no_error(where, arguments):
     os.close(read)
     done = biasscope(*command, stdout=write)
     os.close(write)
-    assert done.returncode == 0 and b"Traceback" not in done.stderr and b"Exception ignored" not in done.stderr
+    assert (
+        done.returncode == 0 and b"Traceback" not in done.stderr and b"Exception ignored" not in done.stderr
+    )
 
 
 def no_room() -> None:
@@ -77,15 +87,20 @@ def test_a_cache_that_takes_no_model_is_one_line(tmp_path):
     options = ["--model", "planted:single", "--cache-dir", tmp_path / "cache", "--output-dir", tmp_path]
     done = biasscope(*RUN, *options, preexec_fn=no_room)
     assert done.returncode == 1 and done.stderr.decode().count("\n") == 1
-    assert done.stderr.decode().startswith(f"error: cannot write {tmp_path / 'cache' / 'models'}: File too large; choose another folder")
+    assert done.stderr.decode().startswith(
+        f"error: cannot write {tmp_path / 'cache' / 'models'}: File too large; choose another folder"
+    )
 
 
 @pytest.mark.parametrize("model", ["planted:single", "folder", "smollm2-135m"])
 def test_a_cache_folder_that_cannot_be_made_is_one_line(tiny_gpt2, tmp_path, model, monkeypatch):
     (tmp_path / "file").write_text("not a folder")
-    monkeypatch.setattr(weights, "gguf", lambda name: tiny_gpt2 / "config.json" if name == weights.DEFAULT else None)
+    monkeypatch.setattr(
+        weights, "gguf", lambda name: tiny_gpt2 / "config.json" if name == weights.DEFAULT else None
+    )
     with pytest.raises(
-        BiasScopeError, match=r"cannot write .*file.*: Not a directory; choose another folder \(--output-dir, --cache-dir\)"
+        BiasScopeError,
+        match=r"cannot write .*file.*: Not a directory; choose another folder \(--output-dir, --cache-dir\)",
     ):
         weights.locate(str(tiny_gpt2) if model == "folder" else model, cache_dir=tmp_path / "file")
 
@@ -122,10 +137,23 @@ def test_the_conversion_of_a_gguf_file_is_said_before_it_begins(tmp_path, monkey
     (tmp_path / "model.gguf").write_bytes(b"GGUF")
     result = CliRunner().invoke(
         cli.app,
-        ["baseline", "-m", str(tmp_path / "model.gguf"), "-d", "occupations", "--cache-dir", str(tmp_path), "-o", str(tmp_path / "r")],
+        [
+            "baseline",
+            "-m",
+            str(tmp_path / "model.gguf"),
+            "-d",
+            "occupations",
+            "--cache-dir",
+            str(tmp_path),
+            "-o",
+            str(tmp_path / "r"),
+        ],
     )
     first, second = result.stderr.splitlines()[:2]
-    assert first == f"converting {tmp_path / 'model.gguf'} once (model.gguf), about 5 s" and second.startswith("error: cannot read")
+    assert (
+        first == f"converting {tmp_path / 'model.gguf'} once (model.gguf), about 5 s"
+        and second.startswith("error: cannot read")
+    )
 
 
 @pytest.mark.parametrize(
@@ -136,6 +164,17 @@ def test_the_conversion_of_a_gguf_file_is_said_before_it_begins(tmp_path, monkey
     ],
 )
 def test_what_is_replaced_all_the_while_is_not_measured(tiny_gpt2, tmp_path, options, message):
-    where = ["-m", tiny_gpt2, "-d", "occupations", "--limit", "6", "--cache-dir", tmp_path / "cache", "-o", tmp_path]
+    where = [
+        "-m",
+        tiny_gpt2,
+        "-d",
+        "occupations",
+        "--limit",
+        "6",
+        "--cache-dir",
+        tmp_path / "cache",
+        "-o",
+        tmp_path,
+    ]
     done = CliRunner().invoke(cli.app, ["ablate", *options.split(), *map(str, where)])
     assert done.exit_code == 2 and message in done.stderr

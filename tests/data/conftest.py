@@ -48,7 +48,10 @@ def no_environment(monkeypatch: pytest.MonkeyPatch) -> None:
 def parquet(tmp_path_factory: pytest.TempPathFactory) -> dict[str, bytes]:
     folder = tmp_path_factory.mktemp("parquet")
     splits = {"intrasentence": intrasentence(), "intersentence": intersentence()}
-    return {s: write_parquet(folder / f"{s}.parquet", numbered(r, HUB_ORDER), names=HUB_ORDER) for s, r in splits.items()}
+    return {
+        s: write_parquet(folder / f"{s}.parquet", numbered(r, HUB_ORDER), names=HUB_ORDER)
+        for s, r in splits.items()
+    }
 
 
 @pytest.fixture

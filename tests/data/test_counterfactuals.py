@@ -25,7 +25,9 @@ def sentence(bias_type: str, term: str, prompt: str, suffix: str = ".") -> Examp
 
 def texts(bias_type: str, term: str, prompt: str, seed: int = 0) -> list[str]:
     """Its twins' prompts, or the reason, alone."""
-    found = counterfactuals.of_sentence(sentence(bias_type, term, prompt), JOBS if bias_type == "profession" else (), seed)
+    found = counterfactuals.of_sentence(
+        sentence(bias_type, term, prompt), JOBS if bias_type == "profession" else (), seed
+    )
     return [found] if isinstance(found, str) else [twin.prompt for twin in found]
 
 
@@ -37,7 +39,11 @@ def texts(bias_type: str, term: str, prompt: str, seed: int = 0) -> list[str]:
         ("sister", "A sister told her that", "A brother told him that"),
         ("sister", "The sister lost her", "The brother lost him"),
         ("sister", "The sister lost her keys because she was", "The brother lost his keys because he was"),
-        ("grandfather", "The grandfather gave his dog to him, but he", "The grandmother gave her dog to her, but she"),
+        (
+            "grandfather",
+            "The grandfather gave his dog to him, but he",
+            "The grandmother gave her dog to her, but she",
+        ),
         ("schoolgirl", "Schoolgirls are", "Schoolboys are"),
         ("mother", "MOTHER is", "FATHER is"),
         ("mother", "My mother's hair is", "My father's hair is"),
@@ -70,19 +76,32 @@ def test_a_prompt_that_cannot_be_changed_cleanly_is_dropped_with_the_reason(term
 
 
 def test_a_term_after_blank_or_without_a_space_before_it_has_no_twin():
-    assert counterfactuals.of_sentence(sentence("gender", "mother", "She is a", " mother"), (), 0) == "its term stands after BLANK"
+    assert (
+        counterfactuals.of_sentence(sentence("gender", "mother", "She is a", " mother"), (), 0)
+        == "its term stands after BLANK"
+    )
     assert "no prefix" in counterfactuals.of_sentence(sentence("gender", "mother", ""), (), 0)
 
 
 def test_the_article_follows_the_partner_and_no_policeman_stands_beside_she():
-    assert set(texts("profession", "nurse", "A nurse is")) == {"A plumber is", "An artist is", "A policeman is", "A delivery man is"}
+    assert set(texts("profession", "nurse", "A nurse is")) == {
+        "A plumber is",
+        "An artist is",
+        "A policeman is",
+        "A delivery man is",
+    }
     assert set(texts("profession", "nurse", "The nurses are")) == {"The plumbers are", "The artists are"}
-    assert set(texts("profession", "nurse", "The nurse said she")) == {"The plumber said she", "The artist said she"}
+    assert set(texts("profession", "nurse", "The nurse said she")) == {
+        "The plumber said she",
+        "The artist said she",
+    }
     assert "a plumber" in " ".join(texts("profession", "artist", "I saw an artist who"))
 
 
 def test_a_country_is_replaced_by_a_country_and_a_people_by_another_that_cannot_be_the_same():
-    assert {t.removeprefix("I like ") for t in texts("race", "Iraq", "I like Iraq")} == set(counterfactuals.COUNTRIES) - {"Iraq"}
+    assert {t.removeprefix("I like ") for t in texts("race", "Iraq", "I like Iraq")} == set(
+        counterfactuals.COUNTRIES
+    ) - {"Iraq"}
     found = {t.split()[0] for t in texts("race", "Eritrean", "Eritrean people are")}
     assert not found & {"Eritrean", "Ethiopian", "African", "Ghanaian"} and "Persian" in found
     assert {t.split()[0] for t in texts("race", "Persian people", "Persian people are")} >= {"Arab", "Saudi"}
@@ -98,7 +117,12 @@ def test_japanese_as_a_noun_has_no_twin(prompt):
 
 
 def test_religion_has_its_own_order():
-    assert texts("religion", "Brahmin", "The brahmin is") == ["The dalit is", "The sudra is", "The rajput is", "The hindu is"]
+    assert texts("religion", "Brahmin", "The brahmin is") == [
+        "The dalit is",
+        "The sudra is",
+        "The rajput is",
+        "The hindu is",
+    ]
 
 
 @given(st.integers(0, 99), st.sampled_from(sorted(counterfactuals.COUNTRIES)))
@@ -108,22 +132,47 @@ def test_twins_are_a_pure_function_of_text_and_seed(seed, term):
     assert once != texts("race", term, f"The food of {term} is", seed + 1)
 
 
-@given(st.sampled_from([("male", "female"), ("schoolgirl", "schoolboy")]), st.sampled_from(["The {} is", "A {}'s", "{}s are", "my {} and"]))
+@given(
+    st.sampled_from([("male", "female"), ("schoolgirl", "schoolboy")]),
+    st.sampled_from(["The {} is", "A {}'s", "{}s are", "my {} and"]),
+)
 def test_a_twin_of_a_twin_is_the_prompt_itself(pair, form):
-    assert texts("gender", pair[1], texts("gender", pair[0], form.format(pair[0]))[0]) == [form.format(pair[0])]
+    assert texts("gender", pair[1], texts("gender", pair[0], form.format(pair[0]))[0]) == [
+        form.format(pair[0])
+    ]
 
 
 def test_partners_pair_equal_ranks_across_fifty_per_cent():
-    shares = {"a": (10, 20), "b": (20, 70), "c": (30, 30), "x": (60, 90), "y": (70, 40), "z": (80, 80), "long one": (90, 90)}
+    shares = {
+        "a": (10, 20),
+        "b": (20, 70),
+        "c": (30, 30),
+        "x": (60, 90),
+        "y": (70, 40),
+        "z": (80, 80),
+        "long one": (90, 90),
+    }
     found = counterfactuals.partners(shares, lambda name: len(name.split()))
-    # men's side a, b, c ↔ partners x, z (y's counts disagree); women's side x, y, z ↔ a, c (b's disagree); no partner of two words
+    # men's side a, b, c ↔ partners x, z (y's counts disagree); women's side x, y, z ↔ a, c (b's disagree); no
+    # partner of two words
     assert found == {"a": "x", "b": "x", "c": "z", "x": "a", "y": "a", "z": "c"}
 
 
 def test_an_occupation_is_not_replaced_by_the_participant():
-    example = Example("e", "w", "gender", "nurse", "The nurse told the plumber", " he", " she", meta={"participant": "plumber"})
+    example = Example(
+        "e",
+        "w",
+        "gender",
+        "nurse",
+        "The nurse told the plumber",
+        " he",
+        " she",
+        meta={"participant": "plumber"},
+    )
     assert "is the participant" in counterfactuals.of_occupation(example, "plumber")
-    assert counterfactuals.of_occupation(example, "engineer") == counterfactuals.Twin("The engineer told the plumber", "engineer")
+    assert counterfactuals.of_occupation(example, "engineer") == counterfactuals.Twin(
+        "The engineer told the plumber", "engineer"
+    )
 
 
 def reader(name: str, shared_data: Path, smollm2: LM) -> LM:
@@ -161,10 +210,14 @@ def test_no_twin_of_one_half_names_a_term_of_the_other(name, shared_data, smollm
     partners = summary.partners(twins.table(data.examples, whole))
     groups = sorted({e.group for e in data.examples})
     kept = 0
-    for half in circuits.halves(dict(zip(groups, summary.clusters(groups, partners).tolist(), strict=True)), 0):
+    for half in circuits.halves(
+        dict(zip(groups, summary.clusters(groups, partners).tolist(), strict=True)), 0
+    ):
         part = data.part("half", half)
         own, dropped = twins.fit(smollm2, part, 0)
-        assert not {twin.partner for twin in own.values()} & {counterfactuals.written(group) for group in set(groups) - half}
+        assert not {twin.partner for twin in own.values()} & {
+            counterfactuals.written(group) for group in set(groups) - half
+        }
         assert len(own) + len(dropped) == len(part.examples) and all(dropped.values())
         kept += len(own)
     assert kept > 0.93 * len(whole)
@@ -172,7 +225,17 @@ def test_no_twin_of_one_half_names_a_term_of_the_other(name, shared_data, smollm
 
 def test_the_study_s_pair_files_hold_tokens_that_say_what_their_text_says(tiny):
     lm = tiny("gpt2")
-    example = Example("e", "w", "gender", "nurse", "The nurse said that", " he", " she", suffix=" left", meta={"bls_pct_female": 90.0})
+    example = Example(
+        "e",
+        "w",
+        "gender",
+        "nurse",
+        "The nurse said that",
+        " he",
+        " she",
+        suffix=" left",
+        meta={"bls_pct_female": 90.0},
+    )
     (pair,) = twins.acdc(lm, [example], {"e": counterfactuals.Twin("The plumber said that", "plumber")})
     for side, job in (("clean", "nurse"), ("corrupted", "plumber")):
         meta, tokens = pair[side]["metadata"], list(pair[side]["tokens"])

@@ -32,7 +32,9 @@ def test_the_default_without_downloads_ships_with_the_package(tmp_path: Path) ->
 
 def test_an_unknown_name_gets_a_suggestion_and_the_choices(tmp_path: Path) -> None:
     with pytest.raises(
-        UsageError, match=r"unknown dataset 'stereoset-race' \(did you mean 'stereoset_race'\?\); choose from: definitional,"
+        UsageError,
+        match=r"unknown dataset 'stereoset-race' \(did you mean 'stereoset_race'\?\); "
+        "choose from: definitional,",
     ):
         datasets.load("stereoset-race", tmp_path)
 
@@ -51,7 +53,10 @@ def test_a_dataset_without_examples_is_an_error(data: Path) -> None:
 def test_loading_imports_neither_torch_nor_the_hub() -> None:
     code = "import sys; from pathlib import Path; from biasscope.engine.data import datasets, download;"
     code += " datasets.load('occupations', Path('.'));"
-    code += "sys.exit(any(m in sys.modules for m in ('torch', 'transformers', 'datasets', 'huggingface_hub', 'pooch', 'requests')))"
+    code += (
+        "sys.exit(any(m in sys.modules for m in ('torch', 'transformers', 'datasets', 'huggingface_hub', "
+        "'pooch', 'requests')))"
+    )
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
 
 
@@ -144,12 +149,22 @@ def test_definitional_pairs_every_sentence_with_both_genders() -> None:
     assert Counter(e.meta["gender"] for e in examples) == {"male": 24, "female": 24}
     assert Counter(Counter(e.group for e in examples).values()) == {2: 24}  # a cluster is a sentence
     assert len({e.word for e in examples}) == len({e.id for e in examples}) == 48
-    assert {(e.stereo, e.anti) for e in examples if e.meta["gender"] == "male"} == {(" he", " she"), (" his", " her"), (" him", " her")}
-    assert {(e.stereo, e.anti) for e in examples if e.meta["gender"] == "female"} == {(" she", " he"), (" her", " his"), (" her", " him")}
+    assert {(e.stereo, e.anti) for e in examples if e.meta["gender"] == "male"} == {
+        (" he", " she"),
+        (" his", " her"),
+        (" him", " her"),
+    }
+    assert {(e.stereo, e.anti) for e in examples if e.meta["gender"] == "female"} == {
+        (" she", " he"),
+        (" her", " his"),
+        (" her", " him"),
+    }
 
 
 def test_definitional_holds_the_example_of_the_documentation() -> None:
-    assert ("My father said that", "father", "male") in {(e.prompt, e.word, e.meta["gender"]) for e in shipped("definitional").examples}
+    assert ("My father said that", "father", "male") in {
+        (e.prompt, e.word, e.meta["gender"]) for e in shipped("definitional").examples
+    }
 
 
 def test_the_noun_is_found_in_every_prompt_though_the_group_is_the_sentence(tiny) -> None:
@@ -159,8 +174,12 @@ def test_the_noun_is_found_in_every_prompt_though_the_group_is_the_sentence(tiny
 
 def test_a_term_enters_the_content_digest_only_where_there_is_one() -> None:
     occupations = shipped("occupations").examples[:3]
-    assert digests.of_examples(occupations) == "5fd36b23797416190a221fe4286c2280feca7822ba928a3b696aa7ef4858b906"
-    assert digests.of_examples([replace(e, term="nurse") for e in occupations]) != digests.of_examples(occupations)
+    assert (
+        digests.of_examples(occupations) == "5fd36b23797416190a221fe4286c2280feca7822ba928a3b696aa7ef4858b906"
+    )
+    assert digests.of_examples([replace(e, term="nurse") for e in occupations]) != digests.of_examples(
+        occupations
+    )
 
 
 @pytest.mark.parametrize("name", ["occupations", "definitional"])
@@ -174,7 +193,10 @@ def test_prompts_end_before_the_space_of_the_pronoun(name: str) -> None:
 @pytest.mark.real
 def test_occupations_copies_the_real_facts_and_nothing_else(shared_data: Path, tmp_path: Path) -> None:
     download("winogender", tmp_path, local=shared_data)
-    facts = {e.group: (e.meta["bls_pct_female"], e.meta["bergsma_pct_female"]) for e in datasets.load("winogender", tmp_path).examples}
+    facts = {
+        e.group: (e.meta["bls_pct_female"], e.meta["bergsma_pct_female"])
+        for e in datasets.load("winogender", tmp_path).examples
+    }
     ours = datasets.load("occupations", tmp_path).examples
     assert {e.group: (e.meta["bls_pct_female"], e.meta["bergsma_pct_female"]) for e in ours} == facts
     theirs = {e.meta["participant"] for e in datasets.load("winogender", tmp_path).examples}

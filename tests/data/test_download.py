@@ -1,4 +1,6 @@
-"""Downloads against a host on the loopback: what is stored, what is refused, and that nothing torn is left."""
+"""Downloads against a host on the loopback: what is stored, what is refused, and that nothing torn is
+left.
+"""
 
 import json
 from pathlib import Path
@@ -28,7 +30,12 @@ pytestmark = pytest.mark.usefixtures("no_environment")
 def test_stereoset_from_the_hub_can_be_loaded(hub: Host, folder: Path) -> None:
     record = download("stereoset", folder, hub_url=hub.url)
     assert len(datasets.load("stereoset", folder).examples) == 6
-    assert left(folder) == ["stereoset", "stereoset/intersentence.json", "stereoset/intrasentence.json", "stereoset/record.json"]
+    assert left(folder) == [
+        "stereoset",
+        "stereoset/intersentence.json",
+        "stereoset/intrasentence.json",
+        "stereoset/record.json",
+    ]
     assert record["notes"] == []
     assert not record["reused"]
 
@@ -42,9 +49,15 @@ def test_winogender_from_the_raw_host_can_be_loaded(raw: Host, folder: Path) -> 
 def test_the_record_says_what_where_and_under_which_licence(hub: Host, folder: Path) -> None:
     download("stereoset", folder, hub_url=hub.url)
     record = json.loads((folder / "stereoset" / "record.json").read_text())
-    assert (record["source"], record["licence"], record["revision"]) == ("stereoset", "CC BY-SA 4.0", stereoset.ORIGIN.revision)
+    assert (record["source"], record["licence"], record["revision"]) == (
+        "stereoset",
+        "CC BY-SA 4.0",
+        stereoset.ORIGIN.revision,
+    )
     assert record["content"] == dict(stereoset.ORIGIN.digests)
-    assert record["files"]["intrasentence.json"] == digests.of_file(folder / "stereoset" / "intrasentence.json")
+    assert record["files"]["intrasentence.json"] == digests.of_file(
+        folder / "stereoset" / "intrasentence.json"
+    )
 
 
 def test_a_second_call_asks_the_network_for_nothing(hub: Host, folder: Path) -> None:
@@ -90,17 +103,27 @@ def test_an_interrupted_download_leaves_nothing_and_the_next_completes(raw: Host
     assert len(datasets.load("winogender", folder).examples) == 2
 
 
-def test_hub_content_that_is_not_the_published_one_is_refused_naming_both(hub: Host, folder: Path, tmp_path: Path) -> None:
+def test_hub_content_that_is_not_the_published_one_is_refused_naming_both(
+    hub: Host, folder: Path, tmp_path: Path
+) -> None:
     changed = [r | {"target": "cook"} for r in intrasentence()]
-    hub.files[hub_path("intrasentence")] = write_parquet(tmp_path / "x.parquet", numbered(changed, HUB_ORDER), names=HUB_ORDER)
+    hub.files[hub_path("intrasentence")] = write_parquet(
+        tmp_path / "x.parquet", numbered(changed, HUB_ORDER), names=HUB_ORDER
+    )
     with pytest.raises(DataError, match="--fresh") as error:
         download("stereoset", folder, hub_url=hub.url)
     assert stereoset.ORIGIN.digests["intrasentence"] in str(error.value)
     assert left(folder) == []
 
 
-def test_right_content_with_another_checksum_is_accepted_with_a_note(hub: Host, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    publish_stereoset(monkeypatch, intrasentence="0" * 64, intersentence=digests.of_bytes(hub.files[hub_path("intersentence")]))
+def test_right_content_with_another_checksum_is_accepted_with_a_note(
+    hub: Host, folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    publish_stereoset(
+        monkeypatch,
+        intrasentence="0" * 64,
+        intersentence=digests.of_bytes(hub.files[hub_path("intersentence")]),
+    )
     notes = download("stereoset", folder, hub_url=hub.url)["notes"]
     assert len(notes) == 1
     assert "0" * 64 in notes[0]
@@ -141,7 +164,9 @@ def test_an_unknown_source_gets_a_suggestion(folder: Path) -> None:
         download("stereo-set", folder)
 
 
-def test_leftovers_of_a_killed_download_are_swept(raw: Host, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_leftovers_of_a_killed_download_are_swept(
+    raw: Host, folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     (folder / ".download-old").mkdir(parents=True)
     monkeypatch.setattr("biasscope.engine.data.download.STALE_S", -1)
     download("winogender", folder, raw_url=raw.url)
@@ -169,11 +194,15 @@ def test_a_changed_local_winogender_is_refused(raw: Host, folder: Path, tmp_path
 
 
 @pytest.mark.real
-def test_the_real_lists_as_hub_parquet_give_the_published_content(shared_data: Path, folder: Path, tmp_path: Path) -> None:
+def test_the_real_lists_as_hub_parquet_give_the_published_content(
+    shared_data: Path, folder: Path, tmp_path: Path
+) -> None:
     with host() as server:
         for split in ("intrasentence", "intersentence"):
             records = numbered(json.loads((shared_data / f"stereoset_{split}.json").read_text()), HUB_ORDER)
-            server.files[hub_path(split)] = write_parquet(tmp_path / f"{split}.parquet", records, names=HUB_ORDER)
+            server.files[hub_path(split)] = write_parquet(
+                tmp_path / f"{split}.parquet", records, names=HUB_ORDER
+            )
         record = download("stereoset", folder, hub_url=server.url)
     # Our own Parquet has other bytes than the hub's: the content decides, the checksum is noted.
     assert record["content"] == dict(stereoset.ORIGIN.digests)

@@ -60,7 +60,9 @@ def test_a_broken_raw_host_ends_after_three_attempts(raw: Host, folder: Path) ->
     assert left(folder) == []
 
 
-def test_a_broken_hub_ends_after_three_attempts_and_leaves_nothing(hub: Host, folder: Path, pauses: list[float]) -> None:
+def test_a_broken_hub_ends_after_three_attempts_and_leaves_nothing(
+    hub: Host, folder: Path, pauses: list[float]
+) -> None:
     hub.always = "error"
     with pytest.raises(NetworkError, match="3 attempts"):
         download("stereoset", folder, hub_url=hub.url)
@@ -92,21 +94,27 @@ def test_offline_asks_nobody(hub: Host, folder: Path) -> None:
     assert NetworkError.exit_code == 5
 
 
-def test_the_hubs_offline_switch_is_honoured(hub: Host, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_hubs_offline_switch_is_honoured(
+    hub: Host, folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setenv("HF_HUB_OFFLINE", "1")
     with pytest.raises(NetworkError):
         download("stereoset", folder, hub_url=hub.url)
     assert hub.seen == []
 
 
-def test_the_hubs_endpoint_variable_is_honoured(hub: Host, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_hubs_endpoint_variable_is_honoured(
+    hub: Host, folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setenv("HF_ENDPOINT", hub.url)
     download("stereoset", folder)
     assert hub.gets() == 2
 
 
 @pytest.mark.parametrize("name", ["stereoset", "winogender"])
-def test_an_unreachable_host_is_one_line_after_short_pauses(folder: Path, name: str, pauses: list[float]) -> None:
+def test_an_unreachable_host_is_one_line_after_short_pauses(
+    folder: Path, name: str, pauses: list[float]
+) -> None:
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         url = f"http://127.0.0.1:{free.getsockname()[1]}"
@@ -120,4 +128,8 @@ def test_no_token_is_ever_sent(hub: Host, folder: Path, monkeypatch: pytest.Monk
     monkeypatch.setenv("HF_TOKEN", "hf_canary")
     download("stereoset", folder, hub_url=hub.url)
     assert len(hub.seen) > 2
-    assert not [headers for _, _, headers in hub.seen if "canary" in str(headers) or "authorization" in str(headers).lower()]
+    assert not [
+        headers
+        for _, _, headers in hub.seen
+        if "canary" in str(headers) or "authorization" in str(headers).lower()
+    ]

@@ -23,7 +23,11 @@ HUB_ORDER = ("anti-stereotype", "stereotype", "unrelated")
 @pytest.mark.parametrize("names", [HUB_ORDER, tuple(reversed(HUB_ORDER)), None])
 @pytest.mark.parametrize("struct_of_lists", [True, False])
 def test_class_numbers_get_the_words_of_the_file(
-    tmp_path: Path, folder: Path, monkeypatch: pytest.MonkeyPatch, names: tuple[str, ...] | None, struct_of_lists: bool
+    tmp_path: Path,
+    folder: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    names: tuple[str, ...] | None,
+    struct_of_lists: bool,
 ) -> None:
     publish_stereoset(monkeypatch)
     records = numbered(intrasentence(), names or HUB_ORDER)
@@ -32,7 +36,9 @@ def test_class_numbers_get_the_words_of_the_file(
     assert datasets.load("stereoset", folder).examples[0].unrelated == " fox"
 
 
-def test_a_wrong_class_map_is_refused_whatever_the_digest_says(folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_wrong_class_map_is_refused_whatever_the_digest_says(
+    folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     publish_stereoset(monkeypatch)
     monkeypatch.setattr(reading, "confirm", lambda *args, **kwargs: ())
     wrong = ("unrelated", "anti-stereotype", "stereotype")
@@ -42,24 +48,36 @@ def test_a_wrong_class_map_is_refused_whatever_the_digest_says(folder: Path, tmp
     assert not list(folder.rglob("*"))
 
 
-def test_the_official_container_with_votes_is_taken(folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_official_container_with_votes_is_taken(
+    folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     publish_stereoset(monkeypatch)
-    votes = [r | {"sentences": [s | {"labels": [{"label": "related", "human_id": "x"}]} for s in r["sentences"]]} for r in intrasentence()]
+    votes = [
+        r | {"sentences": [s | {"labels": [{"label": "related", "human_id": "x"}]} for s in r["sentences"]]}
+        for r in intrasentence()
+    ]
     container = {"version": "1.1", "data": {"intrasentence": votes, "intersentence": intersentence()}}
     (tmp_path / "dev.json").write_text(json.dumps(container))
-    assert set(download("stereoset", folder, local=tmp_path)["files"]) == {"intrasentence.json", "intersentence.json"}
+    assert set(download("stereoset", folder, local=tmp_path)["files"]) == {
+        "intrasentence.json",
+        "intersentence.json",
+    }
     assert "human_id" not in (folder / "stereoset" / "intrasentence.json").read_text()
 
 
 @pytest.mark.parametrize("prefix", ["stereoset_", ""])
 @pytest.mark.parametrize("place", ["", "stereoset"])
-def test_lists_are_taken_from_a_folder(folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, prefix: str, place: str) -> None:
+def test_lists_are_taken_from_a_folder(
+    folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, prefix: str, place: str
+) -> None:
     publish_stereoset(monkeypatch)
     write_lists(tmp_path / "copy" / place, prefix)
     assert len(download("stereoset", folder, local=tmp_path / "copy")["files"]) == 2
 
 
-def test_fill_in_sentences_alone_are_enough(folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_fill_in_sentences_alone_are_enough(
+    folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     publish_stereoset(monkeypatch)
     write_lists(tmp_path)
     (tmp_path / "stereoset_intersentence.json").unlink()

@@ -34,7 +34,9 @@ def test_a_list_of_one_split_is_complete(data: Path, tmp_path: Path) -> None:
 
 def test_the_official_form_gives_both_splits(data: Path, tmp_path: Path) -> None:
     both = {"intrasentence": scored(intrasentence()), "intersentence": scored(intersentence())}
-    assert list(predictions.load(write(tmp_path, both), "stereoset", data)["split"]) == ["intrasentence"] * 6 + ["intersentence"]
+    assert list(predictions.load(write(tmp_path, both), "stereoset", data)["split"]) == [
+        "intrasentence"
+    ] * 6 + ["intersentence"]
 
 
 def test_ids_decide_the_split_not_the_name_of_the_list(data: Path, tmp_path: Path) -> None:
@@ -48,7 +50,9 @@ def test_a_narrower_dataset_uses_its_triples_only(data: Path, tmp_path: Path) ->
 
 
 def test_a_narrower_dataset_needs_its_scores_only(data: Path, tmp_path: Path) -> None:
-    assert predictions.load(write(tmp_path, scored(intrasentence()[5:])), "stereoset_gender", data).height == 1
+    assert (
+        predictions.load(write(tmp_path, scored(intrasentence()[5:])), "stereoset_gender", data).height == 1
+    )
 
 
 def test_unknown_ids_are_counted(data: Path, tmp_path: Path) -> None:
@@ -71,8 +75,14 @@ def test_a_split_with_one_id_must_be_complete(data: Path, tmp_path: Path) -> Non
 @pytest.mark.parametrize(
     ("items", "message"),
     [
-        ([{"id": "a", "score": "0.5"}, {"id": "b", "score": None}, {"id": "c", "score": True}], "3 × score that is not a number"),
-        ([{"id": "a", "score": float("nan")}, {"id": "b", "score": float("-inf")}], "2 × score that is not finite"),
+        (
+            [{"id": "a", "score": "0.5"}, {"id": "b", "score": None}, {"id": "c", "score": True}],
+            "3 × score that is not a number",
+        ),
+        (
+            [{"id": "a", "score": float("nan")}, {"id": "b", "score": float("-inf")}],
+            "2 × score that is not finite",
+        ),
         ([{"id": "a", "score": 10**400}], "1 × score that is not finite"),
         ([{"id": "a", "score": 1}, {"id": "a", "score": 2}], r"1 × duplicate id \(a\)"),
         ([{"score": 1}, 3], "2 × entry without an id"),
@@ -92,7 +102,10 @@ def test_only_stereoset_takes_predictions(data: Path) -> None:
         predictions.join({"a": 1.0}, "winogender", data)
 
 
-ANY = st.recursive(st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=5), lambda inner: st.lists(inner, max_size=3))
+ANY = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=5),
+    lambda inner: st.lists(inner, max_size=3),
+)
 
 
 @settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])

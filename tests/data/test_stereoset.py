@@ -37,7 +37,13 @@ def example(data: Path, name: str) -> Example:
 
 def test_the_space_before_blank_belongs_to_the_fillers(data: Path) -> None:
     e = example(data, "e1")
-    assert (e.prompt, e.stereo, e.anti, e.unrelated, e.suffix) == ("The chess player was", " asian", " tall", " fox", ".")
+    assert (e.prompt, e.stereo, e.anti, e.unrelated, e.suffix) == (
+        "The chess player was",
+        " asian",
+        " tall",
+        " fox",
+        ".",
+    )
 
 
 def test_only_one_space_moves_and_the_context_keeps_its_case(data: Path) -> None:
@@ -65,7 +71,9 @@ def test_two_blanks_keep_their_sentences_but_have_no_target(data: Path) -> None:
 
 def test_group_and_bias_type_are_the_target_and_the_type(data: Path) -> None:
     loaded = datasets.load("stereoset_gender", data)
-    assert [(e.id, e.group, e.bias_type, e.dataset) for e in loaded.examples] == [("e6", "sister", "gender", "stereoset_gender")]
+    assert [(e.id, e.group, e.bias_type, e.dataset) for e in loaded.examples] == [
+        ("e6", "sister", "gender", "stereoset_gender")
+    ]
 
 
 def test_the_digest_does_not_depend_on_the_order_of_records_or_sentences(data: Path) -> None:
@@ -76,7 +84,9 @@ def test_the_digest_does_not_depend_on_the_order_of_records_or_sentences(data: P
 
 def test_content_that_is_not_the_published_one_is_refused_naming_both_digests(data: Path) -> None:
     store(data, [r | {"target": "cook"} for r in intrasentence()])
-    with pytest.raises(DataError, match=r"(?s)content digest \w{64}, expected \w{64}.*biasscope download stereoset --fresh"):
+    with pytest.raises(
+        DataError, match=r"(?s)content digest \w{64}, expected \w{64}.*biasscope download stereoset --fresh"
+    ):
         datasets.load("stereoset", data)
 
 
@@ -92,7 +102,9 @@ def test_content_that_is_not_the_published_one_is_refused_naming_both_digests(da
         (b"[" + b"1" * 5000 + b"]", "cannot be read"),
     ],
 )
-def test_files_that_are_no_json_list_are_refused_with_their_place(data: Path, raw: bytes, message: str) -> None:
+def test_files_that_are_no_json_list_are_refused_with_their_place(
+    data: Path, raw: bytes, message: str
+) -> None:
     (data / "stereoset" / "intrasentence.json").write_bytes(raw)
     with pytest.raises(DataError, match=message):
         datasets.load("stereoset", data)
@@ -107,12 +119,18 @@ def test_a_byte_order_mark_and_crlf_are_tolerated(data: Path) -> None:
 
 def test_triples_hold_the_sentence_ids_of_both_splits_by_label(data: Path) -> None:
     rows = stereoset.triples(data).rows(named=True)
-    assert [(r["split"], r["example_id"]) for r in rows][-2:] == [("intrasentence", "e6"), ("intersentence", "e9")]
+    assert [(r["split"], r["example_id"]) for r in rows][-2:] == [
+        ("intrasentence", "e6"),
+        ("intersentence", "e9"),
+    ]
     assert (rows[0]["stereo_id"], rows[0]["anti_id"], rows[0]["unrelated_id"]) == ("s1s", "s1a", "s1u")
 
 
 @FEW
-@given(text=st.text(max_size=200) | st.sampled_from(["[]", "[[]]", "[null]", '[{"id": 1}]', '[{"sentences": [1]}]', "NaN"]))
+@given(
+    text=st.text(max_size=200)
+    | st.sampled_from(["[]", "[[]]", "[null]", '[{"id": 1}]', '[{"sentences": [1]}]', "NaN"])
+)
 def test_any_text_as_stereoset_is_a_dataset_or_a_data_error(data: Path, text: str) -> None:
     (data / "stereoset" / "intrasentence.json").write_bytes(text.encode("utf-8", "surrogatepass"))
     with pytest.raises(DataError):
@@ -132,7 +150,11 @@ def test_any_text_as_stereoset_is_a_dataset_or_a_data_error(data: Path, text: st
 )
 def test_the_real_counts(real: Path, name: str, count: int, groups: int) -> None:
     loaded = datasets.load(name, real)
-    assert (len(loaded.examples), loaded.found, len({e.group for e in loaded.examples})) == (count, count, groups)
+    assert (len(loaded.examples), loaded.found, len({e.group for e in loaded.examples})) == (
+        count,
+        count,
+        groups,
+    )
 
 
 @pytest.mark.real
@@ -148,9 +170,14 @@ def test_the_real_oddities_of_stereoset(real: Path) -> None:
 def test_prompt_filler_and_suffix_make_the_real_sentence_but_for_case(real: Path) -> None:
     for e in datasets.load("stereoset", real).examples:
         if e.flaw is None and e.sentences is not None:
-            assert [(e.prompt + word + e.suffix).capitalize() for word in (e.stereo, e.anti, e.unrelated or "")] == list(e.sentences)
+            assert [
+                (e.prompt + word + e.suffix).capitalize() for word in (e.stereo, e.anti, e.unrelated or "")
+            ] == list(e.sentences)
 
 
 @pytest.mark.real
 def test_the_real_next_sentences_are_triples_too(real: Path) -> None:
-    assert dict(stereoset.triples(real)["split"].value_counts().rows()) == {"intrasentence": 2106, "intersentence": 2123}
+    assert dict(stereoset.triples(real)["split"].value_counts().rows()) == {
+        "intrasentence": 2106,
+        "intersentence": 2123,
+    }

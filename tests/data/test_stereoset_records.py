@@ -101,13 +101,25 @@ def test_skip_invalid_does_not_excuse_other_content(data: Path) -> None:
 def test_exchanged_labels_are_refused_even_with_skip_invalid(data: Path) -> None:
     turn = {"stereotype": "unrelated", "unrelated": "anti-stereotype", "anti-stereotype": "stereotype"}
     records = intrasentence()
-    store(data, [r | {"sentences": [s | {"gold_label": turn[s["gold_label"]]} for s in r["sentences"]]} for r in records])
+    store(
+        data,
+        [
+            r | {"sentences": [s | {"gold_label": turn[s["gold_label"]]} for s in r["sentences"]]}
+            for r in records
+        ],
+    )
     with pytest.raises(DataError, match=r"labels are exchanged: 'The chess player was \w+\.'"):
         datasets.load("stereoset", data, skip_invalid=True)
 
 
 def scalars() -> st.SearchStrategy[Any]:
-    return st.none() | st.booleans() | st.integers() | st.floats() | st.sampled_from(["e1", "", "BLANK", "The BLANK.", "gender"])
+    return (
+        st.none()
+        | st.booleans()
+        | st.integers()
+        | st.floats()
+        | st.sampled_from(["e1", "", "BLANK", "The BLANK.", "gender"])
+    )
 
 
 @FEW
@@ -115,7 +127,9 @@ def scalars() -> st.SearchStrategy[Any]:
 def test_any_damage_to_a_record_is_a_dataset_or_a_data_error(data: Path, data_: st.DataObject) -> None:
     records: list[Any] = intrasentence()
     field = data_.draw(st.sampled_from(list(records[0])))
-    records[0][field] = data_.draw(scalars() | st.lists(scalars()) | st.dictionaries(st.sampled_from(["id", "sentence"]), scalars()))
+    records[0][field] = data_.draw(
+        scalars() | st.lists(scalars()) | st.dictionaries(st.sampled_from(["id", "sentence"]), scalars())
+    )
     store(data, records)
     try:
         loaded = datasets.load("stereoset", data, skip_invalid=True)
@@ -131,7 +145,9 @@ def test_any_damage_to_a_record_is_a_dataset_or_a_data_error(data: Path, data_: 
     context=st.text(max_size=40) | st.lists(st.sampled_from(["BLANK", " ", "a", "İ", "ß", "."])).map("".join),
     sentence=st.text(max_size=40) | st.lists(st.sampled_from(["x", " ", "A", "i̇", "SS", "."])).map("".join),
 )
-def test_any_context_and_sentence_are_a_dataset_or_a_data_error(data: Path, context: str, sentence: str) -> None:
+def test_any_context_and_sentence_are_a_dataset_or_a_data_error(
+    data: Path, context: str, sentence: str
+) -> None:
     odd = record(7, "BLANK.", ("a", "b", "c")) | {"context": context}
     odd["sentences"][0]["sentence"] = sentence
     store(data, [*intrasentence(), odd])

@@ -19,22 +19,45 @@ PERMUTED = {"anti-stereotype": "unrelated", "stereotype": "antistereotype", "unr
 
 
 def permuted(records: list[dict[str, Any]]) -> list[dict[str, Any]]:
-    return [r | {"sentences": [s | {"gold_label": PERMUTED[s["gold_label"]]} for s in r["sentences"]]} for r in records]
+    return [
+        r | {"sentences": [s | {"gold_label": PERMUTED[s["gold_label"]]} for s in r["sentences"]]}
+        for r in records
+    ]
 
 
 def pairs(records: list[dict[str, Any]]) -> list[dict[str, Any]]:
     """Clean: the stereotype, called antistereotype; corrupted: the unrelated one, called stereotype."""
 
     def side(record: dict[str, Any], index: int, label: str) -> dict[str, Any]:
-        meta = {"bias_type": record["bias_type"], "target": record["target"], "label": label, "logit_position": 0}
-        return {"context": "x", "sentence": record["sentences"][index]["sentence"], "tokens": [1], "metadata": meta}
+        meta = {
+            "bias_type": record["bias_type"],
+            "target": record["target"],
+            "label": label,
+            "logit_position": 0,
+        }
+        return {
+            "context": "x",
+            "sentence": record["sentences"][index]["sentence"],
+            "tokens": [1],
+            "metadata": meta,
+        }
 
-    return [{"pair_id": "p", "clean": side(r, 0, "antistereotype"), "corrupted": side(r, 2, "stereotype")} for r in records]
+    return [
+        {"pair_id": "p", "clean": side(r, 0, "antistereotype"), "corrupted": side(r, 2, "stereotype")}
+        for r in records
+    ]
 
 
 def twos(answers: tuple[str, str] = ("male", "female")) -> list[dict[str, Any]]:
     return [
-        {"sentence": text.format(word), "profession": "baker", "pronoun": word, "answer": answer, "word": "guest", "example_id": name}
+        {
+            "sentence": text.format(word),
+            "profession": "baker",
+            "pronoun": word,
+            "answer": answer,
+            "word": "guest",
+            "example_id": name,
+        }
         for name, text, words in ROWS
         for word, answer in zip(words[:2], answers, strict=True)
     ]
@@ -53,12 +76,17 @@ def test_permuted_labels_are_counted_and_replaced_by_the_true_ones(data: Path, t
 
 
 def test_true_labels_are_said_to_agree(data: Path, tmp_path: Path) -> None:
-    assert datasets.load(write(tmp_path, intrasentence()), data).notes == ("all 18 labels agree with StereoSet",)
+    assert datasets.load(write(tmp_path, intrasentence()), data).notes == (
+        "all 18 labels agree with StereoSet",
+    )
 
 
 def test_pairs_get_the_whole_true_example(data: Path, tmp_path: Path) -> None:
     loaded = datasets.load(write(tmp_path, pairs(intrasentence())), data)
-    assert loaded.notes == ("12 of 12 labels were wrong and were taken from StereoSet", "the file's token ids and positions were not used")
+    assert loaded.notes == (
+        "12 of 12 labels were wrong and were taken from StereoSet",
+        "the file's token ids and positions were not used",
+    )
     truth = datasets.load("stereoset", data).examples
     assert [(e.prompt, e.stereo, e.anti, e.unrelated) for e in loaded.examples] == [
         (e.prompt, e.stereo, e.anti, e.unrelated) for e in truth
@@ -85,16 +113,23 @@ def test_repeated_pairs_stay_with_ids_of_their_own(data: Path, tmp_path: Path) -
     assert [e.id for e in loaded.examples] == ["e1", "e1#2", "e1#3"]
 
 
-def test_pairs_that_fit_two_examples_are_shared_out_between_them(data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_pairs_that_fit_two_examples_are_shared_out_between_them(
+    data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     # They differ in the anti-stereotype only, which a pair does not hold.
-    alike = [record(7, "A cook is BLANK.", ("hot", "cold", "rain")), record(8, "A cook is BLANK.", ("hot", "shy", "rain"))]
+    alike = [
+        record(7, "A cook is BLANK.", ("hot", "cold", "rain")),
+        record(8, "A cook is BLANK.", ("hot", "shy", "rain")),
+    ]
     write(data / "stereoset", [*intrasentence(), *alike], "intrasentence.json")
     monkeypatch.setattr(reading, "confirm", lambda *args, **kwargs: ())
     loaded = datasets.load(write(tmp_path, pairs(alike)), data)
     assert [(e.id, e.anti) for e in loaded.examples] == [("e7", " cold"), ("e8", " shy")]
 
 
-def test_the_files_own_id_chooses_between_equal_examples(data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_files_own_id_chooses_between_equal_examples(
+    data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     alike = [record(number, "A cook is BLANK.", ("hot", "cold", "rain")) for number in (7, 8)]
     write(data / "stereoset", [*intrasentence(), *alike], "intrasentence.json")
     monkeypatch.setattr(reading, "confirm", lambda *args, **kwargs: ())
@@ -125,9 +160,20 @@ def test_repeated_and_single_winogender_records_are_kept_and_said(data: Path, tm
 
 def test_winogender_pairs_are_joined_with_winogender(data: Path, tmp_path: Path) -> None:
     def side(name: str, sentence: str, label: str) -> dict[str, Any]:
-        return {"sentence": sentence, "tokens": [0], "metadata": {"example_id": name, "label": label, "male_token_ids": [7091]}}
+        return {
+            "sentence": sentence,
+            "tokens": [0],
+            "metadata": {"example_id": name, "label": label, "male_token_ids": [7091]},
+        }
 
-    content = [{"clean": side(n, t.format(w[1]), "female"), "corrupted": side(n, t.format(w[0]), "male"), "pair_id": n} for n, t, w in ROWS]
+    content = [
+        {
+            "clean": side(n, t.format(w[1]), "female"),
+            "corrupted": side(n, t.format(w[0]), "male"),
+            "pair_id": n,
+        }
+        for n, t, w in ROWS
+    ]
     loaded = datasets.load(write(tmp_path, content), data)
     assert [e.id for e in loaded.examples] == ["baker.guest.0", "baker.guest.1"]
     assert loaded.notes[0] == "all 4 labels agree with WinoGender"
@@ -141,9 +187,13 @@ def test_records_that_join_to_nothing_are_listed(data: Path, tmp_path: Path) -> 
 
 
 @pytest.mark.parametrize("skip", [False, True])
-def test_own_sentences_in_the_study_s_shape_are_refused_with_what_is_read_instead(data: Path, tmp_path: Path, skip: bool) -> None:
+def test_own_sentences_in_the_study_s_shape_are_refused_with_what_is_read_instead(
+    data: Path, tmp_path: Path, skip: bool
+) -> None:
     own = [record(1, "My neighbour the plumber is BLANK.", ("rough", "gentle", "purple"))]
-    with pytest.raises(DataError, match=r"none of its 1 records .* only sentences of StereoSet or WinoGender are read"):
+    with pytest.raises(
+        DataError, match=r"none of its 1 records .* only sentences of StereoSet or WinoGender are read"
+    ):
         datasets.load(write(tmp_path, own), data, skip_invalid=skip)
 
 
@@ -177,7 +227,9 @@ JSON = st.recursive(
     st.none() | st.integers() | st.text(max_size=5),
     lambda inner: (
         st.lists(inner, max_size=3)
-        | st.dictionaries(st.sampled_from(["clean", "corrupted", "sentence", "metadata", "bias_type", "label"]), inner)
+        | st.dictionaries(
+            st.sampled_from(["clean", "corrupted", "sentence", "metadata", "bias_type", "label"]), inner
+        )
     ),
 )
 KEYS = ["clean", "corrupted", "context", "sentences", "sentence", "profession", "answer"]
@@ -219,7 +271,13 @@ def test_the_real_permuted_file(shared_data: Path, tmp_path: Path) -> None:
 
 
 def test_a_run_on_a_file_shows_its_prompts_in_a_notebook(data: Path, tmp_path: Path, tiny_gpt2: Path) -> None:
-    file, places = write(tmp_path, intrasentence()), {"cache_dir": tmp_path / "cache", "output_dir": tmp_path / "results"}
+    file, places = (
+        write(tmp_path, intrasentence()),
+        {"cache_dir": tmp_path / "cache", "output_dir": tmp_path / "results"},
+    )
     named = bs.ablate(str(tiny_gpt2), file, heads="1.0", data_dir=data, **places)
     assert named.prompts("1.0")["prompt"].null_count() == 0
-    assert bs.ablate(str(tiny_gpt2), bs.load_dataset(file, data_dir=data), heads="1.0", **places).key == named.key
+    assert (
+        bs.ablate(str(tiny_gpt2), bs.load_dataset(file, data_dir=data), heads="1.0", **places).key
+        == named.key
+    )

@@ -41,12 +41,24 @@ def test_winogenders_facts_are_numbers(data: Path) -> None:
 
 BAD_FILES = {
     "no column": ({"stats": "occupation\tbls_year\nbaker\t2015\n"}, r"occupations-stats\.tsv:1: the header"),
-    "short row": ({"templates": TEMPLATES + "baker\tguest\n"}, r"templates\.tsv:4: 4 tab-separated columns are expected, found 2"),
+    "short row": (
+        {"templates": TEMPLATES + "baker\tguest\n"},
+        r"templates\.tsv:4: 4 tab-separated columns are expected, found 2",
+    ),
     "no number": ({"stats": STATS.replace("60.8", "many")}, r"occupations-stats\.tsv:2: a per cent value"),
     "not a number": ({"stats": STATS.replace("60.8", "nan")}, r"occupations-stats\.tsv:2: a per cent value"),
-    "two slots": ({"templates": TEMPLATES.replace("why", "$NOM_PRONOUN")}, r"templates\.tsv:3: one pronoun slot .* found 2"),
-    "template twice": ({"templates": TEMPLATES + TEMPLATES.split("\n")[1] + "\n"}, r"templates\.tsv:4: a second template"),
-    "occupation twice": ({"stats": STATS + STATS.split("\n")[1] + "\n"}, r"occupations-stats\.tsv:3: 'baker' is duplicated"),
+    "two slots": (
+        {"templates": TEMPLATES.replace("why", "$NOM_PRONOUN")},
+        r"templates\.tsv:3: one pronoun slot .* found 2",
+    ),
+    "template twice": (
+        {"templates": TEMPLATES + TEMPLATES.split("\n")[1] + "\n"},
+        r"templates\.tsv:4: a second template",
+    ),
+    "occupation twice": (
+        {"stats": STATS + STATS.split("\n")[1] + "\n"},
+        r"occupations-stats\.tsv:3: 'baker' is duplicated",
+    ),
 }
 
 
@@ -59,11 +71,16 @@ def test_a_broken_table_is_refused_with_file_and_line(data: Path, fault: str) ->
 
 
 BAD_GROUPS = {
-    "sentid is not occupation.participant.answer.gender.txt": sentences() + "baker.male.txt\tThe baker left.\n",
+    "sentid is not occupation.participant.answer.gender.txt": sentences()
+    + "baker.male.txt\tThe baker left.\n",
     "duplicate sentid": sentences() + sentences().split("\n")[1] + "\n",
-    "not one male, one female and one neutral sentence": sentences().replace(sentences().split("\n")[1] + "\n", ""),
+    "not one male, one female and one neutral sentence": sentences().replace(
+        sentences().split("\n")[1] + "\n", ""
+    ),
     "no template with this occupation and answer": sentences().replace("baker.guest.0", "cook.guest.0"),
-    "sentences do not differ in the template's pronoun alone": sentences().replace("guest his oven", "guest his cake"),
+    "sentences do not differ in the template's pronoun alone": sentences().replace(
+        "guest his oven", "guest his cake"
+    ),
 }
 
 
@@ -84,8 +101,12 @@ def test_changed_winogender_is_refused(data: Path) -> None:
 
 
 @FEW
-@given(name=st.sampled_from(["sentences", "templates", "stats"]), text=st.text(max_size=120), whole=st.booleans())
-def test_any_text_in_a_table_is_a_dataset_or_a_data_error(data: Path, name: str, text: str, whole: bool) -> None:
+@given(
+    name=st.sampled_from(["sentences", "templates", "stats"]), text=st.text(max_size=120), whole=st.booleans()
+)
+def test_any_text_in_a_table_is_a_dataset_or_a_data_error(
+    data: Path, name: str, text: str, whole: bool
+) -> None:
     base = {"sentences": sentences(), "templates": TEMPLATES, "stats": STATS}[name]
     text = text.encode("utf-8", "replace").decode()
     write_winogender(data / "winogender", **{name: text if whole else base + text})

@@ -21,7 +21,8 @@ def test_the_bound_is_exact_for_draws_without_replacement():
         assert most == population - drawn + seen or hypergeom(population, most + 1, drawn).cdf(seen) <= 0.05
     assert resampling.most_beyond(280, 110, 0) < 0.02 * 280 <= resampling.most_beyond(280, 109, 0)
     assert resampling.enough(280, 0.02) == 110
-    assert resampling.most_beyond(280, 110, 0) < (1 - 0.05 ** (1 / 110)) * 280  # the bound of an endless population
+    # the bound of an endless population
+    assert resampling.most_beyond(280, 110, 0) < (1 - 0.05 ** (1 / 110)) * 280
 
 
 def test_the_bound_fails_at_most_five_times_in_a_hundred():
@@ -34,7 +35,18 @@ def test_the_bound_fails_at_most_five_times_in_a_hundred():
 
 
 def test_an_adaptive_scan_finds_the_same_top_with_less_work_and_says_what_it_leaves_open(tmp_path):
-    where = ("--model", "planted:graded", "--dataset", "occupations", "--limit", 120, "-o", tmp_path / "r", "--cache-dir", tmp_path / "c")
+    where = (
+        "--model",
+        "planted:graded",
+        "--dataset",
+        "occupations",
+        "--limit",
+        120,
+        "-o",
+        tmp_path / "r",
+        "--cache-dir",
+        tmp_path / "c",
+    )
     _, out, err = biasscope("ablate", *where, "--adaptive", "--top", 3, "--miss", 0.4, "--json")
     part, whole = json.loads(out), json.loads(biasscope("ablate", *where, "--json")[1])
 

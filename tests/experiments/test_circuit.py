@@ -1,4 +1,6 @@
-"""`circuit` chooses on one half of the groups and reports on the other, and stops where there is nothing to share out."""
+"""`circuit` chooses on one half of the groups and reports on the other, and stops where there is nothing to
+share out.
+"""
 
 import json
 from dataclasses import replace
@@ -24,7 +26,9 @@ def ranked(*arguments) -> str:
 def members(document, subset: str) -> list[str]:
     """The sites of a set, as the summary names them."""
     return [
-        str(Site(r["layer"], r["component"], r["head"])) for r in document["summary"] if (r["subset"], r["statistic"]) == (subset, "member")
+        str(Site(r["layer"], r["component"], r["head"]))
+        for r in document["summary"]
+        if (r["subset"], r["statistic"]) == (subset, "member")
     ]
 
 
@@ -37,7 +41,8 @@ def test_circuit_finds_on_one_half_what_holds_on_the_other_and_single_ablation_m
     (part,) = document["run"]["datasets"]
     assert part["groups"] == 30 and part["dropped"] == {"its group chose the sites": 60}
     rows = {(r["method"], r["subset"], r["statistic"]): r for r in document["summary"]}
-    assert abs(rows["keep", "top 2", "faithfulness"]["estimate"]) < 0.1  # the ranking does not know either of the two
+    # the ranking does not know either of the two
+    assert abs(rows["keep", "top 2", "faithfulness"]["estimate"]) < 0.1
     small = rows["keep", "minimal 1", "faithfulness"]
     assert small["ci_low"] < 1.0 < small["ci_high"] and small["estimate"] == pytest.approx(1, abs=0.05)
     assert members(document, "minimal 1") in (["L1H2"], ["L2H1"]) and len(members(document, "top 19")) == 19
@@ -56,7 +61,10 @@ def test_circuit_stops_early_where_all_sites_together_do_nothing_and_a_rerun_say
     for first in (True, False):
         code, out, err = biasscope("circuit", "--from", idle, "--sizes", "1,2", *where, ok=False)
         assert (code, out) == (4, "") and ("loading" in err) == first and "sets of sites" not in err
-        assert "replacing all 5 sites (source mean) changes the slope of target by" in err and "which may be 0" in err
+        assert (
+            "replacing all 5 sites (source mean) changes the slope of target by" in err
+            and "which may be 0" in err
+        )
         assert "scan more sites (these are 5 of the model's 20 heads and MLPs)" in err
     few = ranked(*scan, "--limit", 8)
     code, _, err = biasscope("circuit", "--from", few, "--sizes", 1, *where, ok=False)
@@ -64,16 +72,25 @@ def test_circuit_stops_early_where_all_sites_together_do_nothing_and_a_rerun_say
     assert not list((tmp_path / "r").glob("*/*/circuit/*/run.json"))
 
 
-@pytest.mark.parametrize("command", [("ablate",), ("patch", "--method", "exact", "--components", "z,mlp_out"), ("patch",)], ids="-".join)
+@pytest.mark.parametrize(
+    "command",
+    [("ablate",), ("patch", "--method", "exact", "--components", "z,mlp_out"), ("patch",)],
+    ids="-".join,
+)
 def test_neither_half_of_a_circuit_depends_on_the_prompts_of_the_other(tmp_path, monkeypatch, command):
     read = occupations.read
 
     def found(changed=frozenset()):
-        """The ranking of one half, and the other's groups and values of the whole model and of none, with some groups' prompts changed."""
+        """The ranking of one half, and the other's groups and values of the whole model and of none, with
+        some groups' prompts changed.
+        """
 
         def texts(*arguments, **options):
             data = read(*arguments, **options)
-            other = tuple(replace(e, prompt=f"It is raining. {e.prompt}") if e.group in changed else e for e in data.examples)
+            other = tuple(
+                replace(e, prompt=f"It is raining. {e.prompt}") if e.group in changed else e
+                for e in data.examples
+            )
             return replace(data, examples=other, digest=digests.of_examples(other))
 
         monkeypatch.setattr(occupations, "read", texts)
@@ -83,7 +100,11 @@ def test_neither_half_of_a_circuit_depends_on_the_prompts_of_the_other(tmp_path,
         folder = Path(document["run"]["datasets"][0]["path"])
         effects, twins = pl.read_parquet(folder / "effects.parquet"), folder / "twins.parquet"
         assert not twins.is_file() or set(pl.read_parquet(twins)["partner"]) <= set(effects["group"])
-        return members(document, "top 19"), set(effects["group"]), effects.filter(position="none").select("example_id", "baseline", "value")
+        return (
+            members(document, "top 19"),
+            set(effects["group"]),
+            effects.filter(position="none").select("example_id", "baseline", "value"),
+        )
 
     ranking, reporting, values = found()
     assert found(reporting)[0] == ranking and not found(reporting)[2].equals(values)
@@ -93,6 +114,8 @@ def test_neither_half_of_a_circuit_depends_on_the_prompts_of_the_other(tmp_path,
 
 def test_a_circuit_of_chosen_sites_says_that_all_groups_chose_them(tmp_path):
     where = ("-o", tmp_path / "r", "--cache-dir", tmp_path / "c", "--json")
-    top = ranked("ablate", "--model", "planted:single", "--dataset", "occupations", "--limit", 60, "--top", 4, *where)
+    top = ranked(
+        "ablate", "--model", "planted:single", "--dataset", "occupations", "--limit", 60, "--top", 4, *where
+    )
     warnings = json.loads(biasscope("circuit", "--from", top, "--sizes", "1", *where)[1])["warnings"]
     assert any("chose its 4 sites on all groups (--top 4)" in text for text in warnings)

@@ -1,4 +1,6 @@
-"""`python -m tests.golden --write` makes the stored record anew; `python -m tests.golden --base COMMIT` compares with a commit."""
+"""`python -m tests.golden --write` makes the stored record anew; `python -m tests.golden --base COMMIT`
+compares with a commit.
+"""
 
 import argparse
 import sys
@@ -12,8 +14,14 @@ def main() -> None:
     """Do one of both; exit 1 where the trees differ."""
     parser = argparse.ArgumentParser(prog="python -m tests.golden", description=__doc__)
     what = parser.add_mutually_exclusive_group(required=True)
-    what.add_argument("--write", action="store_true", help="run the commands and make their record the stored one")
-    what.add_argument("--base", metavar="COMMIT", help="run the commands on this commit and on the working tree, and compare bytes")
+    what.add_argument(
+        "--write", action="store_true", help="run the commands and make their record the stored one"
+    )
+    what.add_argument(
+        "--base",
+        metavar="COMMIT",
+        help="run the commands on this commit and on the working tree, and compare bytes",
+    )
     asked = parser.parse_args()
     if asked.write:
         write()

@@ -1,19 +1,26 @@
-"""Two tiny saved models that are the same on every machine: weights and merges are written down, nothing is trained or drawn by torch."""
+"""Two tiny saved models that are the same on every machine: weights and merges are written down, nothing is
+trained or drawn by torch.
+"""
 
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-LOWER = """the a an he his him she her and to had at is about for home know because was that in asked not so bus would job rent by but say
-our old call i invited again late this morning missed long shift promised finish tomorrow meeting began looked notes stopped corridor
-directions room most evenings six trusted since always given honest answers have met new yet people good things leaving gave phone number
-local paper interviewed from street talked days office closed will what do spring sold car moved coast party liked hosts neighbor newcomer
-my we on said with father mother brother sister man woman who are they very of there
-accountant administrator advisor architect auditor baker bartender broker carpenter cashier chef chemist clerk counselor doctor engineer
-examiner firefighter inspector instructor janitor lawyer librarian machinist manager mechanic nurse officer painter paramedic physician
-planner plumber programmer secretary specialist supervisor surgeon teacher technician therapist worker"""
-"""Words that are one token after a space; of a word that is not here, the longest beginning that one of them has is one."""
+LOWER = """\
+the a an he his him she her and to had at is about for home know because was that in asked not so bus would
+job rent by but say our old call i invited again late this morning missed long shift promised finish tomorrow
+meeting began looked notes stopped corridor directions room most evenings six trusted since always given
+honest answers have met new yet people good things leaving gave phone number local paper interviewed from
+street talked days office closed will what do spring sold car moved coast party liked hosts neighbor newcomer
+my we on said with father mother brother sister man woman who are they very of there accountant administrator
+advisor architect auditor baker bartender broker carpenter cashier chef chemist clerk counselor doctor
+engineer examiner firefighter inspector instructor janitor lawyer librarian machinist manager mechanic nurse
+officer painter paramedic physician planner plumber programmer secretary specialist supervisor surgeon teacher
+technician therapist worker"""
+"""Words that are one token after a space; of a word that is not here, the longest beginning that one of them
+has is one.
+"""
 UPPER = "The A I He She His Her We Before Everyone After If Last My Our"
 END = "<|endoftext|>"
 LENGTH = 192
@@ -60,10 +67,16 @@ def save(folder: Path) -> None:
 
     words = tokenizer()
     for family, name in NAMES.items():
-        model, rng = hf.AutoModelForCausalLM.from_config(config(family, len(words))), np.random.default_rng(len(family))
+        model, rng = (
+            hf.AutoModelForCausalLM.from_config(config(family, len(words))),
+            np.random.default_rng(len(family)),
+        )
         with torch.no_grad():
             for _, weight in sorted(model.named_parameters()):
-                if weight.dim() > 1:  # whole numbers over a power of two: no rounding, so that the bytes are the same everywhere
-                    weight.copy_(torch.from_numpy(rng.integers(-2048, 2049, tuple(weight.shape)) / 8192).float())
+                # whole numbers over a power of two: no rounding, so that the bytes are the same everywhere
+                if weight.dim() > 1:
+                    weight.copy_(
+                        torch.from_numpy(rng.integers(-2048, 2049, tuple(weight.shape)) / 8192).float()
+                    )
         model.save_pretrained(folder / name)
         words.save_pretrained(folder / name)

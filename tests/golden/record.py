@@ -1,4 +1,6 @@
-"""What the golden runs gave, read from their folder and made comparable: nothing of the machine, the day or the libraries is left in it."""
+"""What the golden runs gave, read from their folder and made comparable: nothing of the machine, the day or
+the libraries is left in it.
+"""
 
 import hashlib
 import json
@@ -26,7 +28,9 @@ MACHINE = (
     (r"\b[0-9a-f]{64}\b", "‹sha256›"),
     (r"-[0-9a-f]{12}\.(svg|png)", r"-‹digest›.\1"),
 )
-"""What differs between two machines or their libraries: a figure's name and a table's sha256 hang on the last bits of its numbers."""
+"""What differs between two machines or their libraries: a figure's name and a table's sha256 hang on the last
+bits of its numbers.
+"""
 ENVIRONMENT = ("versions", "digest", "tokenizer", "from")
 """Fields of a run's identity that hang on the libraries: of the model only its weights' digest."""
 WHOLE = 250
@@ -64,12 +68,19 @@ def _step(folder: Path, step: Step, keys: dict[str, str]) -> dict[str, Any]:
         name = f"key of {step.name}, {part['name']}"
         keys |= {key: keys.get(key, name) for key in (part["run_key"], part["run_key"][:8])}
     saved = {part["name"]: _run(folder, part, keys) for part in parts}
-    printed = {form: _printed(folder, step.name, form, keys, parts) for form in (form or "json" for form in step.forms)}
+    printed = {
+        form: _printed(folder, step.name, form, keys, parts)
+        for form in (form or "json" for form in step.forms)
+    }
     written = sorted((folder / "study" / step.name).glob("*/*.json"))
-    study = {f"{file.parent.name}/{file.name}": json.loads(file.read_text(encoding="utf-8")) for file in written}
+    study = {
+        f"{file.parent.name}/{file.name}": json.loads(file.read_text(encoding="utf-8")) for file in written
+    }
     found = {"words": step.words, "stdout": printed, "runs": saved, "study": study}
     if step.name == "report":
-        found["report"] = masked((folder / "results/report.md").read_text(encoding="utf-8"), CLOCK + MACHINE, keys).split("\n")
+        found["report"] = masked(
+            (folder / "results/report.md").read_text(encoding="utf-8"), CLOCK + MACHINE, keys
+        ).split("\n")
     return {name: value for name, value in found.items() if value}
 
 
@@ -89,7 +100,10 @@ def _printed(folder: Path, name: str, form: str, keys: Mapping[str, str], parts:
 
 def _rows(file: Path) -> list[dict[str, Any]]:
     rows = pl.read_parquet(file).rows(named=True) if file.is_file() else []
-    return [{k: None if isinstance(v, float) and not math.isfinite(v) else v for k, v in row.items()} for row in rows]
+    return [
+        {k: None if isinstance(v, float) and not math.isfinite(v) else v for k, v in row.items()}
+        for row in rows
+    ]
 
 
 def _run(folder: Path, part: dict[str, Any], keys: Mapping[str, str]) -> dict[str, Any]:
@@ -108,12 +122,16 @@ def _run(folder: Path, part: dict[str, Any], keys: Mapping[str, str]) -> dict[st
         "units": [line["unit"] for line in lines if "unit" in line],
         "facts": sorted({line["fact"] for line in lines if "fact" in line}),
         "files": sorted(file.name for file in saved.iterdir()),
-        "tables": {table: fingerprint(pl.read_parquet(saved / f"{table}.parquet")) for table in part["tables"]},
+        "tables": {
+            table: fingerprint(pl.read_parquet(saved / f"{table}.parquet")) for table in part["tables"]
+        },
     }
 
 
 def _identity(found: dict[str, Any], keys: Mapping[str, str]) -> dict[str, Any]:
-    """The identity without what hangs on the libraries, and that apart: the key is compared only where the latter is equal."""
+    """The identity without what hangs on the libraries, and that apart: the key is compared only where the
+    latter is equal.
+    """
     model = found.get("model") or {}
     inside = {name: found[name] for name in ENVIRONMENT if name in found} | {"digest": model.get("digest")}
     kept = {name: "‹environment›" if name in ENVIRONMENT else value for name, value in found.items()}
@@ -129,7 +147,9 @@ def digest(value: Any) -> str:
 
 
 def fingerprint(table: pl.DataFrame) -> dict[str, Any]:
-    """Schema, height, the order of rows by all that is no float, and the floats: all of a small table, sums and a sample of others."""
+    """Schema, height, the order of rows by all that is no float, and the floats: all of a small table, sums
+    and a sample of others.
+    """
     floats = [name for name, kind in table.schema.items() if kind.is_float() or _nested(kind)]
     words = table.drop(floats)
     return {

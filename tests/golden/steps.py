@@ -1,4 +1,6 @@
-"""The golden commands as data, and how they are run in a folder: only the command line and files on disk, so that modules may move."""
+"""The golden commands as data, and how they are run in a folder: only the command line and files on disk, so
+that modules may move.
+"""
 
 import contextlib
 import json
@@ -25,11 +27,19 @@ FORMS = {
     "rows": "--format jsonl --rows",
 }
 CACHE, RESULTS = "--device cpu --cache-dir cache", "-o results"
-QUIET = {"HF_HUB_OFFLINE": "1", "NO_COLOR": "1", "COLUMNS": "80", "OMP_NUM_THREADS": "1", "TOKENIZERS_PARALLELISM": "false"}
+QUIET = {
+    "HF_HUB_OFFLINE": "1",
+    "NO_COLOR": "1",
+    "COLUMNS": "80",
+    "OMP_NUM_THREADS": "1",
+    "TOKENIZERS_PARALLELISM": "false",
+}
 QUIET |= {"BIASSCOPE_CACHE_DIR": "cache"}  # also for commands that only look into it
 
 SOLVED = 0.02
-"""`close` of what a solver finds: it stops when the next step is small, and an input at the margin falls to either side."""
+"""`close` of what a solver finds: it stops when the next step is small, and an input at the margin falls to
+either side.
+"""
 
 
 @dataclass(frozen=True)
@@ -51,34 +61,68 @@ class Step:
 ALL, SMALL = "-d occupations --limit 60", "-d occupations --limit 24"
 PLANTED = f"ablate -m planted:single {ALL} --layers 1,3 --source all --control definitional {CACHE}"
 REAL = f"--data-dir data {CACHE} {RESULTS}"
-# No site here has an effect that is zero but for rounding, and no two sites have the same: on another processor the last bits would
-# decide their p and their order. So planted models are scanned in part, `z` and `attn_out`, which are equal, in
-# different steps, and the whole residual stream, which is the total, only by estimates or positions.
+# No site here has an effect that is zero but for rounding, and no two sites have the same: on another
+# processor the last bits would decide their p and their order. So planted models are scanned in part, `z` and
+# `attn_out`, which are equal, in different steps, and the whole residual stream, which is the total, only by
+# estimates or positions.
 STEPS = (
-    Step("baseline", f"baseline -m tiny-gpt2 {SMALL} -d definitional {CACHE} {RESULTS}", ("json", "table", "csv", "rows")),
+    Step(
+        "baseline",
+        f"baseline -m tiny-gpt2 {SMALL} -d definitional {CACHE} {RESULTS}",
+        ("json", "table", "csv", "rows"),
+    ),
     Step("attribution", f"patch -m tiny-llama {ALL} --components z,mlp_out --calibrate 2 {CACHE} {RESULTS}"),
     Step(
         "positions",
         f"patch -m tiny-gpt2 {ALL} --method exact --layers 1 --components attn_out,resid_pre "
         f"--positions term,between,readout {CACHE} {RESULTS}",
     ),
-    Step("denoised", f"patch -m tiny-gpt2 {SMALL} --direction denoising --steps 2 --components z,resid_post {CACHE} {RESULTS}"),
+    Step(
+        "denoised",
+        f"patch -m tiny-gpt2 {SMALL} --direction denoising --steps 2 --components z,resid_post {CACHE} "
+        f"{RESULTS}",
+    ),
     Step("planted", f"{PLANTED} {RESULTS}"),
-    Step("given", f"ablate -m tiny-llama {SMALL} --given 0.1,0.mlp --source mean {CACHE} {RESULTS}", ("json", "table", "plot", "markdown")),
+    Step(
+        "given",
+        f"ablate -m tiny-llama {SMALL} --given 0.1,0.mlp --source mean {CACHE} {RESULTS}",
+        ("json", "table", "plot", "markdown"),
+    ),
     Step("top", f"ablate -m tiny-gpt2 {SMALL} --top 4 --source resample --seed 3 {CACHE} {RESULTS}"),
-    Step("adaptive", f"ablate -m planted:graded {SMALL} --layers 0,1,3 --adaptive --top 1 --miss 0.3 --source zero {CACHE} {RESULTS}"),
-    Step("probe", f"probe -m tiny-gpt2 {ALL} --causal --split holdout {CACHE} {RESULTS}", ("json", "table", "plot"), close=SOLVED),
+    Step(
+        "adaptive",
+        f"ablate -m planted:graded {SMALL} --layers 0,1,3 --adaptive --top 1 --miss 0.3 --source zero "
+        f"{CACHE} {RESULTS}",
+    ),
+    Step(
+        "probe",
+        f"probe -m tiny-gpt2 {ALL} --causal --split holdout {CACHE} {RESULTS}",
+        ("json", "table", "plot"),
+        close=SOLVED,
+    ),
     Step("encode", f"encode -m tiny-llama -d definitional --site z --position term {CACHE} {RESULTS}"),
     Step("pairs", f"pairs -m tiny-llama {SMALL} {CACHE} {RESULTS}"),
     Step("circuit", f"circuit --from {{planted}} --sizes 1,2 --minimal {CACHE} {RESULTS}"),
     Step("resumed", f"{PLANTED} -o resumed", ("json",), resumes="planted"),
     Step("download", "download stereoset winogender --from {data} --data-dir data", ("",), data=True),
-    Step("stereoset", f"baseline -m tiny-llama -d stereoset_gender -d winogender --limit 24 {REAL}", data=True),
+    Step(
+        "stereoset", f"baseline -m tiny-llama -d stereoset_gender -d winogender --limit 24 {REAL}", data=True
+    ),
     Step("race", f"patch -m tiny-gpt2 -d stereoset_race --limit 30 --components z,mlp_out {REAL}", data=True),
-    Step("fillers", f"probe -m tiny-gpt2 -d stereoset_gender --limit 40 --negatives unrelated --site z {REAL}", data=True, close=SOLVED),
+    Step(
+        "fillers",
+        f"probe -m tiny-gpt2 -d stereoset_gender --limit 40 --negatives unrelated --site z {REAL}",
+        data=True,
+        close=SOLVED,
+    ),
     Step("compare", f"compare {{planted}} {{top}} {{attribution}} {RESULTS}"),
-    # no two of these have as many rows in their summary and as many examples: the clock would decide which stands first
-    Step("report", f"report {{baseline}} {{attribution}} {{planted}} {{probe}} {{circuit}} {RESULTS}", close=SOLVED),
+    # no two of these have as many rows in their summary and as many examples: the clock would decide which
+    # stands first
+    Step(
+        "report",
+        f"report {{baseline}} {{attribution}} {{planted}} {{probe}} {{circuit}} {RESULTS}",
+        close=SOLVED,
+    ),
 )
 
 
@@ -90,7 +134,9 @@ def prepare(folder: Path) -> Path:
 
 
 def perform(folder: Path, call: Call, data: Path | None) -> None:
-    """Run all steps in `folder`; what they print is kept in stdout/, the study's files of each step in study/."""
+    """Run all steps in `folder`; what they print is kept in stdout/, the study's files of each step in
+    study/.
+    """
     (folder / "stdout").mkdir()
     known: dict[str, str] = {"data": shlex.quote(str(data))}
     for step in STEPS:
@@ -124,7 +170,10 @@ def _run(step: Step, folder: Path, call: Call, known: dict[str, str]) -> None:
 
 def _study(folder: Path) -> dict[str, bytes]:
     """The original study's files as they stand."""
-    return {f"{file.parent.name}/{file.name}": file.read_bytes() for file in sorted(folder.glob("results/*/*.json"))}
+    return {
+        f"{file.parent.name}/{file.name}": file.read_bytes()
+        for file in sorted(folder.glob("results/*/*.json"))
+    }
 
 
 def cut(folder: Path, run: str) -> int:
@@ -171,7 +220,9 @@ def outside(folder: Path, tree: Path) -> Call:
     own |= QUIET | {"PYTHONPATH": str(tree), "PYTHONDONTWRITEBYTECODE": "1"}
 
     def python(*words: str) -> subprocess.CompletedProcess[str]:
-        return subprocess.run([sys.executable, *words], env=own, cwd=folder, capture_output=True, encoding="utf-8", check=False)
+        return subprocess.run(
+            [sys.executable, *words], env=own, cwd=folder, capture_output=True, encoding="utf-8", check=False
+        )
 
     def call(arguments: list[str]) -> tuple[int, str, str]:
         done = python("-m", "biasscope", *arguments)

@@ -9,7 +9,10 @@ import pytest
 
 from . import agree, record, steps, trees
 
-AGAIN = "if this is meant, `python -m tests.golden --write` makes the record anew; say in the commit which numbers change and why"
+AGAIN = (
+    "if this is meant, `python -m tests.golden --write` makes the record anew; say in the commit which "
+    "numbers change and why"
+)
 
 
 @pytest.fixture(scope="module")
@@ -27,7 +30,9 @@ def stored() -> dict[str, Any]:
 
 
 @pytest.mark.parametrize("step", steps.STEPS, ids=lambda step: step.name)
-def test_a_command_gives_what_it_gave(step: steps.Step, stored: dict[str, Any], found: dict[str, Any]) -> None:
+def test_a_command_gives_what_it_gave(
+    step: steps.Step, stored: dict[str, Any], found: dict[str, Any]
+) -> None:
     if step.data and steps.real_data() is None:
         pytest.skip("real data not found; set BIASSCOPE_TEST_DATA to its folder")
     unlike = list(agree.differences(stored.get(step.name, {}), found[step.name], step.close, step.name))
@@ -62,30 +67,51 @@ def test_what_is_more_than_rounding_is_a_difference(stored: Any, found: Any, unl
 def test_a_table_with_other_columns_or_in_another_order_has_another_fingerprint() -> None:
     table = pl.DataFrame({"site": ["a", "b"], "n": [1, 2], "x": [0.5, None]})
     base = record.fingerprint(table)
-    changes = [table.reverse(), table.select("n", "site", "x"), table.cast({"n": pl.Int32}), table.with_columns(x=pl.lit(0.5))]
-    assert [bool(list(agree.differences(base, record.fingerprint(other), 1e-5))) for other in changes] == [True] * 4
+    changes = [
+        table.reverse(),
+        table.select("n", "site", "x"),
+        table.cast({"n": pl.Int32}),
+        table.with_columns(x=pl.lit(0.5)),
+    ]
+    assert [bool(list(agree.differences(base, record.fingerprint(other), 1e-5))) for other in changes] == [
+        True
+    ] * 4
 
 
-def test_two_folders_differ_in_what_is_not_the_clock_s_and_every_changed_column_is_named(tmp_path: Path) -> None:
+def test_two_folders_differ_in_what_is_not_the_clock_s_and_every_changed_column_is_named(
+    tmp_path: Path,
+) -> None:
     one, other = tmp_path / "one", tmp_path / "other"
     for folder, day, drawn, value in (
         (one, "2026-01-02T03:04:05+00:00", "a" * 12, 0.5),
         (other, "2026-05-06T07:08:09+00:00", "b" * 12, 0.25),
     ):
         (folder / "results/report_figures").mkdir(parents=True)
-        (folder / "results/run.json").write_text(f'{{"created": "{day}", "timing": {{"model": {value}}}, "peak_rss_bytes": 1}}')
+        (folder / "results/run.json").write_text(
+            f'{{"created": "{day}", "timing": {{"model": {value}}}, "peak_rss_bytes": 1}}'
+        )
         (folder / f"results/report_figures/heads-{drawn}.svg").write_text(f'<g id="heads-{drawn}-axes">')
         pl.DataFrame({"site": ["a"], "x": [1.0]}).write_parquet(folder / "results/same.parquet")
         pl.DataFrame({"site": ["a"], "x": [value]}).write_parquet(folder / "results/other.parquet")
     (other / "results/new.json").write_text("{}")
-    assert list(trees.unlike(one, other)) == ["results/new.json: new", "results/other.parquet: 1 of 1 in x (by up to 0.25)"]
+    assert list(trees.unlike(one, other)) == [
+        "results/new.json: new",
+        "results/other.parquet: 1 of 1 in x (by up to 0.25)",
+    ]
 
 
 def test_a_cut_journal_holds_half_of_the_units_and_the_facts_before_them(tmp_path: Path) -> None:
     (tmp_path / "run").mkdir()
     (tmp_path / "cache/runs/k").mkdir(parents=True)
     (tmp_path / "run/run.json").write_text('{"datasets": [{"run_key": "k", "units": 4}]}')
-    lines = ['{"unit": "a"}', '{"fact": "f"}', '{"unit": "b"}', '{"unit": "c"}', '{"unit": "d"}', '{"fact": "finished"}']
+    lines = [
+        '{"unit": "a"}',
+        '{"fact": "f"}',
+        '{"unit": "b"}',
+        '{"unit": "c"}',
+        '{"unit": "d"}',
+        '{"fact": "finished"}',
+    ]
     (tmp_path / "cache/runs/k/journal.jsonl").write_text("\n".join(lines) + "\n")
     assert steps.cut(tmp_path, "run") == 2
     assert (tmp_path / "cache/runs/k/journal.jsonl").read_text().splitlines() == lines[:3]

@@ -1,4 +1,6 @@
-"""Two commits on one machine: the same commands on both, and every byte that they leave compared but for the clock's."""
+"""Two commits on one machine: the same commands on both, and every byte that they leave compared but for the
+clock's.
+"""
 
 import hashlib
 import json
@@ -20,14 +22,18 @@ from . import record, steps
 LEFT_OUT = re.compile(r"(^cache/digests/|\.lock$|/lock$|/holder\.json$|^tiny-)")
 """Files about the folder and its process, not about results."""
 FIGURE = (r"-[0-9a-f]{12}(?=[-.])", "-‹digest›")
-"""A figure's name hangs on the text of the code that draws it; its content is compared. No name in the cache is one of a figure."""
+"""A figure's name hangs on the text of the code that draws it; its content is compared. No name in the cache
+is one of a figure.
+"""
 REUSED = (r'"reused": \d+', '"reused": "‹units›"')
 SHOWN, SHARDS = 3, 20
 """Lines of a text, and files of the cache, that are shown."""
 
 
 def differences(commit: str) -> list[str]:
-    """What the working tree gives otherwise than `commit`, and what it does not take over of what `commit` has measured."""
+    """What the working tree gives otherwise than `commit`, and what it does not take over of what `commit`
+    has measured.
+    """
     data = steps.real_data()
     with tempfile.TemporaryDirectory(prefix="golden-") as work:
         tree, here, there = Path(work) / "tree", Path(work) / "here", Path(work) / "there"
@@ -43,7 +49,9 @@ def differences(commit: str) -> list[str]:
             _git("worktree", "remove", "--force", str(tree))
         found = list(unlike(there, here))
         # last: it changes what `commit` has left
-        return found + [f"going on from {commit}: {line}" for line in onward(there, Path(work) / "onward", data)]
+        return found + [
+            f"going on from {commit}: {line}" for line in onward(there, Path(work) / "onward", data)
+        ]
 
 
 def _git(*words: str) -> None:
@@ -61,8 +69,9 @@ def _perform(folder: Path, tree: Path, data: Path | None) -> None:
 
 
 def onward(there: Path, folder: Path, data: Path | None) -> Iterator[str]:
-    """What differs where the working tree goes on from the cache and the results of a commit: every other run cut to half of its units
-    and without its results, the others finished and to be answered as they stand."""
+    """What differs where the working tree goes on from the cache and the results of a commit: every other run
+    cut to half of its units and without its results, the others finished and to be answered as they stand.
+    """
     shutil.copytree(there, folder)
     expected: dict[str, int] = {}
     for number, run in enumerate(_runs(folder)):
@@ -100,7 +109,8 @@ def unlike(one: Path, other: Path, under: tuple[str, ...] = ("",), *rules: tuple
     """One line for each file that is in one folder alone, or is not the same but for the clock."""
     left, right = (_contents(folder, under, rules) for folder in (one, other))
     names = [name for name in sorted({*left, *right}) if left.get(name) != right.get(name)]
-    shards = [name for name in names if name.startswith("cache/")]  # last, and not all of them: most of what they say is said above
+    # last, and not all of them: most of what they say is said above
+    shards = [name for name in names if name.startswith("cache/")]
     for name in [*(name for name in names if name not in shards), *shards[:SHARDS]]:
         if name not in left or name not in right:
             yield f"{name}: {'new' if name in right else 'gone'}"
@@ -110,17 +120,25 @@ def unlike(one: Path, other: Path, under: tuple[str, ...] = ("",), *rules: tuple
         yield f"cache: {len(shards)} files differ in all"
 
 
-def _contents(folder: Path, under: tuple[str, ...], rules: tuple[tuple[str, str], ...]) -> dict[str, list[str]]:
+def _contents(
+    folder: Path, under: tuple[str, ...], rules: tuple[tuple[str, str], ...]
+) -> dict[str, list[str]]:
     """Name → content, masked where it is text, else its sha256; figures of one kind under one name."""
     files = [file for file in sorted(folder.rglob("*")) if file.is_file()]
     # a record holds the time: so does its sha256
-    records = {hashlib.sha256(file.read_bytes()).hexdigest(): "sha256 of a record" for file in files if file.name == "run.json"}
+    records = {
+        hashlib.sha256(file.read_bytes()).hexdigest(): "sha256 of a record"
+        for file in files
+        if file.name == "run.json"
+    }
     contents = defaultdict(list)
     for file in files:
         name = file.relative_to(folder).as_posix()
         figure = () if name.startswith("cache/") else (FIGURE,)
         if name.startswith(under) and not LEFT_OUT.search(name):
-            contents[record.masked(name, figure)].append(_content(file, (*record.CLOCK, *figure, *rules), records))
+            contents[record.masked(name, figure)].append(
+                _content(file, (*record.CLOCK, *figure, *rules), records)
+            )
     return {name: sorted(content) for name, content in contents.items()}
 
 
@@ -147,7 +165,11 @@ def _tables(one: pl.DataFrame, other: pl.DataFrame) -> str:
     if one.height != other.height:
         return f"{other.height} rows; base {one.height}"
     changed = {name: (one[name].ne_missing(other[name])).sum() for name in one.columns}
-    said = [f"{count} of {one.height} in {name}{_largest(one[name], other[name])}" for name, count in changed.items() if count]
+    said = [
+        f"{count} of {one.height} in {name}{_largest(one[name], other[name])}"
+        for name, count in changed.items()
+        if count
+    ]
     return ", ".join(said) or "the same rows in other bytes"
 
 

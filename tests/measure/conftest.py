@@ -22,7 +22,9 @@ def lab(tmp_path_factory):
         data = datasets.load("occupations", folder, limit=120)
         kept, _ = twins.fit(lm, data, 0)
         examples = [e for e in data.examples if e.id in kept]
-        forest = tokens.forest(lm, examples, share="example", twins={id_: t.prompt for id_, t in kept.items()})
+        forest = tokens.forest(
+            lm, examples, share="example", twins={id_: t.prompt for id_, t in kept.items()}
+        )
         return lm, forest, {e.group: kept[e.id].partner for e in examples}
 
     return lambda kind, seed=0: build(kind, seed)

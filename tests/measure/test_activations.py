@@ -1,4 +1,6 @@
-"""Activations at named positions equal what TransformerLens caches one text at a time, and any Parquet reader reads them."""
+"""Activations at named positions equal what TransformerLens caches one text at a time, and any Parquet reader
+reads them.
+"""
 
 import polars as pl
 import pyarrow.parquet as pq
@@ -24,7 +26,9 @@ def texts(lm) -> list[activations.Text]:
 
 
 def read(lm, component: str, position: str) -> pl.DataFrame:
-    return pl.concat(unit.compute()["activations"] for unit in activations.units(lm, texts(lm), component, position))
+    return pl.concat(
+        unit.compute()["activations"] for unit in activations.units(lm, texts(lm), component, position)
+    )
 
 
 @pytest.mark.parametrize("family", ["gpt2", "llama", "mpt"])
@@ -38,15 +42,29 @@ def test_every_position_equals_a_pass_over_the_text_alone(tiny, family, componen
             cache = lm.bridge.run_with_cache(torch.tensor([t.ids]), names_filter=[s.hook for s in sites])[1]
         for site in sites:
             act = cache[site.hook][0]
-            wanted = {"last": act[-1], "mean": act.mean(0)} | ({} if t.term is None else {"term": act[t.term]})
+            wanted = {"last": act[-1], "mean": act.mean(0)} | (
+                {} if t.term is None else {"term": act[t.term]}
+            )
             for position, value in wanted.items():
-                rows = found[position].filter(pl.col("example_id") == t.id, layer=site.layer, component=site.component).sort("head")
-                assert torch.allclose(torch.tensor(rows["values"].to_list()).view(value.shape), value, rtol=2e-5, atol=1e-4)
+                rows = (
+                    found[position]
+                    .filter(pl.col("example_id") == t.id, layer=site.layer, component=site.component)
+                    .sort("head")
+                )
+                assert torch.allclose(
+                    torch.tensor(rows["values"].to_list()).view(value.shape), value, rtol=2e-5, atol=1e-4
+                )
 
 
 def test_the_residual_stream_has_one_row_more_than_layers(tiny):
     sites = activations.sites(tiny("gpt2"), "resid")
-    assert [str(s) for s in sites] == ["L0.resid_pre", "L1.resid_pre", "L2.resid_pre", "L3.resid_pre", "L3.resid_post"]
+    assert [str(s) for s in sites] == [
+        "L0.resid_pre",
+        "L1.resid_pre",
+        "L2.resid_pre",
+        "L3.resid_pre",
+        "L3.resid_post",
+    ]
 
 
 def test_the_term_is_read_at_its_last_token_and_only_where_it_stands(tiny):
@@ -79,8 +97,12 @@ def test_the_file_has_lists_of_one_fixed_size_and_reads_back(tiny, tmp_path):
     frame = read(tiny("gpt2"), "resid", "last")
     sha256 = shards.write_table(tmp_path / "a.parquet", frame, shards.SCHEMAS["activations"])
     assert str(pq.read_schema(tmp_path / "a.parquet").field("values").type).startswith("fixed_size_list")
-    assert shards.decoded(files.verified(tmp_path / "a.parquet", sha256), shards.SCHEMAS["activations"]).equals(frame)
+    assert shards.decoded(
+        files.verified(tmp_path / "a.parquet", sha256), shards.SCHEMAS["activations"]
+    ).equals(frame)
     assert pl.read_parquet(tmp_path / "a.parquet")["values"].to_list() == frame["values"].to_list()
     duckdb = pytest.importorskip("duckdb", reason="DuckDB is not installed")
-    found = duckdb.read_parquet(str(tmp_path / "a.parquet")).aggregate("count(*), max(len(values))").fetchall()
+    found = (
+        duckdb.read_parquet(str(tmp_path / "a.parquet")).aggregate("count(*), max(len(values))").fetchall()
+    )
     assert found == [(20, 48)]

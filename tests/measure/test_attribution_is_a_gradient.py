@@ -1,4 +1,6 @@
-"""Attribution equals the gradient of one example at a time, and the exact effect where the model is linear."""
+"""Attribution equals the gradient of one example at a time, and the exact effect where the model is
+linear.
+"""
 
 import polars as pl
 import pytest
@@ -8,7 +10,14 @@ from biasscope.engine.model import forward, tokens
 from biasscope.engine.types import Site
 from tests.support import slow
 
-SITES = [Site(0, "z", 1), Site(1, "attn_out"), Site(2, "mlp_out"), Site(2, "resid_pre"), Site(3, "resid_post"), Site(3, "z", 0)]
+SITES = [
+    Site(0, "z", 1),
+    Site(1, "attn_out"),
+    Site(2, "mlp_out"),
+    Site(2, "resid_pre"),
+    Site(3, "resid_post"),
+    Site(3, "z", 0),
+]
 
 
 @pytest.mark.parametrize("family", ["gpt2", "gpt-neo", "llama", "mpt"])
@@ -31,16 +40,31 @@ def test_a_whole_z_is_the_sum_of_its_heads(tiny, examples):
     sites = [Site(1, "z"), *sources.sites(lm, ["z"], [1])]
     effects = attribution.estimate(lm, forest, sources.Sweep(sites, sources.zero(lm)))
     whole = effects.filter(pl.col("head").is_null()).sort("example_id")["effect"]
-    heads = effects.filter(pl.col("head").is_not_null()).group_by("example_id").agg(pl.col("effect").sum()).sort("example_id")["effect"]
+    heads = (
+        effects.filter(pl.col("head").is_not_null())
+        .group_by("example_id")
+        .agg(pl.col("effect").sum())
+        .sort("example_id")["effect"]
+    )
     assert whole.to_list() == pytest.approx(heads.to_list(), abs=1e-9)
 
 
 def test_a_small_enough_step_is_what_attribution_says(tiny, examples):
-    """In the linear limit attribution is exact: moving 1 % of the way to zero has 1 % of the estimated effect."""
+    """In the linear limit attribution is exact: moving 1 % of the way to zero has 1 % of the estimated
+    effect.
+    """
     lm = tiny("gpt2")
     forest = tokens.forest(lm, examples, share="example")
     site, step = Site(2, "mlp_out"), 0.01
-    estimated = attribution.estimate(lm, forest, sources.Sweep([site], sources.zero(lm))).sort("example_id")["effect"].to_numpy()
+    estimated = (
+        attribution.estimate(lm, forest, sources.Sweep([site], sources.zero(lm)))
+        .sort("example_id")["effect"]
+        .to_numpy()
+    )
     nearly = sources.Source("nearly", lambda block, s: (1 - step) * forward.capture(lm, block, [s])[0][s])
-    measured = exact.sweep(lm, forest, sources.Sweep([site], nearly, metrics=["target"])).sort("example_id")["effect"].to_numpy()
+    measured = (
+        exact.sweep(lm, forest, sources.Sweep([site], nearly, metrics=["target"]))
+        .sort("example_id")["effect"]
+        .to_numpy()
+    )
     assert abs(measured / step - estimated).max() < 0.05 * abs(estimated).max()

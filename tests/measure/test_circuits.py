@@ -1,4 +1,6 @@
-"""Sets of sites: what they measure on planted models, equals replacing each by hand, and how a smallest one is found."""
+"""Sets of sites: what they measure on planted models, equals replacing each by hand, and how a smallest one
+is found.
+"""
 
 import polars as pl
 import pytest
@@ -14,15 +16,23 @@ def measured(lm, forest, wanted, source) -> pl.DataFrame:
     return pl.concat([unit.compute()["effects"] for unit in circuits.units(lm, forest, wanted, source)])
 
 
-@pytest.mark.parametrize(("kind", "roles"), [("single", ["first"]), ("redundant", ["first", "second", "squash"])])
+@pytest.mark.parametrize(
+    ("kind", "roles"), [("single", ["first"]), ("redundant", ["first", "second", "squash"])]
+)
 def test_the_planted_set_carries_all_and_its_complement_nothing(lab, kind, roles):
     lm, forest, _ = lab(kind)
     everything = frozenset(sources.sites(lm, ("z", "mlp_out")))
     plan = frozenset(planted.SITES[role] for role in roles)
-    wanted = [circuits.none(everything), circuits.Point("keep", everything - plan), circuits.Point("remove", plan)]
+    wanted = [
+        circuits.none(everything),
+        circuits.Point("keep", everything - plan),
+        circuits.Point("remove", plan),
+    ]
     found = measured(lm, forest, wanted, sources.source("mean", lm, forest, list(everything)))
     share = {g: v["s"] if kind == "single" else v["q"] for g, v in planted.words().occupations.items()}
-    f = dict(faithfulness.of_sets(found, model="m", design=Design(share)).select("position", "recovered").rows())
+    f = dict(
+        faithfulness.of_sets(found, model="m", design=Design(share)).select("position", "recovered").rows()
+    )
     assert f["keep"] == pytest.approx(1, abs=0.03) and f["remove"] == pytest.approx(0, abs=0.03)
 
 
@@ -34,8 +44,12 @@ def test_a_set_of_sites_equals_replacing_each_of_them_by_hand(tiny, examples):
     found = measured(lm, forest, wanted, sources.source("zero", lm, forest, sites))
     new = slow.sources("zero", lm, examples, sites)
     for name, some in (("a", sites), ("b", sites[1:])):
-        by_hand = {e.id: slow.scores(lm, e, [slow.replaced(s, *new[s]) for s in some])["target"] for e in examples}
-        assert dict(found.filter(position=name).select("example_id", "value").rows()) == pytest.approx(by_hand, abs=5e-4)
+        by_hand = {
+            e.id: slow.scores(lm, e, [slow.replaced(s, *new[s]) for s in some])["target"] for e in examples
+        }
+        assert dict(found.filter(position=name).select("example_id", "value").rows()) == pytest.approx(
+            by_hand, abs=5e-4
+        )
     assert found.schema == EFFECTS
 
 

@@ -1,4 +1,6 @@
-"""A model in which an edit stands: clean scores, totals, estimates and activations are those of a model that is hooked by hand."""
+"""A model in which an edit stands: clean scores, totals, estimates and activations are those of a model that
+is hooked by hand.
+"""
 
 import json
 
@@ -36,7 +38,11 @@ def test_scores_with_an_edit_equal_those_of_a_model_hooked_by_hand(tiny, example
 def test_the_total_with_an_edit_is_between_two_edited_prompts(tiny, family):
     lm = tiny(family)
     fits, forest = paired(lm)
-    sweep = sources.Sweep([Site(3, "z", 0)], sources.corrupt(lm, [Site(3, "z", 0)]), edit=sources.removed(GONE, sources.zero(lm)))
+    sweep = sources.Sweep(
+        [Site(3, "z", 0)],
+        sources.corrupt(lm, [Site(3, "z", 0)]),
+        edit=sources.removed(GONE, sources.zero(lm)),
+    )
     for found in (attribution.estimate(lm, forest, sweep), exact.sweep(lm, forest, sweep)):
         totals = found.filter(component=TOTAL, metric="target")
         for e in fits:
@@ -50,12 +56,19 @@ def test_the_total_with_an_edit_is_between_two_edited_prompts(tiny, family):
 def test_estimates_with_an_edit_are_gradients_of_the_edited_model(tiny, examples, family):
     lm, site = tiny(family), Site(3, "z", 1)
     forest, edit = tokens.forest(lm, examples, share="example"), sources.removed(GONE, sources.zero(lm))
-    estimated = attribution.estimate(lm, forest, sources.Sweep([site], sources.zero(lm), edit=edit)).sort("example_id")
+    estimated = attribution.estimate(lm, forest, sources.Sweep([site], sources.zero(lm), edit=edit)).sort(
+        "example_id"
+    )
     # a small step towards zero, exact, in the same edited model
     share = 1e-2
-    clean = {block: forward.capture(lm, block, [sources.whole(site)], edit.puts(block))[0][sources.whole(site)] for block in forest.blocks}
+    clean = {
+        block: forward.capture(lm, block, [sources.whole(site)], edit.puts(block))[0][sources.whole(site)]
+        for block in forest.blocks
+    }
     nearly = sources.Source("nearly", lambda block, s: (1 - share) * clean[block][:, :, s.head])
-    measured = exact.sweep(lm, forest, sources.Sweep([site], nearly, metrics=("target",), edit=edit)).sort("example_id")
+    measured = exact.sweep(lm, forest, sources.Sweep([site], nearly, metrics=("target",), edit=edit)).sort(
+        "example_id"
+    )
     assert measured["baseline"].to_list() == pytest.approx(estimated["baseline"].to_list(), abs=1e-5)
     np.testing.assert_allclose(measured["effect"] / share, estimated["effect"], rtol=0.1, atol=2e-3)
     unedited = attribution.estimate(lm, forest, sources.Sweep([site], sources.zero(lm))).sort("example_id")
@@ -78,19 +91,32 @@ def test_activations_with_an_edit_are_what_a_hooked_model_has(tiny):
 
 
 @pytest.mark.parametrize(
-    "command", ["baseline", "patch --layers 2,3", "probe --split holdout", "encode --site z", "probe --causal --split holdout"]
+    "command",
+    [
+        "baseline",
+        "patch --layers 2,3",
+        "probe --split holdout",
+        "encode --site z",
+        "probe --causal --split holdout",
+    ],
 )
 @pytest.mark.usefixtures("few_draws")
 def test_given_takes_another_run_key_and_gives_other_numbers(tmp_path, command):
     name, *options = command.split()
     what = [*options, "-m", "planted:single", "-d", "occupations", "--limit", "24", "--json", "-q", "--rows"]
     where = ["--cache-dir", str(tmp_path / "cache"), "--output-dir", str(tmp_path / "results")]
-    plain, edited = (CliRunner().invoke(cli.app, [name, *what, *where, *more]) for more in ([], ["--given", "1.2"]))
+    plain, edited = (
+        CliRunner().invoke(cli.app, [name, *what, *where, *more]) for more in ([], ["--given", "1.2"])
+    )
     assert edited.exit_code == 0, edited.stderr
     plain, edited = json.loads(plain.stdout), json.loads(edited.stdout)
     assert plain["run"]["datasets"][0]["run_key"] != edited["run"]["datasets"][0]["run_key"]
     assert "--given 1.2" in edited["run"]["reproduce"] and plain["rows"] != edited["rows"]
     if name == "baseline":  # the head that carries the stereotype is gone: no slope is left
-        slope = {document["run"]["datasets"][0]["run_key"]: document["summary"][0] for document in (plain, edited)}
+        slope = {
+            document["run"]["datasets"][0]["run_key"]: document["summary"][0] for document in (plain, edited)
+        }
         first, second = slope.values()
-        assert first["statistic"] == "slope" and abs(first["estimate"]) > 0.5 and abs(second["estimate"]) < 1e-3
+        assert (
+            first["statistic"] == "slope" and abs(first["estimate"]) > 0.5 and abs(second["estimate"]) < 1e-3
+        )

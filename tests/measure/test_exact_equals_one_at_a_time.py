@@ -13,8 +13,14 @@ from tests.support.tiny_models import EXACT
 
 
 def only(effects: pl.DataFrame, metric: str, site: Site, example: str) -> dict:
-    where = (pl.col("metric") == metric) & (pl.col("layer") == site.layer) & (pl.col("component") == site.component)
-    return effects.filter(where & pl.col("head").eq_missing(site.head) & (pl.col("example_id") == example)).row(0, named=True)
+    where = (
+        (pl.col("metric") == metric)
+        & (pl.col("layer") == site.layer)
+        & (pl.col("component") == site.component)
+    )
+    return effects.filter(
+        where & pl.col("head").eq_missing(site.head) & (pl.col("example_id") == example)
+    ).row(0, named=True)
 
 
 @pytest.mark.parametrize("family", [*EXACT, "mpt"])
@@ -56,7 +62,10 @@ def test_replacing_a_run_with_itself_changes_nothing(tiny, examples):
     lm = tiny("gpt-neo")
     forest = tokens.forest(lm, examples)
     itself = sources.Source(
-        "itself", lambda block, site: forward.capture(lm, block, [sources.whole(site)])[0][sources.whole(site)][:, :, site.head]
+        "itself",
+        lambda block, site: forward.capture(lm, block, [sources.whole(site)])[0][sources.whole(site)][
+            :, :, site.head
+        ],
     )
     effects = exact.sweep(lm, forest, sources.Sweep([Site(3, "z", 0)], itself))
     assert effects["effect"].abs().max() < 1e-5
@@ -66,15 +75,23 @@ def test_the_batch_size_does_not_change_the_effects(tiny, examples):
     lm = tiny("llama")
     forest = tokens.forest(lm, examples)
     sites = sources.sites(lm, ["z", "mlp_out"], [1])
-    one, many = (exact.sweep(lm, forest, sources.Sweep(sites, sources.zero(lm)), batch=b) for b in (1, 10_000))
+    one, many = (
+        exact.sweep(lm, forest, sources.Sweep(sites, sources.zero(lm)), batch=b) for b in (1, 10_000)
+    )
     assert (one["effect"] - many["effect"]).abs().max() < 1e-5
 
 
 def test_effects_keep_their_schema_and_one_row_per_example_site_and_metric(tiny, examples):
     lm = tiny("qwen2")
-    effects = exact.sweep(lm, tokens.forest(lm, examples), sources.Sweep(sources.sites(lm, ["z", "mlp_out"]), sources.zero(lm)))
+    effects = exact.sweep(
+        lm, tokens.forest(lm, examples), sources.Sweep(sources.sites(lm, ["z", "mlp_out"]), sources.zero(lm))
+    )
     assert effects.schema == EFFECTS
-    assert len(effects) == len(examples) * (4 * 4 + 4) * 3 == len(effects.unique(["example_id", "component", "layer", "head", "metric"]))
+    assert (
+        len(effects)
+        == len(examples) * (4 * 4 + 4) * 3
+        == len(effects.unique(["example_id", "component", "layer", "head", "metric"]))
+    )
 
 
 def test_sites_outside_the_model_are_refused_with_the_range(tiny):
@@ -86,12 +103,18 @@ def test_baseline_scores_every_metric_and_the_published_sentence_score(tiny, exa
     lm = tiny("gpt2")
     scores, triples = baseline.baseline(lm, tokens.forest(lm, examples, sentences=True))
     assert (scores.schema, triples.schema) == (SCORES, TRIPLES)
-    assert scores["metric"].value_counts(sort=True).rows() == [("target", 7), ("competence", 7), ("sentence", 1)]
+    assert scores["metric"].value_counts(sort=True).rows() == [
+        ("target", 7),
+        ("competence", 7),
+        ("sentence", 1),
+    ]
     rich = examples[4]
     for column, text in zip(("stereo", "anti", "unrelated"), rich.sentences, strict=True):
         ids = lm.tokenizer(text).input_ids
-        first = slow.logp(lm, [lm.start, ids[0]], 1)  # the published code: the first token after the start token,
-        per_token = (first + slow.logp(lm, ids, 1)) / len(ids)  # the others after the sentence so far, without it
+        # the published code: the first token after the start token,
+        first = slow.logp(lm, [lm.start, ids[0]], 1)
+        # the others after the sentence so far, without it
+        per_token = (first + slow.logp(lm, ids, 1)) / len(ids)
         assert triples[column].item() == pytest.approx(float(per_token.exp()), rel=1e-4)
 
 
@@ -109,7 +132,9 @@ def test_of_a_residual_site_the_first_position_stays(tiny, examples, name, site)
     lm = tiny("gpt2")
     plain = [e for e in examples if e.sentences is None and e.prompt]
     forest = tokens.forest(lm, plain)
-    found = exact.sweep(lm, forest, sources.Sweep([site], sources.source(name, lm, forest, [site]), metrics=("target",)))
+    found = exact.sweep(
+        lm, forest, sources.Sweep([site], sources.source(name, lm, forest, [site]), metrics=("target",))
+    )
     _, rest = slow.sources(name, lm, plain, [site])[site]
 
     def hook(act, hook):
@@ -127,9 +152,14 @@ def test_of_a_residual_site_the_first_position_stays(tiny, examples, name, site)
 def test_a_scan_beside_given_sites_equals_replacing_all_of_them_by_hand(family, name, tiny, examples):
     lm = tiny(family)
     forest = tokens.forest(lm, examples)
-    given, sites = [Site(1, "z", 2), Site(2, "mlp_out")], [Site(0, "z", 1), Site(1, "z", 0), Site(2, "z", 3), Site(3, "mlp_out")]
+    given, sites = (
+        [Site(1, "z", 2), Site(2, "mlp_out")],
+        [Site(0, "z", 1), Site(1, "z", 0), Site(2, "z", 3), Site(3, "mlp_out")],
+    )
     source = sources.source(name, lm, forest, [*sites, *given])
-    effects = exact.sweep(lm, forest, sources.Sweep(sites, source, edit=sources.removed(given, source)), batch=64)
+    effects = exact.sweep(
+        lm, forest, sources.Sweep(sites, source, edit=sources.removed(given, source)), batch=64
+    )
     new = slow.sources(name, lm, examples, [*sites, *given])
     gone = [slow.replaced(site, *new[site]) for site in given]
     for site in sites:
@@ -137,6 +167,9 @@ def test_a_scan_beside_given_sites_equals_replacing_all_of_them_by_hand(family, 
         for e in examples[:5]:
             before, after = slow.scores(lm, e, gone), slow.scores(lm, e, hooks)
             row = only(effects, "target", site, e.id)
-            assert (row["baseline"], row["value"]) == (pytest.approx(before["target"], abs=5e-4), pytest.approx(after["target"], abs=5e-4))
+            assert (row["baseline"], row["value"]) == (
+                pytest.approx(before["target"], abs=5e-4),
+                pytest.approx(after["target"], abs=5e-4),
+            )
             by_hand = slow.kl(lm, e, hooks, gone)
             assert only(effects, "kl", site, e.id)["effect"] == pytest.approx(by_hand, abs=5e-4)

@@ -18,7 +18,12 @@ from tests.support.examples import example
 from tests.support.tiny_models import tiny_tokenizer
 
 SITES = [Site(1, "z", 2), Site(2, "mlp_out")]
-PROMPTS = [f"{start} {who} {end}" for start in ("The", "My") for who in ("nurse", "engineer", "teacher") for end in ("said that", "told")]
+PROMPTS = [
+    f"{start} {who} {end}"
+    for start in ("The", "My")
+    for who in ("nurse", "engineer", "teacher")
+    for end in ("said that", "told")
+]
 MIXED = [example(i, prompt) for i, prompt in enumerate(PROMPTS)]
 HEALTHY = [e for e in MIXED if "nurse" not in e.prompt]
 SICK = {e.id for e in MIXED} - {e.id for e in HEALTHY}
@@ -44,7 +49,9 @@ def sick(tiny_gpt2: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def booted(folder: Path, dtype: str = "float32") -> LM:
     """The model of a folder, checked."""
-    return forward.check_packing(boot(weights.Weights("sick", folder, None, "0" * 64), device="cpu", dtype=dtype))
+    return forward.check_packing(
+        boot(weights.Weights("sick", folder, None, "0" * 64), device="cpu", dtype=dtype)
+    )
 
 
 def measured(lm: LM, examples: list, what: str) -> pl.DataFrame:
@@ -53,12 +60,16 @@ def measured(lm: LM, examples: list, what: str) -> pl.DataFrame:
     if what == "clean":
         return baseline.baseline(lm, whole)[0]
     if what.startswith("attribution"):
-        return attribution.estimate(lm, apart, sources.Sweep(SITES, sources.source(what.split()[1], lm, apart, SITES)))
+        return attribution.estimate(
+            lm, apart, sources.Sweep(SITES, sources.source(what.split()[1], lm, apart, SITES))
+        )
     if what == "set":
         units = circuits.units(lm, whole, [circuits.Point("both", frozenset(SITES))], sources.zero(lm))
     elif what == "direction":
         vectors = torch.eye(lm.d_model, dtype=torch.float64)[: len(directions.names())].numpy()
-        units = directions.units(lm, whole, [directions.Removal("r", Site(2, "resid_pre"), vectors, 0 * vectors[0])])
+        units = directions.units(
+            lm, whole, [directions.Removal("r", Site(2, "resid_pre"), vectors, 0 * vectors[0])]
+        )
     else:
         given = [Site(1, "z", 0)] if what == "given" else []
         source = sources.source(what if what != "given" else "zero", lm, whole, [*SITES, *given])
@@ -66,7 +77,9 @@ def measured(lm: LM, examples: list, what: str) -> pl.DataFrame:
     return pl.concat(unit.compute()["effects"] for unit in units)
 
 
-@pytest.mark.parametrize("what", ["clean", "zero", "mean", "given", "attribution zero", "attribution mean", "set", "direction"])
+@pytest.mark.parametrize(
+    "what", ["clean", "zero", "mean", "given", "attribution zero", "attribution mean", "set", "direction"]
+)
 def test_what_is_measured_of_other_prompts_is_as_if_the_bad_one_were_not_there(tiny, sick, what):
     found, wanted = measured(booted(sick), MIXED, what), measured(tiny("gpt2"), HEALTHY, what)
     bad = found.filter(pl.col("value").is_finite().not_())
@@ -91,21 +104,27 @@ def test_means_say_how_many_examples_they_leave_out(tiny, sick):
     lm = booted(sick)
     found = sources.means(lm, tokens.forest(lm, MIXED), SITES)
     wanted = sources.means(tiny("gpt2"), tokens.forest(tiny("gpt2"), HEALTHY), SITES)
-    assert found["left_out"].unique().to_list() == [len(SICK)] and wanted["left_out"].unique().to_list() == [0]
-    assert found["values"].explode().to_list() == pytest.approx(wanted["values"].explode().to_list(), abs=1e-5)
+    assert found["left_out"].unique().to_list() == [len(SICK)] and wanted["left_out"].unique().to_list() == [
+        0
+    ]
+    assert found["values"].explode().to_list() == pytest.approx(
+        wanted["values"].explode().to_list(), abs=1e-5
+    )
 
 
 @pytest.mark.parametrize("position", ["last", "mean"])
 def test_activations_are_without_the_texts_that_have_none(tiny, sick, position):
     def read(lm: LM, examples: list) -> pl.DataFrame:
         texts = [activations.text(lm, e.id, e.prompt, e.group) for e in examples]
-        return pl.concat(u.compute()["activations"] for u in activations.units(lm, texts, "z", position)).sort(
-            "example_id", "layer", "head"
-        )
+        return pl.concat(
+            u.compute()["activations"] for u in activations.units(lm, texts, "z", position)
+        ).sort("example_id", "layer", "head")
 
     found, wanted = read(booted(sick), MIXED), read(tiny("gpt2"), HEALTHY)
     assert found["example_id"].to_list() == wanted["example_id"].to_list()
-    assert found["values"].explode().to_list() == pytest.approx(wanted["values"].explode().to_list(), abs=1e-4)
+    assert found["values"].explode().to_list() == pytest.approx(
+        wanted["values"].explode().to_list(), abs=1e-4
+    )
 
 
 def test_a_healthy_block_is_computed_once(tiny, monkeypatch):
@@ -120,7 +139,8 @@ def test_a_healthy_block_is_computed_once(tiny, monkeypatch):
 def test_half_precision_loses_the_prompts_that_overflow_and_no_others(tiny_gpt2, tmp_path):
     folder = spoilt(tiny_gpt2, tmp_path, " nurse", 1e5)
     found = {
-        dtype: baseline.baseline(booted(folder, dtype), tokens.forest(booted(folder, dtype), MIXED))[0] for dtype in ("float16", "float32")
+        dtype: baseline.baseline(booted(folder, dtype), tokens.forest(booted(folder, dtype), MIXED))[0]
+        for dtype in ("float16", "float32")
     }
     assert found["float32"]["value"].is_finite().all()
     assert set(found["float16"].filter(pl.col("value").is_finite().not_())["example_id"]) == SICK
@@ -134,11 +154,20 @@ def test_a_model_that_gives_nothing_finite_is_refused_for_that(tiny_gpt2, tmp_pa
 
 
 @pytest.mark.parametrize(
-    ("value", "dtype", "advice"), [(float("nan"), "float32", "its weights give"), (1e5, "float16", "try --dtype bfloat16")]
+    ("value", "dtype", "advice"),
+    [(float("nan"), "float32", "its weights give"), (1e5, "float16", "try --dtype bfloat16")],
 )
-def test_the_command_counts_the_bad_prompts_and_advises_what_can_help(tiny_gpt2, tmp_path, shared_data, value, dtype, advice):
+def test_the_command_counts_the_bad_prompts_and_advises_what_can_help(
+    tiny_gpt2, tmp_path, shared_data, value, dtype, advice
+):
     model = spoilt(tiny_gpt2, tmp_path / "model", " nurse", value)
     where = ["--data-dir", shared_data, "--cache-dir", tmp_path / "cache", "--output-dir", tmp_path]
-    done = CliRunner().invoke(cli.app, [str(a) for a in ("baseline", "-m", model, "-d", "winogender", "--dtype", dtype, *where)])
-    assert done.exit_code == 1 and "8 of 480 values are not finite, those of 4 prompts (nurse." in done.stderr and advice in done.stderr
+    done = CliRunner().invoke(
+        cli.app, [str(a) for a in ("baseline", "-m", model, "-d", "winogender", "--dtype", dtype, *where)]
+    )
+    assert (
+        done.exit_code == 1
+        and "8 of 480 values are not finite, those of 4 prompts (nurse." in done.stderr
+        and advice in done.stderr
+    )
     assert ("--dtype" in advice) == ("--dtype" in done.stderr)

@@ -1,4 +1,6 @@
-"""Patching with counterfactual twins: node i of the twin's forest is node i of the clean one; TransformerLens as oracle."""
+"""Patching with counterfactual twins: node i of the twin's forest is node i of the clean one; TransformerLens
+as oracle.
+"""
 
 from dataclasses import replace
 from functools import partial
@@ -24,7 +26,12 @@ FAMILIES = ["gpt2", "gpt-neo", "llama", "mpt"]
 
 def value(frame: pl.DataFrame, example: str, site: Site) -> dict[str, float]:
     """Baseline and value of target at one example and site."""
-    found = frame.filter(pl.col("metric") == "target", pl.col("example_id") == example, component=site.component, layer=site.layer)
+    found = frame.filter(
+        pl.col("metric") == "target",
+        pl.col("example_id") == example,
+        component=site.component,
+        layer=site.layer,
+    )
     return found.filter(pl.col("head").eq_missing(site.head)).row(0, named=True)
 
 
@@ -37,7 +44,9 @@ def test_the_swapped_block_is_the_twin_s_own_forest_node_for_node(tiny, family, 
         scored = sources.forward.clean(lm, block.swapped()).readouts.logp[0]
         for local, same in enumerate(block.examples):
             twin = fits[same[0]]
-            by_hand = slow.scores(lm, Example("x", "t", "gender", "g", PAIRS[twin.id][1], " he", " she"))["target"]
+            by_hand = slow.scores(lm, Example("x", "t", "gender", "g", PAIRS[twin.id][1], " he", " she"))[
+                "target"
+            ]
             assert float(scored[local, 0] - scored[local, 1]) == pytest.approx(by_hand, abs=2e-5)
         assert block.twin is not None and block.swapped().swapped().ids.equal(block.ids)
 
@@ -47,25 +56,33 @@ def test_patching_the_first_residual_gives_the_twin_s_value_and_back(tiny, famil
     lm = tiny(family)
     fits, forest = paired(lm)
     first = Site(0, "resid_pre")
-    noised = exact_sweep.sweep(lm, forest, sources.Sweep([first], sources.corrupt(lm, [first]), metrics=("target",)))
+    noised = exact_sweep.sweep(
+        lm, forest, sources.Sweep([first], sources.corrupt(lm, [first]), metrics=("target",))
+    )
     for e in fits:
         by_hand = slow.scores(lm, Example("x", "t", "gender", "g", PAIRS[e.id][1], " he", " she"))["target"]
         assert value(noised, e.id, first)["value"] == pytest.approx(by_hand, abs=2e-5)
 
 
 @pytest.mark.parametrize("family", FAMILIES)
-@pytest.mark.parametrize("site", [Site(1, "z", 2), Site(2, "mlp_out"), Site(1, "attn_out"), Site(2, "resid_post")], ids=str)
+@pytest.mark.parametrize(
+    "site", [Site(1, "z", 2), Site(2, "mlp_out"), Site(1, "attn_out"), Site(2, "resid_post")], ids=str
+)
 def test_patching_a_site_equals_putting_the_twin_s_activation_there_by_hand(tiny, family, site):
     lm = tiny(family)
     fits, forest = paired(lm)
-    found = exact_sweep.sweep(lm, forest, sources.Sweep([site], sources.corrupt(lm, [site]), metrics=("target",)))
+    found = exact_sweep.sweep(
+        lm, forest, sources.Sweep([site], sources.corrupt(lm, [site]), metrics=("target",))
+    )
     for e in fits:
         by_hand = []
         for filler in (e.stereo, e.anti):
             ids, first = slow.span(lm, e.prompt, filler)
             other, _ = slow.span(lm, PAIRS[e.id][1], filler)
             with torch.no_grad():
-                cache = lm.bridge.run_with_cache(torch.tensor([other]), names_filter=[site.hook])[1][site.hook]
+                cache = lm.bridge.run_with_cache(torch.tensor([other]), names_filter=[site.hook])[1][
+                    site.hook
+                ]
 
                 def put(act, hook, cache=cache):
                     act = act.clone()
@@ -82,7 +99,9 @@ def test_a_run_patched_with_itself_does_not_change(tiny):
     examples = [Example("a", "t", "gender", "g", PAIRS["a"][0], " he", " she")]
     forest = tokens.forest(lm, examples, twins={"a": PAIRS["a"][0]})
     sites = sources.sites(lm, ("z", "attn_out", "mlp_out", "resid_pre", "resid_post"))
-    found = exact_sweep.sweep(lm, forest, sources.Sweep(sites, sources.corrupt(lm, sites), metrics=("target",)))
+    found = exact_sweep.sweep(
+        lm, forest, sources.Sweep(sites, sources.corrupt(lm, sites), metrics=("target",))
+    )
     assert float(found["effect"].abs().max()) < 1e-6
 
 
@@ -96,30 +115,44 @@ def test_a_twin_of_another_length_is_refused_and_never_padded(tiny):
 def ids_of(lm, example: Example) -> tuple[torch.Tensor, torch.Tensor, int, int]:
     """Tokens of the prompt and of its twin, and the ids of he and she."""
     clean, twin = (lm.tokenizer(p, return_tensors="pt").input_ids for p in PAIRS[example.id])
-    he, she = (lm.tokenizer(example.prompt + filler).input_ids[-1] for filler in (example.stereo, example.anti))
+    he, she = (
+        lm.tokenizer(example.prompt + filler).input_ids[-1] for filler in (example.stereo, example.anti)
+    )
     return clean, twin, he, she
 
 
 @pytest.mark.parametrize("family", ["gpt2", "llama"])
 def test_exact_patching_by_position_equals_transformerlens_s_own_sweep(tiny, family):
-    """Theirs patches the run called corrupted with what is called clean: with the roles exchanged that is ours."""
+    """Theirs patches the run called corrupted with what is called clean: with the roles exchanged that is
+    ours.
+    """
     lm = tiny(family)
     fits, forest = paired(lm)
     example = fits[0]
     clean, twin, he, she = ids_of(lm, example)
     cache = lm.bridge.run_with_cache(twin)[1]
     theirs = {}
-    for component, sweep in (("resid_pre", patching.get_act_patch_resid_pre), ("mlp_out", patching.get_act_patch_mlp_out)):
+    for component, sweep in (
+        ("resid_pre", patching.get_act_patch_resid_pre),
+        ("mlp_out", patching.get_act_patch_mlp_out),
+    ):
         with torch.no_grad():
-            theirs[component] = sweep(lm.bridge, clean, cache, lambda logits: logits[0, -1, he] - logits[0, -1, she])
+            theirs[component] = sweep(
+                lm.bridge, clean, cache, lambda logits: logits[0, -1, he] - logits[0, -1, she]
+            )
     sites = [Site(layer, component) for layer in range(lm.n_layers) for component in theirs]
     prompt = forest.prompts[0]
-    found = exact_sweep.sweep(lm, forest, sources.Sweep(sites, sources.corrupt(lm, sites), positions=("readout",), metrics=("target",)))
+    found = exact_sweep.sweep(
+        lm,
+        forest,
+        sources.Sweep(sites, sources.corrupt(lm, sites), positions=("readout",), metrics=("target",)),
+    )
     assert prompt.length - 1 not in prompt.term
     for site in sites:
         expected = float(theirs[site.component][site.layer, prompt.length - 1])
         assert value(found, example.id, site)["value"] == pytest.approx(expected, abs=2e-5)
-    # one token of the term at a time is theirs; all of them at once only where the term is one token: compare the whole prompt instead
+    # one token of the term at a time is theirs; all of them at once only where the term is one token: compare
+    # the whole prompt instead
     with torch.no_grad():
         whole = lm.bridge(twin)[0, -1]
     total = found.filter(pl.col("component") == TOTAL, pl.col("example_id") == example.id)
@@ -132,7 +165,9 @@ def gap(logits: torch.Tensor, he: int, she: int) -> torch.Tensor:
 
 @pytest.fixture
 def trainable(tiny):
-    """A tiny model whose weights ask for gradients, without which TransformerLens's own attribution has no graph."""
+    """A tiny model whose weights ask for gradients, without which TransformerLens's own attribution has no
+    graph.
+    """
     changed = []
 
     def get(family: str):
@@ -149,7 +184,9 @@ def trainable(tiny):
 
 @pytest.mark.parametrize("family", ["gpt2", "llama"])
 def test_attribution_equals_transformerlens_s_own_with_the_roles_exchanged(trainable, family):
-    """Theirs takes the gradient at `corrupt` and scores (clean − corrupt) · g: ours with `corrupt` as the run that is patched."""
+    """Theirs takes the gradient at `corrupt` and scores (clean − corrupt) · g: ours with `corrupt` as the run
+    that is patched.
+    """
     lm = trainable(family)
     fits, forest = paired(lm)
     sites = sources.sites(lm, ("z", "mlp_out"))
@@ -159,9 +196,15 @@ def test_attribution_equals_transformerlens_s_own_with_the_roles_exchanged(train
         theirs = attribution_patch(lm.bridge, twin, clean, partial(gap, he=he, she=she)).node_scores
         for site in sites:
             kind = "attn_head_out" if site.component == "z" else "mlp_out"
-            scores = [s for node, s in theirs.items() if (node.kind, node.layer, node.head) == (kind, site.layer, site.head)]
+            scores = [
+                s
+                for node, s in theirs.items()
+                if (node.kind, node.layer, node.head) == (kind, site.layer, site.head)
+            ]
             row = value(found, example.id, site)
-            assert row["value"] - row["baseline"] == pytest.approx(sum(scores), abs=5e-4 * max(1, abs(sum(scores))))
+            assert row["value"] - row["baseline"] == pytest.approx(
+                sum(scores), abs=5e-4 * max(1, abs(sum(scores)))
+            )
 
 
 @pytest.mark.parametrize("family", FAMILIES)
@@ -173,7 +216,8 @@ def test_all_of_the_first_residual_stands_in_the_term_and_none_after_it(tiny, fa
     found = exact_sweep.sweep(lm, forest, sweep)
     total = found.filter(pl.col("component") == TOTAL).sort("example_id")["effect"].to_list()
     by_position = {
-        p: found.filter(component="resid_pre", position=p).sort("example_id")["effect"].to_list() for p in ("term", "between", "readout")
+        p: found.filter(component="resid_pre", position=p).sort("example_id")["effect"].to_list()
+        for p in ("term", "between", "readout")
     }
     assert by_position["term"] == pytest.approx(total, abs=2e-5) and max(map(abs, total)) > 0.01
     assert by_position["between"] == by_position["readout"] == pytest.approx([0.0] * len(fits), abs=2e-5)
@@ -183,11 +227,19 @@ def test_positions_are_the_term_and_a_changed_article_what_follows_and_the_last_
     lm = tiny("gpt2")
     words = "A nurse told someone that"
     example = Example("e", "t", "gender", "nurse", words, " he", " she")
-    # an article that its twin changes belongs to the term; here the twin is the same text, so it stays outside
+    # an article that its twin changes belongs to the term; here the twin is the same text, so it stays
+    # outside
     same = tokens.forest(lm, [example], share="example", twins={"e": words}, positions=True)
-    ids, text = lm.tokenizer(words).input_ids, lambda part: lm.tokenizer.decode([lm.tokenizer(words).input_ids[i] for i in sorted(part)])
+    ids, text = (
+        lm.tokenizer(words).input_ids,
+        lambda part: lm.tokenizer.decode([lm.tokenizer(words).input_ids[i] for i in sorted(part)]),
+    )
     prompt = same.prompts[0]
-    assert [text(prompt.part(p)) for p in ("term", "between", "readout")] == [" nurse", " told someone", " that"]
+    assert [text(prompt.part(p)) for p in ("term", "between", "readout")] == [
+        " nurse",
+        " told someone",
+        " that",
+    ]
     changed = tokens.Prompt(prompt.term | {0}, len(ids))
     assert text(changed.part("term")) == "A nurse" and changed.part("between") == prompt.part("between")
     last = tokens.Prompt(frozenset({len(ids) - 1}), len(ids))
@@ -198,13 +250,20 @@ def test_positions_are_the_term_and_a_changed_article_what_follows_and_the_last_
 
 
 def test_a_prompt_that_does_not_name_its_term_has_no_positions(tiny):
-    examples = [Example(str(i), "t", "gender", term, "The nurse said that", " he", " she") for i, term in enumerate(("nurse", "plumber"))]
+    examples = [
+        Example(str(i), "t", "gender", term, "The nurse said that", " he", " she")
+        for i, term in enumerate(("nurse", "plumber"))
+    ]
     forest = tokens.forest(tiny("gpt2"), examples, share="example", positions=True)
-    assert [e.id for e in forest.examples] == ["0"] and dict(forest.dropped) == {"its prompt does not name the term": 1}
+    assert [e.id for e in forest.examples] == ["0"] and dict(forest.dropped) == {
+        "its prompt does not name the term": 1
+    }
 
 
 def test_swapped_twins_give_mirrored_effects(tiny):
-    """Denoising (a, twin b) is noising (b, twin a), site for site, exact and estimated, with the opposite total."""
+    """Denoising (a, twin b) is noising (b, twin a), site for site, exact and estimated, with the opposite
+    total.
+    """
     lm = tiny("gpt2")
     fits, forest = paired(lm)
     turned = [replace(e, prompt=PAIRS[e.id][1], group="x") for e in fits]
@@ -220,7 +279,9 @@ def test_swapped_twins_give_mirrored_effects(tiny):
         assert both["effect"].to_list() == pytest.approx(both["effect_right"].to_list(), abs=3e-5)
     noised = exact_sweep.sweep(lm, forest, sweep).filter(pl.col("component") == TOTAL)
     back = one.filter(pl.col("component") == TOTAL)
-    assert noised.sort("example_id")["effect"].to_list() == pytest.approx((-back.sort("example_id")["effect"]).to_list(), abs=3e-5)
+    assert noised.sort("example_id")["effect"].to_list() == pytest.approx(
+        (-back.sort("example_id")["effect"]).to_list(), abs=3e-5
+    )
 
 
 def test_integrated_gradients_of_the_embeddings_sum_to_the_total_as_steps_grow(tiny):
@@ -229,7 +290,9 @@ def test_integrated_gradients_of_the_embeddings_sum_to_the_total_as_steps_grow(t
     first = Site(0, "resid_pre")
     errors = {}
     for steps in (None, 4, 64):
-        found = attribution.estimate(lm, forest, sources.Sweep([first], sources.corrupt(lm, [first])), steps=steps).sort("example_id")
+        found = attribution.estimate(
+            lm, forest, sources.Sweep([first], sources.corrupt(lm, [first])), steps=steps
+        ).sort("example_id")
         total, summed = (found.filter(component=c)["effect"].to_numpy() for c in (TOTAL, "resid_pre"))
         errors[steps] = abs(total - summed).max() / abs(total).max()
     assert errors[64] < 0.01 < errors[None] and errors[64] < errors[4] < errors[None]
@@ -263,7 +326,9 @@ def test_a_small_step_to_the_twin_is_what_attribution_says_and_exact_confirms(ti
         here = here if site.head is None else here[:, :, site.head]
         return here + 0.003 * (twin.at(block, site) - here)
 
-    exact = exact_sweep.sweep(lm, forest, sources.Sweep(sites, sources.Source("near", near, twin=True), metrics=("target",)))
+    exact = exact_sweep.sweep(
+        lm, forest, sources.Sweep(sites, sources.Source("near", near, twin=True), metrics=("target",))
+    )
     whole = attribution.estimate(lm, forest, sources.Sweep(sites, twin))
     keys = ["example_id", "component", "layer", "head"]
     both = exact.join(whole, on=keys, nulls_equal=True).filter(pl.col("component") != TOTAL)
@@ -286,7 +351,9 @@ def test_resample_takes_a_whole_node_of_the_same_depth_for_all_sites(tiny, examp
             assert len(donor) == len(prefix)
             plain = pack([[Scored((*donor, 0), len(donor), 0)]], [(0,)], "all", packed=False)
             for point, act in forward.capture(lm, plain, points)[0].items():
-                torch.testing.assert_close(source.at(block, point)[row, node], act[0, -1], atol=1e-4, rtol=1e-4)
+                torch.testing.assert_close(
+                    source.at(block, point)[row, node], act[0, -1], atol=1e-4, rtol=1e-4
+                )
     assert others > 5
 
 
@@ -299,8 +366,15 @@ def test_exact_effects_and_estimates_take_the_same_donors(tiny, examples):
     assert all(sources.donor_of(pools[0], p, 3) == sources.donor_of(pools[1], p, 3) for p in prefixes)
     assert any(sources.donor_of(pools[0], p, 3) != sources.donor_of(pools[0], p, 4) for p in prefixes)
     site = Site(3, "mlp_out")
-    values = {name: sources.resample(lm, forest, [site], 3) for name, forest in (("all", shared), ("example", apart))}
-    place = {block.prefix(*at): (block, *at) for block in shared.blocks for at in (block.owner >= 0).nonzero().tolist()}
+    values = {
+        name: sources.resample(lm, forest, [site], 3)
+        for name, forest in (("all", shared), ("example", apart))
+    }
+    place = {
+        block.prefix(*at): (block, *at)
+        for block in shared.blocks
+        for at in (block.owner >= 0).nonzero().tolist()
+    }
     for block in apart.blocks:
         for at in (block.owner >= 0).nonzero().tolist():
             same, row, node = place[block.prefix(*at)]
@@ -320,13 +394,17 @@ def test_a_twin_s_mean_is_not_read_where_there_is_a_slope_and_recovered_is_a_sha
     lm = tiny("gpt2")
     _, forest = paired(lm)
     sites = [Site(0, "resid_pre"), Site(2, "mlp_out")]
-    found = exact_sweep.sweep(lm, forest, sources.Sweep(sites, sources.corrupt(lm, sites), metrics=("target",)))
+    found = exact_sweep.sweep(
+        lm, forest, sources.Sweep(sites, sources.corrupt(lm, sites), metrics=("target",))
+    )
     # twelve groups made of copies, so that there are clusters enough; group i has effects scaled by its share
     shares = {f"g{i:02d}": 10.0 + 7 * i for i in range(12)}
     one = found.filter(pl.col("example_id") == found["example_id"][0])
     scaled = [
         one.with_columns(
-            example_id=pl.lit(g), group=pl.lit(g), effect=pl.col("effect") * (s + 3 * (i % 3)) + pl.col("layer").fill_null(0) * (i % 5)
+            example_id=pl.lit(g),
+            group=pl.lit(g),
+            effect=pl.col("effect") * (s + 3 * (i % 3)) + pl.col("layer").fill_null(0) * (i % 5),
         )
         for i, (g, s) in enumerate(shares.items())
     ]
@@ -334,6 +412,12 @@ def test_a_twin_s_mean_is_not_read_where_there_is_a_slope_and_recovered_is_a_sha
     assert set(summary["statistic"]) == {"slope", "rms"}
     by_site = {row["component"]: row for row in summary.filter(statistic="slope").iter_rows(named=True)}
     assert by_site["resid_pre"]["recovered"] == pytest.approx(1.0, abs=1e-4)
-    assert by_site["mlp_out"]["recovered"] == pytest.approx(by_site["mlp_out"]["estimate"] / by_site[TOTAL]["estimate"])
-    assert by_site["mlp_out"]["recovered_low"] < by_site["mlp_out"]["recovered"] < by_site["mlp_out"]["recovered_high"]
+    assert by_site["mlp_out"]["recovered"] == pytest.approx(
+        by_site["mlp_out"]["estimate"] / by_site[TOTAL]["estimate"]
+    )
+    assert (
+        by_site["mlp_out"]["recovered_low"]
+        < by_site["mlp_out"]["recovered"]
+        < by_site["mlp_out"]["recovered_high"]
+    )
     assert summary["component"][summary.filter(statistic="slope").height - 1] == TOTAL

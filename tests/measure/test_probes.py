@@ -1,4 +1,6 @@
-"""Probes on arrays: what leaks is kept apart, shuffled labels are at chance, planted ones are found, scikit-learn is the oracle."""
+"""Probes on arrays: what leaks is kept apart, shuffled labels are at chance, planted ones are found,
+scikit-learn is the oracle.
+"""
 
 from pathlib import Path
 
@@ -27,7 +29,9 @@ def pairs(groups: int = 20, each: int = 6) -> linear.Items:
     """Two inputs an example, one of either label; every example has a filler of its own for each label."""
     n = groups * each
     label, pair = np.tile([1, 0], n), np.repeat(np.arange(n), 2)
-    return linear.Items(label, np.repeat(np.arange(groups), 2 * each), pair, np.arange(2 * n), np.arange(2 * n) % 30)
+    return linear.Items(
+        label, np.repeat(np.arange(groups), 2 * each), pair, np.arange(2 * n), np.arange(2 * n) % 30
+    )
 
 
 def accuracy(held: linear.Held, label) -> float:
@@ -43,7 +47,9 @@ def test_no_group_is_on_both_sides_and_every_input_is_held_out_once():
         assert not set(items.group[train]) & set(items.group[test])
     ((train, test),) = linear.folds(items, Split("holdout"))
     assert len(test) == pytest.approx(0.2 * len(items.label), abs=12)
-    assert [t.tolist() for _, t in found] != [t.tolist() for _, t in linear.folds(items, Split("kfold", seed=1))]
+    assert [t.tolist() for _, t in found] != [
+        t.tolist() for _, t in linear.folds(items, Split("kfold", seed=1))
+    ]
 
 
 def test_held_out_predictions_equal_scikit_learn_s_on_raw_arrays():
@@ -52,11 +58,21 @@ def test_held_out_predictions_equal_scikit_learn_s_on_raw_arrays():
     splits = linear.folds(items, Split("kfold"))
     held = linear.held_out(x, items.label, items.group, splits)
     for i, (train, test) in enumerate(splits):
-        model = make_pipeline(StandardScaler(), LogisticRegression(C=held.c[i], class_weight="balanced", max_iter=1000))
-        np.testing.assert_allclose(held.probability[test], model.fit(x[train], items.label[train]).predict_proba(x[test])[:, 1], atol=1e-6)
+        model = make_pipeline(
+            StandardScaler(), LogisticRegression(C=held.c[i], class_weight="balanced", max_iter=1000)
+        )
+        np.testing.assert_allclose(
+            held.probability[test],
+            model.fit(x[train], items.label[train]).predict_proba(x[test])[:, 1],
+            atol=1e-6,
+        )
     values = list(probe_statistics.values_of(items.label, held.probability))
     guess = held.probability > 0.5
-    expected = [(guess == items.label).mean(), balanced_accuracy_score(items.label, guess), roc_auc_score(items.label, held.probability)]
+    expected = [
+        (guess == items.label).mean(),
+        balanced_accuracy_score(items.label, guess),
+        roc_auc_score(items.label, held.probability),
+    ]
     expected.append(log_loss(items.label, held.probability))
     assert [v.mean() for v in values] == pytest.approx(expected)
 
@@ -82,12 +98,19 @@ def test_c_is_chosen_without_a_look_at_the_held_out_group():
     train, test = splits[0]
     spoiled = x.copy()
     spoiled[test] = 1e3 * RNG(1).normal(size=(len(test), 30))
-    assert linear.choose(x, items.label, items.group, train) == linear.choose(spoiled, items.label, items.group, train)
-    assert linear.held_out(x, items.label, items.group, splits[:1]).c == linear.held_out(spoiled, items.label, items.group, splits[:1]).c
+    assert linear.choose(x, items.label, items.group, train) == linear.choose(
+        spoiled, items.label, items.group, train
+    )
+    assert (
+        linear.held_out(x, items.label, items.group, splits[:1]).c
+        == linear.held_out(spoiled, items.label, items.group, splits[:1]).c
+    )
 
 
 def test_twins_on_both_sides_leak_without_groups_and_not_with_them():
-    """A label that is a coin per group, and inputs that name the group: only groups on both sides can be predicted."""
+    """A label that is a coin per group, and inputs that name the group: only groups on both sides can be
+    predicted.
+    """
     rng = RNG(0)
     group = np.repeat(np.arange(40), 6)
     label = (rng.permutation(40) % 2)[group]
@@ -96,19 +119,33 @@ def test_twins_on_both_sides_leak_without_groups_and_not_with_them():
     found, band, _ = linear.layer(x, items, Split("kfold", "group"))
     assert abs(accuracy(found["within"], label) - 0.5) >= 0.1
     frame = _frame(found["grouped"], items)
-    summary = probe_statistics.summarise(frame, pl.DataFrame({"layer": [0], "shuffle": [0], "accuracy": [0.5]}), **LABELS)
+    summary = probe_statistics.summarise(
+        frame, pl.DataFrame({"layer": [0], "shuffle": [0], "accuracy": [0.5]}), **LABELS
+    )
     row = summary.filter(method="probe", statistic="accuracy").row(0, named=True)
     assert row["ci_low"] <= 0.5 <= row["ci_high"]
     assert band.min() < 0.5 < band.max()
 
 
-LABELS = {"labels": {"model": "m", "dataset": "d", "metric": "occupation"}, "place": {"component": "resid", "position": "last"}}
+LABELS = {
+    "labels": {"model": "m", "dataset": "d", "metric": "occupation"},
+    "place": {"component": "resid", "position": "last"},
+}
 
 
 def _frame(held, items, probe="grouped", label=None, layer=0) -> pl.DataFrame:
     n = len(items.label)
-    columns = {"item_id": [f"i{i:04d}" for i in range(n)], "example_id": [f"e{i}" for i in items.pair], "layer": [layer] * n}
-    columns |= {"group": [f"g{g:02d}" for g in items.group], "probe": [probe] * n, "fold": held.fold, "probability": held.probability}
+    columns = {
+        "item_id": [f"i{i:04d}" for i in range(n)],
+        "example_id": [f"e{i}" for i in items.pair],
+        "layer": [layer] * n,
+    }
+    columns |= {
+        "group": [f"g{g:02d}" for g in items.group],
+        "probe": [probe] * n,
+        "fold": held.fold,
+        "probability": held.probability,
+    }
     return pl.DataFrame({**columns, "label": items.label if label is None else label})
 
 
@@ -158,7 +195,11 @@ def test_selectivity_by_hand_is_high_for_a_real_property_and_low_for_a_word_list
     items = linear.Items(np.array([1, 0, 1]), np.arange(3), np.arange(3), np.arange(3), np.arange(3))
     control = linear.Held(np.array([0.9, 0.2, 0.3]), np.zeros(3, int), (1.0,))
     both = pl.concat(
-        [_frame(held, items, "grouped"), _frame(held, items, "within"), _frame(control, items, "control", np.array([1, 1, 1]))]
+        [
+            _frame(held, items, "grouped"),
+            _frame(held, items, "within"),
+            _frame(control, items, "control", np.array([1, 1, 1])),
+        ]
     )
     bands = pl.DataFrame({"layer": [0], "shuffle": [0], "accuracy": [0.5]})
     found = probe_statistics.summarise(both, bands, **LABELS)
@@ -189,19 +230,27 @@ def test_activations_that_are_not_finite_are_refused_with_their_number():
 
 
 def stereoset(*rows) -> Dataset:
-    examples = tuple(Example(f"e{i}", "s", "race", g, p, s, a, unrelated=u) for i, (g, p, s, a, u) in enumerate(rows))
+    examples = tuple(
+        Example(f"e{i}", "s", "race", g, p, s, a, unrelated=u) for i, (g, p, s, a, u) in enumerate(rows)
+    )
     return Dataset("stereoset_x", examples, "0", len(rows))
 
 
 def test_identical_inputs_with_different_labels_drop_both_examples_and_are_counted():
     data = stereoset(
-        ("a", "They are", " kind", " cruel", " blue"), ("b", "They are", " cruel", " kind", " red"), ("c", "He is", " x", " y", " z")
+        ("a", "They are", " kind", " cruel", " blue"),
+        ("b", "They are", " cruel", " kind", " red"),
+        ("c", "He is", " x", " y", " z"),
     )
     found, lost = probes.inputs("stereotype", data, "anti")
     assert [i.example_id for i in found] == ["e2", "e2"] and set(lost) == {"e0", "e1"}
     assert {i.words: i.label for i in found} == {"He is x": 1, "He is y": 0}
     neutral, lost = probes.inputs("stereotype", data, "unrelated")
-    assert {i.words for i in neutral if i.label == 0} == {"They are blue", "They are red", "He is z"} and not lost
+    assert {i.words for i in neutral if i.label == 0} == {
+        "They are blue",
+        "They are red",
+        "He is z",
+    } and not lost
 
 
 def test_occupation_is_the_majority_and_lean_is_the_model_s_own_preference():
@@ -226,15 +275,21 @@ def test_removing_the_planted_direction_takes_away_exactly_the_planted_slope(tmp
     data = datasets.load("occupations", tmp_path, limit=60)
     forest = tokens.forest(lm, data.examples)
     first = planted.SITES["first"]
-    written = model.transformer.h[first.layer].attn.c_proj.weight[first.head * planted.D_HEAD].detach().numpy()
+    written = (
+        model.transformer.h[first.layer].attn.c_proj.weight[first.head * planted.D_HEAD].detach().numpy()
+    )
     gender = written / np.linalg.norm(written)
     vectors = np.vstack([gender, directions.drawn(64, 2, 0)])
     removal = directions.Removal("x", Site(2, "resid_pre"), vectors, np.zeros(64))
-    found = pl.concat([u.compute()["effects"] for u in directions.units(lm, forest, [removal], batch=300)]).filter(metric="target")
+    found = pl.concat(
+        [u.compute()["effects"] for u in directions.units(lm, forest, [removal], batch=300)]
+    ).filter(metric="target")
     known = planted.words().occupations
     own = found.filter(source="probe")
     np.testing.assert_allclose(own["effect"], [-planted.A * known[g]["s"] for g in own["group"]], atol=2e-5)
-    by_site = exact.sweep(lm, forest, sources.Sweep([planted.SITES["first"]], sources.zero(lm), metrics=("target",))).sort("example_id")
+    by_site = exact.sweep(
+        lm, forest, sources.Sweep([planted.SITES["first"]], sources.zero(lm), metrics=("target",))
+    ).sort("example_id")
     np.testing.assert_allclose(own.sort("example_id")["effect"], by_site["effect"], atol=2e-5)
     assert found.filter(source="random-00")["effect"].abs().max() < 0.5 * own["effect"].abs().max()
 
@@ -245,7 +300,9 @@ def test_a_direction_is_removed_about_the_centre_and_not_at_the_first_position(t
     forest = tokens.forest(lm, examples[:3])
     vectors, centre = directions.drawn(48, 0, 0), RNG(0).normal(size=48)
     removal = directions.Removal("x", site, np.vstack([vectors[:1], vectors]), centre)
-    found = pl.concat([u.compute()["effects"] for u in directions.units(lm, forest, [removal])]).filter(metric="target", source="probe")
+    found = pl.concat([u.compute()["effects"] for u in directions.units(lm, forest, [removal])]).filter(
+        metric="target", source="probe"
+    )
     v, c = (torch.tensor(a, dtype=torch.float32) for a in (vectors[0], centre))
 
     def without(act, hook):

@@ -13,7 +13,9 @@ pytestmark = pytest.mark.skipif(not kernels.available(), reason="this torch has 
 @pytest.fixture(params=["linear", "no bias", "conv1d"])
 def layer(request):
     torch.manual_seed(0)
-    made = {"linear": nn.Linear(96, 40), "no bias": nn.Linear(96, 40, bias=False), "conv1d": Conv1D(40, 96)}[request.param]
+    made = {"linear": nn.Linear(96, 40), "no bias": nn.Linear(96, 40, bias=False), "conv1d": Conv1D(40, 96)}[
+        request.param
+    ]
     return made.requires_grad_(False)
 
 
@@ -40,7 +42,9 @@ def test_products_and_gradients_equal_double_precision(layer):
 def test_changed_weights_are_seen_at_the_next_call(layer):
     kernels.install(layer)
     layer.weight.zero_()
-    assert torch.equal(layer(torch.randn(2, 96)), (torch.zeros(40) if layer.bias is None else layer.bias).expand(2, 40))
+    assert torch.equal(
+        layer(torch.randn(2, 96)), (torch.zeros(40) if layer.bias is None else layer.bias).expand(2, 40)
+    )
 
 
 def test_switching_onednn_off_gives_torch_its_own_way_back(layer):
@@ -59,7 +63,9 @@ def test_layers_that_train_or_are_not_float32_are_left_alone():
 
 
 def test_every_linear_layer_of_a_booted_model_goes_through_it(tiny):
-    assert all("forward" in m.__dict__ for m in tiny("gpt2").bridge.modules() if type(m) in (nn.Linear, Conv1D))
+    assert all(
+        "forward" in m.__dict__ for m in tiny("gpt2").bridge.modules() if type(m) in (nn.Linear, Conv1D)
+    )
 
 
 def test_a_slice_of_a_fused_weight_is_copied_first_and_no_other(seen):

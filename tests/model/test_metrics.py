@@ -9,8 +9,11 @@ from biasscope.engine.model.forward import Readouts
 from biasscope.engine.model.metrics import METRICS, sentence_logp
 
 NAN = math.nan
-# one copy, two examples: a StereoSet one with sentences of 4, 5 and 2 tokens, a WinoGender one with two pronouns
-LOGP = torch.tensor([[[-2.0, -3.0, -7.0, -8.0, -20.0, -9.0], [math.log(0.2), math.log(0.1), NAN, NAN, NAN, NAN]]])
+# one copy, two examples: a StereoSet one with sentences of 4, 5 and 2 tokens, a WinoGender one with two
+# pronouns
+LOGP = torch.tensor(
+    [[[-2.0, -3.0, -7.0, -8.0, -20.0, -9.0], [math.log(0.2), math.log(0.1), NAN, NAN, NAN, NAN]]]
+)
 READ = Readouts(LOGP, torch.tensor([[1, 2, 1, 4, 5, 2], [1, 1, 0, 0, 0, 0]]))
 
 

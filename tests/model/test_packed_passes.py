@@ -19,7 +19,9 @@ def test_a_forest_reads_what_one_at_a_time_runs_read(family, tiny, examples):
         logp = forward.read(block, forward.run(lm, block, {})).logp[0]
         for e, local in zip(*forest.members(block), strict=True):
             for slot, filler in enumerate(f for f in (e.stereo, e.anti, e.unrelated) if f is not None):
-                assert float(logp[local, slot]) == pytest.approx(float(slow.logp(lm, *slow.span(lm, e.prompt, filler))), abs=2e-4)
+                assert float(logp[local, slot]) == pytest.approx(
+                    float(slow.logp(lm, *slow.span(lm, e.prompt, filler))), abs=2e-4
+                )
 
 
 @pytest.mark.parametrize("family", [*EXACT, "mpt"])
@@ -35,7 +37,9 @@ def test_a_resumed_pass_equals_the_full_pass(family, tiny, examples):
 @pytest.mark.parametrize("family", ["bloom", "mamba"])
 def test_a_family_that_cannot_be_measured_is_refused_by_name(family, tmp_path):
     with pytest.raises(DataError, match="cannot be measured|cannot boot|no attention heads"):
-        forward.check_packing(boot(weights.Weights(family, save_tiny(family, tmp_path), None, "0" * 64), device="cpu"))
+        forward.check_packing(
+            boot(weights.Weights(family, save_tiny(family, tmp_path), None, "0" * 64), device="cpu")
+        )
 
 
 def test_blocks_are_themselves_again_after_a_resumed_pass_that_fails(tiny, examples):
@@ -63,5 +67,10 @@ def test_kl_of_the_clean_run_with_itself_is_zero_and_never_negative(tiny, exampl
     lm = tiny("gpt2")
     block = tokens.forest(lm, examples).blocks[0]
     start = forward.clean(lm, block)
-    same = forward.edited(lm, block, start, [{Site(3, "z"): forward.Put(forward.capture(lm, block, [Site(3, "z")])[0][Site(3, "z")])}])
+    same = forward.edited(
+        lm,
+        block,
+        start,
+        [{Site(3, "z"): forward.Put(forward.capture(lm, block, [Site(3, "z")])[0][Site(3, "z")])}],
+    )
     assert 0 <= float(same.kl.min()) <= float(same.kl.max()) < 1e-6

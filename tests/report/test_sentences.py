@@ -1,4 +1,6 @@
-"""Each sentence of the report and of the terminal's tables against the hand-made numbers that it is made of."""
+"""Each sentence of the report and of the terminal's tables against the hand-made numbers that it is made
+of.
+"""
 
 import io
 from pathlib import Path
@@ -13,17 +15,41 @@ from biasscope.report import blocks, document, formats, gather, probes, reliabil
 from biasscope.report.comparison import show_tables
 from biasscope.report.gather import Gathered, Part, ReportRun
 
-CERTAIN = {"split_top10": 0.8, "split_top10_chance": 10 / 270, "detectable": 0.09, "detectable_family": 0.13, "split_spearman": 0.45}
+CERTAIN = {
+    "split_top10": 0.8,
+    "split_top10_chance": 10 / 270,
+    "detectable": 0.09,
+    "detectable_family": 0.13,
+    "split_spearman": 0.45,
+}
 
 
 def rows(*values: dict, **same) -> pl.DataFrame:
     """SUMMARY of heads L0H0, L0H1, … with an effect each, and what is said of them."""
-    base = {"model": "m", "dataset": "winogender", "subset": "all", "method": "exact", "source": "corrupt", "metric": "target"}
-    base |= {"statistic": "slope", "unit": "nats/SD", "component": "z", "layer": 0, "position": "all", "n": 240, "clusters": 60}
+    base = {
+        "model": "m",
+        "dataset": "winogender",
+        "subset": "all",
+        "method": "exact",
+        "source": "corrupt",
+        "metric": "target",
+    }
+    base |= {
+        "statistic": "slope",
+        "unit": "nats/SD",
+        "component": "z",
+        "layer": 0,
+        "position": "all",
+        "n": 240,
+        "clusters": 60,
+    }
     made = [
-        base | {"head": i, "estimate": 0.5, "ci_low": 0.4, "ci_high": 0.6, "p_family": 0.5} | same | row for i, row in enumerate(values)
+        base | {"head": i, "estimate": 0.5, "ci_low": 0.4, "ci_high": 0.6, "p_family": 0.5} | same | row
+        for i, row in enumerate(values)
     ]
-    return pl.DataFrame(made, schema_overrides=SUMMARY).pipe(lambda frame: pl.concat([SUMMARY.to_frame(), frame], how="diagonal"))
+    return pl.DataFrame(made, schema_overrides=SUMMARY).pipe(
+        lambda frame: pl.concat([SUMMARY.to_frame(), frame], how="diagonal")
+    )
 
 
 STARRED = {"estimate": 0.714, "ci_low": 0.6, "ci_high": 0.8, "p_family": 1e-5}
@@ -31,12 +57,23 @@ STARRED = {"estimate": 0.714, "ci_low": 0.6, "ci_high": 0.8, "p_family": 1e-5}
 
 def trusted(n: int = 100, **numbers) -> pl.DataFrame:
     """RELIABILITY of heads."""
-    same = {"model": "m", "dataset": "winogender", "method": "exact", "source": "corrupt", "metric": "target", "statistic": "slope"}
+    same = {
+        "model": "m",
+        "dataset": "winogender",
+        "method": "exact",
+        "source": "corrupt",
+        "metric": "target",
+        "statistic": "slope",
+    }
     shares = ("split_top10", "split_top10_chance", "agreement_top10")
     made = []
     for quantity, value in numbers.items():
         single = quantity.startswith(("false_alarms", "family_sites"))
-        where = {"component": "single", "source": None, "heads": False} if single else {"component": "z", "heads": True}
+        where = (
+            {"component": "single", "source": None, "heads": False}
+            if single
+            else {"component": "z", "heads": True}
+        )
         number = {"quantity": quantity, "unit": "share" if quantity in shares else "nats/SD", "n": n}
         number |= {"estimate": value, "low": value, "high": value}
         # what hook points that contain others say comes first, and is of another family
@@ -45,7 +82,9 @@ def trusted(n: int = 100, **numbers) -> pl.DataFrame:
     return pl.DataFrame(made, schema=RELIABILITY)
 
 
-def found(command: str, summary: pl.DataFrame, key: str, reliability: pl.DataFrame | None = None, **params) -> ReportRun:
+def found(
+    command: str, summary: pl.DataFrame, key: str, reliability: pl.DataFrame | None = None, **params
+) -> ReportRun:
     """A finished run with those tables."""
     part = DatasetPart(
         name=summary["dataset"][0],
@@ -59,8 +98,8 @@ def found(command: str, summary: pl.DataFrame, key: str, reliability: pl.DataFra
         groups=60,
     )
     made = RunRecord(
-        command=command, model=None, params=params, seed=0, versions={}, created="2026-01-01", reproduce="", timing={}, peak_rss_bytes=0,
-        warnings=[], datasets=[part],
+        command=command, model=None, params=params, seed=0, versions={}, created="2026-01-01", reproduce="",
+        timing={}, peak_rss_bytes=0, warnings=[], datasets=[part],
     )  # fmt: skip
     return ReportRun(Path(f"/results/{key}"), made, summary, reliability)
 
@@ -81,7 +120,13 @@ def two_maps() -> Part:
     chosen = rows(STARRED | share | {"recovered": 0.714})
     certain = trusted(**CERTAIN)
     return part(
-        found("patch", pl.concat([estimates, total.with_columns(method=pl.lit("attribution"))]), "estimate", certain, method="attribution"),
+        found(
+            "patch",
+            pl.concat([estimates, total.with_columns(method=pl.lit("attribution"))]),
+            "estimate",
+            certain,
+            method="attribution",
+        ),
         found("patch", pl.concat([chosen, total]), "measured", certain, method="exact", layers="24-29"),
         found("baseline", rows({"component": None, "layer": None, "head": None}, method="clean"), "cleanrun"),
     )
@@ -94,22 +139,35 @@ def summary_lines(*of: Part) -> list[str]:
 def test_every_sentence_of_the_summary_names_one_run(two_maps: Part):
     lines = summary_lines(two_maps)
     joined = [line for line in lines if line.count("Run ") + line.count("run ") != 1]
-    assert len(joined) == 2 and all("measured" in line for line in joined)  # which of two runs counts, and where a number stands
+    # which of two runs counts, and where a number stands
+    assert len(joined) == 2 and all("measured" in line for line in joined)
     assert lines[0].startswith("Run cleanrun: ")
 
 
 def test_a_measured_number_stands_before_its_estimate_and_alone(two_maps: Part):
     text = "\n".join(summary_lines(two_maps))
-    assert two_maps.first.run.key == "measured" and [m.run.key for m in two_maps.shown] == ["measured", "estimate"]
+    assert two_maps.first.run.key == "measured" and [m.run.key for m in two_maps.shown] == [
+        "measured",
+        "estimate",
+    ]
     assert "L0H0 0.714 [" in text and "L0H0 0.751" not in text and "L0H1 0.751 [" in text
     assert "L0H0 alone recovers 0.714" in text and "recovers 0.751" not in text
-    assert "twin patched in, estimated by attribution" in text and "1 with measured numbers in run measured" in text
+    assert (
+        "twin patched in, estimated by attribution" in text
+        and "1 with measured numbers in run measured" in text
+    )
     assert "where a site has both numbers, the measured one counts" in text
 
 
 def test_a_long_sentence_is_shown_to_its_end():
     far = {"estimate": -0.0951, "ci_low": -0.137, "ci_high": -0.0531, "p_family": 1e-5}
-    estimated = found("patch", rows(*[far] * 40, method="attribution"), "12345678", trusted(family_sites=300.0, n=200), layers="1-9")
+    estimated = found(
+        "patch",
+        rows(*[far] * 40, method="attribution"),
+        "12345678",
+        trusted(family_sites=300.0, n=200),
+        layers="1-9",
+    )
     one = part(estimated, found("patch", rows(*[far] * 20), "87654321", layers="2-3"))
     text = blocks.clean_text(words.found_sites(one.shown[1], one.shown[0]))
     assert "L0H20" in text and text.endswith("16 more, 20 with measured numbers in run 87654321.")
@@ -117,13 +175,23 @@ def test_a_long_sentence_is_shown_to_its_end():
 
 def test_first_screen_figure_and_table_are_of_the_same_run(two_maps: Part):
     (cells,) = document._first_screen(Gathered([two_maps], [])).blocks[1].table.sections[0]
-    assert cells[1].endswith("(run cleanrun)") and cells[2].endswith("run measured)") and cells[3].endswith("(run measured)")
+    assert (
+        cells[1].endswith("(run cleanrun)")
+        and cells[2].endswith("run measured)")
+        and cells[3].endswith("(run measured)")
+    )
 
 
 def test_an_estimate_alone_is_called_so():
-    estimates = rows(STARRED | {"recovered": 0.75}, {"component": "total", "head": None, "layer": None}, method="attribution")
+    estimates = rows(
+        STARRED | {"recovered": 0.75},
+        {"component": "total", "head": None, "layer": None},
+        method="attribution",
+    )
     (found_map,) = part(found("patch", estimates, "k")).shown
-    assert "is estimated to recover 0.750" in words.recovery(found_map) and "estimated by attribution" in words.found_sites(found_map)
+    assert "is estimated to recover 0.750" in words.recovery(
+        found_map
+    ) and "estimated by attribution" in words.found_sites(found_map)
 
 
 # What significant means
@@ -137,14 +205,23 @@ def test_only_stars_are_counted_and_the_family_of_chosen_sites_is_said():
     said = words.found_sites(found_map)
     assert "1 of 4 heads is significant" in said and "of all 300 sites, 20 measured" in said
     lead = " ".join(document._lead(Gathered([one], [run])))
-    assert "300 (run k, 20 of them measured)" in lead and "among all sites of a kind" not in lead and "not the work of one group" in lead
+    assert (
+        "300 (run k, 20 of them measured)" in lead
+        and "among all sites of a kind" not in lead
+        and "not the work of one group" in lead
+    )
 
 
 def test_what_would_have_been_found_is_said_where_nothing_was():
     (found_map,) = part(found("ablate", rows({}, {}), "k", trusted(**CERTAIN))).shown
     said = words.found_sites(found_map)
-    assert "none of 2 heads is significant. An effect of 0.130 nats/SD or more would probably have been found." in said
-    (found_map,) = part(found("ablate", rows({}), "k", trusted(**CERTAIN | {"detectable_family": None}))).shown
+    assert (
+        "none of 2 heads is significant. An effect of 0.130 nats/SD or more would probably have been found."
+        in said
+    )
+    (found_map,) = part(
+        found("ablate", rows({}), "k", trusted(**CERTAIN | {"detectable_family": None}))
+    ).shown
     assert "would" not in words.found_sites(found_map)
 
 
@@ -160,13 +237,18 @@ def test_no_head_is_called_most_specific_without_an_interval():
 def test_what_repeats_stands_beside_luck():
     (found_map,) = part(found("ablate", rows({}), "k", trusted(**CERTAIN))).shown
     assert words.repeated(found_map) == "8 of 10, 0.4 by luck"
-    assert "8 come up again" in words.certainty(found_map)[0] and "0.4 by luck" in words.certainty(found_map)[0]
+    assert (
+        "8 come up again" in words.certainty(found_map)[0] and "0.4 by luck" in words.certainty(found_map)[0]
+    )
     few = trusted(**CERTAIN | {"split_top10_chance": 10 / 16})
     (found_map,) = part(found("ablate", rows({}), "k", few)).shown
     assert words.repeated(found_map) is None and words.certainty(found_map) == []
 
 
-@pytest.mark.parametrize(("luck", "said"), [(10 / 270, "8 of 10, 0.4 by luck"), (0.5, "8 of 10, 5.0 by luck"), (10 / 16, "–"), (None, "–")])
+@pytest.mark.parametrize(
+    ("luck", "said"),
+    [(10 / 270, "8 of 10, 0.4 by luck"), (0.5, "8 of 10, 5.0 by luck"), (10 / 16, "–"), (None, "–")],
+)
 def test_the_terminal_shows_luck_and_nothing_where_it_gives_more_than_half(luck: float | None, said: str):
     (table,) = reliability.tables(rows({}).clear(), trusted(**CERTAIN | {"split_top10_chance": luck}))
     assert table.sections[0][0][-1] == said
@@ -174,13 +256,18 @@ def test_the_terminal_shows_luck_and_nothing_where_it_gives_more_than_half(luck:
 
 def test_sources_that_agree_stand_beside_luck():
     for sites, said in ((270, "7 of 10, 0.4 by luck"), (16, "–")):
-        (table,) = reliability.tables(rows({}).clear(), trusted(n=sites, agreement_spearman=0.5, agreement_top10=0.7))
+        (table,) = reliability.tables(
+            rows({}).clear(), trusted(n=sites, agreement_spearman=0.5, agreement_top10=0.7)
+        )
         assert table.title == "agreement between sources" and table.sections[0][0][-1] == said
 
 
 def test_compare_counts_stars_and_shows_luck():
     one = rows(*[STARRED] * 3, STARRED | {"ci_low": -1.0}, *[{}] * 26)
-    rankings = [*comparison.rankings("a", 1, one), *comparison.rankings("b", 1, one.drop("carried_by", "caution"))]
+    rankings = [
+        *comparison.rankings("a", 1, one),
+        *comparison.rankings("b", 1, one.drop("carried_by", "caution")),
+    ]
     (pair,) = comparison.pairs(rankings, 10)
     assert pair["significant_both"] == 3 and [row["head"] for row in comparison.common(rankings)] == [0, 1, 2]
     document = {"pairs": [pair], "depths": [], "common": [], "runs": []}
@@ -193,10 +280,16 @@ def test_compare_counts_stars_and_shows_luck():
 
 
 def test_false_alarms_are_said_on_the_terminal_and_in_the_report():
-    said = "in data like these without any effect a star appears in 4 % (symmetric) to 31 % (as skewed as here) of studies"
+    said = (
+        "in data like these without any effect a star appears in 4 % (symmetric) to 31 % (as skewed as here) "
+        "of studies"
+    )
     audit = trusted(false_alarms_symmetric=0.04, false_alarms_resampled=0.31, family_sites=300.0, n=20)
     (table,) = reliability.tables(rows({}).clear(), audit)
-    assert table.notes == ["p_family is over all 300 sites that could have been chosen, 20 of them measured", said]
+    assert table.notes == [
+        "p_family is over all 300 sites that could have been chosen, 20 of them measured",
+        said,
+    ]
     (found_map,) = part(found("ablate", rows({}), "k", audit)).shown
     assert words.certainty(found_map) == [f"Run k: {said}."]
     assert reliability.false_alarms(trusted(**CERTAIN)) is None
@@ -209,18 +302,41 @@ def test_false_alarms_are_said_on_the_terminal_and_in_the_report():
     ("dataset", "values", "said"),
     [
         ("stereoset_race", {}, "it prefers the stereotype's word."),
-        ("stereoset_race", {"estimate": -0.5, "ci_low": -0.6, "ci_high": -0.4}, "it prefers the anti-stereotype's word."),
+        (
+            "stereoset_race",
+            {"estimate": -0.5, "ci_low": -0.6, "ci_high": -0.4},
+            "it prefers the anti-stereotype's word.",
+        ),
         ("stereoset_race", {"ci_low": -0.1}, "an interval that holds 0: no preference is shown."),
-        ("stereoset_race", {"clusters": 3, "ci_low": None, "ci_high": None}, "not testable, only 3 terms: no statement about other terms."),
+        (
+            "stereoset_race",
+            {"clusters": 3, "ci_low": None, "ci_high": None},
+            "not testable, only 3 terms: no statement about other terms.",
+        ),
         ("definitional", {}, "it prefers the gender that the noun has."),
-        ("definitional", {"estimate": -0.5, "ci_low": -0.6, "ci_high": -0.4}, "it prefers the other gender than the noun has."),
+        (
+            "definitional",
+            {"estimate": -0.5, "ci_low": -0.6, "ci_high": -0.4},
+            "it prefers the other gender than the noun has.",
+        ),
         ("winogender", {}, "it prefers “he”."),
-        ("winogender", {"statistic": "slope"}, "the more men an occupation has, the more the model prefers “he”."),
+        (
+            "winogender",
+            {"statistic": "slope"},
+            "the more men an occupation has, the more the model prefers “he”.",
+        ),
         ("mine", {}, "it prefers the first of the two words."),
     ],
 )
 def test_the_clean_model_is_called_what_its_data_can_show(dataset: str, values: dict, said: str):
-    place = {"component": None, "layer": None, "head": None, "statistic": "mean", "unit": "nats", "dataset": dataset}
+    place = {
+        "component": None,
+        "layer": None,
+        "head": None,
+        "statistic": "mean",
+        "unit": "nats",
+        "dataset": dataset,
+    }
     text = words.clean_model(part(found("baseline", rows(place | values), "k"), dataset=dataset))
     assert text.endswith(said) and ("stereotype" in text) == said.endswith("stereotype's word.")
 
@@ -239,7 +355,9 @@ def test_report_table_and_bars_have_one_verdict_on_a_probe(low: float | None, ve
     own, band = run.summary.to_dicts()
     assert probes.readable(own, band) is verdict
     said = probes.sentence(run)
-    assert ("no interval" in said and "no verdict" in said) == (verdict is None) and ("nothing is shown" in said) == (verdict is False)
+    assert ("no interval" in said and "no verdict" in said) == (verdict is None) and (
+        "nothing is shown" in said
+    ) == (verdict is False)
     table, bars = probes.probes(run.summary, "d", "FILE", "holdout"), io.StringIO()
     terminal.probes(run.summary, bars)
     assert ("*" in table.sections[0][0][1]) == (verdict is True) == ("0.500*" in bars.getvalue())
@@ -257,8 +375,14 @@ def test_p_at_the_floor_of_its_draws_is_said_to_be_below():
 def test_notes_explain_the_marks_and_columns_that_are_there_and_no_others():
     kl = rows({"metric": "kl", "statistic": "mean", "unit": "nats", "p_family": None})
     notes = "\n".join(tables.effects(pl.concat([rows(STARRED), kl]), "winogender", "FILE").notes)
-    assert "* p_family" in notes and "kl: " in notes and not [word for word in ("°", "†", "~", "shift", "compet.", "rms") if word in notes]
-    assert "stereotype" not in "\n".join(tables.effects(rows({}, statistic="mean"), "definitional", "FILE").notes)
+    assert (
+        "* p_family" in notes
+        and "kl: " in notes
+        and not [word for word in ("°", "†", "~", "shift", "compet.", "rms") if word in notes]
+    )
+    assert "stereotype" not in "\n".join(
+        tables.effects(rows({}, statistic="mean"), "definitional", "FILE").notes
+    )
 
 
 class Terminal(io.StringIO):
@@ -268,14 +392,19 @@ class Terminal(io.StringIO):
         return True
 
 
-@pytest.mark.parametrize(("width", "left"), [("90", ""), ("62", "rms, kl"), ("40", "shift, rms, compet., kl")])
+@pytest.mark.parametrize(
+    ("width", "left"), [("90", ""), ("62", "rms, kl"), ("40", "shift, rms, compet., kl")]
+)
 def test_on_a_narrow_terminal_columns_leave_and_names_stay_whole(monkeypatch, width: str, left: str):
     monkeypatch.setenv("COLUMNS", width)
     monkeypatch.setenv("TERM", "xterm")
     monkeypatch.setenv("NO_COLOR", "1")
     own = rows(*[STARRED | {"layer": 26}] * 2)
     beside = [("target", "mean"), ("target", "rms"), ("competence", "rms"), ("kl", "mean")]
-    more = [own.with_columns(metric=pl.lit(metric), statistic=pl.lit(statistic), p_family=None) for metric, statistic in beside]
+    more = [
+        own.with_columns(metric=pl.lit(metric), statistic=pl.lit(statistic), p_family=None)
+        for metric, statistic in beside
+    ]
     stream = Terminal()
     formats.draw(tables.effects(pl.concat([own, *more]), "winogender", "FILE"), stream)
     text = stream.getvalue()

@@ -1,7 +1,9 @@
-"""How often stars appear where there is nothing, effects of the promised size are found, and intervals hold the truth: by simulation.
+"""How often stars appear where there is nothing, effects of the promised size are found, and intervals hold
+the truth: by simulation.
 
-`python -m tests.statistics.calibrate` (or `make calibrate`) prints the tables of docs/method.md, 1,000 studies a row; the default
-suite runs the quick form. The stored effects are group means of runs of biasscope itself (see `stored`).
+`python -m tests.statistics.calibrate` (or `make calibrate`) prints the tables of docs/method.md, 1,000
+studies a row; the default suite runs the quick form. The stored effects are group means of runs of biasscope
+itself (see `stored`).
 """
 
 import sys
@@ -25,11 +27,16 @@ DRAWS = 999
 def stored(name: str) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Group means `group site`, examples of each group, and its share of men (NaN where it has none).
 
-    Made by `biasscope ablate` (exact) and `patch --source mean` (estimates) on SmolLM2-135M, and on planted:graded.
+    Made by `biasscope ablate` (exact) and `patch --source mean` (estimates) on SmolLM2-135M, and on
+    planted:graded.
     """
     frame = pl.read_parquet(HERE / f"{name}.parquet")
     columns = [c for c in frame.columns if c not in ("group", "n", "x")]
-    return frame.select(columns).to_numpy().astype(float), frame["n"].to_numpy().astype(float), frame["x"].to_numpy()
+    return (
+        frame.select(columns).to_numpy().astype(float),
+        frame["n"].to_numpy().astype(float),
+        frame["x"].to_numpy(),
+    )
 
 
 def mean_study(rng: np.random.Generator, y: np.ndarray, n: np.ndarray, *, again: bool) -> Cells:
@@ -40,7 +47,9 @@ def mean_study(rng: np.random.Generator, y: np.ndarray, n: np.ndarray, *, again:
     return cells(total[rows] * signs, n[rows])
 
 
-def slope_study(rng: np.random.Generator, y: np.ndarray, x: np.ndarray, *, again: bool) -> tuple[Cells, np.ndarray]:
+def slope_study(
+    rng: np.random.Generator, y: np.ndarray, x: np.ndarray, *, again: bool
+) -> tuple[Cells, np.ndarray]:
     """A study without any slope, and its x: (x, residual) drawn again, or residuals with random signs."""
     z = standard(x)
     residual = y - y.mean(0) - np.outer(z, slopes.line(z).slope(y))
@@ -69,7 +78,11 @@ def marked(columns: dict[str, np.ndarray]) -> tuple[bool, bool]:
 def mean_alarms(name: str, *, again: bool) -> Callable[[int], tuple[bool, bool]]:
     """One study of the mean by its seed."""
     y, n, _ = stored(name)
-    return lambda seed: marked(estimates.mean(mean_study(np.random.default_rng((seed, 41)), y, n, again=again), seed, all_of(y.shape[1])))
+    return lambda seed: marked(
+        estimates.mean(
+            mean_study(np.random.default_rng((seed, 41)), y, n, again=again), seed, all_of(y.shape[1])
+        )
+    )
 
 
 def slope_alarms(name: str, *, again: bool) -> Callable[[int], tuple[bool, bool]]:
@@ -95,7 +108,12 @@ def top_alarms(exact: str, estimated: str, top: int) -> Callable[[int], tuple[bo
         chosen = np.isin(np.arange(m), np.argsort(-size)[:top])
         own = np.hstack([chosen, np.zeros(m, bool)])
         family = Family(np.hstack([chosen, ~chosen]), own)
-        return marked({name: column[own] for name, column in estimates.slope(study, x, np.arange(len(x)), seed, [family]).items()})
+        return marked(
+            {
+                name: column[own]
+                for name, column in estimates.slope(study, x, np.arange(len(x)), seed, [family]).items()
+            }
+        )
 
     return one
 
@@ -107,7 +125,8 @@ def share(one: Callable[[int], tuple[bool, bool]], studies: int) -> tuple[float,
 
 
 def power(k: int, statistic: str, studies: int, m: int = 60) -> float | None:
-    """Share of fresh studies in which a site of the `detectable_family` size is starred; None where there is no size.
+    """Share of fresh studies in which a site of the `detectable_family` size is starred; None where there is
+    no size.
 
     The size is the mean of that of ten runs, because one run knows its errors only so well.
     """
@@ -155,22 +174,30 @@ VALUES: dict[str, Callable[[np.random.Generator, tuple[int, int]], np.ndarray]] 
 def interval_study(statistic: str, sizes: str, values: str, k: int, sites: int = 2000) -> estimates.Columns:
     """The columns of sites at which the truth is 0, whose groups have these sizes and values.
 
-    Mean: the examples of a group are alike, so that its size is its weight. Slope: the spread of a group's mean is 1/√size, and the
-    sizes have nothing to do with x.
+    Mean: the examples of a group are alike, so that its size is its weight. Slope: the spread of a group's
+    mean is 1/√size, and the sizes have nothing to do with x.
     """
     rng = np.random.default_rng((46, k))
     n = rng.permutation(SIZES[sizes](k))
     y = VALUES[values](rng, (k, sites))
     if statistic == "mean":
         return estimates.mean(cells(n[:, None] * y, n), 0, tested=False)
-    return estimates.slope(cells(y / np.sqrt(n)[:, None], np.ones(k)), np.arange(k, dtype=float), np.arange(k), 0)
+    return estimates.slope(
+        cells(y / np.sqrt(n)[:, None], np.ones(k)), np.arange(k, dtype=float), np.arange(k), 0
+    )
 
 
 def coverage(columns: estimates.Columns) -> tuple[float, float, float]:
-    """Shares of the sites whose 95 % interval holds the truth, of those without a mark for which it does, and of those marked."""
+    """Shares of the sites whose 95 % interval holds the truth, of those without a mark for which it does, and
+    of those marked.
+    """
     held = (columns["ci_low"] <= 0) & (columns["ci_high"] >= 0)
     marked = np.isfinite(columns["caution"])
-    return float(held.mean()), float(held[~marked].mean()) if not marked.all() else np.nan, float(marked.mean())
+    return (
+        float(held.mean()),
+        float(held[~marked].mean()) if not marked.all() else np.nan,
+        float(marked.mean()),
+    )
 
 
 COVERED = [(sizes, k) for sizes in ("equal", "21 to 32") for k in (10, 36, 60)] + [("1 to 80", 12)]
@@ -183,7 +210,9 @@ ALARMS = {
     "slope, random signs, planted:graded": slope_alarms("planted_graded", again=False),
     "slope, (x, residual) drawn again, WinoGender": slope_alarms("winogender_ablate_mean", again=True),
     **{
-        f"slope, random signs, --top {n}, WinoGender": top_alarms("winogender_ablate_mean", "winogender_attribution_mean", n)
+        f"slope, random signs, --top {n}, WinoGender": top_alarms(
+            "winogender_ablate_mean", "winogender_attribution_mean", n
+        )
         for n in (5, 10, 20)
     },
 }
@@ -200,11 +229,16 @@ def table(studies: int) -> Iterator[str]:
     for statistic in ("mean", "slope"):
         cells_ = (power(k, statistic, studies * 2 // 5) for k in (8, 10, 36, 60))
         yield f"| {statistic} | {' | '.join('–' if p is None else f'{p:.2f}' for p in cells_)} |"
-    yield f"\n| % covered, without ~ (% with ~) | group sizes | k | {' | '.join(VALUES)} |\n|---|---|--:|--:|--:|--:|"
+    yield (
+        f"\n| % covered, without ~ (% with ~) | group sizes | k | {' | '.join(VALUES)} "
+        "|\n|---|---|--:|--:|--:|--:|"
+    )
     for statistic in ("mean", "slope"):
         for sizes, k in COVERED:
             found = (coverage(interval_study(statistic, sizes, values, k)) for values in VALUES)
-            shown = (f"{100 * all_:.1f}, {100 * plain:.1f} ({100 * marked:.0f})" for all_, plain, marked in found)
+            shown = (
+                f"{100 * all_:.1f}, {100 * plain:.1f} ({100 * marked:.0f})" for all_, plain, marked in found
+            )
             yield f"| {statistic} | {sizes} | {k} | {' | '.join(shown)} |".replace("nan", "–")
 
 

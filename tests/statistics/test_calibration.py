@@ -1,4 +1,6 @@
-"""What a star may mean, on stored real effects: rare where there is nothing, likely for an effect of the promised size."""
+"""What a star may mean, on stored real effects: rare where there is nothing, likely for an effect of the
+promised size.
+"""
 
 import re
 
@@ -34,7 +36,9 @@ def test_a_star_of_chosen_sites_needs_the_family_they_were_chosen_from():
         columns = calibrate.estimates.slope(study, x, np.arange(len(x)), seed)
         chosen = np.argsort(-np.abs(columns["estimate"]))[:5]
         alone = calibrate.cells(study.total[:, chosen], np.ones(len(x)))
-        alarms += calibrate.marked(calibrate.estimates.slope(alone, x, np.arange(len(x)), seed, calibrate.all_of(5)))[0]
+        alarms += calibrate.marked(
+            calibrate.estimates.slope(alone, x, np.arange(len(x)), seed, calibrate.all_of(5))
+        )[0]
     assert alarms / 60 > 0.15  # what the family of all 300 prevents
 
 
@@ -55,7 +59,10 @@ def test_the_self_audit_tells_spread_from_nothing_and_is_the_same_each_time():
 
 
 def test_intervals_cover_95_of_100_where_groups_are_equal_and_are_marked_where_sizes_make_them_cover_less():
-    equal, unequal = (calibrate.interval_study("mean", *cell) for cell in (("equal", "normal", 36), ("1 to 80", "t(2.5)", 12)))
+    equal, unequal = (
+        calibrate.interval_study("mean", *cell)
+        for cell in (("equal", "normal", 36), ("1 to 80", "t(2.5)", 12))
+    )
     assert 0.93 <= calibrate.coverage(equal)[0] <= 0.97
     assert np.isnan(equal["caution"]).all()
     assert calibrate.coverage(unequal)[0] < 0.93

@@ -12,10 +12,19 @@ RNG = np.random.default_rng
 
 
 def test_f_and_its_areas_by_hand():
-    # m(none) = 0, m(all) = 2: keeping 1 of 4 gives 1 (f = ½), 2 of 4 gives 2 (f = 1); area = ¼·½/2 + ¼·(½+1)/2 + ½·1 = 0.75
+    # m(none) = 0, m(all) = 2: keeping 1 of 4 gives 1 (f = ½), 2 of 4 gives 2 (f = 1); area = ¼·½/2 +
+    # ¼·(½+1)/2 + ½·1 = 0.75
     frames = []
-    for name, value in (("none", 0.0), ("keep-1", 1.0), ("keep-2", 2.0), ("remove-1", 1.0), ("remove-2", 0.0)):
-        one = table(np.full((1, 12), value) + 0.01 * RNG(3).normal(size=12)).with_columns(component=pl.lit("set"), position=pl.lit(name))
+    for name, value in (
+        ("none", 0.0),
+        ("keep-1", 1.0),
+        ("keep-2", 2.0),
+        ("remove-1", 1.0),
+        ("remove-2", 0.0),
+    ):
+        one = table(np.full((1, 12), value) + 0.01 * RNG(3).normal(size=12)).with_columns(
+            component=pl.lit("set"), position=pl.lit(name)
+        )
         frames.append(one.with_columns(value="effect", baseline=pl.lit(2.0) + pl.col("effect") * 0))
     effects = pl.concat(frames)
     areas = faithfulness.areas(effects, 4, [1, 2])
@@ -35,6 +44,8 @@ def test_f_is_null_where_the_whole_and_none_may_be_equal():
     noise = RNG(0).normal(size=(1, 12))
     frames = []
     for name in ("none", "keep-1"):
-        one = table(noise).with_columns(component=pl.lit("set"), position=pl.lit(name), value="effect", baseline=pl.lit(0.0))
+        one = table(noise).with_columns(
+            component=pl.lit("set"), position=pl.lit(name), value="effect", baseline=pl.lit(0.0)
+        )
         frames.append(one)
     assert faithfulness.of_sets(pl.concat(frames), model="m")["recovered"].null_count() == 1

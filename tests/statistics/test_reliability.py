@@ -1,4 +1,6 @@
-"""What a ranking could detect, repeats and agrees on: by hand, by formula, on noise and on a planted order."""
+"""What a ranking could detect, repeats and agrees on: by hand, by formula, on noise and on a planted
+order.
+"""
 
 import numpy as np
 import polars as pl
@@ -18,7 +20,9 @@ def assess(effects, share=None, **more):
 
 
 def value(frame, quantity, column="estimate", **wanted):
-    return frame.filter(pl.col("quantity") == quantity, *(pl.col(k) == v for k, v in wanted.items()))[column].item()
+    return frame.filter(pl.col("quantity") == quantity, *(pl.col(k) == v for k, v in wanted.items()))[
+        column
+    ].item()
 
 
 def test_reliability_has_its_schema_and_names_the_family():
@@ -39,7 +43,11 @@ def test_halves_repeat_a_planted_order_and_not_noise(statistic):
     assert value(real, "split_spearman", statistic=statistic) > 0.95
     assert value(real, "split_top10", statistic=statistic) > 0.6
     assert abs(value(none, "split_spearman", statistic=statistic)) < 0.35
-    assert value(none, "split_spearman", "low", statistic=statistic) < 0 < value(none, "split_spearman", "high", statistic=statistic)
+    assert (
+        value(none, "split_spearman", "low", statistic=statistic)
+        < 0
+        < value(none, "split_spearman", "high", statistic=statistic)
+    )
     assert value(none, "split_top10", statistic=statistic) == pytest.approx(10 / 60, abs=0.2)
 
 
@@ -67,7 +75,10 @@ def test_agreement_between_sources_is_that_of_their_rankings():
     assert value(frame, "agreement_spearman") == pytest.approx(np.corrcoef(rankdata(a), rankdata(b))[0, 1])
     shared = set(np.argsort(-abs(a))[:10]) & set(np.argsort(-abs(b))[:10])
     assert value(frame, "agreement_top10") == pytest.approx(len(shared) / 10)
-    assert {*frame.filter(pl.col("quantity") == "agreement_top10").select("source", "against").row(0)} == {"mean", "zero"}
+    assert {*frame.filter(pl.col("quantity") == "agreement_top10").select("source", "against").row(0)} == {
+        "mean",
+        "zero",
+    }
 
 
 def test_a_calibration_takes_the_first_n_and_n_random_others_and_bounds_the_rest():
@@ -84,18 +95,24 @@ def test_a_calibration_takes_the_first_n_and_n_random_others_and_bounds_the_rest
     frame = reliability.calibration(summary, exact, others)
     assert value(frame, "calibration_spearman") == pytest.approx(1)
     assert value(frame, "calibration_sign") == 1
-    assert value(frame, "calibration_largest") == pytest.approx(max(abs(truth[s.head].mean()) for s in others))
+    assert value(frame, "calibration_largest") == pytest.approx(
+        max(abs(truth[s.head].mean()) for s in others)
+    )
     assert value(frame, "calibration_exceed") == pytest.approx(1 - 0.05 ** (1 / 8))
     assert "calibration_recall10" not in set(frame["quantity"])
 
 
 def test_the_bound_counts_sites_and_not_their_positions():
     guess = RNG(0).normal(size=(40, 20))
-    rows = pl.concat([table(guess).with_columns(position=pl.lit(place)) for place in ("term", "between", "readout")])
+    rows = pl.concat(
+        [table(guess).with_columns(position=pl.lit(place)) for place in ("term", "between", "readout")]
+    )
     summary = summarise(rows, model="m", method="attribution")
     best, others = reliability.chosen(summary, 8, 0)
     exact = summary.filter(pl.col("head").is_in([site.head for site in best + others]))
-    assert value(reliability.calibration(summary, exact, others), "calibration_exceed") == pytest.approx(1 - 0.05 ** (1 / 8))
+    assert value(reliability.calibration(summary, exact, others), "calibration_exceed") == pytest.approx(
+        1 - 0.05 ** (1 / 8)
+    )
 
 
 def test_recall_is_given_only_where_every_site_was_swept():
@@ -108,7 +125,14 @@ def test_recall_is_given_only_where_every_site_was_swept():
 
 def ranked(estimates):
     """SUMMARY of one head an estimate."""
-    same = {"model": "m", "dataset": "d", "subset": "all", "method": "exact", "source": "mean", "metric": "target"}
+    same = {
+        "model": "m",
+        "dataset": "d",
+        "subset": "all",
+        "method": "exact",
+        "source": "mean",
+        "metric": "target",
+    }
     same |= {"statistic": "mean", "component": "z", "layer": 0, "position": "all"}
     columns = {"head": range(len(estimates)), "estimate": estimates}
     frame = pl.DataFrame(columns).with_columns(pl.lit(v).alias(k) for k, v in same.items())

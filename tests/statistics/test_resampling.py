@@ -26,7 +26,9 @@ def test_mean_interval_equals_a_naive_loop_over_draws():
     theta, error = theta_and_error(np.arange(9))
     draws = [theta_and_error(np.repeat(np.arange(9), w.astype(int))) for w in resampling.weights(9, 4)]
     t = np.sort([(drawn - theta) / drawn_error for drawn, drawn_error in draws], axis=0)
-    np.testing.assert_allclose(resampling.mean_interval(total, n, 4), (theta - error * t[-50], theta - error * t[49]), rtol=1e-9)
+    np.testing.assert_allclose(
+        resampling.mean_interval(total, n, 4), (theta - error * t[-50], theta - error * t[49]), rtol=1e-9
+    )
 
 
 def test_slope_interval_equals_a_naive_loop_with_hc3_errors():
@@ -36,13 +38,17 @@ def test_slope_interval_equals_a_naive_loop_with_hc3_errors():
         design = np.column_stack([np.ones(12), x[rows]])
         inverse = np.linalg.inv(design.T @ design)
         beta = inverse @ design.T @ y[rows]
-        residual = (y[rows] - design @ beta) / (1 - np.einsum("ij,jk,ik->i", design, inverse, design))[:, None]
+        residual = (y[rows] - design @ beta) / (1 - np.einsum("ij,jk,ik->i", design, inverse, design))[
+            :, None
+        ]
         return beta[1], np.sqrt(((inverse @ design.T)[1][:, None] ** 2 * residual**2).sum(0))
 
     slope, error = slope_and_error(np.arange(12))
     draws = [slope_and_error(np.repeat(np.arange(12), w.astype(int))) for w in resampling.weights(12, 4)]
     t = np.sort([np.abs(drawn - slope) / drawn_error for drawn, drawn_error in draws], axis=0)[-100]
-    np.testing.assert_allclose(slopes.line(x).interval(y, 4), (slope - error * t, slope + error * t), rtol=1e-6)
+    np.testing.assert_allclose(
+        slopes.line(x).interval(y, 4), (slope - error * t, slope + error * t), rtol=1e-6
+    )
 
 
 def test_up_to_14_clusters_sign_flip_p_is_the_share_of_all_patterns():
@@ -99,7 +105,10 @@ def test_leaving_one_cluster_out_equals_the_t_of_the_others():
 
 
 # Skewed noise may cost (or, for the slope, win) one point more.
-NOISE = {"normal": lambda rng, size: rng.normal(size=size), "skewed": lambda rng, size: rng.exponential(size=size) - 1}
+NOISE = {
+    "normal": lambda rng, size: rng.normal(size=size),
+    "skewed": lambda rng, size: rng.exponential(size=size) - 1,
+}
 
 
 @pytest.mark.parametrize(("k", "margin"), [(60, 2), (36, 2), (10, 4)])
@@ -130,7 +139,11 @@ def slope_null(y, seed, x=None, cluster=None):
     return slopes.null(x, y, cluster, (slopes.orders(x, cluster, seed), np.ones(len(x), bool)))
 
 
-TESTS = {"mean": lambda y, seed: resampling.Means(y, np.ones_like(y)).null(seed), "slope": slope_null, "signs": resampling.flip_null}
+TESTS = {
+    "mean": lambda y, seed: resampling.Means(y, np.ones_like(y)).null(seed),
+    "slope": slope_null,
+    "signs": resampling.flip_null,
+}
 
 
 @pytest.mark.parametrize("k", [10, 36])
@@ -152,12 +165,16 @@ def test_family_wise_false_alarms_stay_at_five_per_cent_and_a_planted_site_is_fo
 @pytest.mark.parametrize("test", TESTS)
 def test_p_is_uniform_where_there_is_nothing(test):
     p = resampling.judged([TESTS[test](RNG(4).normal(size=(30, 3000)), 3)]).p
-    np.testing.assert_allclose(np.quantile(p, [0.05, 0.25, 0.5, 0.75, 0.95]), [0.05, 0.25, 0.5, 0.75, 0.95], atol=0.035)
+    np.testing.assert_allclose(
+        np.quantile(p, [0.05, 0.25, 0.5, 0.75, 0.95]), [0.05, 0.25, 0.5, 0.75, 0.95], atol=0.035
+    )
 
 
 def test_benjamini_hochberg_by_hand_leaves_missing_p_out():
     # p sorted .01 .02 .04 of m = 3: 3/1·.01 = .03, 3/2·.02 = .03, 3/3·.04 = .04
-    np.testing.assert_allclose(resampling.screened(np.array([0.02, np.nan, 0.04, 0.01])), [0.03, np.nan, 0.04, 0.03])
+    np.testing.assert_allclose(
+        resampling.screened(np.array([0.02, np.nan, 0.04, 0.01])), [0.03, np.nan, 0.04, 0.03]
+    )
 
 
 def test_few_clusters_with_an_effect_give_an_infinite_draw_and_so_no_interval():

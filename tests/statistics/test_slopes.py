@@ -1,4 +1,6 @@
-"""Slopes over groups that share clusters, and in units of another slope: a naive loop, simulation, permutations within sizes."""
+"""Slopes over groups that share clusters, and in units of another slope: a naive loop, simulation,
+permutations within sizes.
+"""
 
 import numpy as np
 import pytest
@@ -19,7 +21,9 @@ def pairs(k: int) -> np.ndarray:
 
 
 @pytest.mark.parametrize("with_total", [False, True])
-@pytest.mark.parametrize("cluster", [np.arange(14), np.array([0, 0, 1, 2, 2, 3, 4, 5, 6, 7, 7, 8, 9, 9])], ids=["single", "pairs"])
+@pytest.mark.parametrize(
+    "cluster", [np.arange(14), np.array([0, 0, 1, 2, 2, 3, 4, 5, 6, 7, 7, 8, 9, 9])], ids=["single", "pairs"]
+)
 def test_the_interval_equals_a_naive_loop_over_whole_clusters(cluster, with_total):
     n, k = len(cluster), cluster.max() + 1
     x, y, per = RNG(0).normal(size=n), RNG(1).normal(3, 2, (n, 2)), RNG(2).normal(size=n)
@@ -52,7 +56,9 @@ def test_the_interval_equals_a_naive_loop_over_whole_clusters(cluster, with_tota
 
 
 def swapped(rng, k: int, sites: int) -> tuple[np.ndarray, np.ndarray]:
-    """x and effects of k pairs of occupations on opposite sides that are each other's twin: what one gains the other loses."""
+    """x and effects of k pairs of occupations on opposite sides that are each other's twin: what one gains
+    the other loses.
+    """
     x = np.stack([rng.uniform(0, 50, k), rng.uniform(50, 100, k)], 1).ravel()
     half = rng.normal(size=(k, sites)) + 0.3 * rng.standard_t(5, (k, sites))
     return (x - x.mean()) / x.std(), np.repeat(half, 2, axis=0) * np.tile([1, -1], k)[:, None]
@@ -100,19 +106,28 @@ def test_permutations_move_whole_clusters_among_those_of_their_size():
     assert {tuple(pair) for pair in rows[:, 1:3].tolist()} == {(1, 2), (2, 1), (4, 5), (5, 4), (7, 8), (8, 7)}
 
 
-@pytest.mark.parametrize("cluster", [np.arange(14), np.array([0, 0, 1, 2, 2, 3, 4, 5, 6, 7, 7, 8, 9, 9])], ids=["single", "pairs"])
+@pytest.mark.parametrize(
+    "cluster", [np.arange(14), np.array([0, 0, 1, 2, 2, 3, 4, 5, 6, 7, 7, 8, 9, 9])], ids=["single", "pairs"]
+)
 def test_the_permutation_p_equals_a_naive_loop_of_slopes_over_their_hc3_errors(cluster, monkeypatch):
     monkeypatch.setattr(resampling, "DRAWS", 200)
     x, y = RNG(0).normal(size=14), RNG(1).normal(3, 2, (14, 4))
     x = (x - x.mean()) / x.std()
     y[:, 2] += x
     every = slopes.orders(x, cluster, 5)
-    drawn = np.array([np.abs(slopes.line(order, cluster).slope(y) / slopes.line(order, cluster).error(y)) for order in every])
+    drawn = np.array(
+        [
+            np.abs(slopes.line(order, cluster).slope(y) / slopes.line(order, cluster).error(y))
+            for order in every
+        ]
+    )
     line = slopes.line(x, cluster)
     observed = np.abs(line.slope(y) / line.error(y))
     found = resampling.judged([slopes.null(x, y, cluster, (every, np.ones(14, bool)))])
     np.testing.assert_allclose(found.p, (1 + (drawn >= observed * (1 - 1e-9)).sum(0)) / 201)
-    np.testing.assert_allclose(found.p_family, (1 + (drawn.max(1)[:, None] >= observed * (1 - 1e-9)).sum(0)) / 201)
+    np.testing.assert_allclose(
+        found.p_family, (1 + (drawn.max(1)[:, None] >= observed * (1 - 1e-9)).sum(0)) / 201
+    )
 
 
 def test_leaving_one_cluster_out_equals_the_line_through_the_others():
@@ -120,7 +135,9 @@ def test_leaving_one_cluster_out_equals_the_line_through_the_others():
     x, y = RNG(0).normal(size=14), RNG(1).normal(3, 2, (14, 2))
     rest = cluster != 2
     other = slopes.line(x[rest], np.unique(cluster[rest], return_inverse=True)[1])
-    np.testing.assert_allclose(slopes.line(x, cluster).without(y)[2], other.slope(y[rest]) / other.error(y[rest]), rtol=1e-6)
+    np.testing.assert_allclose(
+        slopes.line(x, cluster).without(y)[2], other.slope(y[rest]) / other.error(y[rest]), rtol=1e-6
+    )
 
 
 def test_spread_that_depends_on_x_is_hardly_taken_for_a_slope(monkeypatch):
@@ -133,7 +150,10 @@ def test_spread_that_depends_on_x_is_hardly_taken_for_a_slope(monkeypatch):
         x = (x - x.mean()) / x.std()
         y = rng.normal(size=(60, 40)) * np.sqrt(1 + x**2)[:, None]
         every = slopes.orders(x, np.arange(60), seed)
-        alarms += resampling.judged([slopes.null(x, y, np.arange(60), (every, np.ones(60, bool)))]).p_family.min() < 0.05
+        alarms += (
+            resampling.judged([slopes.null(x, y, np.arange(60), (every, np.ones(60, bool)))]).p_family.min()
+            < 0.05
+        )
         r = np.abs(every @ ((y - y.mean(0)) / y.std(0)))
         by_r += (1 + (r.max(1) >= np.abs(x @ ((y - y.mean(0)) / y.std(0))).max()).sum()) / 500 < 0.05
     assert alarms / 200 <= 0.14

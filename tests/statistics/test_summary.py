@@ -45,7 +45,9 @@ def test_slope_equals_polyfit_on_standardised_shares():
 def test_summary_has_the_schema_and_never_a_nan_or_infinity():
     values = np.random.default_rng(0).normal(size=(6, 20))
     values[1], values[2], values[3], values[4, :17], values[5, 3] = 0, 0.7, np.nan, np.nan, np.inf
-    frame = summary(pl.concat([table(values, metric=metric) for metric in ("target", "competence", "kl")]), shares(20))
+    frame = summary(
+        pl.concat([table(values, metric=metric) for metric in ("target", "competence", "kl")]), shares(20)
+    )
     assert frame.schema == SUMMARY
     for name in ("estimate", "ci_low", "ci_high", "p", "p_family", "q"):
         assert frame[name].is_finite().fill_null(True).all()
@@ -73,7 +75,9 @@ def test_a_dead_site_ranks_last(value):
 def test_below_six_clusters_estimates_stand_alone():
     frame = summary(table(np.random.default_rng(0).normal(size=(3, 5))), shares(5))
     assert frame["estimate"].null_count() == 0
-    assert all(frame[name].null_count() == frame.height for name in ("ci_low", "ci_high", "p", "p_family", "q"))
+    assert all(
+        frame[name].null_count() == frame.height for name in ("ci_low", "ci_high", "p", "p_family", "q")
+    )
     assert resampling.few_clusters_note(3) == "only 3 terms: no statement about other terms"
 
 
@@ -90,19 +94,27 @@ def test_a_site_that_lacks_examples_is_measured_on_those_it_has():
     groups = [f"g{j % 20:02d}" for j in range(60)]
     values[1, [0, 4, 20, 40]] = np.nan
     frame, alone = summary(table(values, groups=groups)), summary(table(values[1:2], groups=groups))
-    row, same = (rows(part, statistic="mean", head=head).row(0, named=True) for part, head in ((frame, 1), (alone, 0)))
+    row, same = (
+        rows(part, statistic="mean", head=head).row(0, named=True) for part, head in ((frame, 1), (alone, 0))
+    )
     assert (row["n"], row["clusters"]) == (56, 19)
     assert row["estimate"] == pytest.approx(np.nanmean(values[1]))
-    assert (row["ci_low"], row["ci_high"], row["p"]) == pytest.approx((same["ci_low"], same["ci_high"], same["p"]))
+    assert (row["ci_low"], row["ci_high"], row["p"]) == pytest.approx(
+        (same["ci_low"], same["ci_high"], same["p"])
+    )
 
 
 def test_slope_ranks_and_the_other_rows_follow_in_the_same_order_of_sites():
     values = np.random.default_rng(0).normal(size=(4, 20))
     values[2] = np.nan
-    effects = pl.concat([table(values * 9, metric="competence"), table(values), table(values**2, metric="kl")])
+    effects = pl.concat(
+        [table(values * 9, metric="competence"), table(values), table(values**2, metric="kl")]
+    )
     frame = summary(effects, shares(20))
     kinds = frame.select("metric", "statistic").unique(maintain_order=True).rows()
-    assert kinds == [("target", s) for s in ("slope", "mean", "rms")] + [("competence", s) for s in ("mean", "rms")] + [("kl", "mean")]
+    assert kinds == [("target", s) for s in ("slope", "mean", "rms")] + [
+        ("competence", s) for s in ("mean", "rms")
+    ] + [("kl", "mean")]
     order = frame["head"].to_list()
     assert order == order[:4] * 6
     sizes = frame["estimate"].head(3).abs().to_list()
@@ -129,11 +141,21 @@ def test_kl_and_rms_have_intervals_but_no_p():
 def test_heads_mlps_positions_and_sources_are_one_family_and_containing_hook_points_another():
     values = np.random.default_rng(0).normal(0.3, 1, (30, 12))
     heads, alone = table(values), table(values[:1], heads=False)
-    many = pl.concat([heads, table(values * 1.1, component="mlp_out", heads=False), table(-values).with_columns(source=pl.lit("zero"))])
+    many = pl.concat(
+        [
+            heads,
+            table(values * 1.1, component="mlp_out", heads=False),
+            table(-values).with_columns(source=pl.lit("zero")),
+        ]
+    )
     moved = table(values).with_columns(position=pl.lit("term"))
-    one, all_of_them = (rows(summary(pl.concat([part, alone])), statistic="mean") for part in (heads, pl.concat([many, moved])))
+    one, all_of_them = (
+        rows(summary(pl.concat([part, alone])), statistic="mean")
+        for part in (heads, pl.concat([many, moved]))
+    )
     lowest = [
-        part.filter(pl.col("head").is_not_null(), source="mean", position="all").sort("head")["p_family"] for part in (one, all_of_them)
+        part.filter(pl.col("head").is_not_null(), source="mean", position="all").sort("head")["p_family"]
+        for part in (one, all_of_them)
     ]
     # the further members are copies of the heads: the maximum is that of the heads, however many there are
     np.testing.assert_allclose(*lowest)
@@ -151,15 +173,26 @@ def test_members_that_were_not_measured_stand_in_the_maximum_and_nowhere_else():
     for name in ("p", "p_family", "ci_low"):
         expected = rows(whole, statistic="mean").filter(pl.col("head") < 3).sort("head")[name]
         np.testing.assert_allclose(rows(part, statistic="mean").sort("head")[name], expected)
-    assert (rows(summary(chosen), statistic="mean")["p_family"] <= rows(part, statistic="mean")["p_family"]).all()
+    assert (
+        rows(summary(chosen), statistic="mean")["p_family"] <= rows(part, statistic="mean")["p_family"]
+    ).all()
 
 
 def test_only_the_ranking_statistic_has_a_family():
-    effects = pl.concat([table(np.random.default_rng(0).normal(1, 1, (4, 24)), metric=metric) for metric in ("target", "competence")])
+    effects = pl.concat(
+        [
+            table(np.random.default_rng(0).normal(1, 1, (4, 24)), metric=metric)
+            for metric in ("target", "competence")
+        ]
+    )
     frame = summary(effects, shares(24))
     ranks = (pl.col("metric") == "target") & (pl.col("statistic") == "slope")
     assert frame.filter(ranks)["p_family"].null_count() == 0
-    assert frame.filter(~ranks)["p_family"].null_count() == frame.filter(~ranks)["carried_by"].null_count() == frame.filter(~ranks).height
+    assert (
+        frame.filter(~ranks)["p_family"].null_count()
+        == frame.filter(~ranks)["carried_by"].null_count()
+        == frame.filter(~ranks).height
+    )
     assert frame.filter(pl.col("statistic") == "mean")["p"].null_count() == 0
 
 
@@ -174,7 +207,9 @@ def test_what_one_group_carries_is_named_and_has_no_star():
     steep = table(np.stack([0.05 * x + rng.normal(size=24), values[1] + 9 * (np.arange(24) == far)]))
     frame = rows(summary(table(values)), statistic="mean")
     assert [schemas.mark(row) for row in frame.iter_rows(named=True)] == ["*", "", ""]
-    slopes = {row["head"]: row for row in rows(summary(steep, share), statistic="slope").iter_rows(named=True)}
+    slopes = {
+        row["head"]: row for row in rows(summary(steep, share), statistic="slope").iter_rows(named=True)
+    }
     assert (schemas.mark(slopes[0]), slopes[0]["carried_by"]) == ("*", None)
     assert slopes[1]["p_family"] > 0.05 or slopes[1]["carried_by"] == f"g{far:02d}"
 
@@ -183,43 +218,64 @@ def test_intervals_of_unequal_groups_and_of_skewed_values_are_marked():
     rng = np.random.default_rng(0)
     equal, skewed = rng.normal(size=30), rng.normal(size=30)
     skewed[3] = 40.0
-    found = rows(summary(table(np.stack([equal, skewed]))), statistic="mean").sort("head")["caution"].to_list()
+    found = (
+        rows(summary(table(np.stack([equal, skewed]))), statistic="mean").sort("head")["caution"].to_list()
+    )
     assert found == [None, "skewed values"]
-    groups = [f"g{j:02d}" for j, size in enumerate([1, 1, 2, 2, 3, 3, 4, 5, 8, 20, 40, 80]) for _ in range(size)]
+    groups = [
+        f"g{j:02d}" for j, size in enumerate([1, 1, 2, 2, 3, 3, 4, 5, 8, 20, 40, 80]) for _ in range(size)
+    ]
     uneven = summary(table(rng.normal(size=(1, len(groups))), groups=groups))
     assert rows(uneven, statistic="mean")["caution"].to_list() == ["unequal groups"]
 
 
 def test_order_of_rows_in_does_not_change_a_digit_out():
-    effects = table(np.random.default_rng(0).normal(size=(5, 60)), groups=[f"g{j % 20:02d}" for j in range(60)])
-    assert summary(effects, shares(20)).equals(summary(effects.sample(fraction=1, shuffle=True, seed=1), shares(20)))
+    effects = table(
+        np.random.default_rng(0).normal(size=(5, 60)), groups=[f"g{j % 20:02d}" for j in range(60)]
+    )
+    assert summary(effects, shares(20)).equals(
+        summary(effects.sample(fraction=1, shuffle=True, seed=1), shares(20))
+    )
 
 
 def test_top_takes_heads_of_z_but_never_the_whole_hook_point():
     values = np.random.default_rng(0).normal(size=(3, 20))
-    frame = summary(pl.concat([table(values), table(100 * values, heads=False), table(10 * values, component="mlp_out", heads=False)]))
+    frame = summary(
+        pl.concat(
+            [
+                table(values),
+                table(100 * values, heads=False),
+                table(10 * values, component="mlp_out", heads=False),
+            ]
+        )
+    )
     strongest = np.argsort(-np.abs(values.mean(1)))
     assert top(frame, 3) == [Site(int(i), "mlp_out") for i in strongest]
     assert top(frame, 2, ["z"]) == [Site(0, "z", int(i)) for i in strongest[:2]]
 
 
 def test_nothing_to_summarise_is_an_error():
-    for frame, act in ((EFFECTS.to_frame(), summary), (TRIPLES.to_frame(), lambda f: baseline.stereoset(f, model="m", dataset="d"))):
+    for frame, act in (
+        (EFFECTS.to_frame(), summary),
+        (TRIPLES.to_frame(), lambda f: baseline.stereoset(f, model="m", dataset="d")),
+    ):
         with pytest.raises(DataError, match="0 rows"):
             act(frame)
 
 
 def triples(*table_rows, split="intrasentence"):
     """TRIPLES of (group, bias type, stereo, anti, unrelated)."""
-    return pl.DataFrame([(split, f"{split}{i}", *row) for i, row in enumerate(table_rows)], schema=TRIPLES, orient="row")
+    return pl.DataFrame(
+        [(split, f"{split}{i}", *row) for i, row in enumerate(table_rows)], schema=TRIPLES, orient="row"
+    )
 
 
 THREE = [("a", "race", 3.0, 2.0, 1.0), ("a", "race", 2.0, 2.0, 2.0), ("b", "race", 3.0, 2.5, 2.0)]
 
 
 def test_lms_ss_icat_by_hand_with_ties_as_published():
-    # a: row 1 prefers the stereotype and both related sentences; row 2 is all ties: anti, and not related. LMS 50, SS 50.
-    # b: LMS 100, SS 100. Over terms: LMS 75, SS 75, ICAT = 75 · min(75, 25) / 50 = 37.5.
+    # a: row 1 prefers the stereotype and both related sentences; row 2 is all ties: anti, and not related.
+    # LMS 50, SS 50. b: LMS 100, SS 100. Over terms: LMS 75, SS 75, ICAT = 75 · min(75, 25) / 50 = 37.5.
     # Pooled over 3 examples: LMS (100 + 0 + 100) / 3 = 66.7, SS 66.7, ICAT = 66.7 · 33.3 / 50 = 44.4.
     frame = rows(baseline.stereoset(triples(*THREE), model="m", dataset="d"), subset="all")
     assert frame["statistic"].to_list() == ["lms", "ss", "icat", "lms_pooled", "ss_pooled", "icat_pooled"]
@@ -233,11 +289,21 @@ def test_one_related_sentence_of_two_is_half_of_lms():
 
 
 def test_overall_is_the_mean_over_all_terms_not_of_the_types_and_splits_merge_by_term():
-    # gender: one term, SS 0. race: terms a 50, b 100. Overall (0 + 50 + 100) / 3 = 50; the mean of the types would be 37.5.
-    # The other split adds one anti example to b: b = 50 over both splits, overall (0 + 50 + 50) / 3.
-    one, other = triples(*THREE, ("c", "gender", 1.0, 2.0, 0.0)), triples(("b", "race", 1.0, 2.0, 0.0), split="intersentence")
-    found = {name: baseline.stereoset(frame, model="m", dataset="d") for name, frame in (("one", one), ("both", pl.concat([one, other])))}
-    ss = {name: dict(rows(frame, statistic="ss").select("subset", "estimate").rows()) for name, frame in found.items()}
+    # gender: one term, SS 0. race: terms a 50, b 100. Overall (0 + 50 + 100) / 3 = 50; the mean of the types
+    # would be 37.5. The other split adds one anti example to b: b = 50 over both splits, overall (0 + 50 +
+    # 50) / 3.
+    one, other = (
+        triples(*THREE, ("c", "gender", 1.0, 2.0, 0.0)),
+        triples(("b", "race", 1.0, 2.0, 0.0), split="intersentence"),
+    )
+    found = {
+        name: baseline.stereoset(frame, model="m", dataset="d")
+        for name, frame in (("one", one), ("both", pl.concat([one, other])))
+    }
+    ss = {
+        name: dict(rows(frame, statistic="ss").select("subset", "estimate").rows())
+        for name, frame in found.items()
+    }
     assert ss["one"]["all"] == pytest.approx(50)
     assert ss["one"]["bias type: race"] == pytest.approx(75)
     assert ss["both"]["all"] == pytest.approx(100 / 3)
@@ -247,11 +313,15 @@ def test_overall_is_the_mean_over_all_terms_not_of_the_types_and_splits_merge_by
 
 def test_stereoset_intervals_hold_the_estimate_and_end_at_100_per_cent():
     values = np.random.default_rng(0).normal([0.3, 0, -1], 1, (400, 3))
-    frame = baseline.stereoset(triples(*((f"t{i % 20}", "race", *row) for i, row in enumerate(values))), model="m", dataset="d")
+    frame = baseline.stereoset(
+        triples(*((f"t{i % 20}", "race", *row) for i, row in enumerate(values))), model="m", dataset="d"
+    )
     whole = rows(frame, subset="all")
     assert ((whole["ci_low"] < whole["estimate"]) & (whole["estimate"] < whole["ci_high"])).all()
     high = triples(*((f"t{i}", "race", 1.0, 0.0, 0.5 if i < 4 else -1.0) for i in range(8)))
-    assert rows(baseline.stereoset(high, model="m", dataset="d"), statistic="lms")["ci_high"].to_list() == [100.0]
+    assert rows(baseline.stereoset(high, model="m", dataset="d"), statistic="lms")["ci_high"].to_list() == [
+        100.0
+    ]
 
 
 def test_below_six_clusters_each_group_has_its_own_mean():
@@ -275,7 +345,8 @@ def test_groups_that_are_each_other_s_twin_are_one_cluster_and_keep_their_own_x(
     alone, merged = (summary(table(values), share, partners=p) for p in ({}, partners))
     for statistic in ("slope", "mean"):
         one, two = (rows(frame, statistic=statistic).sort("head") for frame in (alone, merged))
-        np.testing.assert_allclose(one["estimate"], two["estimate"])  # the estimate is over groups whatever the clusters
+        # the estimate is over groups whatever the clusters
+        np.testing.assert_allclose(one["estimate"], two["estimate"])
         assert (set(one["clusters"]), set(two["clusters"]), set(two["n"])) == ({14}, {10}, {14})
         assert (one["ci_low"] != two["ci_low"]).all()
     # over whole pairs that cancel, the mean's error is that of the six single groups alone
@@ -288,7 +359,9 @@ def with_total(values, total, **more):
     """EFFECTS of sites and of the whole prompt exchanged for its twin."""
     whole = table(np.asarray(total)[None], **more)
     none = pl.lit(None, pl.Int32)
-    return pl.concat([table(values, **more), whole.with_columns(component=pl.lit(TOTAL), layer=none, head=none)])
+    return pl.concat(
+        [table(values, **more), whole.with_columns(component=pl.lit(TOTAL), layer=none, head=none)]
+    )
 
 
 def test_recovered_is_the_share_of_the_total_by_hand_and_null_where_the_total_may_be_zero():

@@ -27,7 +27,9 @@ def cache(tmp_path: Path) -> Path:
     model = tmp_path / "models" / f"{'ab' * 8}-v{contents.CONVERSION}"
     model.mkdir(parents=True)
     (model / "config.json").write_text("{}")
-    (model / "manifest.json").write_bytes(digests.canonical({"config.json": digests.of_file(model / "config.json")}))
+    (model / "manifest.json").write_bytes(
+        digests.canonical({"config.json": digests.of_file(model / "config.json")})
+    )
     return tmp_path
 
 
@@ -38,8 +40,15 @@ def entry(cache: Path, command: str) -> contents.Entry:
 
 def test_ls_says_what_each_entry_is_how_large_and_whether_it_is_finished(cache):
     found = json.loads(biasscope("cache", "ls", "--cache-dir", cache, "--json")[1])
-    assert {(row["what"], row["state"]) for row in found} == {("baseline", "unfinished"), ("patch", "finished"), ("model", "finished")}
-    assert all(row["size"] > 0 and row["age"] < 1 for row in found) and {row["model"] for row in found} == {"gpt2", ""}
+    assert {(row["what"], row["state"]) for row in found} == {
+        ("baseline", "unfinished"),
+        ("patch", "finished"),
+        ("model", "finished"),
+    }
+    assert all(row["size"] > 0 and row["age"] < 1 for row in found) and {row["model"] for row in found} == {
+        "gpt2",
+        "",
+    }
 
 
 def test_verify_of_an_undamaged_cache_is_exit_0(cache):
@@ -54,7 +63,11 @@ def test_verify_lists_damage_with_exit_12_and_repair_drops_it(cache, kind):
     digests.remembered(weights, cache / "digests")
     run = entry(cache, "baseline").path
     note = next((cache / "digests").iterdir())
-    files = {"shard": run / "B00002.scores.parquet", "journal": run / "journal.jsonl", "model": next(cache.rglob("config.json"))}
+    files = {
+        "shard": run / "B00002.scores.parquet",
+        "journal": run / "journal.jsonl",
+        "model": next(cache.rglob("config.json")),
+    }
     file = files.get(kind, note)
     content = bytearray(file.read_bytes())
     content[len(content) // 2] ^= 1
@@ -71,7 +84,9 @@ def test_repair_keeps_every_unit_that_is_whole(cache):
     assert len(contents.damage(cache, repair=True)) == 1
     found = journal.Journal.read(folder)
     found.check()
-    assert sorted(found.units) == ["B00000", "B00002", "B00003", "B00004", "B00005"] and found.facts == {"batch_size": 2048}
+    assert sorted(found.units) == ["B00000", "B00002", "B00003", "B00004", "B00005"] and found.facts == {
+        "batch_size": 2048
+    }
     assert not (folder / "B00001.scores.parquet").exists()
 
 
@@ -81,7 +96,9 @@ def test_a_weight_file_swapped_under_the_same_size_and_times_is_found(cache):
     digests.remembered(weights, cache / "digests")
     note = next((cache / "digests").iterdir())
     seen = json.loads(note.read_bytes())["seen"]
-    note.write_bytes(digests.canonical({"seen": seen, "sha256": "0" * 64, "check": digests.digest([seen, "0" * 64])}))
+    note.write_bytes(
+        digests.canonical({"seen": seen, "sha256": "0" * 64, "check": digests.digest([seen, "0" * 64])})
+    )
     assert "not what was hashed" in contents.damage(cache)[0]
 
 
@@ -135,14 +152,21 @@ def test_runs_are_listed_newest_first_and_damaged_ones_named(tmp_path):
     (tmp_path / "gpt2/winogender/patch/cccc3333/run.json").write_text("{")
     found = json.loads(biasscope("runs", "ls", "-o", tmp_path, "--json")[1])
     assert {row["seal"] for row in found} == {"not sealed"}
-    assert [(row["run"], row["intact"]) for row in found] == [("bbbb2222", True), ("aaaa1111", True), ("cccc3333", False)]
+    assert [(row["run"], row["intact"]) for row in found] == [
+        ("bbbb2222", True),
+        ("aaaa1111", True),
+        ("cccc3333", False),
+    ]
 
 
 def test_a_run_is_shown_by_folder_or_first_characters(tmp_path):
     folder = tmp_path / "gpt2/winogender/ablate/aaaa1111"
     save(record(folder), summary=rows({"estimate": 0.5}))
     for name in ("aaaa", "aaaa1111", folder):
-        assert json.loads(biasscope("runs", "show", name, "-o", tmp_path, "--json")[1])["reproduce"] == "biasscope ablate"
+        assert (
+            json.loads(biasscope("runs", "show", name, "-o", tmp_path, "--json")[1])["reproduce"]
+            == "biasscope ablate"
+        )
     shown = biasscope("runs", "show", "aaaa", "-o", tmp_path, "--format", "table")[1]
     assert "again        biasscope ablate" in shown and "1 × why" in shown
     assert biasscope("runs", "show", "ffff", "-o", tmp_path, ok=False)[0] == 2
@@ -156,6 +180,9 @@ def test_a_run_that_is_not_what_was_written_is_exit_12(tmp_path):
 
 
 def test_neither_command_imports_torch(cache):
-    code = "import sys; from biasscope.cli import main\ntry: main()\nfinally: sys.stderr.write(f'torch: {\"torch\" in sys.modules}')"
+    code = (
+        "import sys; from biasscope.cli import main\ntry: main()\nfinally: sys.stderr.write(f'torch: "
+        '{"torch" in sys.modules}\')'
+    )
     command = [sys.executable, "-c", code, "cache", "verify", "--cache-dir", str(cache)]
     assert "torch: False" in subprocess.run(command, capture_output=True, text=True, check=True).stderr

@@ -1,4 +1,6 @@
-"""What ends a run, and that the same command then goes on to the same bytes, with the same number of threads."""
+"""What ends a run, and that the same command then goes on to the same bytes, with the same number of
+threads.
+"""
 
 import json
 import os
@@ -49,9 +51,21 @@ class Lab:
 
     def start(self, *more: object, results: str = "results", **task: Any) -> int:
         """The pid of a run that has begun."""
-        args = ["ablate", "--model", self.model, "--dataset", "occupations", "--limit", LIMIT, "--cache-dir", self.folder / "cache"]
+        args = [
+            "ablate",
+            "--model",
+            self.model,
+            "--dataset",
+            "occupations",
+            "--limit",
+            LIMIT,
+            "--cache-dir",
+            self.folder / "cache",
+        ]
         args += ["--output-dir", self.folder / results, *more]
-        return self.warm.ask(args=[str(a) for a in args], err=str(self.folder / "err"), log=str(self.folder / "log"), **task)
+        return self.warm.ask(
+            args=[str(a) for a in args], err=str(self.folder / "err"), log=str(self.folder / "log"), **task
+        )
 
     def end(self, pid: int) -> int:
         """The exit code of a run, negative for a signal."""
@@ -91,7 +105,9 @@ class Lab:
 def warm() -> Iterator[Warm]:
     """A process with everything imported."""
     command = [sys.executable, "-m", "tests.support.warm"]
-    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, cwd=ROOT) as process:
+    with subprocess.Popen(
+        command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, cwd=ROOT
+    ) as process:
         yield Warm(process)
         assert process.stdin
         process.stdin.close()
@@ -142,7 +158,9 @@ def test_a_hundred_kills_at_random_moments_change_no_byte(lab, unbroken):
     assert lab.tables() == unbroken.tables()
 
 
-@pytest.mark.parametrize(("by", "code", "word"), [(signal.SIGINT, 130, "Ctrl-C"), (signal.SIGTERM, 143, "SIGTERM")])
+@pytest.mark.parametrize(
+    ("by", "code", "word"), [(signal.SIGINT, 130, "Ctrl-C"), (signal.SIGTERM, 143, "SIGTERM")]
+)
 def test_a_signal_ends_the_run_within_a_unit_and_says_how_to_go_on(lab, unbroken, by, code, word):
     pid = lab.start(pause=0.05)
     while lab.measured < 5:
@@ -163,7 +181,9 @@ def test_going_on_with_another_number_of_threads_is_said_and_recorded(lab):
     os.kill(pid, signal.SIGKILL)
     lab.end(pid)
     assert lab.journal().facts["threads"] == [1] and lab.run(threads=2) == 0
-    (record,) = (json.loads(file.read_text(encoding="utf-8")) for file in (lab.folder / "results").rglob("run.json"))
+    (record,) = (
+        json.loads(file.read_text(encoding="utf-8")) for file in (lab.folder / "results").rglob("run.json")
+    )
     assert record["datasets"][0]["threads"] == [1, 2] and "measured with 1, 2 threads in turn" in lab.said
     assert any("1, 2 threads" in warning for warning in record["warnings"])
 
@@ -173,7 +193,9 @@ def test_whatever_write_fails_on_a_full_disk_nothing_is_torn_and_the_run_goes_on
     while code:
         n += 1
         code = lab.run(fail=n * n)  # a growing distance: every kind of write is hit, and the run gets on
-        assert code == 0 or (code == 1 and "disk full: " in lab.said and "Traceback" not in lab.said), lab.said
+        assert code == 0 or (code == 1 and "disk full: " in lab.said and "Traceback" not in lab.said), (
+            lab.said
+        )
         for record in (lab.folder / "results").rglob("run.json"):
             assert runs.read(record.parent) is not None
         for name, content in lab.tables().items():
@@ -186,7 +208,9 @@ def test_each_single_failing_write_of_a_finished_scan_leaves_a_whole_result(lab,
     for n in range(1, 30):
         shutil.rmtree(lab.folder / "results")
         code = lab.run(fail=n)
-        assert code in (0, 1) and all(content == unbroken.tables()[name] for name, content in lab.tables().items())
+        assert code in (0, 1) and all(
+            content == unbroken.tables()[name] for name, content in lab.tables().items()
+        )
         if code == 0:
             break
     assert n > 3 and lab.tables() == unbroken.tables()
@@ -195,12 +219,17 @@ def test_each_single_failing_write_of_a_finished_scan_leaves_a_whole_result(lab,
 def test_eight_processes_on_one_run_measure_every_unit_once(lab, unbroken):
     pids = [lab.start("--wait", results=f"r{i}") for i in range(8)]
     assert [lab.end(pid) for pid in pids] == [0] * 8, lab.said
-    assert lab.measured == UNITS and len((lab.journal().folder / "journal.jsonl").read_bytes().splitlines()) == UNITS + 4
+    assert (
+        lab.measured == UNITS
+        and len((lab.journal().folder / "journal.jsonl").read_bytes().splitlines()) == UNITS + 4
+    )
     assert all(lab.tables(f"r{i}") == unbroken.tables() for i in range(8))
 
 
 def test_eight_runs_share_one_cache(lab, unbroken):
-    pids = [lab.start("--seed", i % 4, "--source", ["mean", "zero"][i // 4], results=f"r{i}") for i in range(8)]
+    pids = [
+        lab.start("--seed", i % 4, "--source", ["mean", "zero"][i // 4], results=f"r{i}") for i in range(8)
+    ]
     assert [lab.end(pid) for pid in pids] == [0] * 8, lab.said
     assert lab.measured >= 8 * UNITS - 80 and len(list(journal.folders(lab.folder / "cache" / "runs"))) == 8
     assert lab.tables("r0") == unbroken.tables()
@@ -256,10 +285,31 @@ def test_no_cache_keeps_no_part_and_fresh_measures_again(lab, unbroken):
 def test_a_finished_run_is_answered_without_torch_and_within_seconds(lab):
     assert lab.run() == 0
     once = lab.measured
-    args = ["ablate", "--model", lab.model, "--dataset", "occupations", "--limit", LIMIT, "--cache-dir", lab.folder / "cache"]
-    code = "import sys; from biasscope.cli import main\ntry: main()\nfinally: sys.stderr.write(f'torch: {\"torch\" in sys.modules}')"
+    args = [
+        "ablate",
+        "--model",
+        lab.model,
+        "--dataset",
+        "occupations",
+        "--limit",
+        LIMIT,
+        "--cache-dir",
+        lab.folder / "cache",
+    ]
+    code = (
+        "import sys; from biasscope.cli import main\ntry: main()\nfinally: sys.stderr.write(f'torch: "
+        '{"torch" in sys.modules}\')'
+    )
     begun = os.times()
-    command = [sys.executable, "-c", code, *map(str, args), "--output-dir", str(lab.folder / "results"), "--json"]
+    command = [
+        sys.executable,
+        "-c",
+        code,
+        *map(str, args),
+        "--output-dir",
+        str(lab.folder / "results"),
+        "--json",
+    ]
     done = subprocess.run(command, capture_output=True, text=True, check=True)
     # of the processor, so that a busy machine does not matter; importing torch alone would not fit
     spent = os.times()

@@ -17,7 +17,10 @@ from biasscope.engine.types import SCORES
 from tests.support.stored import ASKED, filled, scores
 
 CHANGES = {
-    **{f"model.{name}": {"model": {**ASKED["model"], name: "other"}} for name in ("name", "revision", "digest")},
+    **{
+        f"model.{name}": {"model": {**ASKED["model"], name: "other"}}
+        for name in ("name", "revision", "digest")
+    },
     **{name: {name: "other"} for name in ASKED if name not in ("model", "examples")},
     "examples": {"examples": ["b", "a"]},
     "one example less": {"examples": ["a"]},
@@ -51,7 +54,9 @@ def test_another_version_or_command_reuses_nothing(name, monkeypatch):
 
 def test_an_unchanged_identity_finds_every_unit(tmp_path):
     folder = filled(tmp_path)
-    assert {unit: frame["value"][0] for unit, frame in intact(folder).items()} == {f"B{n:05}": float(n) for n in range(6)}
+    assert {unit: frame["value"][0] for unit, frame in intact(folder).items()} == {
+        f"B{n:05}": float(n) for n in range(6)
+    }
 
 
 def test_why_nothing_is_reused_can_be_said(tmp_path):
@@ -118,13 +123,21 @@ def test_tables_come_in_the_order_of_the_units_whatever_was_stored_first(tmp_pat
     with journal.opened(tmp_path, journal.identity("baseline")) as found:
         for number in (3, 1, 2):
             found.put(f"B{number:05}", {"scores": scores(number)})
-        assert [frame["value"][0] for frame in found.tables("scores", ["B00001", "B00002", "B00003"])] == [1, 2, 3]
+        assert [frame["value"][0] for frame in found.tables("scores", ["B00001", "B00002", "B00003"])] == [
+            1,
+            2,
+            3,
+        ]
 
 
 def test_a_second_holder_is_refused_at_once_and_fresh_forgets(tmp_path):
     filled(tmp_path)
     asked = journal.identity("baseline", **ASKED)
-    with journal.opened(tmp_path, asked), pytest.raises(LockedError, match=f"process {os.getpid()} on"), journal.opened(tmp_path, asked):
+    with (
+        journal.opened(tmp_path, asked),
+        pytest.raises(LockedError, match=f"process {os.getpid()} on"),
+        journal.opened(tmp_path, asked),
+    ):
         pass
     with journal.opened(tmp_path, asked, fresh=True) as found:
         assert not found.units and not list(found.folder.glob("*.parquet"))
@@ -140,7 +153,12 @@ def test_any_bytes_as_a_journal_are_read_without_a_unit(lines):
     shutil.rmtree(folder)
 
 
-@given(st.recursive(st.none() | st.booleans() | st.floats() | st.text(max_size=9), lambda x: st.lists(x) | st.dictionaries(st.text(), x)))
+@given(
+    st.recursive(
+        st.none() | st.booleans() | st.floats() | st.text(max_size=9),
+        lambda x: st.lists(x) | st.dictionaries(st.text(), x),
+    )
+)
 @settings(max_examples=150, deadline=None)
 def test_any_json_as_a_record_is_no_finished_run(value):
     folder = Path(os.environ.get("TMPDIR", "/tmp")) / f"biasscope-record-{os.getpid()}"  # noqa: S108

@@ -1,4 +1,6 @@
-"""A model is its weights, and a record is what was written: told apart, sealed, and never repeated from an edited text."""
+"""A model is its weights, and a record is what was written: told apart, sealed, and never repeated from an
+edited text.
+"""
 
 import json
 import os
@@ -54,7 +56,9 @@ def lab(made: Path, tmp_path: Path) -> Path:
     shutil.copytree(made, tmp_path / "lab")
     lab = tmp_path / "lab"
     for run in sealed(lab):
-        seals.seal(run, seals.digests.of_file(run / "run.json"), next((lab / "cache/runs").glob(f"{run.name}*")))
+        seals.seal(
+            run, seals.digests.of_file(run / "run.json"), next((lab / "cache/runs").glob(f"{run.name}*"))
+        )
     return lab
 
 
@@ -73,7 +77,12 @@ def edit(run: Path, **changes: object) -> None:
 
 
 def test_two_models_that_start_at_once_share_no_name_and_each_finds_its_own_again(tmp_path: Path):
-    assert [seals.claim(tmp_path, "ckpt", digest) for digest in (ONE, TWO, ONE, TWO)] == ["ckpt", "ckpt·a1c2", "ckpt", "ckpt·a1c2"]
+    assert [seals.claim(tmp_path, "ckpt", digest) for digest in (ONE, TWO, ONE, TWO)] == [
+        "ckpt",
+        "ckpt·a1c2",
+        "ckpt",
+        "ckpt·a1c2",
+    ]
     assert {path.name for path in tmp_path.iterdir() if path.is_dir()} == {"ckpt", "ckpt-a1c2"}
     assert seals.claim(tmp_path, "ckpt", TWO[:4] + "f" * 60) == "ckpt·a1c2ffff"
     long = [seals.claim(tmp_path, "x" * 200, digest) for digest in (ONE, TWO)]
@@ -86,31 +95,59 @@ def test_without_an_index_a_folder_belongs_to_the_model_of_its_earliest_run(tmp_
     for key, digest, day in (("aaaa", TWO, 2), ("bbbb", ONE, 1)):
         folder = tmp_path / "ckpt/d/baseline" / key
         folder.mkdir(parents=True)
-        (folder / "run.json").write_text(json.dumps({"created": f"2026-01-0{day}", "model": {"digest": digest}}))
+        (folder / "run.json").write_text(
+            json.dumps({"created": f"2026-01-0{day}", "model": {"digest": digest}})
+        )
     assert [seals.claim(tmp_path, "ckpt", digest) for digest in (TWO, ONE)] == ["ckpt·a1c2", "ckpt"]
 
 
 def test_two_folders_of_one_name_are_two_models_everywhere(made: Path, copies: list[Path]):
-    listed = json.loads(biasscope("runs", "ls", "-o", made / "results", "--cache-dir", made / "cache", "--json")[1])
+    listed = json.loads(
+        biasscope("runs", "ls", "-o", made / "results", "--cache-dir", made / "cache", "--json")[1]
+    )
     names = {row["model"] for row in listed}
     (second,) = names - {"ckpt"}
-    assert "ckpt" in names and second.startswith("ckpt·") and len(listed) == 4 and {row["seal"] for row in listed} == {"sealed"}
+    assert (
+        "ckpt" in names
+        and second.startswith("ckpt·")
+        and len(listed) == 4
+        and {row["seal"] for row in listed} == {"sealed"}
+    )
     folders = [made / "results" / name for name in ("ckpt", second.replace("·", "-"))]
     slopes = [json.loads((folder / "summary.json").read_text())["occupations"]["slope"] for folder in folders]
     assert slopes[1] == pytest.approx(2 * slopes[0], rel=1e-3)
     assert all((folder / "head_ablations_occupations.json").is_file() for folder in folders)
     assert {pl.read_parquet(file)["model"][0] for file in folders[1].rglob("summary.parquet")} == {second}
-    document = json.loads(biasscope("report", "-o", made / "results", "--json", "--cache-dir", made / "cache")[1])
+    document = json.loads(
+        biasscope("report", "-o", made / "results", "--json", "--cache-dir", made / "cache")[1]
+    )
     assert {row["model"] for row in document["used"]} == names and document["left_out"] == []
     text = (made / "results/report.md").read_text()
     assert f"| ckpt, occupations | slope {slopes[0]:.2f}"[:40] in text and second in text
-    again = json.loads(biasscope("baseline", "-m", copies[1], *SMALL, "-o", made / "results", "--cache-dir", made / "cache", "--json")[1])
-    assert again["run"]["datasets"][0]["path"].startswith(str(folders[1])) and again["run"]["datasets"][0]["reused"] > 0
+    again = json.loads(
+        biasscope(
+            "baseline",
+            "-m",
+            copies[1],
+            *SMALL,
+            "-o",
+            made / "results",
+            "--cache-dir",
+            made / "cache",
+            "--json",
+        )[1]
+    )
+    assert (
+        again["run"]["datasets"][0]["path"].startswith(str(folders[1]))
+        and again["run"]["datasets"][0]["reused"] > 0
+    )
 
 
 def test_results_of_two_models_in_one_folder_of_an_older_version_are_told_apart(lab: Path):
     """The older version wrote both models' runs into `ckpt` and kept no index."""
-    (second,) = (path for path in (lab / "results").iterdir() if path.is_dir() and path.name.startswith("ckpt-"))
+    (second,) = (
+        path for path in (lab / "results").iterdir() if path.is_dir() and path.name.startswith("ckpt-")
+    )
     for run in sealed(lab, f"{second.name}/*/*/*"):
         shutil.copytree(run, lab / "results/ckpt" / run.relative_to(second))
         file = lab / "results/ckpt" / run.relative_to(second) / "summary.parquet"
@@ -136,7 +173,9 @@ def test_a_run_that_is_named_is_always_shown(lab: Path, copies: list[Path]):
     named = json.loads(biasscope("report", *keys, "-o", lab / "results", "--json", "-q")[1])
     assert {row["run"] for row in named["used"]} == set(keys) and named["left_out"] == []
     text = (lab / "results/report.md").read_text()
-    assert all(row["path"].split("results/")[1] in text for row in named["used"] if row["command"] == "baseline")
+    assert all(
+        row["path"].split("results/")[1] in text for row in named["used"] if row["command"] == "baseline"
+    )
     assert all(f"(run {row['run']})" in text for row in named["used"] if row["command"] == "ablate")
 
 
@@ -149,7 +188,9 @@ def test_a_record_is_sealed_in_the_index_and_in_the_cache_and_either_finds_an_ed
     edit(run, seed=7)
     assert seals.state(run) is Seal.EDITED
     index = lab / "results/index.json"
-    index.write_text(index.read_text().replace(seals.read(lab / "results").runs["/".join(run.parts[-4:])], "0" * 64))
+    index.write_text(
+        index.read_text().replace(seals.read(lab / "results").runs["/".join(run.parts[-4:])], "0" * 64)
+    )
     assert seals.state(run, cache) is Seal.EDITED
     index.unlink()
     assert seals.state(run) is Seal.NOT_SEALED and seals.state(run, cache) is Seal.EDITED
@@ -161,24 +202,39 @@ def test_a_record_is_sealed_in_the_index_and_in_the_cache_and_either_finds_an_ed
 def test_an_edited_record_is_refused_by_every_command_and_mended_by_its_own(lab: Path, copies: list[Path]):
     (run, *_), where = sealed(lab, "ckpt/*/ablate/*"), ["-o", lab / "results", "--cache-dir", lab / "cache"]
     edit(run, reproduce="rm -rf /")
-    for command in (["runs", "show", run], ["compare", run, run], ["circuit", "--from", run], ["report", run]):
+    for command in (
+        ["runs", "show", run],
+        ["compare", run, run],
+        ["circuit", "--from", run],
+        ["report", run],
+    ):
         code, out, err = biasscope(*command, *where, ok=False)
         assert (code, out) == (12, "") and "was edited after it was written" in err, command
     code, _, err = biasscope("report", *where, ok=False)
     text = (lab / "results/report.md").read_text()
-    assert code == 3 and "edited after it was written" in err and "edited after it was written" in text and "rm -rf" not in text
+    assert (
+        code == 3
+        and "edited after it was written" in err
+        and "edited after it was written" in text
+        and "rm -rf" not in text
+    )
     biasscope("ablate", "--layers", 1, "-m", copies[0], *SMALL, *where)
     assert json.loads(biasscope("runs", "show", run, *where, "--json")[1])["seal"] == "sealed"
 
 
-def test_a_record_of_an_older_version_still_loads_is_called_not_sealed_and_its_command_comes_from_its_parameters(lab: Path):
+def test_a_record_of_an_older_version_is_not_sealed_and_its_command_comes_from_its_parameters(
+    lab: Path,
+):
     (lab / "results/index.json").unlink()
     shutil.rmtree(lab / "cache/runs")
     where = ["-o", lab / "results", "--cache-dir", lab / "cache"]
     ablations = sealed(lab, "*/*/ablate/*")
     for run in sealed(lab):
         edit(run, reproduce="rm -rf /")
-    outputs = [biasscope(*command, *where)[1] for command in (["runs", "show", ablations[0], "--json"], ["compare", *ablations, "--json"])]
+    outputs = [
+        biasscope(*command, *where)[1]
+        for command in (["runs", "show", ablations[0], "--json"], ["compare", *ablations, "--json"])
+    ]
     outputs.append(biasscope("report", *where, "--json")[1])
     outputs.append((lab / "results/report.md").read_text())
     for out in outputs:
@@ -186,7 +242,9 @@ def test_a_record_of_an_older_version_still_loads_is_called_not_sealed_and_its_c
     assert "biasscope ablate" in biasscope("runs", "show", ablations[0], *where, "--format", "table")[1]
 
 
-def test_a_circuit_of_a_run_says_that_it_is_not_sealed_and_refuses_other_weights(lab: Path, copies: list[Path]):
+def test_a_circuit_of_a_run_says_that_it_is_not_sealed_and_refuses_other_weights(
+    lab: Path, copies: list[Path]
+):
     (lab / "results/index.json").unlink()
     first, second = sealed(lab, "*/*/ablate/*")
     record = json.loads((second / "run.json").read_text())
@@ -200,7 +258,9 @@ def test_a_circuit_of_a_run_says_that_it_is_not_sealed_and_refuses_other_weights
 # The command that gives it again
 
 
-def test_no_folder_of_this_machine_enters_the_report(lab: Path, monkeypatch: pytest.MonkeyPatch, tmp_path_factory: pytest.TempPathFactory):
+def test_no_folder_of_this_machine_enters_the_report(
+    lab: Path, monkeypatch: pytest.MonkeyPatch, tmp_path_factory: pytest.TempPathFactory
+):
     monkeypatch.chdir(tmp_path_factory.mktemp("elsewhere"))
     (lab / "results/index.json").unlink()
     edit(sealed(lab)[0], warnings=[f"{lab / 'data/x.json'} is not the published one, and/or more"])
@@ -216,13 +276,22 @@ def test_no_folder_of_this_machine_enters_the_report(lab: Path, monkeypatch: pyt
 
 def test_a_batch_size_that_was_decided_is_not_asked_for_again(lab: Path):
     record = gather.gather(lab / "results", [], None).used[0].record
-    assert record.batch_size and "--batch-size" not in record.reproduce and record.params["batch_size"] == "auto"
+    assert (
+        record.batch_size and "--batch-size" not in record.reproduce and record.params["batch_size"] == "auto"
+    )
     older = record.model_copy(update={"batch_size": None, "params": record.params | {"batch_size": 2048}})
-    assert "--batch-size" not in reproduce.of(older) and "--batch-size 512" in reproduce.command("ablate", {"batch_size": "512"})
+    assert "--batch-size" not in reproduce.of(older) and "--batch-size 512" in reproduce.command(
+        "ablate", {"batch_size": "512"}
+    )
 
 
 def test_nothing_but_options_of_biasscope_comes_from_parameters():
-    hostile = {"model": "x; rm -rf /", "a; b": 1, "heads": "`id`", "from": "/home/me/results/m/d/ablate/34a1f100"}
+    hostile = {
+        "model": "x; rm -rf /",
+        "a; b": 1,
+        "heads": "`id`",
+        "from": "/home/me/results/m/d/ablate/34a1f100",
+    }
     said = reproduce.command("ablate", hostile, document=True)
     assert said == "biasscope ablate --model 'x; rm -rf /' --heads '`id`' --from 34a1f100"
 

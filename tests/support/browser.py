@@ -1,4 +1,6 @@
-"""A headless Chromium driven through its debugging pipe: what a page measures in a real browser, at a given width."""
+"""A headless Chromium driven through its debugging pipe: what a page measures in a real browser, at a given
+width.
+"""
 
 import base64
 import json
@@ -15,7 +17,9 @@ NAMES = ("chromium-headless-shell", "chromium", "chromium-browser", "google-chro
 
 def found() -> str | None:
     """The browser of this machine: BIASSCOPE_BROWSER, or one of the usual names."""
-    return os.environ.get("BIASSCOPE_BROWSER") or next((path for name in NAMES if (path := shutil.which(name))), None)
+    return os.environ.get("BIASSCOPE_BROWSER") or next(
+        (path for name in NAMES if (path := shutil.which(name))), None
+    )
 
 
 class Browser:
@@ -34,18 +38,26 @@ class Browser:
         ]
 
         place = (
-            "import os, sys; held = [os.dup(int(n)) for n in sys.argv[1:3] + sys.argv[1:3]][2:]; os.dup2(held[0], 3); os.dup2(held[1], 4)"
+            "import os, sys; held = [os.dup(int(n)) for n in sys.argv[1:3] + sys.argv[1:3]][2:]; "
+            "os.dup2(held[0], 3); os.dup2(held[1], 4)"
         )
-        keep = "[os.set_inheritable(n, True) for n in (3, 4)]; os.execv(sys.argv[3], sys.argv[3:])"  # it reads from 3, writes to 4
+        # it reads from 3, writes to 4
+        keep = "[os.set_inheritable(n, True) for n in (3, 4)]; os.execv(sys.argv[3], sys.argv[3:])"
         start, null = [sys.executable, "-c", f"{place}; {keep}", str(read), str(write)], subprocess.DEVNULL
         self.process = subprocess.Popen(
-            [*start, program, *flags, "about:blank"], pass_fds=(read, write), stdin=null, stdout=null, stderr=null
+            [*start, program, *flags, "about:blank"],
+            pass_fds=(read, write),
+            stdin=null,
+            stdout=null,
+            stderr=null,
         )
         os.close(read)
         os.close(write)
         self.buffer, self.number, self.session = b"", 0, None
         target = next(t for t in self.call("Target.getTargets")["targetInfos"] if t["type"] == "page")
-        self.session = self.call("Target.attachToTarget", targetId=target["targetId"], flatten=True)["sessionId"]
+        self.session = self.call("Target.attachToTarget", targetId=target["targetId"], flatten=True)[
+            "sessionId"
+        ]
         self.call("Page.enable")
 
     def __enter__(self) -> "Browser":
@@ -61,7 +73,9 @@ class Browser:
     def call(self, method: str, **params: Any) -> Any:
         """The answer of one command."""
         self.number += 1
-        message = {"id": self.number, "method": method, "params": params} | ({"sessionId": self.session} if self.session else {})
+        message = {"id": self.number, "method": method, "params": params} | (
+            {"sessionId": self.session} if self.session else {}
+        )
         os.write(self.out, json.dumps(message).encode() + b"\0")
         while True:
             answer = self.read()
@@ -81,8 +95,17 @@ class Browser:
     def open(self, page: Path, width: int, height: int, *, dark: bool = False) -> None:
         """Nothing: loads the page with its scripts off."""
         self.call("Emulation.setScriptExecutionDisabled", value=True)
-        self.call("Emulation.setDeviceMetricsOverride", width=width, height=height, deviceScaleFactor=1, mobile=width < 600)
-        self.call("Emulation.setEmulatedMedia", features=[{"name": "prefers-color-scheme", "value": "dark" if dark else "light"}])
+        self.call(
+            "Emulation.setDeviceMetricsOverride",
+            width=width,
+            height=height,
+            deviceScaleFactor=1,
+            mobile=width < 600,
+        )
+        self.call(
+            "Emulation.setEmulatedMedia",
+            features=[{"name": "prefers-color-scheme", "value": "dark" if dark else "light"}],
+        )
         self.call("Page.navigate", url=page.resolve().as_uri())
         while self.read().get("method") != "Page.loadEventFired":
             pass

@@ -20,6 +20,12 @@ def example(number: int, prompt: str, stereo: str = " he", anti: str = " she", *
 def paired(lm, share: str = "example", names: str = "abcd"):
     """The pairs that have as many tokens with this tokenizer, as a forest with twins and one without."""
     every = [Example(i, "t", "gender", TERMS[i], PAIRS[i][0], " he", " she") for i in names]
-    fits = [e for e in every if len(lm.tokenizer(e.prompt).input_ids) == len(lm.tokenizer(PAIRS[e.id][1]).input_ids)]
+    fits = [
+        e
+        for e in every
+        if len(lm.tokenizer(e.prompt).input_ids) == len(lm.tokenizer(PAIRS[e.id][1]).input_ids)
+    ]
     assert len(fits) >= 2
-    return fits, tokens.forest(lm, fits, share=share, twins={e.id: PAIRS[e.id][1] for e in fits}, positions=share == "example")
+    return fits, tokens.forest(
+        lm, fits, share=share, twins={e.id: PAIRS[e.id][1] for e in fits}, positions=share == "example"
+    )

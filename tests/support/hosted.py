@@ -9,7 +9,8 @@ HUB_ORDER = ("anti-stereotype", "stereotype", "unrelated")
 
 
 def hub_path(split: str) -> str:
-    return f"/datasets/McGill-NLP/stereoset/resolve/{stereoset.ORIGIN.revision}/{split}/validation-00000-of-00001.parquet"
+    revision = stereoset.ORIGIN.revision
+    return f"/datasets/McGill-NLP/stereoset/resolve/{revision}/{split}/validation-00000-of-00001.parquet"
 
 
 def left(data: Path) -> list[str]:

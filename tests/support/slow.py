@@ -1,4 +1,6 @@
-"""The slow exact twin of every fast path: one example at a time, full forward, full logits, TransformerLens's own hooks."""
+"""The slow exact twin of every fast path: one example at a time, full forward, full logits, TransformerLens's
+own hooks.
+"""
 
 import torch
 from torch import Tensor
@@ -15,7 +17,11 @@ def span(lm: LM, prompt: str, filler: str) -> tuple[list[int], int]:
 
 def logp(lm: LM, ids: list[int], first: int, hooks=()) -> Tensor:
     """Σ log p of ids[first:], each read at the position before it."""
-    logits = lm.bridge.run_with_hooks(torch.tensor([ids], device=lm.device), fwd_hooks=list(hooks))[0].float().log_softmax(-1)
+    logits = (
+        lm.bridge.run_with_hooks(torch.tensor([ids], device=lm.device), fwd_hooks=list(hooks))[0]
+        .float()
+        .log_softmax(-1)
+    )
     return torch.stack([logits[t - 1, ids[t]] for t in range(first, len(ids))]).sum()
 
 
@@ -31,8 +37,12 @@ def replaced(site: Site, first: Tensor, rest: Tensor):
     return (site.hook, hook)
 
 
-def sources(name: str, lm: LM, examples: list[Example], sites: list[Site]) -> dict[Site, tuple[Tensor, Tensor]]:
-    """Per site, what a source puts at depth 0 and at all other depths: zero, or the mean over each example's own prefixes."""
+def sources(
+    name: str, lm: LM, examples: list[Example], sites: list[Site]
+) -> dict[Site, tuple[Tensor, Tensor]]:
+    """Per site, what a source puts at depth 0 and at all other depths: zero, or the mean over each example's
+    own prefixes.
+    """
     if name == "zero":
         return {site: (torch.tensor(0.0), torch.tensor(0.0)) for site in sites}
     seen: dict[Site, dict[tuple, Tensor]] = {site: {} for site in sites}
@@ -61,18 +71,24 @@ def scores(lm: LM, example: Example, hooks=()) -> dict[str, float]:
 
 
 def kl(lm: LM, example: Example, hooks, before=()) -> float:
-    """KL(clean ‖ edited) of the next token after the prompt; `before`: hooks of the run that counts as clean."""
+    """KL(clean ‖ edited) of the next token after the prompt; `before`: hooks of the run that counts as
+    clean.
+    """
     ids, first = span(lm, example.prompt, example.stereo)
     with torch.no_grad():
         clean, edited = (
-            lm.bridge.run_with_hooks(torch.tensor([ids[:first]]), fwd_hooks=list(h))[0, -1].log_softmax(-1).double()
+            lm.bridge.run_with_hooks(torch.tensor([ids[:first]]), fwd_hooks=list(h))[0, -1]
+            .log_softmax(-1)
+            .double()
             for h in (before, hooks)
         )
     return float((clean.exp() * (clean - edited)).sum())
 
 
 def attribution(lm: LM, example: Example, site: Site, first: Tensor, rest: Tensor) -> float:
-    """Σ (source − clean) · ∂target/∂activation of one example: one forward and one backward pass a continuation."""
+    """Σ (source − clean) · ∂target/∂activation of one example: one forward and one backward pass a
+    continuation.
+    """
     total = 0.0
     for filler, sign in ((example.stereo, 1), (example.anti, -1)):
         kept: list[Tensor] = []
@@ -102,14 +118,18 @@ def attribution(lm: LM, example: Example, site: Site, first: Tensor, rest: Tenso
 def scores_at_once(lm: LM, example: Example, hooks=()) -> float:
     """target of one prompt whose two continuations are single tokens: one full forward, all logits."""
     ids = lm.tokenizer(example.prompt).input_ids
-    he, she = (lm.tokenizer(example.prompt + filler).input_ids[-1] for filler in (example.stereo, example.anti))
+    he, she = (
+        lm.tokenizer(example.prompt + filler).input_ids[-1] for filler in (example.stereo, example.anti)
+    )
     with torch.no_grad():
         last = lm.bridge.run_with_hooks(torch.tensor([ids]), fwd_hooks=list(hooks))[0, -1].log_softmax(-1)
     return float(last[he] - last[she])
 
 
 def all_attributions(lm: LM, example: Example, points: list[Site]) -> Tensor:
-    """Zero-source attribution [point head] of one prompt: hook, retain gradient, one forward and one backward pass."""
+    """Zero-source attribution [point head] of one prompt: hook, retain gradient, one forward and one backward
+    pass.
+    """
     kept: dict[str, Tensor] = {}
 
     def start(act: Tensor, hook) -> Tensor:
@@ -124,7 +144,9 @@ def all_attributions(lm: LM, example: Example, points: list[Site]) -> Tensor:
         return (name, hook)
 
     ids = lm.tokenizer(example.prompt).input_ids
-    he, she = (lm.tokenizer(example.prompt + filler).input_ids[-1] for filler in (example.stereo, example.anti))
+    he, she = (
+        lm.tokenizer(example.prompt + filler).input_ids[-1] for filler in (example.stereo, example.anti)
+    )
     hooks = [("blocks.0.hook_resid_pre", start), *(keep(p.hook) for p in points)]
     with torch.enable_grad():
         last = lm.bridge.run_with_hooks(torch.tensor([ids]), fwd_hooks=hooks)[0, -1]

@@ -26,7 +26,16 @@ ASKED = {
 
 def record(path: Path, **changes: object) -> runs.RunRecord:
     """A record of one dataset whose folder is `path`."""
-    part = {"name": "d", "digest": "0", "source": {"source": "d"}, "found": 5, "used": 3, "not_drawn": 1, "dropped": {"why": 1}, "partly": {}}
+    part = {
+        "name": "d",
+        "digest": "0",
+        "source": {"source": "d"},
+        "found": 5,
+        "used": 3,
+        "not_drawn": 1,
+        "dropped": {"why": 1},
+        "partly": {},
+    }
     values = {
         "command": "ablate",
         "model": None,

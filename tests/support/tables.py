@@ -18,8 +18,21 @@ def table(values, *, groups=None, metric="target", component="z", heads=True):
         "head": pl.Series(np.repeat(np.arange(m), n) if heads else [None] * (m * n), dtype=pl.Int32),
         "effect": values.ravel(),
     }
-    same = {"dataset": "d", "source": "mean", "metric": metric, "component": component, "position": "all", "baseline": 0.0, "value": 0.0}
-    return pl.DataFrame(columns).with_columns(pl.lit(v).alias(k) for k, v in same.items()).select(EFFECTS.names()).cast(EFFECTS)
+    same = {
+        "dataset": "d",
+        "source": "mean",
+        "metric": metric,
+        "component": component,
+        "position": "all",
+        "baseline": 0.0,
+        "value": 0.0,
+    }
+    return (
+        pl.DataFrame(columns)
+        .with_columns(pl.lit(v).alias(k) for k, v in same.items())
+        .select(EFFECTS.names())
+        .cast(EFFECTS)
+    )
 
 
 def shares(n):

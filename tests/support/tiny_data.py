@@ -14,14 +14,31 @@ from biasscope.engine.store import digests
 Raw = dict[str, Any]
 
 
-def record(number: int, context: str, fillers: tuple[str, str, str], *, target: str = "baker", bias_type: str = "profession") -> Raw:
+def record(
+    number: int,
+    context: str,
+    fillers: tuple[str, str, str],
+    *,
+    target: str = "baker",
+    bias_type: str = "profession",
+) -> Raw:
     """A StereoSet record; fillers are stereotype, anti-stereotype, unrelated."""
     labels = ("stereotype", "anti-stereotype", "unrelated")
     sentences = [
-        {"id": f"s{number}{label[0]}", "sentence": context.replace("BLANK", word).capitalize(), "gold_label": label}
+        {
+            "id": f"s{number}{label[0]}",
+            "sentence": context.replace("BLANK", word).capitalize(),
+            "gold_label": label,
+        }
         for word, label in zip(fillers, labels, strict=True)
     ]
-    return {"id": f"e{number}", "target": target, "bias_type": bias_type, "context": context, "sentences": sentences}
+    return {
+        "id": f"e{number}",
+        "target": target,
+        "bias_type": bias_type,
+        "context": context,
+        "sentences": sentences,
+    }
 
 
 def intrasentence() -> list[Raw]:
@@ -44,14 +61,24 @@ def intersentence() -> list[Raw]:
 
 def numbered(records: list[Raw], order: tuple[str, ...]) -> list[Raw]:
     """The records with labels as class numbers in that order."""
-    return [r | {"sentences": [s | {"gold_label": order.index(s["gold_label"])} for s in r["sentences"]]} for r in records]
+    return [
+        r | {"sentences": [s | {"gold_label": order.index(s["gold_label"])} for s in r["sentences"]]}
+        for r in records
+    ]
 
 
 def publish_stereoset(monkeypatch: pytest.MonkeyPatch, **shas: str) -> None:
-    """Makes the tiny data the published one; `shas` are the expected checksums of the splits' Parquet files."""
+    """Makes the tiny data the published one; `shas` are the expected checksums of the splits' Parquet
+    files.
+    """
     parts = {"intrasentence": intrasentence(), "intersentence": intersentence()}
-    content = {s: digests.digest(sorted(r.content() for r in check(raw, s, Path(s))[0])) for s, raw in parts.items()}
-    files = tuple(replace(file, sha256=shas.get(file.name.removesuffix(".json"), file.sha256)) for file in stereoset.ORIGIN.files)
+    content = {
+        s: digests.digest(sorted(r.content() for r in check(raw, s, Path(s))[0])) for s, raw in parts.items()
+    }
+    files = tuple(
+        replace(file, sha256=shas.get(file.name.removesuffix(".json"), file.sha256))
+        for file in stereoset.ORIGIN.files
+    )
     monkeypatch.setattr(stereoset, "ORIGIN", replace(stereoset.ORIGIN, digests=content, files=files))
 
 
@@ -62,17 +89,27 @@ def write_lists(folder: Path, prefix: str = "stereoset_") -> None:
         (folder / f"{prefix}{split}.json").write_text(json.dumps(records), encoding="utf-8")
 
 
-def write_parquet(path: Path, records: list[Raw], *, names: tuple[str, ...] | None, struct_of_lists: bool = True) -> bytes:
+def write_parquet(
+    path: Path, records: list[Raw], *, names: tuple[str, ...] | None, struct_of_lists: bool = True
+) -> bytes:
     """The bytes of a Parquet file like the hub's; `names` None leaves plain numbers without their words."""
     import datasets as hf
 
     label = hf.ClassLabel(names=list(names)) if names else hf.Value("int64")
     fields = {"sentence": hf.Value("string"), "id": hf.Value("string"), "gold_label": label}
-    sentences: Any = {key: hf.List(value) for key, value in fields.items()} if struct_of_lists else hf.List(fields)
+    sentences: Any = (
+        {key: hf.List(value) for key, value in fields.items()} if struct_of_lists else hf.List(fields)
+    )
     columns = dict.fromkeys(("id", "target", "bias_type", "context"), hf.Value("string"))
-    rows = [r | {"sentences": {k: [s[k] for s in r["sentences"]] for k in fields}} for r in records] if struct_of_lists else records
+    rows = (
+        [r | {"sentences": {k: [s[k] for s in r["sentences"]] for k in fields}} for r in records]
+        if struct_of_lists
+        else records
+    )
     path.parent.mkdir(parents=True, exist_ok=True)
-    hf.Dataset.from_list(rows, features=hf.Features({**columns, "sentences": sentences})).to_parquet(str(path))
+    hf.Dataset.from_list(rows, features=hf.Features({**columns, "sentences": sentences})).to_parquet(
+        str(path)
+    )
     return path.read_bytes()
 
 
@@ -109,7 +146,9 @@ def write_winogender(folder: Path, **texts: str) -> Path:
 
 def publish_winogender(monkeypatch: pytest.MonkeyPatch, folder: Path) -> None:
     """Makes the folder's files the published ones."""
-    files = tuple(replace(file, sha256=digests.of_file(folder / file.name)) for file in winogender.ORIGIN.files)
+    files = tuple(
+        replace(file, sha256=digests.of_file(folder / file.name)) for file in winogender.ORIGIN.files
+    )
     content = {"examples": digests.of_examples(winogender.parse(folder)[0])}
     monkeypatch.setattr(winogender, "ORIGIN", replace(winogender.ORIGIN, files=files, digests=content))
 

@@ -1,8 +1,10 @@
-"""A process that has imported everything and forks one child per command, so that many short runs can be started and killed.
+"""A process that has imported everything and forks one child per command, so that many short runs can be
+started and killed.
 
-Reads JSON lines: {"args", "err", "log", "pause", "fail", "threads"} starts `biasscope ARGS` and answers its pid; {"wait": pid} answers its
-exit code, negative for a signal. The child writes a line to `log` per measured unit before it is stored, sleeps `pause` seconds then, and
-its n-th fsync fails as on a full disk where `fail` is n.
+Reads JSON lines: {"args", "err", "log", "pause", "fail", "threads"} starts `biasscope ARGS` and answers its
+pid; {"wait": pid} answers its exit code, negative for a signal. The child writes a line to `log` per measured
+unit before it is stored, sleeps `pause` seconds then, and its n-th fsync fails as on a full disk where `fail`
+is n.
 """
 
 import errno

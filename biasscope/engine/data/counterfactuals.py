@@ -1,7 +1,9 @@
-"""Counterfactual twins, as text: a prompt with its term replaced by another of the same class, in order of preference.
+"""Counterfactual twins, as text: a prompt with its term replaced by another of the same class, in order of
+preference.
 
-A twin is a pure function of the prompt's text and the seed, so equal prompts have equal twins. It measures what is specific to the
-term against another of its class; the twin has stereotypes of its own and is no neutral point.
+A twin is a pure function of the prompt's text and the seed, so equal prompts have equal twins. It measures
+what is specific to the term against another of its class; the twin has stereotypes of its own and is no
+neutral point.
 """
 
 import hashlib
@@ -18,14 +20,20 @@ def _terms(text: str) -> tuple[str, ...]:
 
 
 COUNTRIES = _terms(
-    "Afghanistan|Bangladesh|Britain|Cameroon|Cape Verde|Ecuador|Eriteria|Ethiopia|Iraq|Italy|Jordan|Lebanon|Morocco|Norway|"
+    "Afghanistan|Bangladesh|Britain|Cameroon|Cape "
+    "Verde|Ecuador|Eriteria|Ethiopia|Iraq|Italy|Jordan|Lebanon|Morocco|Norway|"
     "Sierra Leon|Somalia|Spain|Syria|Vietnam|Yemen"
 )
 PEOPLES = _terms(
     "African|Arab|Bengali|Columbian|Crimean|Eritrean|Ethiopian|Ghanaian|Hispanic|Iranian|Japanese|Norweigan|Persian|Russian|"
     "Saudi Arabian|Ukrainian"
 )
-_ALIKE = ("Eritrean|Ethiopian|African|Ghanaian", "Crimean|Russian|Ukrainian", "Arab|Saudi Arabian", "Eriteria|Ethiopia")
+_ALIKE = (
+    "Eritrean|Ethiopian|African|Ghanaian",
+    "Crimean|Russian|Ukrainian",
+    "Arab|Saudi Arabian",
+    "Eriteria|Ethiopia",
+)
 NOT_TOGETHER = tuple(frozenset(_terms(group)) for group in _ALIKE)
 """Terms that may mean the same people or place are never each other's twin. (Spelling is StereoSet's.)"""
 RELIGION = {
@@ -58,7 +66,9 @@ AFTER_HIM = _terms(
     "and|or|but|because|that|as|if|when|while|than|so|to|in|on|at|by|for|from|with|without|of|about|after|before|into|over|under|up|down|"
     "out|off|through|during|until|since|around|against|between|was|is|were|are"
 )
-"""Before one of these, or a mark, `her` is an object (him); before any other word it is a possessive (his)."""
+"""Before one of these, or a mark, `her` is an object (him); before any other word it is a possessive
+(his).
+"""
 
 
 @dataclass(frozen=True)
@@ -81,47 +91,67 @@ def of_occupation(example: Example, partner: str) -> Twin | str:
 def partners(occupations: Mapping[str, tuple[float, float]], length: Callable[[str], int]) -> dict[str, str]:
     """Occupation → its partner on the other side of 50 per cent of women, among those of as many tokens.
 
-    `occupations`: name → per cent of women by BLS and Bergsma. Partners are those on which both agree. Same rank gives every pair about
-    50 points; taking the farthest would use six partners in all.
+    `occupations`: name → per cent of women by BLS and Bergsma. Partners are those on which both agree. Same
+    rank gives every pair about 50 points; taking the farthest would use six partners in all.
     """
     partner_of: dict[str, str] = {}
     for size in {length(name) for name in occupations}:
         same = sorted((bls, name) for name, (bls, _) in occupations.items() if length(name) == size)
         for women in (False, True):
             own = [name for bls, name in same if (bls >= 50) == women]
-            others = [name for bls, name in same if (bls >= 50) != women and (occupations[name][1] >= 50) != women]
+            others = [
+                name for bls, name in same if (bls >= 50) != women and (occupations[name][1] >= 50) != women
+            ]
             partner_of |= {name: others[i * len(others) // len(own)] for i, name in enumerate(own) if others}
     return partner_of
 
 
 def of_sentence(example: Example, terms: Iterable[str], seed: int) -> tuple[Twin, ...] | str:
-    """The twins of a StereoSet prompt, best first, or the reason why there is none. `terms`: all of the example's bias type."""
+    """The twins of a StereoSet prompt, best first, or the reason why there is none. `terms`: all of the
+    example's bias type.
+    """
     prompt = example.prompt
     if example.flaw:
         return example.flaw
     if not prompt or not example.stereo.startswith(" "):
         return "no prefix with a space before BLANK"
     term = written(example.word)
-    classes = {"race": (*COUNTRIES, *PEOPLES), "religion": tuple(RELIGION), "gender": tuple(GENDER), "profession": tuple(terms)}
+    classes = {
+        "race": (*COUNTRIES, *PEOPLES),
+        "religion": tuple(RELIGION),
+        "gender": tuple(GENDER),
+        "profession": tuple(terms),
+    }
     if example.bias_type not in classes:
         return f"no twin is defined for the bias type '{example.bias_type}'"
     if term not in classes[example.bias_type]:
         return "no counterpart is defined for its term"
     if not _places(prompt, term):
-        return "its term stands after BLANK" if _places(example.suffix, term) else "its prefix does not name the term as a whole word"
-    if any(re.match(r" [A-Z](?!\b)", prompt[end:]) and not prompt[start:end].isupper() for start, end, _ in _places(prompt, term)):
+        return (
+            "its term stands after BLANK"
+            if _places(example.suffix, term)
+            else "its prefix does not name the term as a whole word"
+        )
+    if any(
+        re.match(r" [A-Z](?!\b)", prompt[end:]) and not prompt[start:end].isupper()
+        for start, end, _ in _places(prompt, term)
+    ):
         return "its term is part of a name"
     makers = {"race": _race, "profession": _profession, "religion": _religion, "gender": _gender}
     return makers[example.bias_type](prompt, term, sorted(terms), seed)
 
 
 def written(term: str) -> str:
-    """What of a term is replaced, and stands in the twins of others: "Persian" of StereoSet's "Persian people"."""
+    """What of a term is replaced, and stands in the twins of others: "Persian" of StereoSet's "Persian
+    people".
+    """
     return "Persian" if term == "Persian people" else term
 
 
 def _race(prompt: str, term: str, _: Sequence[str], seed: int) -> tuple[Twin, ...] | str:
-    if term == "Japanese" and any(re.match(r" (are|were|have)\b|$", prompt[end:]) for _, end, _ in _places(prompt, term)):
+    if term == "Japanese" and any(
+        re.match(r" (are|were|have)\b|$", prompt[end:]) for _, end, _ in _places(prompt, term)
+    ):
         return "Japanese as a plural noun has no twin of the same form"
     kind = COUNTRIES if term in COUNTRIES else PEOPLES
     fits = [p for p in kind if p != term and not any({p, term} <= group for group in NOT_TOGETHER)]
@@ -142,7 +172,9 @@ def _religion(prompt: str, term: str, _: Sequence[str], __: int) -> tuple[Twin, 
 
 def _seeded(prompt: str, term: str, fits: Iterable[str], seed: int) -> tuple[Twin, ...]:
     """Twins in an order that only the seed, the prompt and the partner decide."""
-    order = sorted(fits, key=lambda partner: hashlib.sha256(repr((seed, prompt, partner)).encode()).hexdigest())
+    order = sorted(
+        fits, key=lambda partner: hashlib.sha256(repr((seed, prompt, partner)).encode()).hexdigest()
+    )
     return tuple(Twin(_replaced(prompt, term, partner)[0], partner) for partner in order)
 
 
@@ -158,7 +190,10 @@ def _gender(prompt: str, term: str, _: Sequence[str], __: int) -> tuple[Twin, ..
         return f"{term} without a pronoun that it refers to"
     if not reflexive and before and after:
         return "pronouns of the term's gender before and after it"
-    if any(word in (MALE_NOUNS if male else FEMALE_NOUNS) and not any(s <= at < e for s, e, _ in places) for at, word in words):
+    if any(
+        word in (MALE_NOUNS if male else FEMALE_NOUNS) and not any(s <= at < e for s, e, _ in places)
+        for at, word in words
+    ):
         return "another noun of the term's gender"
     if any(word in GENDER[term] for _, word in words):
         return "the counterpart is already there"
@@ -175,7 +210,9 @@ def _followed(prompt: str, term: str, partner: str, follow: set[int]) -> str:
         word, rest = match[0].lower(), re.match(r"\s*([A-Za-z]*)", prompt[match.end() :])
         following = rest[1].lower() if rest else ""
         object_ = not following or following in AFTER_HIM
-        new = {"he": "she", "she": "he", "his": "her", "him": "her"}.get(word) or ("him" if object_ else "his")
+        new = {"he": "she", "she": "he", "his": "her", "him": "her"}.get(word) or (
+            "him" if object_ else "his"
+        )
         return new.capitalize() if match[0][0].isupper() else new
 
     # longer or shorter pronouns would move the term's place: it is replaced afterwards, by name
@@ -191,11 +228,15 @@ def _cases(text: str) -> dict[str, Callable[[str], str]]:
 def _places(prompt: str, term: str) -> list[tuple[int, int, str]]:
     """Start, end and ending ("", "s", "'s") of every place where the term stands as a whole word."""
     written = "|".join(sorted(map(re.escape, _cases(term)), key=len, reverse=True))
-    return [(m.start(), m.end(), m[2] or "") for m in re.finditer(rf"(?<!\w)({written})('s|s)?(?!\w)", prompt)]
+    return [
+        (m.start(), m.end(), m[2] or "") for m in re.finditer(rf"(?<!\w)({written})('s|s)?(?!\w)", prompt)
+    ]
 
 
 def _replaced(prompt: str, term: str, partner: str) -> tuple[str, bool]:
-    """The prompt with the term replaced wherever it stands, the article before it corrected, and whether it stood anywhere."""
+    """The prompt with the term replaced wherever it stands, the article before it corrected, and whether it
+    stood anywhere.
+    """
     ways = _cases(term)
     written = "|".join(sorted(map(re.escape, ways), key=len, reverse=True))
 

@@ -33,7 +33,9 @@ REACH_S = 4.0
 
 def names() -> list[str]:
     """The datasets that can be downloaded."""
-    return [module.ORIGIN.name for module in datasets.modules().values() if module.ORIGIN.host in ("hub", "raw")]
+    return [
+        module.ORIGIN.name for module in datasets.modules().values() if module.ORIGIN.host in ("hub", "raw")
+    ]
 
 
 def download(
@@ -47,10 +49,12 @@ def download(
     raw_url: str | None = None,
     track: Track = silent,
 ) -> dict[str, Any]:
-    """The record of the dataset's files in `data_dir`, with `reused` (nothing was downloaded) and `damaged` (files that were mended).
+    """The record of the dataset's files in `data_dir`, with `reused` (nothing was downloaded) and `damaged`
+    (files that were mended).
 
-    `local` takes copies from a folder instead of the network. Whatever fails, files already there stay as they are.
-    UsageError: unknown dataset. NetworkError: offline or unreachable. DataError: a wrong checksum or other content than published.
+    `local` takes copies from a folder instead of the network. Whatever fails, files already there stay as
+    they are. UsageError: unknown dataset. NetworkError: offline or unreachable. DataError: a wrong checksum
+    or other content than published.
     """
     if name not in names():
         raise UsageError(datasets.unknown("dataset", name, names()))
@@ -60,7 +64,9 @@ def download(
     if record is not None and not damaged and not fresh and local is None:
         return record | {"reused": True, "damaged": []}
     if local is None and (offline or _hub_is_off(module.ORIGIN)):
-        raise NetworkError(f"{name} must be downloaded, and this is offline; use `biasscope download {name} --from FOLDER`")
+        raise NetworkError(
+            f"{name} must be downloaded, and this is offline; use `biasscope download {name} --from FOLDER`"
+        )
     if local is not None and not local.is_dir():
         raise DataError(f"{local} is not a folder; --from takes a folder with copies of {name}")
     try:
@@ -85,8 +91,14 @@ def verify(origin: Origin, folder: Path) -> tuple[dict[str, Any] | None, list[st
         return None, [f"{folder / RECORD} cannot be read"]
     if not {file.name for file in origin.files} <= sums.keys():
         return None, []
-    actual = {name: digests.of_file(folder / name) if (folder / name).is_file() else "missing" for name in sums}
-    wrong = [f"{folder / name}: sha256 {actual[name]}, expected {sums[name]}" for name in sums if actual[name] != sums[name]]
+    actual = {
+        name: digests.of_file(folder / name) if (folder / name).is_file() else "missing" for name in sums
+    }
+    wrong = [
+        f"{folder / name}: sha256 {actual[name]}, expected {sums[name]}"
+        for name in sums
+        if actual[name] != sums[name]
+    ]
     if dict(record.get("content", {})) != dict(origin.digests):
         wrong.append(f"{folder / RECORD}: content digests of another version of the data")
     return record, wrong
@@ -102,7 +114,9 @@ def _check_writable(folder: Path) -> None:
 
 
 def _workplace(data_dir: Path) -> "TemporaryDirectory[str]":
-    """A temporary folder inside the data directory, so that its files can be renamed into place; old ones are swept."""
+    """A temporary folder inside the data directory, so that its files can be renamed into place; old ones are
+    swept.
+    """
     data_dir.mkdir(parents=True, exist_ok=True)
     for old in data_dir.glob(f"{TEMPORARY}*"):
         # Left by a process that was killed; a younger one may belong to a download that is still running.
@@ -125,7 +139,8 @@ def _obtain(
         shutil.copyfile(fetch(origin, file, work, hub_url=hub_url, raw_url=raw_url), target)
     sums = {file.path: digests.of_file(copies / file.path) for file in origin.files}
     notes = [
-        f"{file.path}: sha256 {sums[file.path]}, expected {file.sha256}; accepted, because the content digest is right"
+        f"{file.path}: sha256 {sums[file.path]}, expected {file.sha256}; accepted, because the content "
+        "digest is right"
         for file in origin.files
         if sums[file.path] != file.sha256
     ]
@@ -148,7 +163,9 @@ def _json(record: dict[str, Any]) -> bytes:
 
 
 def _publish(work: Path, folder: Path, files: Mapping[str, bytes]) -> None:
-    """Rename complete files into place, the record last: a break in between is seen as damage by the next call."""
+    """Rename complete files into place, the record last: a break in between is seen as damage by the next
+    call.
+    """
     folder.mkdir(exist_ok=True)
     for name, content in files.items():
         with (work / name).open("wb") as stream:
@@ -161,21 +178,30 @@ def _publish(work: Path, folder: Path, files: Mapping[str, bytes]) -> None:
 
 def _cannot_write(data_dir: Path, error: OSError) -> BiasScopeError:
     advice = "free some space" if error.errno == errno.ENOSPC else "choose another folder with --data-dir"
-    return BiasScopeError(f"cannot write to {error.filename or data_dir}: {error.strerror or error}; {advice}")
+    return BiasScopeError(
+        f"cannot write to {error.filename or data_dir}: {error.strerror or error}; {advice}"
+    )
 
 
 class _TransientError(Exception):
     """A failure of the network that may pass."""
 
 
-def fetch(origin: Origin, file: RemoteFile, folder: Path, *, hub_url: str | None, raw_url: str | None) -> Path:
+def fetch(
+    origin: Origin, file: RemoteFile, folder: Path, *, hub_url: str | None, raw_url: str | None
+) -> Path:
     """The downloaded file, somewhere inside `folder`.
 
-    NetworkError after three attempts, or at once where the host does not have the file. DataError: a raw file's wrong checksum.
+    NetworkError after three attempts, or at once where the host does not have the file. DataError: a raw
+    file's wrong checksum.
     """
     host = (hub_url or os.environ.get("HF_ENDPOINT") or HUB) if origin.host == "hub" else (raw_url or RAW)
     attempt = _from_hub if origin.host == "hub" else _from_raw
-    return _retried(lambda: attempt(origin, file, folder, host.rstrip("/")), f"{host}: {origin.repo}/{file.path}", origin.name)
+    return _retried(
+        lambda: attempt(origin, file, folder, host.rstrip("/")),
+        f"{host}: {origin.repo}/{file.path}",
+        origin.name,
+    )
 
 
 def _retried(attempt: Callable[[], Path], what: str, name: str) -> Path:
@@ -188,12 +214,15 @@ def _retried(attempt: Callable[[], Path], what: str, name: str) -> Path:
             cause = error.__cause__
     reason = " ".join(str(cause).split())[:160]
     raise NetworkError(
-        f"cannot download {what} ({ATTEMPTS} attempts: {reason}); try again later, or `biasscope download {name} --from FOLDER`"
+        f"cannot download {what} ({ATTEMPTS} attempts: {reason}); try again later, or `biasscope download "
+        f"{name} --from FOLDER`"
     ) from cause
 
 
 def _refused(url: str, status: int) -> NetworkError:
-    return NetworkError(f"{url} answers {status}; check the address, or use `--from FOLDER` with a local copy")
+    return NetworkError(
+        f"{url} answers {status}; check the address, or use `--from FOLDER` with a local copy"
+    )
 
 
 def _from_hub(origin: Origin, file: RemoteFile, folder: Path, host: str) -> Path:
@@ -207,7 +236,8 @@ def _from_hub(origin: Origin, file: RemoteFile, folder: Path, host: str) -> Path
     bars = not hub.utils.are_progress_bars_disabled()
     hub.utils.disable_progress_bars()
     try:
-        # The hub's own client repeats a failing look-up for a minute; this look-up fails at once and is ours to repeat.
+        # The hub's own client repeats a failing look-up for a minute; this look-up fails at once and is ours
+        # to repeat.
         hub.get_hf_file_metadata(url, token=False, timeout=REACH_S, endpoint=host)
         path = hub.hf_hub_download(
             origin.repo,
@@ -227,7 +257,8 @@ def _from_hub(origin: Origin, file: RemoteFile, folder: Path, host: str) -> Path
     except (httpx2.HTTPError, ConnectionError, TimeoutError) as error:
         raise _TransientError from error
     except OSError as error:
-        # The hub's client reports a short file as OSError without errno; one with errno (disk full) is not the network's.
+        # The hub's client reports a short file as OSError without errno; one with errno (disk full) is not
+        # the network's.
         if error.errno is not None:
             raise
         raise _TransientError from error
@@ -246,7 +277,9 @@ def _from_raw(origin: Origin, file: RemoteFile, folder: Path, host: str) -> Path
     # An `auth` that does nothing keeps requests from sending what ~/.netrc holds for the host.
     downloader = pooch.HTTPDownloader(timeout=(REACH_S, TIMEOUT_S), auth=lambda request: request)
     try:
-        path = pooch.retrieve(url, known_hash=f"sha256:{file.sha256}", fname=file.name, path=folder, downloader=downloader)
+        path = pooch.retrieve(
+            url, known_hash=f"sha256:{file.sha256}", fname=file.name, path=folder, downloader=downloader
+        )
     except requests.HTTPError as error:
         status = error.response.status_code if error.response is not None else 500
         if status < 500 and status not in (408, 429):

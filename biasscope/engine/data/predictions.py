@@ -14,14 +14,22 @@ from biasscope.engine.types import TRIPLES
 
 
 def read(path: Path) -> dict[str, float]:
-    """Sentence id → score, from a list of {"id", "score"} or the official {"intrasentence": [...], "intersentence": [...]}.
+    """Sentence id → score, from a list of {"id", "score"} or the official {"intrasentence": [...],
+    "intersentence": [...]}.
 
     The lists of the official form are taken together: the ids decide the split.
     """
     value = reading.read_json(path)
-    parts = value.values() if isinstance(value, dict) and value and value.keys() <= {"intrasentence", "intersentence"} else [value]
+    parts = (
+        value.values()
+        if isinstance(value, dict) and value and value.keys() <= {"intrasentence", "intersentence"}
+        else [value]
+    )
     if not all(isinstance(part, list) for part in parts):
-        raise DataError(f'{path}: a list of {{"id", "score"}} or {{"intrasentence": [...], "intersentence": [...]}} is expected')
+        raise DataError(
+            f'{path}: a list of {{"id", "score"}} or '
+            '{"intrasentence": [...], "intersentence": [...]} is expected'
+        )
     items = [item for part in parts for item in part]
     faults = Counter(fault for item in items if (fault := _fault(item)))
     repeated = Counter(item["id"] for item in items if not _fault(item))
@@ -30,7 +38,9 @@ def read(path: Path) -> dict[str, float]:
         faults[f"duplicate id ({', '.join(doubles[:5])})"] = len(doubles)
     if faults or not items:
         counts = "; ".join(f"{count} × {fault}" for fault, count in faults.items()) or "no score at all"
-        raise DataError(f"{path}: {counts}; found {len(items)} entries, each must be a sentence id with one finite score")
+        raise DataError(
+            f"{path}: {counts}; found {len(items)} entries, each must be a sentence id with one finite score"
+        )
     return {item["id"]: float(item["score"]) for item in items}
 
 
@@ -45,9 +55,11 @@ def _fault(item: Any) -> str:
 
 
 def join(scores: dict[str, float], name: str, data_dir: Path) -> pl.DataFrame:
-    """The scores of the named dataset's triples (schema TRIPLES), for every split of which the scores hold an id.
+    """The scores of the named dataset's triples (schema TRIPLES), for every split of which the scores hold an
+    id.
 
-    Every id must belong to StereoSet, and each split that occurs must be complete for the named dataset. DataError with counts otherwise.
+    Every id must belong to StereoSet, and each split that occurs must be complete for the named dataset.
+    DataError with counts otherwise.
     """
     if name not in stereoset.NAMES:
         raise UsageError(unknown("dataset for predictions", name, stereoset.NAMES))
@@ -61,18 +73,25 @@ def join(scores: dict[str, float], name: str, data_dir: Path) -> pl.DataFrame:
     wanted = triples.filter(pl.col("split").is_in(list(present)) & named)
     missing = [sentence for sentence in wanted.select(id=ids).explode("id")["id"] if sentence not in scores]
     _refuse(strangers, missing, wanted.height * 3, sorted(set(triples["split"])))
-    columns = {kind: pl.col(f"{kind}_id").replace_strict(scores, return_dtype=pl.Float64) for kind in ("stereo", "anti", "unrelated")}
+    columns = {
+        kind: pl.col(f"{kind}_id").replace_strict(scores, return_dtype=pl.Float64)
+        for kind in ("stereo", "anti", "unrelated")
+    }
     return wanted.with_columns(**columns).select(TRIPLES.names())
 
 
 def _refuse(strangers: list[str], missing: list[str], needed: int, splits: list[str]) -> None:
     if strangers:
         raise DataError(
-            f"{len(strangers)} ids are unknown to StereoSet ({', '.join(strangers[:5])}); downloaded here: {', '.join(splits)};\n"
+            f"{len(strangers)} ids are unknown to StereoSet ({', '.join(strangers[:5])}); downloaded here: "
+            f"{', '.join(splits)};\n"
             "check that the predictions are of the public development set"
         )
     if missing:
-        raise DataError(f"{len(missing)} of {needed} ids have no score ({', '.join(missing[:5])}); score every sentence of the split")
+        raise DataError(
+            f"{len(missing)} of {needed} ids have no score ({', '.join(missing[:5])}); score every sentence "
+            "of the split"
+        )
 
 
 def load(path: Path, name: str, data_dir: Path) -> pl.DataFrame:

@@ -1,4 +1,6 @@
-"""Where data come from, and strict reading of foreign text: UTF-8, JSON and TSV, every fault with its file and line."""
+"""Where data come from, and strict reading of foreign text: UTF-8, JSON and TSV, every fault with its file
+and line.
+"""
 
 import json
 import re
@@ -41,7 +43,9 @@ def read_text(path: Path) -> str:
         text = raw.decode("utf-8-sig")
     except UnicodeDecodeError as error:
         line = raw.count(b"\n", 0, error.start) + 1
-        raise DataError(f"{path}:{line}: not UTF-8 (byte 0x{raw[error.start]:02x}); save the file as UTF-8") from error
+        raise DataError(
+            f"{path}:{line}: not UTF-8 (byte 0x{raw[error.start]:02x}); save the file as UTF-8"
+        ) from error
     return text.replace("\r\n", "\n").replace("\r", "\n")
 
 
@@ -53,7 +57,9 @@ def read_json(path: Path) -> Any:
         if SURROGATE.search(text):
             json.dumps(value, ensure_ascii=False).encode()
     except json.JSONDecodeError as error:
-        raise DataError(f"{path}:{error.lineno}: malformed JSON: {error.msg} (column {error.colno})") from error
+        raise DataError(
+            f"{path}:{error.lineno}: malformed JSON: {error.msg} (column {error.colno})"
+        ) from error
     except UnicodeEncodeError as error:
         raise DataError(f"{path}: holds half of a surrogate pair (\\ud8xx), which is no text") from error
     except (ValueError, RecursionError) as error:
@@ -74,17 +80,29 @@ def read_tsv(path: Path, header: Sequence[str]) -> list[Row]:
     # Not splitlines(): it would also cut at form feeds and Unicode separators inside a field.
     lines = read_text(path).split("\n")
     if tuple(lines[0].split("\t")) != tuple(header):
-        raise DataError(f"{path}:1: the header must be {' | '.join(header)} (tab-separated), found {lines[0][:80]!r}")
-    rows = [Row(f"{path}:{number}", tuple(line.split("\t"))) for number, line in enumerate(lines[1:], 2) if line]
+        raise DataError(
+            f"{path}:1: the header must be {' | '.join(header)} (tab-separated), found {lines[0][:80]!r}"
+        )
+    rows = [
+        Row(f"{path}:{number}", tuple(line.split("\t"))) for number, line in enumerate(lines[1:], 2) if line
+    ]
     for row in rows:
         if len(row.fields) != len(header):
-            raise DataError(f"{row.where}: {len(header)} tab-separated columns are expected, found {len(row.fields)}")
+            raise DataError(
+                f"{row.where}: {len(header)} tab-separated columns are expected, found {len(row.fields)}"
+            )
     return rows
 
 
 def kind(value: Any) -> str:
     """The JSON name of a value's type, for messages."""
-    names: dict[type, str] = {dict: "an object", list: "a list", str: "a text", bool: "a boolean", type(None): "null"}
+    names: dict[type, str] = {
+        dict: "an object",
+        list: "a list",
+        str: "a text",
+        bool: "a boolean",
+        type(None): "null",
+    }
     return names.get(type(value), "a number")
 
 
@@ -94,7 +112,8 @@ def refuse(problems: Sequence[Problem], where: Path, total: int, *, skip: bool) 
         shown = "\n".join(f"  {p.where}: {p.reason}" for p in problems[:5])
         more = f"\n  and {len(problems) - 5} more" if len(problems) > 5 else ""
         raise DataError(
-            f"{where}: {len(problems)} of {total} records cannot be used; mend them, or leave them out with --skip-invalid\n{shown}{more}"
+            f"{where}: {len(problems)} of {total} records cannot be used; mend them, or leave them out with "
+            f"--skip-invalid\n{shown}{more}"
         )
     return Counter(p.reason for p in problems)
 
@@ -113,7 +132,9 @@ class RemoteFile:
 
 @dataclass(frozen=True)
 class Origin:
-    """What identifies data: where it is, at which revision, under which licence, and which content it must have."""
+    """What identifies data: where it is, at which revision, under which licence, and which content it must
+    have.
+    """
 
     name: str
     """The folder under the data directory, and what `biasscope download` takes."""
@@ -131,7 +152,13 @@ class Origin:
 
     def record(self) -> dict[str, str]:
         """The origin as the records of downloads and runs show it."""
-        return {"source": self.name, "credit": self.credit, "licence": self.licence, "url": self.url, "revision": self.revision}
+        return {
+            "source": self.name,
+            "credit": self.credit,
+            "licence": self.licence,
+            "url": self.url,
+            "revision": self.revision,
+        }
 
 
 class Gathered(NamedTuple):
@@ -144,7 +171,8 @@ class Gathered(NamedTuple):
 
 
 def confirm(digest: str, origin: Origin, part: str, where: Path, *, dropped: int = 0) -> tuple[str, ...]:
-    """A note where dropped records explain that the content differs from the published one; no note where it agrees.
+    """A note where dropped records explain that the content differs from the published one; no note where it
+    agrees.
 
     Raises DataError, naming both digests, where nothing explains the difference.
     """
@@ -152,7 +180,10 @@ def confirm(digest: str, origin: Origin, part: str, where: Path, *, dropped: int
     if digest == expected:
         return ()
     if dropped:
-        return (f"{where} is not the published {origin.name}: content digest {digest[:12]}…, expected {expected[:12]}…",)
+        return (
+            f"{where} is not the published {origin.name}: content digest {digest[:12]}…, expected "
+            f"{expected[:12]}…",
+        )
     raise DataError(
         f"{where} has content digest {digest}, expected {expected}: this is not {origin.name} as published;\n"
         f"run `biasscope download {origin.name} --fresh`"

@@ -11,9 +11,11 @@ from biasscope.engine.data.reading import Problem
 from biasscope.engine.errors import DataError
 
 SPLITS = ("intrasentence", "intersentence")
-# Class numbers on the hub, for Parquet that lost the names. At least two public projects shipped another order.
+# Class numbers on the hub, for Parquet that lost the names. At least two public projects shipped another
+# order.
 CLASS_ORDER = ("anti-stereotype", "stereotype", "unrelated")
-# Where a split may lie in a folder, in order of preference; each may also lie in the folder's own `stereoset/`.
+# Where a split may lie in a folder, in order of preference; each may also lie in the folder's own
+# `stereoset/`.
 PLACES = (
     "stereoset_{split}.json",
     "{split}.json",
@@ -23,7 +25,8 @@ PLACES = (
 )
 BIAS_TYPES = ("gender", "profession", "race", "religion")
 LABELS = ("stereotype", "anti-stereotype", "unrelated")
-# Sentences whose label no two honest readers would disagree on: they refuse an exchanged map, whatever the digest says.
+# Sentences whose label no two honest readers would disagree on: they refuse an exchanged map, whatever the
+# digest says.
 KNOWN = {
     "The chess player was fox.": "unrelated",
     "The chess player was asian.": "stereotype",
@@ -53,7 +56,10 @@ def _official(path: Path) -> dict[str, Any]:
     value = reading.read_json(path)
     data = value.get("data") if isinstance(value, dict) else None
     if not isinstance(data, dict):
-        raise DataError(f'{path}: the official container {{"version": ..., "data": {{...}}}} is expected, found {reading.kind(value)}')
+        raise DataError(
+            f'{path}: the official container {{"version": ..., "data": {{...}}}} is expected, '
+            f"found {reading.kind(value)}"
+        )
     return data
 
 
@@ -76,7 +82,9 @@ def _parquet(path: Path) -> list[Any]:
 
 
 def label_names(features: Any) -> tuple[str, ...]:
-    """The words behind the class numbers of `gold_label`, from the file itself, else in the documented order."""
+    """The words behind the class numbers of `gold_label`, from the file itself, else in the documented
+    order.
+    """
     if hasattr(features, "feature"):
         # A list of something: look into it, on either side of the field's name.
         return label_names(features.feature)
@@ -89,13 +97,21 @@ def _as_words(row: dict[str, Any], names: Sequence[str]) -> dict[str, Any]:
     sentences = row.get("sentences")
     # A sequence of structs is a struct of lists in some files and a list of structs in others.
     if isinstance(sentences, dict):
-        sentences = [dict(zip(sentences, values, strict=True)) for values in zip(*sentences.values(), strict=True)]
-    return row | {"sentences": [_worded(s, names) for s in sentences] if isinstance(sentences, list) else sentences}
+        sentences = [
+            dict(zip(sentences, values, strict=True)) for values in zip(*sentences.values(), strict=True)
+        ]
+    return row | {
+        "sentences": [_worded(s, names) for s in sentences] if isinstance(sentences, list) else sentences
+    }
 
 
 def _worded(sentence: Any, names: Sequence[str]) -> Any:
     label = sentence.get("gold_label") if isinstance(sentence, dict) else None
-    return sentence | {"gold_label": names[label]} if isinstance(label, int) and 0 <= label < len(names) else sentence
+    return (
+        sentence | {"gold_label": names[label]}
+        if isinstance(label, int) and 0 <= label < len(names)
+        else sentence
+    )
 
 
 class Sentence(NamedTuple):
@@ -121,7 +137,13 @@ class Record(NamedTuple):
 
     def content(self) -> list[Any]:
         """What the content digest is computed from."""
-        return [self.id, self.target, self.bias_type, self.context, sorted([s.id, s.text, s.label] for s in self.sentences)]
+        return [
+            self.id,
+            self.target,
+            self.bias_type,
+            self.context,
+            sorted([s.id, s.text, s.label] for s in self.sentences),
+        ]
 
     def as_json(self) -> dict[str, Any]:
         """The record in the list form that is stored in the data directory."""
@@ -136,7 +158,9 @@ class Record(NamedTuple):
 
 
 def check(records: Sequence[Any], split: str, where: Path) -> tuple[list[Record], list[Problem]]:
-    """The records that can be used and what is wrong with the others. A wrong label map is always a DataError."""
+    """The records that can be used and what is wrong with the others. A wrong label map is always a
+    DataError.
+    """
     good: list[Record] = []
     problems: list[Problem] = []
     seen: set[str] = set()
@@ -144,7 +168,9 @@ def check(records: Sequence[Any], split: str, where: Path) -> tuple[list[Record]
         parsed = _parse(raw, split, seen)
         if isinstance(parsed, str):
             name = raw.get("id") if isinstance(raw, dict) else None
-            problems.append(Problem(parsed, f"record {number}" + (f" (id {name})" if isinstance(name, str) else "")))
+            problems.append(
+                Problem(parsed, f"record {number}" + (f" (id {name})" if isinstance(name, str) else ""))
+            )
         else:
             seen.update((parsed.id, *(s.id for s in parsed.sentences)))
             good.append(parsed)
@@ -156,8 +182,10 @@ def _refuse_exchanged(records: Sequence[Record], where: Path) -> None:
     for sentence in (s for r in records for s in r.sentences):
         if KNOWN.get(sentence.text, sentence.label) != sentence.label:
             raise DataError(
-                f"{where}: the labels are exchanged: '{sentence.text}' is labelled {sentence.label} and is {KNOWN[sentence.text]};\n"
-                "class numbers must be 0 anti-stereotype, 1 stereotype, 2 unrelated; take another copy of StereoSet"
+                f"{where}: the labels are exchanged: '{sentence.text}' is labelled {sentence.label} and is "
+                f"{KNOWN[sentence.text]};\n"
+                "class numbers must be 0 anti-stereotype, 1 stereotype, 2 unrelated; take another copy of "
+                "StereoSet"
             )
 
 
@@ -189,7 +217,9 @@ def _sentences(raw: Any, seen: set[str]) -> tuple[Sentence, ...] | str:
             if not isinstance(item, dict) or not isinstance(item.get(name), str) or not item[name]:
                 return f"missing field '{name}' of a sentence"
     # Some copies write `antistereotype`.
-    sentences = tuple(Sentence(s["id"], s["sentence"], s["gold_label"].replace("antistereo", "anti-stereo")) for s in raw)
+    sentences = tuple(
+        Sentence(s["id"], s["sentence"], s["gold_label"].replace("antistereo", "anti-stereo")) for s in raw
+    )
     if any(s.label not in LABELS for s in sentences):
         return "label not in the three"
     if sorted(s.label for s in sentences) != sorted(LABELS):
@@ -200,16 +230,22 @@ def _sentences(raw: Any, seen: set[str]) -> tuple[Sentence, ...] | str:
 
 
 def fillers(context: str, sentence: str) -> tuple[str, ...]:
-    """What stands for each BLANK of the context in the sentence, in the sentence's own case; empty where they do not match.
+    """What stands for each BLANK of the context in the sentence, in the sentence's own case; empty where they
+    do not match.
 
-    Sentences were lower-cased and contexts were not, so everything around the fillers is compared without case.
+    Sentences were lower-cased and contexts were not, so everything around the fillers is compared without
+    case.
     """
     parts = context.split("BLANK")
     if not 2 <= len(parts) <= 3:
         return ()
     head, tail = parts[0], parts[-1]
     middle = sentence[len(head) : len(sentence) - len(tail)]
-    if not _same(sentence[: len(head)], head) or not _same(sentence[len(sentence) - len(tail) :], tail) or not middle.strip():
+    if (
+        not _same(sentence[: len(head)], head)
+        or not _same(sentence[len(sentence) - len(tail) :], tail)
+        or not middle.strip()
+    ):
         return ()
     if len(parts) == 2:
         return (middle,) if middle == middle.strip() and len(sentence) > len(head) + len(tail) else ()

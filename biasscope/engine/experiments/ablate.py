@@ -33,7 +33,10 @@ def ablate(
 ) -> runs.Result:
     """What replacing every head and MLP in turn changes, exactly."""
     if adaptive and (given or control or source == "all"):
-        raise UsageError("--adaptive measures one source on the whole model: it does not go with --given, --control or --source all")
+        raise UsageError(
+            "--adaptive measures one source on the whole model: it does not go with --given, --control or "
+            "--source all"
+        )
     chosen = selection.Choice.parse(heads, layers)
     gone = selection.parse_sites("--given", given) if given else ()
     selection.apart(chosen, gone)
@@ -51,13 +54,17 @@ def ablate(
                 down_ranking.measure(each, sites, source, top or down_ranking.STRONGEST, miss)
             else:
                 sources = EVERY if source == "all" else (source,)
-                _measure(each, sites if top is None else _ranked(each, sites, sources, top), sources, gone, facts)
+                _measure(
+                    each, sites if top is None else _ranked(each, sites, sources, top), sources, gone, facts
+                )
         summary, trusted = scan.controlled(each) if facts else scan.aggregated(each, "effects", "exact")
         each.save(summary, down_ranking.reported(each, trusted) if adaptive else trusted)
     return run.finish()
 
 
-def _measure(each: Scan, sites: list[Site], sources: tuple[str, ...], gone: tuple[Site, ...], facts: Dataset | None) -> None:
+def _measure(
+    each: Scan, sites: list[Site], sources: tuple[str, ...], gone: tuple[Site, ...], facts: Dataset | None
+) -> None:
     """Measure what is not stored yet."""
     from biasscope.engine.measure import exact
     from biasscope.engine.measure.sources import Sweep, removed
@@ -73,13 +80,19 @@ def _measure(each: Scan, sites: list[Site], sources: tuple[str, ...], gone: tupl
 
 
 def _ranked(each: Scan, sites: Sequence[Site], sources: Sequence[str], top: int) -> list[Site]:
-    """The first `top` of the sites by attribution with the first source on the same examples, in the model's order."""
+    """The first `top` of the sites by attribution with the first source on the same examples, in the model's
+    order.
+    """
     estimates = each.estimated(sites, *sources)
     return sorted([site for site in summary.top(estimates, estimates.height) if site in set(sites)][:top])
 
 
-def _controlled(each: Scan, sites: Sequence[Site], sources: Sequence[str], given: Sequence[Site]) -> list[str]:
-    """The names of the units that hold the same sites' effects on the control, each source made of its own prompts."""
+def _controlled(
+    each: Scan, sites: Sequence[Site], sources: Sequence[str], given: Sequence[Site]
+) -> list[str]:
+    """The names of the units that hold the same sites' effects on the control, each source made of its own
+    prompts.
+    """
     from biasscope.engine.measure import exact
     from biasscope.engine.measure.sources import Sweep, removed
 

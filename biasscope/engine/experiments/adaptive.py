@@ -1,4 +1,6 @@
-"""The exact sweep down attribution's ranking, which stops when hardly any site that is left can be among the strongest."""
+"""The exact sweep down attribution's ranking, which stops when hardly any site that is left can be among the
+strongest.
+"""
 
 from collections.abc import Sequence
 from typing import Any
@@ -21,20 +23,26 @@ _DRAW = 31
 def measure(scan: Scan, every: Sequence[Site], source_name: str, k: int, miss: float) -> None:
     """Measure what is not stored yet.
 
-    First the 3 k sites of which attribution's interval reaches furthest, then random ones of the others; while `resampling.most_beyond`
-    leaves open that a share `miss` of the others, unmeasured, exceeds the k-th effect found, k more of each.
+    First the 3 k sites of which attribution's interval reaches furthest, then random ones of the others;
+    while `resampling.most_beyond` leaves open that a share `miss` of the others, unmeasured, exceeds the k-th
+    effect found, k more of each.
     """
     from biasscope.engine.measure import exact
     from biasscope.engine.measure.sources import Sweep
 
-    ranked = [site for site in summary.by_upper_bound(scan.estimated(every, source_name)) if site in set(every)]
+    ranked = [
+        site for site in summary.by_upper_bound(scan.estimated(every, source_name)) if site in set(every)
+    ]
     forest = scan.forest()
     source, seed = scan.source(source_name, forest, every), scan.run.options.seed
     names: list[str] = []
     done: set[Site] = set()
 
     def sweep(sites: Sequence[Site], stage: str) -> None:
-        new = sorted((s for s in sites if s not in done), key=lambda s: (s.layer, s.component, -1 if s.head is None else s.head))
+        new = sorted(
+            (s for s in sites if s not in done),
+            key=lambda s: (s.layer, s.component, -1 if s.head is None else s.head),
+        )
         if new:
             units = exact.units(scan.run.lm, forest, Sweep(new, source), scan.batch)
             names.extend(scan.measure(units, f"ablate ({source_name}), {stage}", prefix=f"{stage}-"))
@@ -59,9 +67,17 @@ def measure(scan: Scan, every: Sequence[Site], source_name: str, k: int, miss: f
         sweep(open_[:k], f"stage-{stage:02}b")
         drawn = min(len(order), drawn + k)
     measured_in = unit(BIAS[0], _ranked(scan, names)["statistic"][0])
-    outcome: dict[str, Any] = {"measured": len(done), "sites": len(every), "beyond": beyond, "open": len(open_)}
+    outcome: dict[str, Any] = {
+        "measured": len(done),
+        "sites": len(every),
+        "beyond": beyond,
+        "open": len(open_),
+    }
     outcome |= {"threshold": threshold, "k": k, "unit": measured_in}
-    share = f"at most {beyond} of the {len(open_)} others (95 % confidence) exceed the effect in place {k}, {threshold:.3g} {measured_in}"
+    share = (
+        f"at most {beyond} of the {len(open_)} others (95 % confidence) exceed the effect in place {k}, "
+        f"{threshold:.3g} {measured_in}"
+    )
     scan.warn(f"{len(done)} of {len(every)} sites measured; {share}")
     scan.journal.set("adaptive", outcome)
     scan.close(forest.examples, names, forest.dropped, forest.partly)
@@ -69,7 +85,10 @@ def measure(scan: Scan, every: Sequence[Site], source_name: str, k: int, miss: f
 
 def _sizes(scan: Scan, names: Sequence[str]) -> dict[Site, float]:
     """|ranking statistic| of the sites measured so far."""
-    return {Site(r["layer"], r["component"], r["head"]): abs(r["estimate"] or 0.0) for r in _ranked(scan, names).iter_rows(named=True)}
+    return {
+        Site(r["layer"], r["component"], r["head"]): abs(r["estimate"] or 0.0)
+        for r in _ranked(scan, names).iter_rows(named=True)
+    }
 
 
 def _ranked(scan: Scan, names: Sequence[str]) -> pl.DataFrame:
@@ -88,5 +107,8 @@ def reported(scan: Scan, trusted: pl.DataFrame) -> pl.DataFrame:
         "adaptive_beyond": ("share", outcome["beyond"] / outcome["open"] if outcome["open"] else 0.0),
         "adaptive_threshold": (outcome["unit"], outcome["threshold"]),
     }
-    rows = [{**base, "quantity": q, "unit": unit, "n": outcome["sites"], "estimate": value} for q, (unit, value) in numbers.items()]
+    rows = [
+        {**base, "quantity": q, "unit": unit, "n": outcome["sites"], "estimate": value}
+        for q, (unit, value) in numbers.items()
+    ]
     return pl.concat([trusted, reliability.table(rows)])

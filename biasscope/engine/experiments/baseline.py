@@ -1,4 +1,6 @@
-"""The steps of `baseline`: the clean model's scores, or the published scores of somebody else's predictions."""
+"""The steps of `baseline`: the clean model's scores, or the published scores of somebody else's
+predictions.
+"""
 
 from pathlib import Path
 
@@ -31,7 +33,9 @@ def baseline(settings: Measure, *, given: str | None = None, voice: Voice = SILE
             examples = [example for example in each.dataset.examples if example.id in known]
             summary = statistics.baseline(scores, examples, model=run.slug, design=each.ungrouped)
             if triples.height:
-                summary = pl.concat([statistics.stereoset(triples, model=run.slug, dataset=name, seed=settings.seed), summary])
+                summary = pl.concat(
+                    [statistics.stereoset(triples, model=run.slug, dataset=name, seed=settings.seed), summary]
+                )
         each.save(summary)
     return run.finish()
 
@@ -42,7 +46,9 @@ def score(settings: Measure, file: Path, *, voice: Voice = SILENT) -> runs.Resul
         raise UsageError("--limit does not go with --predictions: published scores are over a whole split")
     files.check_writable(settings.output_dir)
     own = {"predictions": str(file)}
-    run = session.Session(command="baseline", options=settings, own=own, voice=voice, slug=files.safe_name(file.stem))
+    run = session.Session(
+        command="baseline", options=settings, own=own, voice=voice, slug=files.safe_name(file.stem)
+    )
     for name in dict.fromkeys(settings.dataset or ["stereoset"]):
         with run.phase("statistics"):
             triples = predictions.load(file, name, settings.data_dir)
@@ -59,7 +65,9 @@ def score(settings: Measure, file: Path, *, voice: Voice = SILENT) -> runs.Resul
             partly={},
             groups=triples["group"].n_unique(),
         )
-        identity = journal.identity("baseline", predictions=digests.of_file(file), dataset=name, seed=settings.seed)
+        identity = journal.identity(
+            "baseline", predictions=digests.of_file(file), dataset=name, seed=settings.seed
+        )
         key = journal.run_key(identity)
         run.write(run.folder(name, key), "triples", [triples])
         run.keep(part, key, summary)

@@ -14,17 +14,32 @@ from biasscope.engine.store import cache, reproduce
 def rankings(
     names: Sequence[str], output_dir: Path, cache_dir: Path | None = None
 ) -> tuple[list[comparison.Ranking], list[dict[str, Any]]]:
-    """The rankings of these runs, and the runs as a document shows them. DataError where there are fewer than two rankings."""
+    """The rankings of these runs, and the runs as a document shows them. DataError where there are fewer than
+    two rankings.
+    """
     ranked: list[comparison.Ranking] = []
     used: list[dict[str, Any]] = []
-    named = {stored.folder: (stored, record) for stored, record in (cache.load(output_dir, name, cache_dir) for name in names)}
+    named = {
+        stored.folder: (stored, record)
+        for stored, record in (cache.load(output_dir, name, cache_dir) for name in names)
+    }
     models = cache.models([stored for stored, _ in named.values()])
     for folder, (stored, record) in named.items():
         if record.command not in ("ablate", "patch"):
-            raise DataError(f"{folder} is a run of `{record.command}`, which ranks no sites; compare runs of ablate and patch")
+            raise DataError(
+                f"{folder} is a run of `{record.command}`, which ranks no sites; compare runs of ablate and "
+                "patch"
+            )
         summary = pl.read_parquet(folder / "summary.parquet").with_columns(model=pl.lit(models[folder]))
-        ranked += comparison.rankings(folder.name, 0 if record.model is None else record.model.layers, summary)
-        used.append({"run": folder.name, "path": str(folder), "seal": stored.seal, "reproduce": reproduce.of(record)})
+        ranked += comparison.rankings(
+            folder.name, 0 if record.model is None else record.model.layers, summary
+        )
+        used.append(
+            {"run": folder.name, "path": str(folder), "seal": stored.seal, "reproduce": reproduce.of(record)}
+        )
     if len(ranked) < 2:
-        raise DataError(f"one ranking alone cannot be compared: {', '.join(comparison.labels(ranked))}; give two runs or more")
+        raise DataError(
+            f"one ranking alone cannot be compared: {', '.join(comparison.labels(ranked))}; give two runs or "
+            "more"
+        )
     return ranked, used

@@ -11,7 +11,12 @@ from biasscope.engine.types import SUMMARY, Site
 
 
 def encode(
-    settings: Measure, *, site: Stream = "resid", position: Read = "last", given: str | None = None, voice: Voice = SILENT
+    settings: Measure,
+    *,
+    site: Stream = "resid",
+    position: Read = "last",
+    given: str | None = None,
+    voice: Voice = SILENT,
 ) -> runs.Result:
     """The activations of every prompt, for probes and other tools."""
     gone = selection.parse_sites("--given", given) if given else ()

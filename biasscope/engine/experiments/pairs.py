@@ -11,7 +11,9 @@ from biasscope.engine.store import files
 
 
 def pairs(settings: Measure, *, acdc: Path | None = None, voice: Voice = SILENT) -> list[dict[str, Any]]:
-    """A row per prompt; the pairs that fit are also written as the original study's ACDC files into the folder `acdc`."""
+    """A row per prompt; the pairs that fit are also written as the original study's ACDC files into the
+    folder `acdc`.
+    """
     from biasscope.engine.model import twins
 
     run = session.start("pairs", settings, voice=voice)
@@ -22,9 +24,18 @@ def pairs(settings: Measure, *, acdc: Path | None = None, voice: Voice = SILENT)
         for e in dataset.examples:
             twin = kept.get(e.id)
             text, partner = (twin.prompt, twin.partner) if twin else (None, None)
-            row = {"dataset": dataset.name, "example_id": e.id, "group": e.group, "partner": partner, "kept": twin is not None}
+            row = {
+                "dataset": dataset.name,
+                "example_id": e.id,
+                "group": e.group,
+                "partner": partner,
+                "kept": twin is not None,
+            }
             rows.append({**row, "clean": e.prompt, "twin": text, "reason": dropped.get(e.id)})
-        voice.note(f"{dataset.name}: {len(kept)} of {len(dataset.examples)} examples have a twin with the tokenizer of {settings.model}")
+        voice.note(
+            f"{dataset.name}: {len(kept)} of {len(dataset.examples)} examples have a twin with the tokenizer "
+            f"of {settings.model}"
+        )
         missing.update(dropped.values())
         for reason, n in Counter(dropped.values()).most_common():
             voice.note(f"{dataset.name}: {n} dropped: {reason}")

@@ -1,4 +1,6 @@
-"""The steps of `patch`: the effect of every site, estimated by gradients or exact, and the calibration of the estimates."""
+"""The steps of `patch`: the effect of every site, estimated by gradients or exact, and the calibration of the
+estimates.
+"""
 
 from collections.abc import Sequence
 from dataclasses import replace
@@ -34,7 +36,10 @@ def patch(
 ) -> runs.Result:
     """The effect of replacing every head, MLP, attention output and residual site."""
     if source != "corrupt" and (direction == "denoising" or steps):
-        raise UsageError(f"--direction denoising and --steps go from a prompt to its twin: they need --source corrupt, not {source}")
+        raise UsageError(
+            "--direction denoising and --steps go from a prompt to its twin: they need --source corrupt, "
+            f"not {source}"
+        )
     if method == "exact" and (steps or calibrate):
         raise UsageError("--steps and --calibrate are about estimates: they need --method attribution")
     where = {
@@ -44,12 +49,18 @@ def patch(
     }
     gone = selection.parse_sites("--given", given) if given else ()
     own = {"method": method, "source": source, "direction": direction, "steps": steps, "calibrate": calibrate}
-    options = own | {"components": components, "layers": layers, "positions": positions} | ({"given": given} if given else {})
+    options = (
+        own
+        | {"components": components, "layers": layers, "positions": positions}
+        | ({"given": given} if given else {})
+    )
     run = session.start("patch", settings, options, voice)
     for each in scan.scans(run, **own, **where, **selection.in_identity(gone)):
         if not each.complete:
             _measure(each, own, where, gone)
-        each.save(*(scan.calibrated(each, calibrate) if calibrate else scan.aggregated(each, "effects", method)))
+        each.save(
+            *(scan.calibrated(each, calibrate) if calibrate else scan.aggregated(each, "effects", method))
+        )
     return run.finish()
 
 
@@ -58,14 +69,26 @@ def _measure(each: Scan, own: dict[str, Any], where: dict[str, Any], gone: Seque
     from biasscope.engine.measure import attribution, exact, sources
 
     lm, name, positions, exactly = each.run.lm, own["source"], where["positions"], own["method"] == "exact"
-    single = selection.without(sources.sites(lm, where["components"], where["layers"]), selection.inside(lm, gone))
+    single = selection.without(
+        sources.sites(lm, where["components"], where["layers"]), selection.inside(lm, gone)
+    )
     everywhere = positions == ("all",)
-    forest = each.forest(share="all" if exactly and everywhere else "example", twins=name == "corrupt", positions=not everywhere)
+    forest = each.forest(
+        share="all" if exactly and everywhere else "example",
+        twins=name == "corrupt",
+        positions=not everywhere,
+    )
     if own["direction"] == "denoising":
         forest, name = replace(forest, blocks=tuple(block.swapped() for block in forest.blocks)), "clean"
     sites = single if exactly else list(dict.fromkeys([*single, *map(sources.whole, single)]))
-    sweep = sources.Sweep(sites, each.source(name, forest, sites), positions, ("target",), each.standing(gone))
-    units = exact.units(lm, forest, sweep, each.batch) if exactly else attribution.units(lm, forest, sweep, own["steps"])
+    sweep = sources.Sweep(
+        sites, each.source(name, forest, sites), positions, ("target",), each.standing(gone)
+    )
+    units = (
+        exact.units(lm, forest, sweep, each.batch)
+        if exactly
+        else attribution.units(lm, forest, sweep, own["steps"])
+    )
     names = each.measure(units, f"{own['method']} ({name})")
     if own["calibrate"]:
         names += _calibrated(each, names, own["calibrate"], forest, sweep)

@@ -1,4 +1,6 @@
-"""The steps of `probe` on one dataset: inputs, their activations from the shared store, probes, and what removing directions does."""
+"""The steps of `probe` on one dataset: inputs, their activations from the shared store, probes, and what
+removing directions does.
+"""
 
 from collections import Counter
 from collections.abc import Mapping, Sequence
@@ -33,12 +35,15 @@ def probe(
 ) -> runs.Result:
     """Where bias is linearly readable, layer by layer."""
     if causal and site != "resid":
-        raise UsageError(f"--causal removes a direction from the residual stream: it needs --site resid, not {site}")
+        raise UsageError(
+            f"--causal removes a direction from the residual stream: it needs --site resid, not {site}"
+        )
     parameters = {"task": task, "negatives": negatives, "site": site, "position": position, "split": split}
     gone = selection.parse_sites("--given", given) if given else ()
     options = parameters | {"causal": causal} | ({"given": given} if given else {})
     run = session.start("probe", settings, options, voice)
-    tasks = {dataset.name: task_of(dataset, task) for dataset in run.datasets}  # refused before a model is loaded
+    # refused before a model is loaded
+    tasks = {dataset.name: task_of(dataset, task) for dataset in run.datasets}
     for each in scans(run, **parameters, causal=causal, **selection.in_identity(gone)):
         chosen = tasks[each.dataset.name]
         if not each.complete:
@@ -75,12 +80,22 @@ def measure(scan: Scan, chosen: str, options: Mapping[str, Any], gone: Sequence[
     if kept:
         layers = _activations(scan, [read[item.id] for item in kept], options, edit)
         finite = np.all([np.isfinite(x).all(1) for x in layers.values()], axis=0)
-        lost |= {item.example_id: activations.NOT_FINITE for item, sound in zip(kept, finite, strict=True) if not sound}
+        lost |= {
+            item.example_id: activations.NOT_FINITE
+            for item, sound in zip(kept, finite, strict=True)
+            if not sound
+        }
         stays = np.array([item.example_id not in lost for item in kept])
-        kept, layers = [item for item in kept if item.example_id not in lost], {row: x[stays] for row, x in layers.items()}
+        kept, layers = (
+            [item for item in kept if item.example_id not in lost],
+            {row: x[stays] for row, x in layers.items()},
+        )
     dropped = _warn_of_dropped(scan, lost)
     if not kept:
-        raise DataError(f"{scan.dataset.name}: no input for a probe is left: {', '.join(f'{n} × {r}' for r, n in dropped.items())}")
+        raise DataError(
+            f"{scan.dataset.name}: no input for a probe is left: "
+            f"{', '.join(f'{n} × {r}' for r, n in dropped.items())}"
+        )
     tokens = [text.ids for item in kept if not isinstance(text := read[item.id], str)]
     split = Split(options["split"], probes.LEVELS[chosen], scan.run.options.seed)
     with probes.workers(sum(x.size for x in layers.values())) as pool:
@@ -112,16 +127,24 @@ def _targets(scan: Scan, names: Sequence[str]) -> dict[str, float]:
     return dict(rows.select("example_id", "value").iter_rows())
 
 
-def _activations(scan: Scan, texts: Sequence[Any], options: Mapping[str, Any], edit: Edit) -> dict[int, np.ndarray]:
-    """Row of the result → activations of the texts, read from a store of their own, which every probe of these texts shares."""
+def _activations(
+    scan: Scan, texts: Sequence[Any], options: Mapping[str, Any], edit: Edit
+) -> dict[int, np.ndarray]:
+    """Row of the result → activations of the texts, read from a store of their own, which every probe of
+    these texts shares.
+    """
     from biasscope.engine.measure import activations
 
     run, component, position = scan.run, options["site"], options["position"]
     content = digests.digest([[text.id, list(text.ids), text.term] for text in texts])
     model = {"name": run.options.model, "revision": run.weights.revision, "digest": run.weights.digest}
     how = {"dtype": run.options.dtype.value, "device": run.device, "site": component, "position": position}
-    how |= selection.in_identity(list(edit.at)) | ({"examples": [e.id for e in scan.dataset.examples]} if edit.at else {})
-    identity = journal.identity("activations", model=model, tokenizer=run.weights.tokenizer_digest, content=content, **how)
+    how |= selection.in_identity(list(edit.at)) | (
+        {"examples": [e.id for e in scan.dataset.examples]} if edit.at else {}
+    )
+    identity = journal.identity(
+        "activations", model=model, tokenizer=run.weights.tokenizer_digest, content=content, **how
+    )
     rows = [(site.component, site.layer) for site in activations.sites(run.lm, component)]
     with journal.opened(scan.journal.folder.parent, identity, wait=True) as opened:
         shared = replace(scan, journal=opened)
@@ -140,16 +163,27 @@ def _causal(scan: Scan, component: str, edit: Edit) -> list[str]:
         direction = linear.direction(np.array(kept["weight"]), np.array(kept["scale"]))
         vectors = np.vstack([direction, directions.drawn(len(direction), row, scan.run.options.seed)])
         removals.append(directions.Removal(f"remove-L{row:03}", site, vectors, np.array(kept["mean"])))
-    return scan.measure(directions.units(scan.run.lm, scan.forest(), removals, edit, scan.batch), "removing directions")
+    return scan.measure(
+        directions.units(scan.run.lm, scan.forest(), removals, edit, scan.batch), "removing directions"
+    )
 
 
 def summary(scan: Scan, chosen: str, component: str, position: str, *, causal: bool) -> pl.DataFrame:
     """SUMMARY of the probes, and of what removing their directions does."""
-    predictions, bands, model = scan.table("predictions").collect(), scan.table("bands").collect(), scan.run.slug
+    predictions, bands, model = (
+        scan.table("predictions").collect(),
+        scan.table("bands").collect(),
+        scan.run.slug,
+    )
     scan.table("probes")
-    labels, place = {"model": model, "dataset": scan.dataset.name, "metric": chosen}, {"component": component, "position": position}
+    labels, place = (
+        {"model": model, "dataset": scan.dataset.name, "metric": chosen},
+        {"component": component, "position": position},
+    )
     with scan.run.phase("statistics"):
-        probed = probe_statistics.summarise(predictions, bands, labels=labels, place=place, seed=scan.run.options.seed)
+        probed = probe_statistics.summarise(
+            predictions, bands, labels=labels, place=place, seed=scan.run.options.seed
+        )
     if not causal:
         return probed
     from biasscope.engine.measure import directions
@@ -166,5 +200,7 @@ def write_weights(scan: Scan) -> None:
 
     folder = scan.run.folder(scan.dataset.name, scan.key)
     rows = pl.read_parquet(folder / "probes.parquet").sort("layer")
-    arrays = {name: np.array(rows[name].to_list(), np.float64) for name in ("weight", "mean", "scale", "bias", "c")}
+    arrays = {
+        name: np.array(rows[name].to_list(), np.float64) for name in ("weight", "mean", "scale", "bias", "c")
+    }
     files.write_bytes(folder / "probes.safetensors", save(arrays))

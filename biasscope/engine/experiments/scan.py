@@ -1,4 +1,6 @@
-"""One dataset measured through the store: what is there is reused, what is not is measured and kept, then its run is saved."""
+"""One dataset measured through the store: what is there is reused, what is not is measured and kept, then its
+run is saved.
+"""
 
 import contextlib
 import tempfile
@@ -50,7 +52,9 @@ class Scan:
         self.before = len(self.journal.units)
         if damaged := self.journal.damaged:
             shown = ", ".join(damaged[:5])
-            self.warn(f"{len(damaged)} stored parts are corrupted (checksum mismatch), measured again: {shown}")
+            self.warn(
+                f"{len(damaged)} stored parts are corrupted (checksum mismatch), measured again: {shown}"
+            )
 
     @property
     def complete(self) -> bool:
@@ -81,12 +85,23 @@ class Scan:
 
         options = self.run.options
         requested = None if options.batch_size == "auto" else int(options.batch_size)
-        return int(self.journal.decide("batch_size", loading.batch_size(self.run.lm, requested, memory(options.max_memory))))
+        return int(
+            self.journal.decide(
+                "batch_size", loading.batch_size(self.run.lm, requested, memory(options.max_memory))
+            )
+        )
 
     def forest(
-        self, *, share: Literal["all", "example"] = "all", sentences: bool = False, twins: bool = False, positions: bool = False
+        self,
+        *,
+        share: Literal["all", "example"] = "all",
+        sentences: bool = False,
+        twins: bool = False,
+        positions: bool = False,
     ) -> "Forest":
-        """The dataset's examples as a forest, with counterfactual twins on request; warns of dropped examples."""
+        """The dataset's examples as a forest, with counterfactual twins on request; warns of dropped
+        examples.
+        """
         from biasscope.engine.model import tokens
 
         lm, dataset, missing = self.run.lm, self.dataset, Counter[str]()
@@ -94,7 +109,9 @@ class Scan:
             kept, lost = self.twins() if twins else (None, {})
             missing.update(lost.values())
             examples = [e for e in dataset.examples if e.id not in lost]
-            forest = tokens.forest(lm, examples, share=share, sentences=sentences, twins=kept, positions=positions)
+            forest = tokens.forest(
+                lm, examples, share=share, sentences=sentences, twins=kept, positions=positions
+            )
             forest.dropped.update(missing)
         for what, reasons in (("dropped", forest.dropped), ("incomplete", forest.partly)):
             for reason, n in reasons.items():
@@ -113,14 +130,19 @@ class Scan:
         return self.ungrouped if twins is None else replace(self.ungrouped, partners=partners(twins))
 
     def twins(self) -> tuple[dict[str, str], dict[str, str]]:
-        """Example id → its counterfactual prompt, and example id → why it has none; stored as a table of the run."""
+        """Example id → its counterfactual prompt, and example id → why it has none; stored as a table of the
+        run.
+        """
         from biasscope.engine.model import twins
 
         kept, lost = twins.fit(self.run.lm, self.dataset, self.run.options.seed)
         if not kept:
             reasons = ", ".join(f"{n} × {reason}" for reason, n in Counter(lost.values()).most_common())
             n = len(self.dataset.examples)
-            raise DataError(f"{self.dataset.name}: no example kept: {n} of {n} have no counterfactual twin: {reasons}; try --source mean")
+            raise DataError(
+                f"{self.dataset.name}: no example kept: {n} of {n} have no counterfactual twin: {reasons}; "
+                "try --source mean"
+            )
         self.measure([Unit("twins", lambda: {"twins": twins.table(self.dataset.examples, kept)})], None)
         return {id_: twin.prompt for id_, twin in kept.items()}, lost
 
@@ -144,12 +166,15 @@ class Scan:
             return UNEDITED
         from biasscope.engine.measure import sources
 
-        return sources.removed(given, self.source("mean", self.forest(), selection.inside(self.run.lm, given), "given-"))
+        return sources.removed(
+            given, self.source("mean", self.forest(), selection.inside(self.run.lm, given), "given-")
+        )
 
     def estimated(self, every: Sequence[Site], *sources: str) -> pl.DataFrame:
         """SUMMARY of the sites by attribution with the first source on the same examples.
 
-        The estimates of all sources are kept: their sites could have been chosen, and stand beside the measured ones in the family.
+        The estimates of all sources are kept: their sites could have been chosen, and stand beside the
+        measured ones in the family.
         """
         from biasscope.engine.measure import attribution
         from biasscope.engine.measure.sources import Sweep
@@ -164,22 +189,32 @@ class Scan:
         self.journal.set("estimates", [name for of_source in names for name in of_source])
         with self.run.phase("attribution"):
             guessed = pl.concat(self.journal.tables("effects", names[0]))
-            return summary.summarise(guessed, model=self.run.slug, method="attribution", design=self.ungrouped)
+            return summary.summarise(
+                guessed, model=self.run.slug, method="attribution", design=self.ungrouped
+            )
 
     def beside_measured(self) -> pl.LazyFrame | None:
         """EFFECTS of the estimated sites that were not measured; None where nothing chose among them."""
         if "estimates" not in self.journal.facts:
             return None
-        estimates = pl.concat(self.journal.tables("effects", self.journal.facts["estimates"])).filter(pl.col("metric") == "target")
+        estimates = pl.concat(self.journal.tables("effects", self.journal.facts["estimates"])).filter(
+            pl.col("metric") == "target"
+        )
         keys = ["source", "component", "layer", "head"]
-        return estimates.lazy().join(self.table("effects").select(keys).unique(), on=keys, how="anti", nulls_equal=True)
+        return estimates.lazy().join(
+            self.table("effects").select(keys).unique(), on=keys, how="anti", nulls_equal=True
+        )
 
     def beside(self, dataset: Dataset, prefix: str = "") -> "Scan":
         """The same run measuring other prompts as well, in units of that prefix."""
         return replace(self, dataset=dataset, prefix=prefix)
 
-    def measure(self, units: Sequence[Unit], label: str | None, *, prefix: str = "", table: str | None = None) -> list[str]:
-        """The names of the units, all of them now stored; `prefix` goes before their names, `table` takes the place of "effects"."""
+    def measure(
+        self, units: Sequence[Unit], label: str | None, *, prefix: str = "", table: str | None = None
+    ) -> list[str]:
+        """The names of the units, all of them now stored; `prefix` goes before their names, `table` takes the
+        place of "effects".
+        """
 
         def named(unit: Unit) -> Unit:
             tables = unit.compute if table is None else lambda: {table: unit.compute()["effects"]}
@@ -190,13 +225,21 @@ class Scan:
         if label and len(units) - len(pending) > 0:
             self.run.voice.note(f"{self.dataset.name}: reused {len(units) - len(pending)}/{len(units)}")
         if pending and len(threads := self.journal.threads()) > 1:
-            self.warn(f"measured with {', '.join(map(str, threads))} threads in turn: last digits depend on it")
+            self.warn(
+                f"measured with {', '.join(map(str, threads))} threads in turn: last digits depend on it"
+            )
         with self.run.phase("passes"):
             for unit in self.run.voice.track(pending, label) if label else pending:
                 self.journal.put(unit.name, unit.compute())
         return [unit.name for unit in units]
 
-    def close(self, used: Sequence[Example], units: list[str], dropped: Counter[str], partly: Mapping[str, int] | None = None) -> None:
+    def close(
+        self,
+        used: Sequence[Example],
+        units: list[str],
+        dropped: Counter[str],
+        partly: Mapping[str, int] | None = None,
+    ) -> None:
         """Record in the journal that all units are measured, and what the run is of."""
         dataset = self.dataset
         part = runs.DatasetPart(
@@ -215,7 +258,13 @@ class Scan:
         model = None if self.run.model is None else self.run.model.model_dump()
         warnings = self.run.warnings_of([part])
         units = [*(["twins"] if "twins" in self.journal.units else []), *units]
-        finished = {"part": part.model_dump(), "model": model, "warnings": warnings, "batch_size": self.batch, "units": units}
+        finished = {
+            "part": part.model_dump(),
+            "model": model,
+            "warnings": warnings,
+            "batch_size": self.batch,
+            "units": units,
+        }
         self.journal.set("finished", finished)
 
     def table(self, name: str) -> pl.LazyFrame:
@@ -235,7 +284,12 @@ class Scan:
             self.run.warn(warning, self.dataset.name)
         self.run.timing["store"] = self.run.timing.get("store", 0.0) + self.journal.seconds
         reused = min(self.before, len(finished["units"]))
-        self.run.keep(runs.DatasetPart.model_validate({**finished["part"], "reused": reused}), self.key, summary, reliability)
+        self.run.keep(
+            runs.DatasetPart.model_validate({**finished["part"], "reused": reused}),
+            self.key,
+            summary,
+            reliability,
+        )
 
 
 def scans(run: Running, **parameters: Any) -> Iterator[Scan]:
@@ -269,7 +323,9 @@ def aggregated(scan: Scan, table: str, method: str) -> Aggregates:
     """The aggregates of a table of effects: SUMMARY and RELIABILITY."""
     effects, keywords = scan.table(table), _keywords(scan, method)
     with scan.run.phase("statistics"):
-        trusted = reliability.assess(effects, **keywords) if scan.run.options.assess else RELIABILITY.to_frame()
+        trusted = (
+            reliability.assess(effects, **keywords) if scan.run.options.assess else RELIABILITY.to_frame()
+        )
         return summarise(effects, **keywords), trusted
 
 
@@ -278,17 +334,27 @@ def controlled(scan: Scan) -> Aggregates:
     summary, trusted = aggregated(scan, "effects", "exact")
     effects = scan.table("control")
     with scan.run.phase("statistics"):
-        control = summarise(effects, model=scan.run.slug, method="exact", design=Design(seed=scan.run.options.seed))
+        control = summarise(
+            effects, model=scan.run.slug, method="exact", design=Design(seed=scan.run.options.seed)
+        )
         return comparison.specificity(summary, control), trusted
 
 
 def calibrated(scan: Scan, n: int) -> Aggregates:
-    """The aggregates of gradient estimates, with exact effects of the first n and n random sites of each kind, and how far both agree."""
+    """The aggregates of gradient estimates, with exact effects of the first n and n random sites of each
+    kind, and how far both agree.
+    """
     summary, trusted = aggregated(scan, "effects", "attribution")
     exact = scan.table("exact")
     with scan.run.phase("statistics"):
         # chosen by the estimates of the same examples: no family that a star could be about
-        none = {"p_family": pl.lit(None, pl.Float64), "q": pl.lit(None, pl.Float64), "carried_by": pl.lit(None, pl.String)}
+        none = {
+            "p_family": pl.lit(None, pl.Float64),
+            "q": pl.lit(None, pl.Float64),
+            "carried_by": pl.lit(None, pl.String),
+        }
         measured_exactly = summarise(exact, **_keywords(scan, "exact")).with_columns(**none)
         _, others = reliability.chosen(summary, n, scan.run.options.seed)
-        return pl.concat([summary, measured_exactly]), pl.concat([trusted, reliability.calibration(summary, measured_exactly, others)])
+        return pl.concat([summary, measured_exactly]), pl.concat(
+            [trusted, reliability.calibration(summary, measured_exactly, others)]
+        )

@@ -21,8 +21,12 @@ class Choice:
 
     @classmethod
     def parse(cls, heads: str | None, layers: str | None) -> "Choice":
-        """The choice as written; UsageError where it cannot be read. Whether the model has such sites is seen later."""
-        return cls(None if heads is None else parse_heads(heads), None if layers is None else parse_layers(layers))
+        """The choice as written; UsageError where it cannot be read. Whether the model has such sites is seen
+        later.
+        """
+        return cls(
+            None if heads is None else parse_heads(heads), None if layers is None else parse_layers(layers)
+        )
 
     def sites(self, lm: "LM") -> list[Site]:
         """The sites of that model; UsageError, with the valid range, outside it."""
@@ -41,7 +45,9 @@ def parse_heads(text: str) -> tuple[tuple[int, int], ...]:
     """Layer and head of each of "5.3,10.12"."""
     matches = [re.fullmatch(r"(\d+)\.(\d+)", part.strip(), re.ASCII) for part in text.split(",")]
     if not all(matches):
-        raise UsageError(f"--heads '{text}' cannot be read; write LAYER.HEAD, separated by commas, such as 5.3,10.12")
+        raise UsageError(
+            f"--heads '{text}' cannot be read; write LAYER.HEAD, separated by commas, such as 5.3,10.12"
+        )
     return tuple(sorted({(int(match[1]), int(match[2])) for match in matches if match}))
 
 
@@ -49,9 +55,18 @@ def parse_sites(option: str, text: str) -> tuple[Site, ...]:
     """The heads and MLPs of "5.3,10.mlp"."""
     matches = [re.fullmatch(r"(\d{1,5})\.(\d{1,5}|mlp)", part.strip(), re.ASCII) for part in text.split(",")]
     if not all(matches):
-        raise UsageError(f"{option} '{text}' cannot be read; write LAYER.HEAD or LAYER.mlp, separated by commas, such as 5.3,10.mlp")
-    sites = [Site(int(m[1]), "mlp_out") if m[2] == "mlp" else Site(int(m[1]), "z", int(m[2])) for m in matches if m]
-    return tuple(sorted(set(sites), key=lambda site: (site.layer, site.component, -1 if site.head is None else site.head)))
+        raise UsageError(
+            f"{option} '{text}' cannot be read; write LAYER.HEAD or LAYER.mlp, separated by commas, such as "
+            "5.3,10.mlp"
+        )
+    sites = [
+        Site(int(m[1]), "mlp_out") if m[2] == "mlp" else Site(int(m[1]), "z", int(m[2])) for m in matches if m
+    ]
+    return tuple(
+        sorted(
+            set(sites), key=lambda site: (site.layer, site.component, -1 if site.head is None else site.head)
+        )
+    )
 
 
 def in_identity(given: Sequence[Site]) -> dict[str, list[str]]:
@@ -60,10 +75,14 @@ def in_identity(given: Sequence[Site]) -> dict[str, list[str]]:
 
 
 def inside(lm: "LM", sites: Sequence[Site]) -> list[Site]:
-    """The sites, after checking that the model has them. UsageError, with the valid range, where it has not."""
+    """The sites, after checking that the model has them. UsageError, with the valid range, where it has
+    not.
+    """
     for site in sites:
         if site.layer >= lm.n_layers or (site.head or 0) >= lm.n_heads:
-            raise UsageError(f"{site} is not in {lm.name}; it has layers 0-{lm.n_layers - 1}, heads 0-{lm.n_heads - 1}")
+            raise UsageError(
+                f"{site} is not in {lm.name}; it has layers 0-{lm.n_layers - 1}, heads 0-{lm.n_heads - 1}"
+            )
     return list(sites)
 
 
@@ -71,7 +90,10 @@ def apart(chosen: Choice, gone: Sequence[Site]) -> None:
     """Refuse heads that are to be both replaced all the while (--given) and measured (--heads)."""
     both = [f"{layer}.{head}" for layer, head in chosen.heads or () if Site(layer, "z", head) in gone]
     if both:
-        raise UsageError(f"--heads {','.join(both)} is in --given too: what is already replaced has no effect to measure; leave it out")
+        raise UsageError(
+            f"--heads {','.join(both)} is in --given too: what is already replaced has no effect to measure; "
+            "leave it out"
+        )
 
 
 def without(sites: Sequence[Site], gone: Sequence[Site]) -> list[Site]:
@@ -89,7 +111,10 @@ def parse_layers(text: str) -> tuple[int, ...]:
         match = re.fullmatch(r"(\d{1,5})(?:-(\d{1,5}))?", part.strip(), re.ASCII)
         first, last = (int(match[1]), int(match[2] or match[1])) if match else (1, 0)
         if first > last:
-            raise UsageError(f"--layers '{text}' cannot be read; write numbers and ranges, separated by commas, such as 3,5,7-9")
+            raise UsageError(
+                f"--layers '{text}' cannot be read; write numbers and ranges, separated by commas, such as "
+                "3,5,7-9"
+            )
         layers.update(range(first, last + 1))
     return tuple(sorted(layers))
 
@@ -98,5 +123,8 @@ def parse_words(option: str, text: str, known: Sequence[str]) -> tuple[str, ...]
     """The words of "a,b", in the order of the known ones; UsageError for any other."""
     words = {word.strip() for word in text.split(",")}
     if strange := sorted(words - set(known)):
-        raise UsageError(f"{option} '{strange[0]}' is not one of {', '.join(known)}; write one or more, separated by commas")
+        raise UsageError(
+            f"{option} '{strange[0]}' is not one of {', '.join(known)}; write one or more, separated by "
+            "commas"
+        )
     return tuple(word for word in known if word in words)

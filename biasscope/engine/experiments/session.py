@@ -1,4 +1,5 @@
-"""What every experiment shares: data read, the model located, a run per dataset saved; whatever can fail early fails early.
+"""What every experiment shares: data read, the model located, a run per dataset saved; whatever can fail
+early fails early.
 
 The model is booted when the first unit has to be measured, and not at all for what has been measured before.
 """
@@ -72,7 +73,9 @@ class Session:
         return runs.folder(self.options.output_dir, self.slug, dataset, self.command, key)
 
     def write(self, path: Path, name: str, frames: Iterable[pl.DataFrame]) -> pl.LazyFrame:
-        """Write a per-example table of a run to its folder and scan it; values that are not finite are counted."""
+        """Write a per-example table of a run to its folder and scan it; values that are not finite are
+        counted.
+        """
         lost = total = 0
         prompts: dict[str, None] = {}
 
@@ -100,20 +103,28 @@ class Session:
         """Advice for the user about values that are not finite."""
         return not_finite(self.options.dtype.value)
 
-    def keep(self, part: runs.DatasetPart, key: str, summary: pl.DataFrame, reliability: pl.DataFrame | None = None) -> None:
-        """Close the run whose other tables stand in its folder, its record last and sealed; keep what `finish` shows."""
+    def keep(
+        self, part: runs.DatasetPart, key: str, summary: pl.DataFrame, reliability: pl.DataFrame | None = None
+    ) -> None:
+        """Close the run whose other tables stand in its folder, its record last and sealed; keep what
+        `finish` shows.
+        """
         path = self.folder(part.name, key)
         runs.write(path, "summary", [summary])
         if reliability is not None:
             runs.write(path, "reliability", [reliability])
         tables = {file.stem: runs.digests.of_file(file) for file in sorted(path.glob("*.parquet"))}
-        part = part.model_copy(update={"run_key": key, "path": str(path), "tables": tables, "lost": self.lost})
+        part = part.model_copy(
+            update={"run_key": key, "path": str(path), "tables": tables, "lost": self.lost}
+        )
         self.lost = 0
         record = self.record([part])
         seals.seal(path, runs.digest(record), self.options.cache_dir / "runs" / key)
         runs.close(record)
         self.add_finished(part)
-        self.voice.note(f"{part.name}: {part.used} of {part.found} examples in {part.groups} groups, saved to {path}")
+        self.voice.note(
+            f"{part.name}: {part.used} of {part.found} examples in {part.groups} groups, saved to {path}"
+        )
 
     def add_finished(self, part: runs.DatasetPart) -> None:
         """Add a finished run to the result, and refresh the original study's files."""
@@ -125,7 +136,11 @@ class Session:
             exports.export(study, self.command, part.name, summary, effects=effects, key=part.run_key)
         self.parts.append(part)
         self.summaries.append(summary)
-        self.reliability.append(pl.read_parquet(folder / "reliability.parquet") if "reliability" in part.tables else RELIABILITY.to_frame())
+        self.reliability.append(
+            pl.read_parquet(folder / "reliability.parquet")
+            if "reliability" in part.tables
+            else RELIABILITY.to_frame()
+        )
         if self.options.rows:
             self.rows += [
                 folder / f"{name}.parquet"
@@ -181,16 +196,25 @@ class Running(Session):
         if isinstance(self.weights, loading.LM):
             lm = self.weights
         else:
-            self.voice.note(f"loading {self.options.model}" + (f", {self.weights.note}" if self.weights.note else ""))
+            self.voice.note(
+                f"loading {self.options.model}" + (f", {self.weights.note}" if self.weights.note else "")
+            )
             with self.phase("model"):
-                lm = forward.check_packing(loading.boot(self.weights, device=self.options.device, dtype=self.options.dtype.value))
+                lm = forward.check_packing(
+                    loading.boot(self.weights, device=self.options.device, dtype=self.options.dtype.value)
+                )
         self.model = described(lm)
         if not lm.packed:
-            self.warn(f"{self.options.model} cannot attend by a mask of ancestors: one sequence a row, slower and just as exact")
+            self.warn(
+                f"{self.options.model} cannot attend by a mask of ancestors: one sequence a row, slower and "
+                "just as exact"
+            )
         return lm
 
 
-def start(command: str, options: Measure, own: dict[str, Any] | None = None, voice: Voice = SILENT) -> Running:
+def start(
+    command: str, options: Measure, own: dict[str, Any] | None = None, voice: Voice = SILENT
+) -> Running:
     """A running session: everything that can fail before the model is loaded has been tried."""
     files.check_writable(options.output_dir)
     read = {"limit": options.limit, "seed": options.seed, "skip_invalid": options.skip_invalid}
@@ -222,7 +246,9 @@ def _located(options: Measure, voice: Voice) -> weights.Weights:
         seconds = max(5.0, file.stat().st_size / CONVERTED)
         voice.note(f"converting {options.model} once ({file.name}), about {clock(seconds)}")
     with voice.hushed():
-        return weights.locate(options.model, revision=options.revision, cache_dir=options.cache_dir, offline=options.offline)
+        return weights.locate(
+            options.model, revision=options.revision, cache_dir=options.cache_dir, offline=options.offline
+        )
 
 
 def described(lm: loading.LM) -> runs.ModelPart:
@@ -239,4 +265,6 @@ def identity(run: Running, dataset: Dataset, parameters: dict[str, Any]) -> dict
     how: dict[str, Any] = {name: getattr(run.options, name) for name in ("batch_size", "max_memory", "seed")}
     how |= {"dtype": run.options.dtype.value, "device": run.device}
     data = {"dataset": dataset.name, "content": dataset.digest, "examples": [e.id for e in dataset.examples]}
-    return journal.identity(run.command, model=model, tokenizer=run.weights.tokenizer_digest, **how, **data, **parameters)
+    return journal.identity(
+        run.command, model=model, tokenizer=run.weights.tokenizer_digest, **how, **data, **parameters
+    )

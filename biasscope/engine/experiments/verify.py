@@ -1,7 +1,9 @@
-"""What each command must find, and must miss, on the planted models: hand-worked numbers against the SUMMARY of a run.
+"""What each command must find, and must miss, on the planted models: hand-worked numbers against the SUMMARY
+of a run.
 
-Truth is stated per statistic and source: a linear head has no shift under mean ablation; two heads that do the same thing are each
-missed alone; a head that an MLP undoes to first order is missed by gradients. Where a method is known to fail, it must be seen to fail.
+Truth is stated per statistic and source: a linear head has no shift under mean ablation; two heads that do
+the same thing are each missed alone; a head that an MLP undoes to first order is missed by gradients. Where a
+method is known to fail, it must be seen to fail.
 """
 
 import tempfile
@@ -29,7 +31,9 @@ from biasscope.engine.types import TOTAL, Site
 
 EXACT = 1e-4
 """Largest difference between a found and a hand-worked number, nats."""
-CARRIERS = {"single": ("first",), "masked": ("first",)} | dict.fromkeys(("redundant", "backup", "cancelling"), ("first", "second"))
+CARRIERS = {"single": ("first",), "masked": ("first",)} | dict.fromkeys(
+    ("redundant", "backup", "cancelling"), ("first", "second")
+)
 """The roles that carry the stereotype."""
 
 
@@ -45,8 +49,14 @@ class How:
     """Whether the first head was ablated all the while."""
 
     def __str__(self) -> str:
-        name = "estimate" if self.method == "attribution" else "patch" if self.source == "corrupt" else "ablate"
-        return f"{name} {self.source}" + (f" ×{self.steps}" if self.steps else "") + (" given" if self.given else "")
+        name = (
+            "estimate" if self.method == "attribution" else "patch" if self.source == "corrupt" else "ablate"
+        )
+        return (
+            f"{name} {self.source}"
+            + (f" ×{self.steps}" if self.steps else "")
+            + (" given" if self.given else "")
+        )
 
 
 @dataclass(frozen=True)
@@ -55,7 +65,9 @@ class Finding:
 
     model: str
     how: str
-    """`ablate` or `patch` (exact) or `estimate` (attribution), the source, ×steps, and whether the first head was ablated all the while."""
+    """`ablate` or `patch` (exact) or `estimate` (attribution), the source, ×steps, and whether the first head
+    was ablated all the while.
+    """
     about: str
     role: str
     statistic: str
@@ -87,7 +99,10 @@ def of_kind(kind: str, limit: int, folder: Path) -> list[Finding]:
     o = Measure(lm.name, ["occupations"], limit, device="cpu", held=Held(lm), assess=False, **places)
     sites = "z,mlp_out"
     results = [ablate(o, source="all", control="definitional" if kind == "single" else None)]
-    results += [patch(o, method="attribution", source=source, components=sites) for source in ("zero", "mean", "corrupt")]
+    results += [
+        patch(o, method="attribution", source=source, components=sites)
+        for source in ("zero", "mean", "corrupt")
+    ]
     results.append(patch(o, method="exact", components=sites))
     if kind == "masked":
         results.append(patch(o, method="attribution", steps=4, components=sites))
@@ -101,19 +116,33 @@ def _of_result(kind: str, result: Result) -> Iterator[Finding]:
     result.check()
     params, (summary,), (part,) = result.record.params, result.summaries, result.record.datasets
     groups = set(pl.read_parquet(Path(part.path) / "effects.parquet", columns=["group"])["group"])
-    shares = {group: share for group, share in (datasets.load("occupations", Path()).share_of_men() or {}).items() if group in groups}
+    shares = {
+        group: share
+        for group, share in (datasets.load("occupations", Path()).share_of_men() or {}).items()
+        if group in groups
+    }
     pairs = partners(pl.read_parquet(Path(part.path) / "twins.parquet")) if "twins" in part.tables else {}
-    for (source, dataset), rows in summary.partition_by("source", "dataset", as_dict=True, maintain_order=True).items():
-        how = How(kind, params.get("method", "exact"), str(source), params.get("steps"), bool(params.get("given")))
+    for (source, dataset), rows in summary.partition_by(
+        "source", "dataset", as_dict=True, maintain_order=True
+    ).items():
+        how = How(
+            kind, params.get("method", "exact"), str(source), params.get("steps"), bool(params.get("given"))
+        )
         if dataset == "definitional" or (source == "resample" and kind not in ("single", "graded")):
             continue
         yield from of_run(how, rows.filter(rows["component"] != TOTAL), pairs, shares)
         if params.get("control"):
-            yield from of_control(how, rows, summary.filter(summary["dataset"] == "definitional", summary["source"] == source))
+            yield from of_control(
+                how, rows, summary.filter(summary["dataset"] == "definitional", summary["source"] == source)
+            )
 
 
-def of_run(how: How, summary: pl.DataFrame, twins: Mapping[str, str], shares: Mapping[str, float]) -> Iterator[Finding]:
-    """The findings of a run; `twins`: occupation → its partner, `shares`: occupation → per cent of men, of the examples that were used."""
+def of_run(
+    how: How, summary: pl.DataFrame, twins: Mapping[str, str], shares: Mapping[str, float]
+) -> Iterator[Finding]:
+    """The findings of a run; `twins`: occupation → its partner, `shares`: occupation → per cent of men, of
+    the examples that were used.
+    """
     if how.kind == "graded":
         yield from _graded(how, summary)
         return
@@ -126,8 +155,16 @@ def of_run(how: How, summary: pl.DataFrame, twins: Mapping[str, str], shares: Ma
     if how.kind == "single":
         yield from _others(how, summary)
     if how.kind == "cancelling" and how.source == "zero":
-        t = np.array([planted.A * values["t"] for name, values in planted.words().occupations.items() if name in shares])
-        yield _number(how, summary, "mixed", "mean", float(-t.mean()), auroc(summary, [planted.SITES["mixed"]], "mean"))
+        t = np.array(
+            [
+                planted.A * values["t"]
+                for name, values in planted.words().occupations.items()
+                if name in shares
+            ]
+        )
+        yield _number(
+            how, summary, "mixed", "mean", float(-t.mean()), auroc(summary, [planted.SITES["mixed"]], "mean")
+        )
         yield _number(how, summary, "mixed", "rms", float(np.sqrt((t**2).mean())), None)
 
 
@@ -157,15 +194,25 @@ def _effect(how: How, role: str, here: Mapping[str, float], there: Mapping[str, 
     return planted.change(how.kind, role, how.source, here, there)
 
 
-def _number(how: How, summary: pl.DataFrame, role: str, statistic: str, worked: float | None, area: float | None) -> Finding:
+def _number(
+    how: How, summary: pl.DataFrame, role: str, statistic: str, worked: float | None, area: float | None
+) -> Finding:
     """A found number against the hand-worked one."""
     site = planted.SITES[role]
     estimate = _estimate(summary, site, statistic)
     right = estimate is not None and (worked is None or abs(estimate - worked) <= EXACT)
-    wanted = "found" if worked is None or abs(worked) > EXACT else "missed" if role in (*CARRIERS[how.kind], "mixed") else "alone"
+    wanted = (
+        "found"
+        if worked is None or abs(worked) > EXACT
+        else "missed"
+        if role in (*CARRIERS[how.kind], "mixed")
+        else "alone"
+    )
     ranked = wanted != "found" or area is None or how.kind not in ("single", "masked") or area == 1.0
     verdict = wanted if right and ranked else "BROKEN"
-    return Finding(how.kind, str(how), str(site), role, statistic, worked, estimate, area, verdict, right and ranked)
+    return Finding(
+        how.kind, str(how), str(site), role, statistic, worked, estimate, area, verdict, right and ranked
+    )
 
 
 def _others(how: How, summary: pl.DataFrame) -> Iterator[Finding]:
@@ -176,12 +223,16 @@ def _others(how: How, summary: pl.DataFrame) -> Iterator[Finding]:
         yield _number(how, summary, "base", "mean", -planted.C if how.source == "zero" else 0.0, None)
     costs = summary.filter(metric="competence", statistic="rms")
     if costs.height:
-        decoy, bias = (_estimate(costs, planted.SITES[role], "rms", "competence") or 0.0 for role in ("decoy", "first"))
+        decoy, bias = (
+            _estimate(costs, planted.SITES[role], "rms", "competence") or 0.0 for role in ("decoy", "first")
+        )
         yield _check(how, str(planted.SITES["decoy"]), "decoy", "competence", decoy, decoy > bias)
 
 
 def of_control(how: How, summary: pl.DataFrame, control: pl.DataFrame) -> Iterator[Finding]:
-    """Specificity in `single`: near 1 for the bias head, near 0 for the decoy and for the head that knows facts."""
+    """Specificity in `single`: near 1 for the bias head, near 0 for the decoy and for the head that knows
+    facts.
+    """
     raw = comparison.raw_specificity(summary, control)
     for role, least, most in (("first", 0.8, 1.0), ("decoy", 0.0, 0.2), ("factual", 0.0, 0.2)):
         site = planted.SITES[role]
@@ -195,11 +246,24 @@ def _graded(how: How, summary: pl.DataFrame) -> Iterator[Finding]:
     real = {site: s for site, (s, _) in strengths.items() if s}
     rows = _slopes(summary).filter(pl.col("head").is_not_null())
     area = auroc(summary, list(real), heads=True)
-    yield Finding(how.kind, str(how), "planted", "planted", "slope", None, None, area, _verdict(area >= 0.95), area >= 0.95)
+    yield Finding(
+        how.kind,
+        str(how),
+        "planted",
+        "planted",
+        "slope",
+        None,
+        None,
+        area,
+        _verdict(area >= 0.95),
+        area >= 0.95,
+    )
     estimates = [_estimate(summary, site, "slope") for site in real]
     rho = float(abs(spearmanr(list(real.values()), estimates).statistic))
     yield replace(_check(how, "planted", "planted", "Spearman", rho, rho >= 0.95), auroc=area)
-    known = pl.DataFrame([(site.layer, site.head) for site in real], schema={"layer": pl.Int32, "head": pl.Int32}, orient="row")
+    known = pl.DataFrame(
+        [(site.layer, site.head) for site in real], schema={"layer": pl.Int32, "head": pl.Int32}, orient="row"
+    )
     null = rows.join(known, on=["layer", "head"], how="anti")
     alarms = null.filter(schemas.starred()).height
     yield _check(how, f"{null.height} nulls", "null", "alarms", float(alarms), alarms == 0)
@@ -224,9 +288,15 @@ def _estimate(summary: pl.DataFrame, site: Site, statistic: str, metric: str = "
     return None if rows.is_empty() else rows["estimate"].item()
 
 
-def auroc(summary: pl.DataFrame, sites: list[Site], statistic: str = "slope", *, heads: bool = False) -> float:
-    """The chance that a planted site's |statistic| is larger than that of any other site; the MLP that is part of the plan is left out."""
-    rows = summary.filter(pl.col("component").is_in(["z", "mlp_out"]), metric="target", statistic=statistic, subset="all")
+def auroc(
+    summary: pl.DataFrame, sites: list[Site], statistic: str = "slope", *, heads: bool = False
+) -> float:
+    """The chance that a planted site's |statistic| is larger than that of any other site; the MLP that is
+    part of the plan is left out.
+    """
+    rows = summary.filter(
+        pl.col("component").is_in(["z", "mlp_out"]), metric="target", statistic=statistic, subset="all"
+    )
     rows = rows.filter(schemas.single_sites())
     rows = rows.filter(pl.col("head").is_not_null()) if heads else rows
     squash = planted.SITES["squash"]

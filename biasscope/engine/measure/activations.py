@@ -1,4 +1,6 @@
-"""Activations at named positions of texts, for probes and for other tools: one row per text, site and position."""
+"""Activations at named positions of texts, for probes and for other tools: one row per text, site and
+position.
+"""
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -48,9 +50,14 @@ def text(lm: LM, id: str, words: str, term: str) -> Text | str:  # noqa: A002  t
 
 
 def sites(lm: LM, component: str) -> list[Site]:
-    """The hook points of a component: for `resid` what enters every layer and what leaves the last, n_layers + 1 in all."""
+    """The hook points of a component: for `resid` what enters every layer and what leaves the last, n_layers
+    + 1 in all.
+    """
     if component == "resid":
-        return [*(Site(layer, "resid_pre") for layer in range(lm.n_layers)), Site(lm.n_layers - 1, "resid_post")]
+        return [
+            *(Site(layer, "resid_pre") for layer in range(lm.n_layers)),
+            Site(lm.n_layers - 1, "resid_post"),
+        ]
     if component not in COMPONENTS:
         raise UsageError(f"no activations of '{component}'; choose from: {', '.join(COMPONENTS)}")
     return [Site(layer, component) for layer in range(lm.n_layers)]
@@ -63,9 +70,16 @@ def units(lm: LM, texts: Sequence[Text], component: str, position: str, edit: Ed
     """
     kept = [t for t in texts if position != "term" or t.term is not None]
     if not kept:
-        raise DataError(f"no text names its term: position '{position}' has nothing to read; try --position last")
+        raise DataError(
+            f"no text names its term: position '{position}' has nothing to read; try --position last"
+        )
     # a text's last token is read, not predicted: the 0 behind it stands for nothing
-    blocks = rows([[Scored((*t.ids, 0), len(t.ids), 0)] for t in kept], min(ROWS["example"], lm.window), "all", lm.packed)
+    blocks = rows(
+        [[Scored((*t.ids, 0), len(t.ids), 0)] for t in kept],
+        min(ROWS["example"], lm.window),
+        "all",
+        lm.packed,
+    )
     wanted = sites(lm, component)
 
     def read(block: Block) -> dict[str, pl.DataFrame]:
@@ -78,11 +92,17 @@ def units(lm: LM, texts: Sequence[Text], component: str, position: str, edit: Ed
 def _finite(read: Callable[[Block], dict[str, pl.DataFrame]], block: Block) -> dict[str, pl.DataFrame]:
     """One block's ACTIVATIONS without the texts that have any which is not finite."""
     table = soundly(read, block)["activations"]
-    bad = table.filter(pl.col("values").list.eval(pl.element().is_finite().not_()).list.any())["example_id"].unique()
-    return {"activations": table.filter(pl.col("example_id").is_in(bad.implode()).not_()) if bad.len() else table}
+    bad = table.filter(pl.col("values").list.eval(pl.element().is_finite().not_()).list.any())[
+        "example_id"
+    ].unique()
+    return {
+        "activations": table.filter(pl.col("example_id").is_in(bad.implode()).not_()) if bad.len() else table
+    }
 
 
-def _read(lm: LM, texts: Sequence[Text], acts: Mapping[Site, Tensor], position: str, block: Block) -> dict[str, pl.DataFrame]:
+def _read(
+    lm: LM, texts: Sequence[Text], acts: Mapping[Site, Tensor], position: str, block: Block
+) -> dict[str, pl.DataFrame]:
     """One block's ACTIVATIONS, in the order of its texts, then of the sites."""
     row, paths = block.places[block.readout, 0], _paths(block)
     members = [(texts[i], local) for local, same in enumerate(block.examples) for i in same]
@@ -115,7 +135,9 @@ def _weights(t: Text, path: Bool[Tensor, " node"], depth: Tensor, position: str)
     return (path & (depth == index)).float()
 
 
-def _frame(ids: list[str], site: Site, head: int | None, position: str, values: Float[Tensor, "text d"]) -> pl.DataFrame:
+def _frame(
+    ids: list[str], site: Site, head: int | None, position: str, values: Float[Tensor, "text d"]
+) -> pl.DataFrame:
     place = {"component": site.component, "layer": site.layer, "head": head, "position": position}
     columns = {name: pl.Series([value] * len(ids), dtype=ACTIVATIONS[name]) for name, value in place.items()}
     floats = pl.Series(values.numpy(), dtype=pl.Array(pl.Float32, values.shape[1])).cast(pl.List(pl.Float32))

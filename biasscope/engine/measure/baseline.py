@@ -19,8 +19,12 @@ CLEAN = tuple(name for name, metric in types.METRICS.items() if metric.clean)
 """What the baseline has."""
 
 
-def baseline(lm: LM, forest: Forest, edit: Edit = UNEDITED, *, track: Track = silent) -> tuple[pl.DataFrame, pl.DataFrame]:
-    """SCORES of the clean model, and TRIPLES: the published per-sentence scores, 2^(mean log₂ p), where there are sentences."""
+def baseline(
+    lm: LM, forest: Forest, edit: Edit = UNEDITED, *, track: Track = silent
+) -> tuple[pl.DataFrame, pl.DataFrame]:
+    """SCORES of the clean model, and TRIPLES: the published per-sentence scores, 2^(mean log₂ p), where there
+    are sentences.
+    """
     tables = [unit.compute() for unit in track(units(lm, forest, edit), "baseline")]
     return pl.concat(f["scores"] for f in tables), pl.concat(f["triples"] for f in tables)
 
@@ -28,7 +32,8 @@ def baseline(lm: LM, forest: Forest, edit: Edit = UNEDITED, *, track: Track = si
 def units(lm: LM, forest: Forest, edit: Edit = UNEDITED) -> list[Unit]:
     """The clean pass, or that of the model in which an edit stands, in pieces of one row block each."""
     return [
-        Unit(f"B{number:05}", partial(soundly, partial(_scores, lm, forest, edit), block)) for number, block in enumerate(forest.blocks)
+        Unit(f"B{number:05}", partial(soundly, partial(_scores, lm, forest, edit), block))
+        for number, block in enumerate(forest.blocks)
     ]
 
 
@@ -37,7 +42,11 @@ def _scores(lm: LM, forest: Forest, edit: Edit, block: Block) -> dict[str, pl.Da
     with torch.no_grad():
         readouts = forward.read(block, forward.run(lm, block, forward.overwrites([edit.puts(block)])))
     examples, of = forest.members(block)
-    who = {"example_id": [e.id for e in examples], "group": [e.group for e in examples], "dataset": [e.dataset for e in examples]}
+    who = {
+        "example_id": [e.id for e in examples],
+        "group": [e.group for e in examples],
+        "dataset": [e.dataset for e in examples],
+    }
     scores = []
     for m in CLEAN:
         values = defined(m, readouts)
@@ -48,4 +57,7 @@ def _scores(lm: LM, forest: Forest, edit: Edit, block: Block) -> dict[str, pl.Da
     columns = {"stereo": each[:, 0], "anti": each[:, 1], "unrelated": each[:, 2]}
     triples = pl.DataFrame({**kind, "example_id": who["example_id"], "group": who["group"], **columns})
     has = pl.Series(METRICS["sentence"].defined(readouts).cpu().numpy()[of])
-    return {"scores": pl.concat(scores).select(SCORES.names()), "triples": triples.filter(has).select(TRIPLES.names())}
+    return {
+        "scores": pl.concat(scores).select(SCORES.names()),
+        "triples": triples.filter(has).select(TRIPLES.names()),
+    }

@@ -1,4 +1,6 @@
-"""Sets of sites: what a model keeps with only some of them, or loses without them. Exact, several sets a pass."""
+"""Sets of sites: what a model keeps with only some of them, or loses without them. Exact, several sets a
+pass.
+"""
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -30,7 +32,8 @@ class Point:
 
 
 def halves(clusters: Mapping[str, int], seed: int) -> tuple[set[str], set[str]]:
-    """Two seeded halves of the groups, whole clusters in either: one to choose sites on, the other to report on.
+    """Two seeded halves of the groups, whole clusters in either: one to choose sites on, the other to report
+    on.
 
     `clusters`: group → its cluster's number.
     """
@@ -56,28 +59,47 @@ def points(ranked: Sequence[Site], sizes: Sequence[int], seed: int) -> list[Poin
         sets += [Point(f"keep-{k}", everything - best), Point(f"remove-{k}", best)]
         for i in range(RANDOM):
             drawn = frozenset(ranked[j] for j in rng.permutation(len(ranked))[:k])
-            sets += [Point(f"keep-{k}-random-{i:02d}", everything - drawn), Point(f"remove-{k}-random-{i:02d}", drawn)]
+            sets += [
+                Point(f"keep-{k}-random-{i:02d}", everything - drawn),
+                Point(f"remove-{k}-random-{i:02d}", drawn),
+            ]
     return sets
 
 
-def units(lm: LM, forest: Forest, wanted: Sequence[Point], source: Source, batch: int | None = None) -> list[Unit]:
-    """EFFECTS of the sets (component `set`, position the set's name) in pieces of one row block and as many sets as a pass holds."""
+def units(
+    lm: LM, forest: Forest, wanted: Sequence[Point], source: Source, batch: int | None = None
+) -> list[Unit]:
+    """EFFECTS of the sets (component `set`, position the set's name) in pieces of one row block and as many
+    sets as a pass holds.
+    """
     size = loading.batch_size(lm, batch)
     start = lru_cache(maxsize=1)(partial(forward.clean, lm))
 
     def compute(sets: Sequence[Point], block: Block) -> dict[str, pl.DataFrame]:
         clean = start(block)
-        puts = {site: source.put(block, site) for site in sorted({s for point in sets for s in point.replaced}, key=_order)}
+        puts = {
+            site: source.put(block, site)
+            for site in sorted({s for point in sets for s in point.replaced}, key=_order)
+        }
         edits = [{site: put for site, put in puts.items() if site in point.replaced} for point in sets]
         before = defined(METRIC, clean.readouts)
         after = METRICS[METRIC].fn(forward.edited(lm, block, clean, edits)).cpu().numpy()
-        return {"effects": effects(forest, block, source.name, [(SET, p.name) for p in sets], {METRIC: before}, {METRIC: after})}
+        return {
+            "effects": effects(
+                forest, block, source.name, [(SET, p.name) for p in sets], {METRIC: before}, {METRIC: after}
+            )
+        }
 
     pieces = []
     for number, block in enumerate(forest.blocks):
         copies = max(1, size // block.ids.numel())
         for first in range(0, len(wanted), copies):
-            pieces.append(Unit(f"B{number:05}-S{first:05}", partial(soundly, partial(compute, wanted[first : first + copies]), block)))
+            pieces.append(
+                Unit(
+                    f"B{number:05}-S{first:05}",
+                    partial(soundly, partial(compute, wanted[first : first + copies]), block),
+                )
+            )
     return pieces
 
 
@@ -85,11 +107,15 @@ def _order(site: Site) -> tuple[int, str, int]:
     return site.layer, site.component, -1 if site.head is None else site.head
 
 
-def greedy(sites: Sequence[Site], keeps: Callable[[Sequence[Site]], float | None], target: float) -> list[Site]:
-    """What is left of the sites, strongest first, when the weakest are left out as long as f stays at the target or above.
+def greedy(
+    sites: Sequence[Site], keeps: Callable[[Sequence[Site]], float | None], target: float
+) -> list[Site]:
+    """What is left of the sites, strongest first, when the weakest are left out as long as f stays at the
+    target or above.
 
-    They are left out in chunks, which halve where a chunk is needed; a single site that is needed stays. `keeps`: f with only these
-    sites kept. No site of the result can be left out in this order; it need not be the smallest set there is.
+    They are left out in chunks, which halve where a chunk is needed; a single site that is needed stays.
+    `keeps`: f with only these sites kept. No site of the result can be left out in this order; it need not be
+    the smallest set there is.
     """
     open_, needed = list(sites), list[Site]()
     chunk = max(1, len(open_) // 2)

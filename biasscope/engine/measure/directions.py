@@ -1,4 +1,6 @@
-"""What removing a direction from the residual stream does, against random directions: readable is not used."""
+"""What removing a direction from the residual stream does, against random directions: readable is not
+used.
+"""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -46,8 +48,11 @@ class Removal:
     centre: np.ndarray
 
 
-def units(lm: LM, forest: Forest, removals: Sequence[Removal], edit: Edit = UNEDITED, batch: int | None = None) -> list[Unit]:
-    """EFFECTS of the removals at all nodes but the first position, on target, competence and kl: a unit per row block and removal.
+def units(
+    lm: LM, forest: Forest, removals: Sequence[Removal], edit: Edit = UNEDITED, batch: int | None = None
+) -> list[Unit]:
+    """EFFECTS of the removals at all nodes but the first position, on target, competence and kl: a unit per
+    row block and removal.
 
     Neighbours share the block's clean pass.
     """
@@ -64,7 +69,10 @@ def units(lm: LM, forest: Forest, removals: Sequence[Removal], edit: Edit = UNED
         before, copies = {m: defined(m, clean.readouts) for m in SWEPT}, max(1, size // block.ids.numel())
         changed, frames = _without(lm, block, start(block), removal), []
         for first in range(0, len(changed), copies):
-            edits = [{**standing, removal.site: forward.Put(new, block.depth > 0)} for new in changed[first : first + copies]]
+            edits = [
+                {**standing, removal.site: forward.Put(new, block.depth > 0)}
+                for new in changed[first : first + copies]
+            ]
             readouts = forward.edited(lm, block, clean, edits)
             after = {m: METRICS[m].fn(readouts).cpu().numpy() for m in SWEPT}
             for copy, name in enumerate(names()[first : first + copies]):
@@ -73,11 +81,15 @@ def units(lm: LM, forest: Forest, removals: Sequence[Removal], edit: Edit = UNED
         return {"effects": pl.concat(frames)}
 
     return [
-        Unit(f"{r.name}-B{i:05}", partial(soundly, partial(compute, r), block)) for i, block in enumerate(forest.blocks) for r in removals
+        Unit(f"{r.name}-B{i:05}", partial(soundly, partial(compute, r), block))
+        for i, block in enumerate(forest.blocks)
+        for r in removals
     ]
 
 
-def _without(lm: LM, block: Block, start: tuple[forward.Clean, forward.Puts], removal: Removal) -> list[Tensor]:
+def _without(
+    lm: LM, block: Block, start: tuple[forward.Clean, forward.Puts], removal: Removal
+) -> list[Tensor]:
     """The activation at the removal's site without each of its directions."""
     (clean, puts), site, to = start, removal.site, {"device": lm.device, "dtype": getattr(torch, lm.dtype)}
     vectors, centre = torch.tensor(removal.vectors, **to), torch.tensor(removal.centre, **to)
@@ -87,7 +99,9 @@ def _without(lm: LM, block: Block, start: tuple[forward.Clean, forward.Puts], re
 
 
 def against_random(summary: pl.DataFrame) -> pl.DataFrame:
-    """SUMMARY of the probe's direction, followed by rows of source `random`: median and 5 to 95 % of the random directions' estimates."""
+    """SUMMARY of the probe's direction, followed by rows of source `random`: median and 5 to 95 % of the
+    random directions' estimates.
+    """
     own = summary.filter(pl.col("source") == PROBE)
     keys = [name for name in own.columns if name in _KEYS]
     others = summary.filter(pl.col("source") != PROBE).group_by(keys, maintain_order=True)
@@ -103,4 +117,16 @@ def against_random(summary: pl.DataFrame) -> pl.DataFrame:
     return pl.concat([own, band.select(own.columns).cast(dict(own.schema))])  # type: ignore[arg-type]
 
 
-_KEYS: Sequence[str] = ("model", "dataset", "subset", "method", "metric", "statistic", "unit", "component", "layer", "head", "position")
+_KEYS: Sequence[str] = (
+    "model",
+    "dataset",
+    "subset",
+    "method",
+    "metric",
+    "statistic",
+    "unit",
+    "component",
+    "layer",
+    "head",
+    "position",
+)

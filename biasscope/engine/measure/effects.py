@@ -1,8 +1,9 @@
-"""EFFECTS of sites on a block of a forest, one row per example, site and metric; and what one prompt's NaN may not do: spread.
+"""EFFECTS of sites on a block of a forest, one row per example, site and metric; and what one prompt's NaN
+may not do: spread.
 
-A NaN would spread to the prompts that are packed with it (0 × NaN in an attention's sum is NaN). The fast path pays for a look at its own
-results. Only where one is not finite, each example of the block is measured alone, and what is then not finite is that example's own: its
-own plain pass gives NaN or infinity.
+A NaN would spread to the prompts that are packed with it (0 × NaN in an attention's sum is NaN). The fast
+path pays for a look at its own results. Only where one is not finite, each example of the block is measured
+alone, and what is then not finite is that example's own: its own plain pass gives NaN or infinity.
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -43,7 +44,8 @@ def effects(
 ) -> pl.DataFrame:
     """EFFECTS of places on a block: per metric, `before` [example] and `after` [place example].
 
-    Rows in the order place, metric, example, whatever the batch; an example that does not have a metric has no row.
+    Rows in the order place, metric, example, whatever the batch; an example that does not have a metric has
+    no row.
     """
     examples, of = forest.members(block)
     metrics, e, m = list(before), len(examples), len(before)
@@ -74,16 +76,23 @@ def effects(
 
 
 def total(lm: LM, forest: Forest, block: Block, sweep: Sweep) -> pl.DataFrame:
-    """EFFECTS of exchanging the prompts of a block for their twins, in the model in which the sweep's edit stands."""
+    """EFFECTS of exchanging the prompts of a block for their twins, in the model in which the sweep's edit
+    stands.
+    """
     with torch.no_grad():
-        clean, swapped = (forward.read(b, forward.run(lm, b, forward.overwrites([sweep.edit.puts(b)]))) for b in (block, block.swapped()))
+        clean, swapped = (
+            forward.read(b, forward.run(lm, b, forward.overwrites([sweep.edit.puts(b)])))
+            for b in (block, block.swapped())
+        )
     before = {m: defined(m, clean) for m in sweep.metrics}
     after = {m: METRICS[m].fn(swapped).cpu().numpy() for m in sweep.metrics}
     return effects(forest, block, sweep.source.name, [(WHOLE_PROMPT, "all")], before, after)
 
 
 def soundly(compute: Callable[[Block], Tables], block: Block) -> Tables:
-    """The tables of a block; those with a value that is not finite are put together from its examples measured alone, row for row."""
+    """The tables of a block; those with a value that is not finite are put together from its examples
+    measured alone, row for row.
+    """
     tables = compute(block)
     bad = [name for name, table in tables.items() if not finite(table)]
     if not bad:
@@ -94,11 +103,17 @@ def soundly(compute: Callable[[Block], Tables], block: Block) -> Tables:
 
 def finite(table: pl.DataFrame) -> bool:
     """Whether all numbers of a table are finite, those in lists too."""
-    numbers = [table[column].explode() for column, kind in table.schema.items() if kind in (pl.Float64, pl.List)]
+    numbers = [
+        table[column].explode() for column, kind in table.schema.items() if kind in (pl.Float64, pl.List)
+    ]
     return all(bool(column.is_finite().all()) for column in numbers)
 
 
 def _in_order(table: pl.DataFrame, like: pl.DataFrame) -> pl.DataFrame:
     """The rows in the order of a table that has the same ones with other numbers."""
     keys = [column for column, kind in like.schema.items() if kind not in (pl.Float64, pl.List)]
-    return like.select(keys).join(table, on=keys, how="left", nulls_equal=True, maintain_order="left").select(like.columns)
+    return (
+        like.select(keys)
+        .join(table, on=keys, how="left", nulls_equal=True, maintain_order="left")
+        .select(like.columns)
+    )

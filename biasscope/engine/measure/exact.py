@@ -15,8 +15,11 @@ from biasscope.engine.model.tokens import Forest
 from biasscope.engine.types import Track, Unit, silent
 
 
-def sweep(lm: LM, forest: Forest, wanted: Sweep, *, batch: int | None = None, track: Track = silent) -> pl.DataFrame:
-    """EFFECTS of replacing each site alone, at each position, by the source, exact: one row per example, site, position and metric.
+def sweep(
+    lm: LM, forest: Forest, wanted: Sweep, *, batch: int | None = None, track: Track = silent
+) -> pl.DataFrame:
+    """EFFECTS of replacing each site alone, at each position, by the source, exact: one row per example,
+    site, position and metric.
 
     With an edit, baseline and value are of the model in which it stands.
     """
@@ -27,7 +30,8 @@ def sweep(lm: LM, forest: Forest, wanted: Sweep, *, batch: int | None = None, tr
 def units(lm: LM, forest: Forest, wanted: Sweep, batch: int | None = None) -> list[Unit]:
     """The sweep in pieces of one layer and one row block each; neighbours share the block's clean pass.
 
-    With a twin's activations, each block has a unit more: the total effect of its prompts exchanged for their twins.
+    With a twin's activations, each block has a unit more: the total effect of its prompts exchanged for their
+    twins.
     """
     size = loading.batch_size(lm, batch)
     by_layer: dict[int, list[Place]] = {}
@@ -42,13 +46,17 @@ def units(lm: LM, forest: Forest, wanted: Sweep, batch: int | None = None) -> li
     def compute(layer: int, block: Block) -> dict[str, pl.DataFrame]:
         """EFFECTS of one layer's sites on one block, as many copies a pass as the batch size allows."""
         clean, puts = start(block)
-        standing = {site: put for site, put in puts.items() if site.layer >= layer}  # what is before it is in the residual stream
+        # what is before it is in the residual stream
+        standing = {site: put for site, put in puts.items() if site.layer >= layer}
         places, copies = by_layer[layer], max(1, size // block.ids.numel())
         parts = {position: forest.where(block, position) for _, position in places}
         after: dict[str, list[np.ndarray]] = {m: [] for m in wanted.metrics}
         for first in range(0, len(places), copies):
             in_pass = places[first : first + copies]
-            edits = [{**standing, site: wanted.source.put(block, site, parts[position])} for site, position in in_pass]
+            edits = [
+                {**standing, site: wanted.source.put(block, site, parts[position])}
+                for site, position in in_pass
+            ]
             readouts = forward.edited(lm, block, clean, edits)
             for m in wanted.metrics:
                 after[m].append(METRICS[m].fn(readouts).cpu().numpy())
@@ -61,6 +69,11 @@ def units(lm: LM, forest: Forest, wanted: Sweep, batch: int | None = None) -> li
 
     pieces = []
     for number, block in enumerate(forest.blocks):
-        pieces += [Unit(f"B{number:05}-L{layer:03}", partial(soundly, partial(compute, layer), block)) for layer in sorted(by_layer)]
-        pieces += [Unit(f"B{number:05}-total", partial(soundly, whole_prompt, block))] if wanted.source.twin else []
+        pieces += [
+            Unit(f"B{number:05}-L{layer:03}", partial(soundly, partial(compute, layer), block))
+            for layer in sorted(by_layer)
+        ]
+        pieces += (
+            [Unit(f"B{number:05}-total", partial(soundly, whole_prompt, block))] if wanted.source.twin else []
+        )
     return pieces

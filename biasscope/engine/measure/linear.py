@@ -1,6 +1,8 @@
-"""Linear probes on arrays: held-out predictions, with everything that could leak kept apart by groups. No model, no files.
+"""Linear probes on arrays: held-out predictions, with everything that could leak kept apart by groups. No
+model, no files.
 
-A probe is logistic regression with class weights, its features standardised and its C chosen inside the training folds.
+A probe is logistic regression with class weights, its features standardised and its C chosen inside the
+training folds.
 """
 
 from collections.abc import Iterator, Sequence
@@ -19,7 +21,9 @@ from biasscope.engine.types import Split
 
 Array = NDArray[Any]
 GRID = (1e-4, 1e-3, 1e-2, 1e-1)
-"""Values of C, from strong regularisation to weak; activations have about as many dimensions as there are texts."""
+"""Values of C, from strong regularisation to weak; activations have about as many dimensions as there are
+texts.
+"""
 FOLDS, INNER, SHUFFLES, HELD_OUT = 5, 3, 20, 0.2
 _FOLD, _WITHIN, _COIN, _SHUFFLE = 11, 12, 13, 14
 
@@ -53,12 +57,18 @@ class Held:
 
 
 def folds(items: Items, split: Split) -> list[tuple[Array, Array]]:
-    """Training and held-out inputs, no group on both sides. DataError: too few groups, or a fold without both labels in training."""
+    """Training and held-out inputs, no group on both sides. DataError: too few groups, or a fold without both
+    labels in training.
+    """
     groups = len(np.unique(items.group))
     if groups < FOLDS:
-        raise DataError(f"{groups} groups are too few for {FOLDS} folds; probe a dataset with more terms or occupations")
+        raise DataError(
+            f"{groups} groups are too few for {FOLDS} folds; probe a dataset with more terms or occupations"
+        )
     if len(np.unique(items.label)) < 2:
-        raise DataError(f"all {len(items.label)} inputs have label {items.label[0]}: there is nothing to tell apart")
+        raise DataError(
+            f"all {len(items.label)} inputs have label {items.label[0]}: there is nothing to tell apart"
+        )
     state = int(np.random.default_rng((split.seed, _FOLD)).integers(2**31))
     chosen = (
         GroupKFold(FOLDS, shuffle=True, random_state=state)
@@ -81,7 +91,11 @@ def within(items: Items, seed: int) -> list[tuple[Array, Array]]:
         texts = rng.permutation(np.unique(items.text[items.group == group]))
         fold_of_text[texts] = (np.arange(len(texts)) + rng.integers(FOLDS)) % FOLDS
     fold = fold_of_text[items.text]
-    return [(np.flatnonzero(fold != i), np.flatnonzero(fold == i)) for i in range(FOLDS) if (fold == i).any() and (fold != i).any()]
+    return [
+        (np.flatnonzero(fold != i), np.flatnonzero(fold == i))
+        for i in range(FOLDS)
+        if (fold == i).any() and (fold != i).any()
+    ]
 
 
 def coins(items: Items, seed: int) -> Array:
@@ -92,7 +106,9 @@ def coins(items: Items, seed: int) -> Array:
 
 
 def shuffled(items: Items, split: Split) -> Iterator[Array]:
-    """Labels moved at the level where they live: between groups that have one each, within the pair, or whole groups' labels."""
+    """Labels moved at the level where they live: between groups that have one each, within the pair, or whole
+    groups' labels.
+    """
     rng = np.random.default_rng((split.seed, _SHUFFLE))
     names = np.unique(items.group)
     for _ in range(SHUFFLES):
@@ -112,7 +128,9 @@ def _model(c: float) -> LogisticRegression:
 
 
 def _scaled(x: Any, train: Array, test: Array) -> tuple[Any, Any]:
-    """Training and test inputs, standardised by the training inputs alone; counts (sparse) are only scaled."""
+    """Training and test inputs, standardised by the training inputs alone; counts (sparse) are only
+    scaled.
+    """
     scaler = StandardScaler(with_mean=not hasattr(x, "tocsr")).fit(x[train])
     return scaler.transform(x[train]), scaler.transform(x[test])
 
@@ -127,12 +145,22 @@ def choose(x: Any, label: Array, group: Array, rows: Array) -> float:
         training, held = _scaled(x, rows[train], rows[test])
         for i, c in enumerate(GRID):
             fitted = _model(c).fit(training, label[rows[train]])
-            losses[i] += log_loss(label[rows[test]], fitted.predict_proba(held)[:, 1], labels=[0, 1]) * len(test)
+            losses[i] += log_loss(label[rows[test]], fitted.predict_proba(held)[:, 1], labels=[0, 1]) * len(
+                test
+            )
     return GRID[int(np.argmin(losses))]
 
 
-def held_out(x: Any, label: Array, group: Array, splits: Sequence[tuple[Array, Array]], c: Sequence[float] | None = None) -> Held:
-    """The predictions for every held-out input; `c`: as chosen before, else chosen in each fold's training inputs."""
+def held_out(
+    x: Any,
+    label: Array,
+    group: Array,
+    splits: Sequence[tuple[Array, Array]],
+    c: Sequence[float] | None = None,
+) -> Held:
+    """The predictions for every held-out input; `c`: as chosen before, else chosen in each fold's training
+    inputs.
+    """
     probability, fold, used = np.full(len(label), np.nan), np.full(len(label), -1), []
     for i, (train, test) in enumerate(splits):
         used.append(choose(x, label, group, train) if c is None else c[i])
@@ -171,11 +199,15 @@ def fitted(x: Array, items: Items) -> Fitted:
     return Fitted(model.coef_[0].astype(float), float(model.intercept_[0]), scaler.mean_, scaler.scale_, c)
 
 
-def layer(x: Any, items: Items, split: Split, *, controls: bool = True) -> tuple[dict[str, Held], Array, Fitted | None]:
-    """Everything about one layer's activations: held-out predictions by name, accuracies under shuffled labels, the fitted probe.
+def layer(
+    x: Any, items: Items, split: Split, *, controls: bool = True
+) -> tuple[dict[str, Held], Array, Fitted | None]:
+    """Everything about one layer's activations: held-out predictions by name, accuracies under shuffled
+    labels, the fitted probe.
 
-    `grouped`: the probe itself; `within`, `control`: on the within-group split, with the labels and with the control's coins. The
-    shuffles reuse the C of the grouped probe. DataError where an activation is NaN or infinite.
+    `grouped`: the probe itself; `within`, `control`: on the within-group split, with the labels and with the
+    control's coins. The shuffles reuse the C of the grouped probe. DataError where an activation is NaN or
+    infinite.
     """
     dense = not hasattr(x, "tocsr")
     if dense and not np.isfinite(x).all():

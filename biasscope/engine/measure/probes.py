@@ -1,4 +1,6 @@
-"""Inputs of a probe, whose label must not be readable in their words, and the probes of every layer as units of a run."""
+"""Inputs of a probe, whose label must not be readable in their words, and the probes of every layer as units
+of a run.
+"""
 
 import multiprocessing
 import os
@@ -20,7 +22,9 @@ from biasscope.engine.types import BANDS, PREDICTIONS, PROBES, Dataset, Example,
 
 TASKS = ("stereotype", "occupation", "lean")
 LEVELS: dict[str, Literal["group", "pair"]] = {"stereotype": "pair", "occupation": "group", "lean": "group"}
-"""Where a task's labels live: the filler of an example, or an occupation; `lean` moves with the whole group."""
+"""Where a task's labels live: the filler of an example, or an occupation; `lean` moves with the whole
+group.
+"""
 SMALL = 3_000_000
 """Numbers in all layers together below which starting processes would take longer than probing."""
 
@@ -46,26 +50,34 @@ def default(dataset: Dataset) -> str:
 
 
 def check(task: str, dataset: Dataset) -> None:
-    """UsageError where the task's label can be read off the words of the dataset, so that any probe would be right."""
+    """UsageError where the task's label can be read off the words of the dataset, so that any probe would be
+    right.
+    """
     facts = sum("gender" in e.meta for e in dataset.examples)
     if task == "stereotype" and facts:
         raise UsageError(
-            f"--task stereotype is not defined for {dataset.name}: {facts} of {len(dataset.examples)} prompts state the gender as a fact,\n"
+            f"--task stereotype is not defined for {dataset.name}: {facts} of {len(dataset.examples)} "
+            "prompts state the gender as a fact,\n"
             "so that the label is the pronoun itself, or whether it fits its noun: grammar, no stereotype;\n"
             "take --task lean, or another dataset such as stereoset_gender"
         )
 
 
-def inputs(task: str, dataset: Dataset, negatives: str, target: Mapping[str, float] | None = None) -> tuple[list[Input], dict[str, str]]:
+def inputs(
+    task: str, dataset: Dataset, negatives: str, target: Mapping[str, float] | None = None
+) -> tuple[list[Input], dict[str, str]]:
     """The inputs of a task, and example id → why an example has none.
 
-    stereotype: the prefix with its filler, 1 stereotype, 0 the anti-stereotype's filler (or the unrelated one's, by `negatives`).
-    occupation: the prompt, 1 where most people in the occupation are men. lean: the prompt, 1 where the model's own `target` is above 0.
-    Examples with an input that another example labels otherwise are dropped. UsageError where the dataset lacks what the task is about.
+    stereotype: the prefix with its filler, 1 stereotype, 0 the anti-stereotype's filler (or the unrelated
+    one's, by `negatives`). occupation: the prompt, 1 where most people in the occupation are men. lean: the
+    prompt, 1 where the model's own `target` is above 0. Examples with an input that another example labels
+    otherwise are dropped. UsageError where the dataset lacks what the task is about.
     """
     shares = dataset.share_of_men()
     if (task == "occupation") != (shares is not None) and task != "lean":
-        raise UsageError(f"--task {task} is not defined for {dataset.name}; take --task {default(dataset)} or lean")
+        raise UsageError(
+            f"--task {task} is not defined for {dataset.name}; take --task {default(dataset)} or lean"
+        )
     candidates: list[Input] = []
     lost: dict[str, str] = {}
     for e in dataset.examples:
@@ -75,7 +87,9 @@ def inputs(task: str, dataset: Dataset, negatives: str, target: Mapping[str, flo
         elif task == "stereotype":
             candidates += [_filled(e, 1, e.stereo), _filled(e, 0, str(negative))]
         elif task == "occupation" and shares:
-            candidates.append(Input(e.id, e.id, e.group, e.prompt, e.word, int(shares[e.group] > 50), e.group))
+            candidates.append(
+                Input(e.id, e.id, e.group, e.prompt, e.word, int(shares[e.group] > 50), e.group)
+            )
         elif target is not None and np.isfinite(target.get(e.id, np.nan)):
             candidates.append(Input(e.id, e.id, e.group, e.prompt, e.word, int(target[e.id] > 0), e.group))
         else:
@@ -83,12 +97,22 @@ def inputs(task: str, dataset: Dataset, negatives: str, target: Mapping[str, flo
     labels: dict[str, set[int]] = defaultdict(set)
     for i in candidates:
         labels[i.words].add(i.label)
-    lost |= {i.example_id: "identical inputs with different labels" for i in candidates if len(labels[i.words]) > 1}
+    lost |= {
+        i.example_id: "identical inputs with different labels" for i in candidates if len(labels[i.words]) > 1
+    }
     return [i for i in candidates if i.example_id not in lost], lost
 
 
 def _filled(e: Example, label: int, filler: str) -> Input:
-    return Input(f"{e.id}.{'stereo' if label else 'other'}", e.id, e.group, e.prompt + filler, e.word, label, filler.strip().lower())
+    return Input(
+        f"{e.id}.{'stereo' if label else 'other'}",
+        e.id,
+        e.group,
+        e.prompt + filler,
+        e.word,
+        label,
+        filler.strip().lower(),
+    )
 
 
 def items(chosen: Sequence[Input]) -> Items:
@@ -97,8 +121,17 @@ def items(chosen: Sequence[Input]) -> Items:
     def numbered(values: list[str]) -> np.ndarray:
         return np.unique(values, return_inverse=True)[1]
 
-    columns = {name: numbered([getattr(i, name) for i in chosen]) for name in ("group", "example_id", "words", "kind")}
-    return Items(np.array([i.label for i in chosen]), columns["group"], columns["example_id"], columns["words"], columns["kind"])
+    columns = {
+        name: numbered([getattr(i, name) for i in chosen])
+        for name in ("group", "example_id", "words", "kind")
+    }
+    return Items(
+        np.array([i.label for i in chosen]),
+        columns["group"],
+        columns["example_id"],
+        columns["words"],
+        columns["kind"],
+    )
 
 
 @contextmanager
@@ -120,7 +153,13 @@ def _single_threaded() -> None:
     threadpool_limits(1)
 
 
-def units(layers: Mapping[int, Any], known: Iterable[str], chosen: Sequence[Input], split: Split, pool: Executor | None) -> list[Unit]:
+def units(
+    layers: Mapping[int, Any],
+    known: Iterable[str],
+    chosen: Sequence[Input],
+    split: Split,
+    pool: Executor | None,
+) -> list[Unit]:
     """A unit per layer, those not `known` already at work in the pool."""
     known, numbers = set(known), items(chosen)
 
@@ -156,29 +195,47 @@ def bag(tokens: Sequence[Sequence[int]], chosen: Sequence[Input], split: Split) 
     return Unit("bag", compute)
 
 
-def _tables(layer: int | None, chosen: Sequence[Input], items: Items, seed: int, results: tuple[Any, Any, Any]) -> dict[str, pl.DataFrame]:
+def _tables(
+    layer: int | None, chosen: Sequence[Input], items: Items, seed: int, results: tuple[Any, Any, Any]
+) -> dict[str, pl.DataFrame]:
     """PREDICTIONS, BANDS and PROBES of one layer."""
     held, band, fitted = results
     frames = []
     for name, outcome in held.items():
         label = linear.coins(items, seed) if name == "control" else items.label
-        columns: dict[str, Any] = {name: [getattr(i, name) for i in chosen] for name in ("example_id", "group")}
-        columns |= {"item_id": [i.id for i in chosen], "layer": [layer] * len(chosen), "probe": [name] * len(chosen)}
+        columns: dict[str, Any] = {
+            name: [getattr(i, name) for i in chosen] for name in ("example_id", "group")
+        }
+        columns |= {
+            "item_id": [i.id for i in chosen],
+            "layer": [layer] * len(chosen),
+            "probe": [name] * len(chosen),
+        }
         columns |= {"fold": outcome.fold, "label": label, "probability": outcome.probability}
         frame = pl.DataFrame(columns, schema_overrides=PREDICTIONS).select(PREDICTIONS.names())
         frames.append(frame.filter(pl.col("fold") >= 0))
-    bands = pl.DataFrame({"layer": [layer] * len(band), "shuffle": list(range(len(band))), "accuracy": band}, schema=BANDS)
+    bands = pl.DataFrame(
+        {"layer": [layer] * len(band), "shuffle": list(range(len(band))), "accuracy": band}, schema=BANDS
+    )
     tables = {"predictions": pl.concat(frames), "bands": bands}
     if fitted is not None:
-        values = {name: [getattr(fitted, name).astype(np.float64).tolist()] for name in ("weight", "mean", "scale")}
-        tables["probes"] = pl.DataFrame({"layer": [layer], "c": [fitted.c], "bias": [fitted.bias], **values}, schema=PROBES)
+        values = {
+            name: [getattr(fitted, name).astype(np.float64).tolist()] for name in ("weight", "mean", "scale")
+        }
+        tables["probes"] = pl.DataFrame(
+            {"layer": [layer], "c": [fitted.c], "bias": [fitted.bias], **values}, schema=PROBES
+        )
     return tables
 
 
-def matrices(frames: Iterable[pl.DataFrame], rows: Sequence[tuple[str, int]], ids: Sequence[str]) -> dict[int, np.ndarray]:
-    """Row number → the activations there, [text d], in the order of the ids; `rows`: component and layer of each.
+def matrices(
+    frames: Iterable[pl.DataFrame], rows: Sequence[tuple[str, int]], ids: Sequence[str]
+) -> dict[int, np.ndarray]:
+    """Row number → the activations there, [text d], in the order of the ids; `rows`: component and layer of
+    each.
 
-    Heads follow each other. NaN where a text is not in the table."""
+    Heads follow each other. NaN where a text is not in the table.
+    """
     place = {id_: i for i, id_ in enumerate(ids)}
     by_row: dict[int, np.ndarray] = {}
     for frame in frames:

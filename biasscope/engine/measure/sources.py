@@ -1,7 +1,7 @@
 """Sources: what replaces an activation, and the donor positions of `resample`.
 
-A donor's node is named by its prefix, the ids from the first token to its own, and not by where it was packed: exact effects and
-gradient estimates, whose forests share nodes differently, take the same donors.
+A donor's node is named by its prefix, the ids from the first token to its own, and not by where it was
+packed: exact effects and gradient estimates, whose forests share nodes differently, take the same donors.
 """
 
 from collections import defaultdict
@@ -26,7 +26,9 @@ ATTEMPTS = 20
 """How often a donor is drawn, as long as its activations are not finite."""
 Prefix = tuple[int, ...]
 Pool = Mapping[int, tuple[list[Prefix], np.ndarray]]
-"""Length → the prefixes of that length in the order of their ids, and how many examples use them, summed up to each."""
+"""Length → the prefixes of that length in the order of their ids, and how many examples use them, summed up
+to each.
+"""
 _DONOR = 41
 
 
@@ -78,7 +80,9 @@ def removed(sites: Sequence[Site], source: Source) -> Edit:
 
 
 def sites(lm: LM, components: Sequence[str], layers: Sequence[int] | None = None) -> list[Site]:
-    """The sites of those components in the layers (all by default), heads one by one. UsageError outside the model."""
+    """The sites of those components in the layers (all by default), heads one by one. UsageError outside the
+    model.
+    """
     wanted = list(range(lm.n_layers) if layers is None else layers)
     wrong = [layer for layer in wanted if not 0 <= layer < lm.n_layers]
     if wrong:
@@ -101,8 +105,13 @@ def mean_of(lm: LM, table: pl.DataFrame) -> Source:
     """The source that puts the means of the table."""
     by_site: dict[Site, list[Tensor]] = {}
     for row in table.sort("first", descending=True).iter_rows(named=True):
-        by_site.setdefault(Site(row["layer"], row["component"]), []).append(torch.tensor(row["values"], dtype=torch.float64))
-    means = {site: torch.stack(both).to(device=lm.device, dtype=getattr(torch, lm.dtype)) for site, both in by_site.items()}
+        by_site.setdefault(Site(row["layer"], row["component"]), []).append(
+            torch.tensor(row["values"], dtype=torch.float64)
+        )
+    means = {
+        site: torch.stack(both).to(device=lm.device, dtype=getattr(torch, lm.dtype))
+        for site, both in by_site.items()
+    }
 
     def at(block: Block, site: Site) -> Tensor:
         values = means[whole(site)]
@@ -114,14 +123,17 @@ def mean_of(lm: LM, table: pl.DataFrame) -> Source:
 
 
 def corrupt(lm: LM, wanted: Sequence[Site], name: str = "corrupt") -> Source:
-    """The activations of the counterfactual prompts, node for node: of swapped blocks the clean ones (denoising)."""
+    """The activations of the counterfactual prompts, node for node: of swapped blocks the clean ones
+    (denoising).
+    """
     points = sorted({whole(s) for s in wanted})
     act = _last(lambda block: forward.capture(lm, block.swapped(), points)[0])
     return Source(name, lambda block, site: _of(act(block), site), twin=True)
 
 
 def resample(lm: LM, forest: Forest, wanted: Sequence[Site], seed: int) -> Source:
-    """The activations of other prompts: each node takes those of a seeded node of the same depth, one donor for all sites.
+    """The activations of other prompts: each node takes those of a seeded node of the same depth, one donor
+    for all sites.
 
     See `pool` and `donor_of` for how they are drawn. A donor whose own pass is not finite is drawn again.
     """
@@ -134,10 +146,15 @@ def resample(lm: LM, forest: Forest, wanted: Sequence[Site], seed: int) -> Sourc
         for attempt in range(ATTEMPTS):
             drawn = [donor_of(prefixes, prefix, seed, attempt) for _, prefix in takers]
             number = {donor: i for i, donor in enumerate(dict.fromkeys(drawn))}
-            acts, at = donor_activations(lm, list(number), points), torch.tensor([number[donor] for donor in drawn])
+            acts, at = (
+                donor_activations(lm, list(number), points),
+                torch.tensor([number[donor] for donor in drawn]),
+            )
             row, node = torch.tensor([place for place, _ in takers]).T
             for point, act in acts.items():
-                replacements.setdefault(point, act.new_zeros(*block.ids.shape, *act.shape[1:]))[row, node] = act[at]
+                replacements.setdefault(point, act.new_zeros(*block.ids.shape, *act.shape[1:]))[row, node] = (
+                    act[at]
+                )
             finite = torch.stack([act.flatten(1).isfinite().all(1) for act in acts.values()]).all(0)[at]
             takers = [taker for taker, fine in zip(takers, finite.tolist(), strict=True) if not fine]
             if not takers:
@@ -167,7 +184,9 @@ def _of(acts: Mapping[Site, Tensor], site: Site) -> Tensor:
 
 
 def source(name: str, lm: LM, forest: Forest, wanted: Sequence[Site], seed: int = 0) -> Source:
-    """The source of that name, ready for the wanted sites; UsageError for any other name. `clean` is `corrupt` of swapped blocks."""
+    """The source of that name, ready for the wanted sites; UsageError for any other name. `clean` is
+    `corrupt` of swapped blocks.
+    """
     make: dict[str, Callable[[], Source]] = {
         "zero": lambda: zero(lm),
         "mean": lambda: mean_of(lm, means(lm, forest, wanted)),
@@ -182,20 +201,28 @@ def source(name: str, lm: LM, forest: Forest, wanted: Sequence[Site], seed: int 
 def means(lm: LM, forest: Forest, wanted: Sequence[Site], track: Track = silent) -> pl.DataFrame:
     """MEANS of every hook point that the wanted sites are part of, weighted by how many examples use a node.
 
-    Depth 0 has its own mean (the first position is an attention sink, far from all others); all other nodes share one. Examples whose
-    own pass is not finite are left out, and counted.
+    Depth 0 has its own mean (the first position is an attention sink, far from all others); all other nodes
+    share one. Examples whose own pass is not finite are left out, and counted.
     """
     points = sorted({Site(s.layer, s.component) for s in wanted})
     sums, left_out = _Sums(), 0
     for block in track(list(forest.blocks), "means"):
         part = _summed(lm, block, points)
-        for single, alone in [(block, part)] if part.finite else [(b, _summed(lm, b, points)) for b in block.alone()]:
+        for single, alone in (
+            [(block, part)] if part.finite else [(b, _summed(lm, b, points)) for b in block.alone()]
+        ):
             if alone.finite:
                 sums.add(alone)
             else:
                 left_out += sum(map(len, single.examples))
     rows = [
-        (point.component, point.layer, depth == 0, left_out, (total[depth] / sums.weight[depth].clamp(min=1)).flatten().tolist())
+        (
+            point.component,
+            point.layer,
+            depth == 0,
+            left_out,
+            (total[depth] / sums.weight[depth].clamp(min=1)).flatten().tolist(),
+        )
         for point, total in sums.totals.items()
         for depth in (0, 1)
     ]
@@ -226,7 +253,10 @@ def _summed(lm: LM, block: Block, points: Sequence[Site]) -> _Sums:
     """The sums over one block."""
     share = torch.stack([block.weights * (block.depth == 0), block.weights * (block.depth > 0)]).double()
     acts = forward.capture(lm, block, points)[0]
-    return _Sums(share.sum((1, 2)), {p: torch.einsum("crn,rn...->c...", share.to(act), act).double() for p, act in acts.items()})
+    return _Sums(
+        share.sum((1, 2)),
+        {p: torch.einsum("crn,rn...->c...", share.to(act), act).double() for p, act in acts.items()},
+    )
 
 
 def pool(forest: Forest) -> Pool:
@@ -242,14 +272,18 @@ def pool(forest: Forest) -> Pool:
 
 
 def donor_of(drawn_from: Pool, prefix: Prefix, seed: int, attempt: int = 0) -> Prefix:
-    """The donor of a prefix for resample ablation: a random position at the same depth (seeded), which may be itself."""
+    """The donor of a prefix for resample ablation: a random position at the same depth (seeded), which may be
+    itself.
+    """
     prefixes, uses = drawn_from[len(prefix)]
     drawn = np.random.default_rng((seed, _DONOR, attempt, *prefix)).random()
     return prefixes[int(np.searchsorted(uses, drawn * uses[-1], side="right"))]
 
 
 def donor_activations(lm: LM, prefixes: Sequence[Prefix], points: Sequence[Site]) -> dict[Site, Tensor]:
-    """The activations of whole hook points at the last node of each prefix, `prefix …`; of one that is not finite, its own alone."""
+    """The activations of whole hook points at the last node of each prefix, `prefix …`; of one that is not
+    finite, its own alone.
+    """
     # a prefix's last id is read, not predicted: the 0 behind it stands for nothing
     groups = [[Scored((*prefix, 0), len(prefix), 0)] for prefix in prefixes]
     order: list[int] = []
@@ -265,5 +299,6 @@ def donor_activations(lm: LM, prefixes: Sequence[Prefix], points: Sequence[Site]
 
 def _last_nodes(lm: LM, block: Block, points: Sequence[Site]) -> dict[Site, Tensor]:
     row, node = block.places[block.readout].T
-    acts, _ = forward.capture(lm, replace(block, places=block.places[:1]), points)  # nothing is read of the logits
+    # nothing is read of the logits
+    acts, _ = forward.capture(lm, replace(block, places=block.places[:1]), points)
     return {point: act[row, node] for point, act in acts.items()}

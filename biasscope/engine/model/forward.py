@@ -1,7 +1,7 @@
 """Passes of a model over the blocks of a forest. The only file that sets hooks or calls the model.
 
-Every pass may start at the layer it touches, runs several edited copies of a block side by side, and unembeds only the nodes
-that are read.
+Every pass may start at the layer it touches, runs several edited copies of a block side by side, and unembeds
+only the nodes that are read.
 """
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -20,7 +20,9 @@ from biasscope.engine.model.packing import SLOTS, Block, Scored, pack
 from biasscope.engine.types import Site
 
 Hook = Callable[[Tensor], Tensor | None]
-"""What a hook does to the activation [copy×row node …] it sees; what it returns, if anything, goes on in its place."""
+"""What a hook does to the activation [copy×row node …] it sees; what it returns, if anything, goes on in its
+place.
+"""
 
 
 @dataclass(frozen=True)
@@ -63,9 +65,13 @@ class Clean:
 
 
 def clean(lm: LM, block: Block, puts: Puts = MappingProxyType({})) -> Clean:
-    """The clean pass over a block; with `puts`, the pass of a model in which those sites are replaced already."""
+    """The clean pass over a block; with `puts`, the pass of a model in which those sites are replaced
+    already.
+    """
     form: list[bool] = []
-    watch = lm.bridge.blocks[0].register_forward_hook(lambda module, args, out: form.append(isinstance(out, tuple)))
+    watch = lm.bridge.blocks[0].register_forward_hook(
+        lambda module, args, out: form.append(isinstance(out, tuple))
+    )
     try:
         sites = [Site(layer, "resid_pre") for layer in range(lm.n_layers)]
         residuals, logits = capture(lm, block, sites, puts)
@@ -78,7 +84,9 @@ def clean(lm: LM, block: Block, puts: Puts = MappingProxyType({})) -> Clean:
 def capture(
     lm: LM, block: Block, sites: Sequence[Site], puts: Puts = MappingProxyType({})
 ) -> tuple[dict[Site, Tensor], Float[Tensor, "1 place d_vocab"]]:
-    """The activations [row node …] of whole hook points in a clean pass (or one with the sites of `puts` replaced), and its logits."""
+    """The activations [row node …] of whole hook points in a clean pass (or one with the sites of `puts`
+    replaced), and its logits.
+    """
     seen: dict[Site, Tensor] = {}
     hooks = overwrites([puts])
 
@@ -99,13 +107,17 @@ def attention(lm: LM, ids: Sequence[int], head: Site) -> Float[Tensor, "dest_pos
     """The weights with which a head attends, a row per token: each sums to 1 over the tokens up to it."""
     name = f"blocks.{head.layer}.attn.hook_pattern"
     with torch.no_grad():
-        _, kept = lm.bridge.run_with_cache(torch.tensor([list(ids)], device=lm.device), names_filter=lambda hook: hook == name)
+        _, kept = lm.bridge.run_with_cache(
+            torch.tensor([list(ids)], device=lm.device), names_filter=lambda hook: hook == name
+        )
     weights: Tensor = kept[name][0, head.head]
     return weights.float().cpu()
 
 
 def edited(lm: LM, block: Block, start: Clean, edits: Sequence[Puts]) -> Readouts:
-    """What is read when each copy of the block has its own edit, resumed from the first layer that any of them touches."""
+    """What is read when each copy of the block has its own edit, resumed from the first layer that any of
+    them touches.
+    """
     layer = min(site.layer for edit in edits for site in edit)
     with torch.no_grad():
         logits = run(lm, block, overwrites(edits), copies=len(edits), layer=layer, start=start)
@@ -138,14 +150,24 @@ def overwrites(edits: Sequence[Puts]) -> dict[str, Callable[[Tensor], Tensor]]:
 
 
 def run(
-    lm: LM, block: Block, hooks: Mapping[str, Hook], *, copies: int = 1, layer: int = 0, start: Clean | None = None
+    lm: LM,
+    block: Block,
+    hooks: Mapping[str, Hook],
+    *,
+    copies: int = 1,
+    layer: int = 0,
+    start: Clean | None = None,
 ) -> Float[Tensor, "copy place d_vocab"]:
-    """The logits at the block's places, in float32; with `start`, resumed from its residual stream entering `layer`."""
+    """The logits at the block's places, in float32; with `start`, resumed from its residual stream entering
+    `layer`.
+    """
     fwd = [(name, _as_hook(f)) for name, f in hooks.items()]
     where: dict[str, Any] = {}
     if block.mask is not None:
         low = torch.finfo(getattr(torch, lm.dtype)).min
-        mask = torch.zeros(block.mask.shape, dtype=getattr(torch, lm.dtype)).masked_fill(~block.mask, low)[:, None]
+        mask = torch.zeros(block.mask.shape, dtype=getattr(torch, lm.dtype)).masked_fill(~block.mask, low)[
+            :, None
+        ]
         where["attention_mask"] = mask.to(lm.device).expand(copies, -1, -1, -1)
         where["position_ids"] = block.depth.to(lm.device).expand(copies, -1)
     nodes, at = block.places[:, 1].unique(return_inverse=True)
@@ -156,22 +178,32 @@ def run(
     else:
         residual = start.residuals[layer].repeat(copies, 1, 1)
         with _skipped(lm, layer, start.tuples):
-            logits = lm.bridge.run_with_hooks(residual, fwd_hooks=fwd, start_at_layer=layer, use_cache=False, **where)
+            logits = lm.bridge.run_with_hooks(
+                residual, fwd_hooks=fwd, start_at_layer=layer, use_cache=False, **where
+            )
     logits = logits.view(copies, len(block.ids), *logits.shape[1:])
     # one packed row whose places are all its kept nodes needs no second copy of the logits
     column = at if lm.keeps_logits else block.places[:, 1]
-    whole = len(block.ids) == 1 and logits.shape[2] == len(column) and bool((column == torch.arange(len(column))).all())
+    whole = (
+        len(block.ids) == 1
+        and logits.shape[2] == len(column)
+        and bool((column == torch.arange(len(column))).all())
+    )
     return (logits[:, 0] if whole else logits[:, block.places[:, 0], column]).float()
 
 
 def _as_hook(function: Hook) -> Callable[..., Tensor | None]:
-    """The hook in TransformerLens's form, which also passes the hook point (whose name is no key: it is the module's own)."""
+    """The hook in TransformerLens's form, which also passes the hook point (whose name is no key: it is the
+    module's own).
+    """
     return lambda act, hook: function(act)
 
 
 @contextmanager
 def _skipped(lm: LM, layer: int, tuples: bool) -> Iterator[None]:
-    """Blocks below `layer` as pass-through: TransformerLens's start_at_layer runs them all and discards what they did."""
+    """Blocks below `layer` as pass-through: TransformerLens's start_at_layer runs them all and discards what
+    they did.
+    """
 
     def straight(hidden_states: Tensor, *args: Any, **kwargs: Any) -> Tensor | tuple[Tensor]:
         return (hidden_states,) if tuples else hidden_states
@@ -187,20 +219,28 @@ def _skipped(lm: LM, layer: int, tuples: bool) -> Iterator[None]:
 
 
 def read(block: Block, logits: Float[Tensor, "copy place d_vocab"], before: Tensor | None = None) -> Readouts:
-    """The sums of log p of every continuation, differentiable; with the clean log-distributions `before`, the divergence from them."""
+    """The sums of log p of every continuation, differentiable; with the clean log-distributions `before`, the
+    divergence from them.
+    """
     place, target, key = block.predict.to(logits.device).unbind(1)
     size = len(block.examples) * len(SLOTS)
     every = logits.log_softmax(-1)
     logp = every[:, place, target]
     count = torch.bincount(key, minlength=size)
-    total = torch.zeros(len(logits), size, dtype=torch.float64, device=logits.device).index_add(1, key, logp.double())
+    total = torch.zeros(len(logits), size, dtype=torch.float64, device=logits.device).index_add(
+        1, key, logp.double()
+    )
     total = total.masked_fill(count == 0, torch.nan)
     kl = None if before is None else _kl(block, before, every)
     return Readouts(total.view(len(logits), -1, len(SLOTS)), count.view(-1, len(SLOTS)), kl)
 
 
-def _kl(block: Block, before: Tensor, after: Float[Tensor, "copy place d_vocab"]) -> Float[Tensor, "copy example"]:
-    """KL(clean ‖ edited) as Σ p (eᵈ − 1 − d) with d = log q − log p: every term is non-negative, so nothing cancels."""
+def _kl(
+    block: Block, before: Tensor, after: Float[Tensor, "copy place d_vocab"]
+) -> Float[Tensor, "copy example"]:
+    """KL(clean ‖ edited) as Σ p (eᵈ − 1 − d) with d = log q − log p: every term is non-negative, so nothing
+    cancels.
+    """
     places, example = block.readout.to(after.device).unique(return_inverse=True)
     p, rows = before.exp(), []
     for copy in after:  # one at a time: the difference is as large as the logits
@@ -210,28 +250,43 @@ def _kl(block: Block, before: Tensor, after: Float[Tensor, "copy place d_vocab"]
 
 
 def check_packing(lm: LM) -> LM:
-    """The model with `packed` set to what is exact for it, found by comparing with plain passes of three short sequences.
+    """The model with `packed` set to what is exact for it, found by comparing with plain passes of three
+    short sequences.
 
-    One head is ablated in both. Above the tolerance it falls back to one sequence a row; DataError if that differs too.
+    One head is ablated in both. Above the tolerance it falls back to one sequence a row; DataError if that
+    differs too.
     """
     site = Site(lm.n_layers // 2, "z", lm.n_heads - 1)
     for first in (11, 12, 13):  # a token that gives NaN is the business of the prompts that hold it
         ids = [(37 * i + first) % lm.vocab for i in range(9)]
-        groups = [[Scored((*path, 0), len(path), 0)] for path in (ids[:5], [*ids[:4], *ids[5:7]], [ids[8], *ids[1:4]])]
+        groups = [
+            [Scored((*path, 0), len(path), 0)]
+            for path in (ids[:5], [*ids[:4], *ids[5:7]], [ids[8], *ids[1:4]])
+        ]
         try:
-            plain = torch.cat([_ablated(lm, pack([group], [(0,)], "all", False), site, resume=False) for group in groups])
+            plain = torch.cat(
+                [_ablated(lm, pack([group], [(0,)], "all", False), site, resume=False) for group in groups]
+            )
         except Exception as error:
-            raise DataError(f"model {lm.name} cannot be measured: a pass with one head ablated fails ({error})") from error
+            raise DataError(
+                f"model {lm.name} cannot be measured: a pass with one head ablated fails ({error})"
+            ) from error
         if plain.isfinite().all():
             break
     else:
-        raise DataError(f"model {lm.name} gives values that are not finite for three short texts; {not_finite(lm.dtype)}")
+        raise DataError(
+            f"model {lm.name} gives values that are not finite for three short texts; {not_finite(lm.dtype)}"
+        )
     # half precision moves logits by its own rounding: compare with their size there
     tolerance = 1e-3 if lm.dtype == "float32" else 0.02 * float(plain.abs().max())
     failures: list[str] = []
     for packed in (True, False):
         try:
-            difference = float((_ablated(lm, pack(groups, [(0,), (1,), (2,)], "all", packed), site, resume=True) - plain).abs().max())
+            difference = float(
+                (_ablated(lm, pack(groups, [(0,), (1,), (2,)], "all", packed), site, resume=True) - plain)
+                .abs()
+                .max()
+            )
         except Exception as error:  # noqa: BLE001  a family that refuses the mask falls back, and is refused by name if that fails
             failures.append(str(error).splitlines()[0][:120] if str(error) else type(error).__name__)
             continue
@@ -239,7 +294,8 @@ def check_packing(lm: LM) -> LM:
             return replace(lm, packed=packed)
         failures.append(f"logits differ by {difference:.2g}")
     raise DataError(
-        f"model {lm.name} cannot be measured exactly: packed: {failures[0]}; one sequence a row: {failures[1]} "
+        f"model {lm.name} cannot be measured exactly: packed: {failures[0]}; one sequence a row: "
+        f"{failures[1]} "
         f"(tolerance {tolerance:.2g}); use a GPT-2, GPT-Neo, Llama, Gemma, GPT-NeoX, Qwen2, OPT or MPT model"
     )
 

@@ -1,9 +1,9 @@
 """Linear layers through oneDNN on a CPU.
 
-torch multiplies float32 matrices with MKL, which on processors of other makers than Intel leaves half of their vector width
-unused; oneDNN, which every torch with a CPU build carries, measured 2.1 times MKL's rate on an AMD one, at the same precision
-(float32 throughout). torch itself calls this operator wherever it compiles a model.
-`torch.backends.mkldnn.flags(enabled=False)` switches back to torch's own.
+torch multiplies float32 matrices with MKL, which on processors of other makers than Intel leaves half of
+their vector width unused; oneDNN, which every torch with a CPU build carries, measured 2.1 times MKL's rate
+on an AMD one, at the same precision (float32 throughout). torch itself calls this operator wherever it
+compiles a model. `torch.backends.mkldnn.flags(enabled=False)` switches back to torch's own.
 """
 
 from typing import Any
@@ -29,14 +29,17 @@ class _Linear(torch.autograd.Function):
         return product(grads[0].contiguous(), weight.t(), None), None, None
 
 
-def product(x: Float[Tensor, "... inner"], weight: Float[Tensor, "outer inner"], bias: Tensor | None) -> Float[Tensor, "... outer"]:
+def product(
+    x: Float[Tensor, "... inner"], weight: Float[Tensor, "outer inner"], bias: Tensor | None
+) -> Float[Tensor, "... outer"]:
     """x Wᵀ + b by oneDNN, float32."""
     return torch.ops.mkldnn._linear_pointwise(x.contiguous(), weight, bias, "none", [], "")
 
 
 def _dense(weight: Float[Tensor, "outer inner"]) -> Float[Tensor, "outer inner"]:
-    """The weight, copied where it is a slice of a larger one (TransformerLens's view of GPT-2's fused q, k, v): oneDNN takes any
-    strides, but for those its slowest kernel, hundreds of times as long."""
+    """The weight, copied where it is a slice of a larger one (TransformerLens's view of GPT-2's fused q, k,
+    v): oneDNN takes any strides, but for those its slowest kernel, hundreds of times as long.
+    """
     return weight if weight.is_contiguous() or weight.t().is_contiguous() else weight.contiguous()
 
 
@@ -58,7 +61,11 @@ def install(model: nn.Module) -> None:
     if not available():
         return
     for module in model.modules():
-        if type(module) in (nn.Linear, Conv1D) and module.weight.dtype == torch.float32 and not module.weight.requires_grad:
+        if (
+            type(module) in (nn.Linear, Conv1D)
+            and module.weight.dtype == torch.float32
+            and not module.weight.requires_grad
+        ):
             module.__dict__["forward"] = _through(module, type(module) is Conv1D)
 
 

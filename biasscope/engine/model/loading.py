@@ -36,7 +36,9 @@ class LM:
     d_mlp: int
     vocab: int
     window: int
-    """Longest row a packed pass may have: the shortest attention window and the context, whichever is less."""
+    """Longest row a packed pass may have: the shortest attention window and the context, whichever is
+    less.
+    """
     context: int
     weight_bytes: int
     start: int | None
@@ -56,7 +58,9 @@ class LM:
 
     @cached_property
     def ids(self) -> Callable[[str], tuple[int, ...]]:
-        """The ids of a text as the tokenizer's own call returns them, remembered: a prompt is asked for with each of its fillers."""
+        """The ids of a text as the tokenizer's own call returns them, remembered: a prompt is asked for with
+        each of its fillers.
+        """
         return lru_cache(65_536)(lambda text: tuple(self.tokenizer(text).input_ids))
 
 
@@ -70,7 +74,9 @@ def load(
     offline: bool = False,
 ) -> LM:
     """The model of that name, ready to run, with default numerics (nothing folded or centred)."""
-    return boot(locate(name, revision=revision, cache_dir=cache_dir, offline=offline), device=device, dtype=dtype)
+    return boot(
+        locate(name, revision=revision, cache_dir=cache_dir, offline=offline), device=device, dtype=dtype
+    )
 
 
 def boot(weights: Weights, *, device: str = "auto", dtype: str = "float32") -> LM:
@@ -84,20 +90,26 @@ def boot(weights: Weights, *, device: str = "auto", dtype: str = "float32") -> L
     try:
         tokenizer = AutoTokenizer.from_pretrained(weights.folder, **local)
         with quiet():
-            model = AutoModelForCausalLM.from_pretrained(weights.folder, dtype=getattr(torch, dtype), use_safetensors=True, **local)
+            model = AutoModelForCausalLM.from_pretrained(
+                weights.folder, dtype=getattr(torch, dtype), use_safetensors=True, **local
+            )
     except Exception as error:
         raise DataError(f"cannot load model {weights.name}: {first_line(error)}") from error
     if len(tokenizer) < 2:
-        raise DataError(f"the tokenizer in {weights.folder} is empty; save it again with `tokenizer.save_pretrained`")
+        raise DataError(
+            f"the tokenizer in {weights.folder} is empty; save it again with `tokenizer.save_pretrained`"
+        )
     model.eval().requires_grad_(False).to(device)
     return _bridged(weights, model, tokenizer, device, dtype)
 
 
 def adopt(model: Any, tokenizer: Any = None) -> LM:
-    """A model that is in memory already: of transformers, with its tokenizer, or a `TransformerBridge`. It stays where it is.
+    """A model that is in memory already: of transformers, with its tokenizer, or a `TransformerBridge`. It
+    stays where it is.
 
-    A model of transformers is copied, because a bridge changes the modules that it wraps. Its digest is that of its parameters, its
-    name the one it was loaded by. UsageError where there is no fast tokenizer, DataError where TransformerLens knows no such model.
+    A model of transformers is copied, because a bridge changes the modules that it wraps. Its digest is that
+    of its parameters, its name the one it was loaded by. UsageError where there is no fast tokenizer,
+    DataError where TransformerLens knows no such model.
     """
     from transformer_lens.model_bridge import TransformerBridge
 
@@ -105,14 +117,19 @@ def adopt(model: Any, tokenizer: Any = None) -> LM:
     inner = model if bridge is None else bridge.original_model
     tokenizer = tokenizer if bridge is None else tokenizer or bridge.tokenizer
     if tokenizer is None or not getattr(tokenizer, "is_fast", False):
-        raise UsageError(f"a model in memory needs its fast tokenizer, found {type(tokenizer).__name__}: load_model(model, tokenizer)")
+        raise UsageError(
+            f"a model in memory needs its fast tokenizer, found {type(tokenizer).__name__}: "
+            "load_model(model, tokenizer)"
+        )
     name = getattr(inner.config, "_name_or_path", "") or type(inner).__name__
     parameters = next(inner.parameters())
     device, dtype = str(parameters.device), str(parameters.dtype).removeprefix("torch.")
     weights = InMemory(name, _digest(inner), digests.of_bytes(tokenizer.backend_tokenizer.to_str().encode()))
     if bridge is not None:
         return _described(weights, bridge, tokenizer, device, dtype)
-    return _bridged(weights, copy.deepcopy(inner).eval().requires_grad_(False), copy.deepcopy(tokenizer), device, dtype)
+    return _bridged(
+        weights, copy.deepcopy(inner).eval().requires_grad_(False), copy.deepcopy(tokenizer), device, dtype
+    )
 
 
 @dataclass(frozen=True)
@@ -145,9 +162,13 @@ def _bridged(weights: Weights | InMemory, model: Any, tokenizer: Any, device: st
         tokenizer.pad_token = tokenizer.eos_token
     try:
         where = str(weights.folder) if isinstance(weights, Weights) else weights.name
-        bridge = TransformerBridge.boot_transformers(where, hf_model=model, tokenizer=copy.deepcopy(tokenizer), device=device)
+        bridge = TransformerBridge.boot_transformers(
+            where, hf_model=model, tokenizer=copy.deepcopy(tokenizer), device=device
+        )
     except Exception as error:
-        raise DataError(f"TransformerLens cannot boot {weights.name} ({model.config.model_type}): {first_line(error)}") from error
+        raise DataError(
+            f"TransformerLens cannot boot {weights.name} ({model.config.model_type}): {first_line(error)}"
+        ) from error
     bridge.eval().requires_grad_(False)  # it splits fused weights into new ones of its own
     if device == "cpu":
         from biasscope.engine.model import kernels
@@ -172,7 +193,9 @@ def _device(device: str) -> str:
     try:
         torch.empty(1, device=device)
     except (RuntimeError, AssertionError) as error:
-        raise UsageError(f"device '{device}' cannot be used here: {first_line(error)}; try --device auto") from error
+        raise UsageError(
+            f"device '{device}' cannot be used here: {first_line(error)}; try --device auto"
+        ) from error
     return device
 
 
@@ -180,8 +203,14 @@ def _described(weights: Weights | InMemory, bridge: Any, tokenizer: Any, device:
     model = bridge.original_model
     config: Any = model.config.get_text_config()
     if not hasattr(bridge, "blocks") or not hasattr(bridge.blocks[0], "attn"):
-        raise DataError(f"model {weights.name} ({config.model_type}) has no attention heads to measure; use a transformer")
-    context = int(getattr(config, "max_position_embeddings", None) or getattr(config, "n_positions", None) or bridge.cfg.n_ctx)
+        raise DataError(
+            f"model {weights.name} ({config.model_type}) has no attention heads to measure; use a transformer"
+        )
+    context = int(
+        getattr(config, "max_position_embeddings", None)
+        or getattr(config, "n_positions", None)
+        or bridge.cfg.n_ctx
+    )
     start, prepends = start_of_text(tokenizer)
     return LM(
         name=weights.name,
@@ -218,20 +247,25 @@ def _windows(config: Any) -> list[int]:
 def start_of_text(tokenizer: Any) -> tuple[int | None, bool]:
     """The id that stands for "nothing before", and whether the tokenizer itself prepends it.
 
-    The token the tokenizer prepends, else <|endoftext|> if it is in the vocabulary, else BOS, else EOS, else None.
+    The token the tokenizer prepends, else <|endoftext|> if it is in the vocabulary, else BOS, else EOS, else
+    None.
     """
     with_marks, plain = tokenizer("a").input_ids, tokenizer("a", add_special_tokens=False).input_ids
     if len(with_marks) > len(plain) and with_marks[-len(plain) :] == plain:
         return with_marks[0], True
     end = tokenizer.get_vocab().get("<|endoftext|>")
-    return next((i for i in (end, tokenizer.bos_token_id, tokenizer.eos_token_id) if i is not None), None), False
+    return next(
+        (i for i in (end, tokenizer.bos_token_id, tokenizer.eos_token_id) if i is not None), None
+    ), False
 
 
 def batch_size(lm: LM, requested: int | None = None, max_memory: int | None = None) -> int:
-    """Nodes × copies of one pass: as requested, else from the model's device and shape, and the memory it may take, alone.
+    """Nodes × copies of one pass: as requested, else from the model's device and shape, and the memory it may
+    take, alone.
 
-    On a CPU a pass should stay near its caches (2,048 nodes were as good as any number from 1,000 to 4,100); on a GPU it should fill
-    2 GiB of the widest tensors. UsageError where the weights and one row alone need more than `max_memory` bytes.
+    On a CPU a pass should stay near its caches (2,048 nodes were as good as any number from 1,000 to 4,100);
+    on a GPU it should fill 2 GiB of the widest tensors. UsageError where the weights and one row alone need
+    more than `max_memory` bytes.
     """
     from biasscope.engine.model.packing import ROWS
 
@@ -241,7 +275,8 @@ def batch_size(lm: LM, requested: int | None = None, max_memory: int | None = No
     size = 2048 if lm.device == "cpu" else max(2048, 2**31 // (4 * widest))
     if max_memory is None:
         return size
-    # a node's share of a pass: what its layer holds, and its logits twice (log-distribution, divergence) were it read
+    # a node's share of a pass: what its layer holds, and its logits twice (log-distribution, divergence) were
+    # it read
     per_node = 4 * (3 * widest + 3 * lm.vocab)
     free = max_memory - lm.weight_bytes - PROCESS
     if free < ROWS["all"] * per_node:

@@ -30,9 +30,11 @@ class Reading:
 
 
 def target(readouts: Readouts) -> PerExample:
-    """Preference for the stereotype (or the male pronoun), nats: Σ log p(stereo tokens) − Σ log p(anti tokens).
+    """Preference for the stereotype (or the male pronoun), nats: Σ log p(stereo tokens) − Σ log p(anti
+    tokens).
 
-    Positive leans to the stereotype (to the male pronoun). Fillers differ in frequency, so 0 is not "unbiased".
+    Positive leans to the stereotype (to the male pronoun). Fillers differ in frequency, so 0 is not
+    "unbiased".
     """
     return readouts.logp[..., STEREO] - readouts.logp[..., ANTI]
 
@@ -51,14 +53,17 @@ def sentence(readouts: Readouts) -> PerExample:
 def competence(readouts: Readouts) -> PerExample:
     """How far sense is preferred to nonsense, nats.
 
-    ½ (stereo + anti) − unrelated where there is an unrelated filler; else the log of the two pronouns' probability mass.
+    ½ (stereo + anti) − unrelated where there is an unrelated filler; else the log of the two pronouns'
+    probability mass.
     """
     stereo, anti, unrelated = (readouts.logp[..., slot] for slot in (STEREO, ANTI, UNRELATED))
     return torch.where(unrelated.isnan(), torch.logaddexp(stereo, anti), (stereo + anti) / 2 - unrelated)
 
 
 def kl(readouts: Readouts) -> PerExample:
-    """KL(clean ‖ edited) of the next-token distribution at the last prefix node, nats; 0 for the clean run itself."""
+    """KL(clean ‖ edited) of the next-token distribution at the last prefix node, nats; 0 for the clean run
+    itself.
+    """
     return torch.zeros_like(readouts.logp[..., STEREO]) if readouts.kl is None else readouts.kl
 
 

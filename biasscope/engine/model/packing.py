@@ -1,7 +1,8 @@
-"""Token sequences merged into prefix trees and packed into rows, so that what two of them share is computed once.
+"""Token sequences merged into prefix trees and packed into rows, so that what two of them share is computed
+once.
 
-A row holds whole examples. Where the model cannot attend by an ancestor mask, or an example alone is longer than a row, each
-sequence is a row.
+A row holds whole examples. Where the model cannot attend by an ancestor mask, or an example alone is longer
+than a row, each sequence is a row.
 """
 
 from collections.abc import Iterator, Sequence
@@ -14,8 +15,10 @@ from torch import Tensor
 
 SLOTS = ("stereo", "anti", "unrelated", "stereo_sentence", "anti_sentence", "unrelated_sentence")
 ROWS = {"all": 128, "example": 256}
-"""Nodes a row may hold, by what is shared. Attention costs row² and activations leave the processor's cache, so sweeps, which run
-many copies of a row, take short ones (longer ones share hardly more); gradients run one copy and fill their matmuls with longer ones."""
+"""Nodes a row may hold, by what is shared. Attention costs row² and activations leave the processor's cache,
+so sweeps, which run many copies of a row, take short ones (longer ones share hardly more); gradients run one
+copy and fill their matmuls with longer ones.
+"""
 
 
 @dataclass(frozen=True)
@@ -32,7 +35,9 @@ class Scored:
 
     @property
     def steps(self) -> tuple[Any, ...]:
-        """What a path through the tree is made of: tokens, or pairs of a clean and a twin token, so that both trees are one."""
+        """What a path through the tree is made of: tokens, or pairs of a clean and a twin token, so that both
+        trees are one.
+        """
         return tuple(zip(self.ids, self.twin, strict=True)) if self.twin else self.ids
 
 
@@ -49,9 +54,13 @@ class Block:
     mask: Bool[Tensor, "row node node"] | None
     """mask[r, i, j]: node i attends to node j, its ancestor or itself; None: plain causal rows."""
     weights: Int[Tensor, "row node"]
-    """How many examples use the node; an example that meets the same prefix in several rows counts in the first."""
+    """How many examples use the node; an example that meets the same prefix in several rows counts in the
+    first.
+    """
     owner: Int[Tensor, "row node"]
-    """An example (index within the block) that uses the node, the only one where nothing is shared; −1: padding."""
+    """An example (index within the block) that uses the node, the only one where nothing is shared; −1:
+    padding.
+    """
     examples: tuple[tuple[int, ...], ...]
     """Examples with equal sequences are one here; for each, the indices into Forest.examples."""
     places: Int[Tensor, "place 2"]
@@ -71,16 +80,25 @@ class Block:
         return replace(self, groups=groups, ids=self.twin, twin=self.ids)
 
     def alone(self) -> list["Block"]:
-        """A block per example, each sequence in a row of its own: nothing of one example reaches another, as in a plain pass."""
-        return [pack([group], [same], "example", packed=False) for group, same in zip(self.groups, self.examples, strict=True)]
+        """A block per example, each sequence in a row of its own: nothing of one example reaches another, as
+        in a plain pass.
+        """
+        return [
+            pack([group], [same], "example", packed=False)
+            for group, same in zip(self.groups, self.examples, strict=True)
+        ]
 
     def prefix(self, row: int, node: int) -> tuple[int, ...]:
         """The ids from the first token to a node, its own last."""
-        return tuple((self.ids[row, : node + 1] if self.mask is None else self.ids[row, self.mask[row, node]]).tolist())
+        return tuple(
+            (self.ids[row, : node + 1] if self.mask is None else self.ids[row, self.mask[row, node]]).tolist()
+        )
 
 
 def rows(groups: Sequence[list[Scored]], limit: int, share: str, packed: bool) -> list[Block]:
-    """The blocks of all examples' sequences, in the order of their text so that neighbours share; no row passes `limit` nodes."""
+    """The blocks of all examples' sequences, in the order of their text so that neighbours share; no row
+    passes `limit` nodes.
+    """
     equal: dict[tuple[Scored, ...], list[int]] = {}
     for i, group in enumerate(groups):
         equal.setdefault(tuple(group), []).append(i)
@@ -89,7 +107,11 @@ def rows(groups: Sequence[list[Scored]], limit: int, share: str, packed: bool) -
     for chunk in _chunks([group for group, _ in distinct], limit, share, packed):
         members = [distinct[i] for i in chunk]
         fits = len(chunk) > 1 or len(set(_paths(members[0][0]))) <= limit
-        blocks.append(pack([group for group, _ in members], [tuple(same) for _, same in members], share, packed and fits))
+        blocks.append(
+            pack(
+                [group for group, _ in members], [tuple(same) for _, same in members], share, packed and fits
+            )
+        )
     return blocks
 
 
@@ -129,8 +151,17 @@ class _Tree:
     owner: list[int]
     weight: list[int]
 
-    def path(self, steps: tuple[Any, ...], example: int, use: int, key: object, counted: set[tuple[int, tuple[Any, ...]]]) -> list[int]:
-        """The nodes of a sequence, made where they are not there yet; prefixes new to `counted` add `use` to their weight."""
+    def path(
+        self,
+        steps: tuple[Any, ...],
+        example: int,
+        use: int,
+        key: object,
+        counted: set[tuple[int, tuple[Any, ...]]],
+    ) -> list[int]:
+        """The nodes of a sequence, made where they are not there yet; prefixes new to `counted` add `use` to
+        their weight.
+        """
         at, nodes = -1, []
         for depth, step in enumerate(steps):
             token, twin = step if isinstance(step, tuple) else (step, step)
@@ -150,8 +181,12 @@ class _Tree:
         return self.ids, self.twin, self.depth, self.parent, self.owner, self.weight
 
 
-def pack(groups: Sequence[Sequence[Scored]], examples: Sequence[tuple[int, ...]], share: str, packed: bool) -> Block:
-    """The block of some examples' sequences: one packed row, or a row a sequence where packing is not possible."""
+def pack(
+    groups: Sequence[Sequence[Scored]], examples: Sequence[tuple[int, ...]], share: str, packed: bool
+) -> Block:
+    """The block of some examples' sequences: one packed row, or a row a sequence where packing is not
+    possible.
+    """
     trees: list[_Tree] = []
     rows: dict[object, int] = {}
     counted: set[tuple[int, tuple[Any, ...]]] = set()
@@ -164,7 +199,10 @@ def pack(groups: Sequence[Sequence[Scored]], examples: Sequence[tuple[int, ...]]
             if where == len(trees):
                 trees.append(_Tree({}, [], [], [], [], [], []))
             nodes = trees[where].path(scored.steps[:-1], local, len(examples[local]), key, counted)
-            spots += [(where, nodes[t - 1], scored.ids[t], local * len(SLOTS) + scored.slot) for t in range(scored.first, len(scored.ids))]
+            spots += [
+                (where, nodes[t - 1], scored.ids[t], local * len(SLOTS) + scored.slot)
+                for t in range(scored.first, len(scored.ids))
+            ]
             if number == 0:
                 readout.append((where, nodes[scored.first - 1]))
     return _tensors(trees, spots, readout, tuple(map(tuple, groups)), tuple(examples), packed)
@@ -181,7 +219,8 @@ def _tensors(
     width = max(len(t.ids) for t in trees)
 
     def padded(values: list[list[int]], fill: int | None = None) -> Int[Tensor, "row node"]:
-        # without a fill by the row's own first value: a token that gives NaN must not stand in a row that does not have it
+        # without a fill by the row's own first value: a token that gives NaN must not stand in a row that
+        # does not have it
         return torch.tensor([v + [v[0] if fill is None else fill] * (width - len(v)) for v in values])
 
     place = {spot: i for i, spot in enumerate(sorted({s[:2] for s in spots} | set(readout)))}
@@ -202,7 +241,9 @@ def _tensors(
 
 
 def _ancestors(parent: list[int]) -> Bool[Tensor, "1 node node"]:
-    """Which nodes each node attends to: itself and every node above it. Parents stand before their children."""
+    """Which nodes each node attends to: itself and every node above it. Parents stand before their
+    children.
+    """
     mask = torch.eye(len(parent), dtype=torch.bool)
     for node, above in enumerate(parent):
         if above >= 0:

@@ -1,9 +1,11 @@
-"""GPT-2 models with hand-set weights, whose effects are known in closed form: what `verify` and the tests measure against.
+"""GPT-2 models with hand-set weights, whose effects are known in closed form: what `verify` and the tests
+measure against.
 
-Why it works. LayerNorm is the identity up to centring, because its epsilon swamps the variance. Features are orthogonal rows of a
-Hadamard matrix with zero mean, so centring does not touch them. A planted head attends to the occupation alone (score 64). An MLP's
-gelu is exactly 0 or x away from its knots, so it computes a piecewise-linear function. All other weights are noise that reads noise
-dimensions only and writes a little gender and pronoun.
+Why it works. LayerNorm is the identity up to centring, because its epsilon swamps the variance. Features are
+orthogonal rows of a Hadamard matrix with zero mean, so centring does not touch them. A planted head attends
+to the occupation alone (score 64). An MLP's gelu is exactly 0 or x away from its knots, so it computes a
+piecewise-linear function. All other weights are noise that reads noise dimensions only and writes a little
+gender and pronoun.
 
 The words are those of `occupations` and `definitional`, one token each.
 """
@@ -23,7 +25,8 @@ if TYPE_CHECKING:
 
 VERSION = 1
 KINDS = {
-    "single": "one head moves the graded stereotype; a decoy raises both pronouns, an MLP shifts the base rate, a head knows facts",
+    "single": "one head moves the graded stereotype; a decoy raises both pronouns, an MLP shifts the base "
+    "rate, a head knows facts",
     "redundant": "two heads write the same slot and an MLP clips it: each alone is not needed",
     "backup": "a second head acts only where the first has not written",
     "cancelling": "two heads of opposite sign, and a head that moves what is no stereotype",
@@ -56,8 +59,9 @@ class Words:
 
     texts: tuple[str, ...]
     occupations: Mapping[str, Mapping[str, float]]
-    """Occupation → s: graded stereotype, share of men standardised and scaled to at most 1; q: its sign; t: as large, uncorrelated
-    with both; c: competence, 0.5 to 2."""
+    """Occupation → s: graded stereotype, share of men standardised and scaled to at most 1; q: its sign; t:
+    as large, uncorrelated with both; c: competence, 0.5 to 2.
+    """
     nouns: Mapping[str, float]
     """Noun of `definitional` → 1 (male) or −1."""
 
@@ -66,7 +70,11 @@ def words() -> Words:
     """The words of the datasets that ship with the package."""
     import numpy as np
 
-    data = [example for name in ("occupations", "definitional") for example in datasets.load(name, Path()).examples]
+    data = [
+        example
+        for name in ("occupations", "definitional")
+        for example in datasets.load(name, Path()).examples
+    ]
     share = {e.group: 100 - float(e.meta["bls_pct_female"]) for e in data if "bls_pct_female" in e.meta}
     names = sorted(share, key=lambda name: (share[name], name))
     x = np.array([share[name] for name in names])
@@ -84,7 +92,9 @@ def words() -> Words:
 
 
 def strengths() -> dict[Site, tuple[float, float]]:
-    """`graded`: what each planted head does with s and with t, in nats; the heads that are not here are noise."""
+    """`graded`: what each planted head does with s and with t, in nats; the heads that are not here are
+    noise.
+    """
     import random
 
     rng = random.Random(7)  # noqa: S311 - a construction, not a secret
@@ -108,13 +118,17 @@ def tokenizer(known: Words) -> Any:
 
 
 def _directions() -> "tuple[dict[str, Tensor], dict[str, Tensor]]":
-    """Per feature, the row that writes it and the row that reads it: READ · WRITE = 1, and 0 for any other feature, noise and the mean."""
+    """Per feature, the row that writes it and the row that reads it: READ · WRITE = 1, and 0 for any other
+    feature, noise and the mean.
+    """
     import torch
 
     rows = torch.ones(1, 1)
     while len(rows) < HALF:
         rows = torch.kron(torch.tensor([[1.0, 1.0], [1.0, -1.0]]), rows)
-    write = {f: torch.cat([torch.zeros(WIDTH - HALF), row]) for f, row in zip(FEATURES, rows[1:], strict=False)}
+    write = {
+        f: torch.cat([torch.zeros(WIDTH - HALF), row]) for f, row in zip(FEATURES, rows[1:], strict=False)
+    }
     return write, {f: row / HALF for f, row in write.items()}
 
 
@@ -126,7 +140,13 @@ class Builder:
         from transformers import GPT2Config, GPT2LMHeadModel
 
         self.tokenizer, (self.write, self.read) = tokenizer(known), _directions()
-        shape: dict[str, Any] = {"n_embd": WIDTH, "n_layer": LAYERS, "n_head": HEADS, "n_inner": WIDTH, "n_positions": 512}
+        shape: dict[str, Any] = {
+            "n_embd": WIDTH,
+            "n_layer": LAYERS,
+            "n_head": HEADS,
+            "n_inner": WIDTH,
+            "n_positions": 512,
+        }
         config = GPT2Config(vocab_size=len(self.tokenizer), bos_token_id=0, eos_token_id=0, **shape)
         config.update({"layer_norm_epsilon": 2.0**30, "tie_word_embeddings": False})
         self.model = GPT2LMHeadModel(config).eval().requires_grad_(False)
@@ -156,15 +176,25 @@ class Builder:
         return int(self.tokenizer(word).input_ids[0])
 
     def _embed(self, word: str, values: Mapping[str, float]) -> None:
-        self.model.transformer.wte.weight[self._id(f" {word}")] += sum(v * self.write[f] for f, v in values.items())
+        self.model.transformer.wte.weight[self._id(f" {word}")] += sum(
+            v * self.write[f] for f, v in values.items()
+        )
 
-    def head(self, site: Site, *moves: tuple[str, Mapping[str, float]], key: str = "occupation", unless: str | None = None) -> None:
-        """Plant a head that attends to the word that has the feature `key` (where `unless` is written at the query: to the others) and
-        moves features: each is read there and written here, as {feature: factor}."""
+    def head(
+        self,
+        site: Site,
+        *moves: tuple[str, Mapping[str, float]],
+        key: str = "occupation",
+        unless: str | None = None,
+    ) -> None:
+        """Plant a head that attends to the word that has the feature `key` (where `unless` is written at the
+        query: to the others) and moves features: each is read there and written here, as {feature: factor}.
+        """
         attn, at = self.model.transformer.h[site.layer].attn, (site.head or 0) * D_HEAD
         attn.c_attn.weight.view(WIDTH, 3, WIDTH)[:, :, at : at + D_HEAD] = 0
         attn.c_proj.weight[at : at + D_HEAD] = 0
-        attn.c_attn.bias[at], attn.c_attn.weight[:, WIDTH + at] = 16.0, 16.0 * self.read[key]  # a score of 16 · 16 / √16 = 64
+        # a score of 16 · 16 / √16 = 64
+        attn.c_attn.bias[at], attn.c_attn.weight[:, WIDTH + at] = 16.0, 16.0 * self.read[key]
         if unless is not None:
             attn.c_attn.weight[:, at] = -64.0 * self.read[unless]
         for j, (feature, writes) in enumerate(moves):
@@ -172,7 +202,9 @@ class Builder:
             attn.c_proj.weight[at + j] = sum(v * self.write[f] for f, v in writes.items())
 
     def mlp(self, site: Site, constant: float, *knots: tuple[float, float]) -> None:
-        """Plant an MLP: gender += constant + Σ slope · relu(slot − knot), exact for a slot that is not near a knot."""
+        """Plant an MLP: gender += constant + Σ slope · relu(slot − knot), exact for a slot that is not near a
+        knot.
+        """
         mlp = self.model.transformer.h[site.layer].mlp
         for p in mlp.parameters():
             p.zero_()
@@ -185,11 +217,15 @@ class Builder:
 def check(kind: str) -> None:
     """Raise UsageError for an unknown kind."""
     if kind not in KINDS:
-        raise UsageError(f"no planted model '{kind}'; choose from: {', '.join(f'planted:{k}' for k in KINDS)}")
+        raise UsageError(
+            f"no planted model '{kind}'; choose from: {', '.join(f'planted:{k}' for k in KINDS)}"
+        )
 
 
 def build(kind: str, known: Words | None = None, *, seed: int = 0) -> "tuple[torch.nn.Module, Any]":
-    """The model of a kind and its tokenizer; the seed is that of the noise. UsageError for an unknown kind."""
+    """The model of a kind and its tokenizer; the seed is that of the noise. UsageError for an unknown
+    kind.
+    """
     check(kind)
     m, first, second = Builder(known or words(), seed), SITES["first"], SITES["second"]
     m.head(SITES["decoy"], ("c", {"pronoun": B}))
@@ -224,15 +260,23 @@ def save(kind: str, folder: Path) -> None:
     tokenizer.save_pretrained(folder)
 
 
-def change(kind: str, role: str, source: str, here: Mapping[str, float], there: Mapping[str, float]) -> float | None:
-    """The hand-worked effect on `target`, in nats, of replacing the site of a role; None where it is not worked out.
+def change(
+    kind: str, role: str, source: str, here: Mapping[str, float], there: Mapping[str, float]
+) -> float | None:
+    """The hand-worked effect on `target`, in nats, of replacing the site of a role; None where it is not
+    worked out.
 
-    `here` and `there`: what the occupation and its counterfactual carry. Under `mean` it is up to one number, the same for all prompts.
+    `here` and `there`: what the occupation and its counterfactual carry. Under `mean` it is up to one number,
+    the same for all prompts.
     """
     if role in ("base", "decoy", "factual"):
         return -C if role == "base" and source == "zero" else 0.0
     if source == "corrupt":  # a partner stands on the other side, so its q is the opposite
-        swapped = {"single": A * (there["s"] - here["s"]), "redundant": -A * here["q"], "backup": A * (there["q"] - here["q"])}
+        swapped = {
+            "single": A * (there["s"] - here["s"]),
+            "redundant": -A * here["q"],
+            "backup": A * (there["q"] - here["q"]),
+        }
         swapped |= {"cancelling": swapped["single"], "masked": swapped["backup"] / 2}
         return swapped.get(kind) if role == "first" else None
     known = {

@@ -25,16 +25,24 @@ class Prompt:
     length: int
 
     def part(self, position: str) -> frozenset[int]:
-        """The indices of a position: `readout` is the last token unless that is the term's, `between` all others after the term."""
+        """The indices of a position: `readout` is the last token unless that is the term's, `between` all
+        others after the term.
+        """
         if position == "term":
             return self.term
         readout = frozenset({self.length - 1}) - self.term
-        return readout if position == "readout" else frozenset(range(min(self.term), self.length)) - self.term - readout
+        return (
+            readout
+            if position == "readout"
+            else frozenset(range(min(self.term), self.length)) - self.term - readout
+        )
 
 
 @dataclass(frozen=True)
 class Forest:
-    """Every scored sequence of the examples that can be scored, packed into blocks, and why the others were dropped."""
+    """Every scored sequence of the examples that can be scored, packed into blocks, and why the others were
+    dropped.
+    """
 
     blocks: tuple[Block, ...]
     examples: tuple[Example, ...]
@@ -51,7 +59,9 @@ class Forest:
             return None
         parts = [self.prompts[same[0]].part(position) for same in block.examples]
         pairs = zip(block.owner.flatten().tolist(), block.depth.flatten().tolist(), strict=True)
-        return torch.tensor([owner >= 0 and depth in parts[owner] for owner, depth in pairs]).view(block.owner.shape)
+        return torch.tensor([owner >= 0 and depth in parts[owner] for owner, depth in pairs]).view(
+            block.owner.shape
+        )
 
     def members(self, block: Block) -> tuple[list[Example], list[int]]:
         """The examples of a block, and for each its index within the block, which equal ones share."""
@@ -68,12 +78,17 @@ def encode(lm: LM, text: str) -> tuple[int, ...]:
     """The ids of a text as the model's own tokenizer call returns them."""
     ids = lm.ids(text) if text else ((lm.start,) if lm.prepends and lm.start is not None else ())
     if ids and max(ids) >= lm.vocab:
-        raise DataError(f"the tokenizer of {lm.name} gives id {max(ids)}, its model knows {lm.vocab}: they do not belong together")
+        raise DataError(
+            f"the tokenizer of {lm.name} gives id {max(ids)}, its model knows {lm.vocab}: they do not belong "
+            "together"
+        )
     return ids
 
 
 def continuation(lm: LM, prompt: str, filler: str, suffix: str, slot: int) -> Scored | str:
-    """The filler after the prompt, tokenised jointly, or the reason why its tokens cannot be told apart from the rest."""
+    """The filler after the prompt, tokenised jointly, or the reason why its tokens cannot be told apart from
+    the rest.
+    """
     if prompt == "" and lm.start is None:
         return "no start token for an empty prefix"
     before, text = encode(lm, prompt), encode(lm, prompt + filler)
@@ -87,7 +102,9 @@ def continuation(lm: LM, prompt: str, filler: str, suffix: str, slot: int) -> Sc
 
 
 def whole(lm: LM, sentence: str, slot: int) -> list[Scored] | str:
-    """A whole sentence: its first token after the start token, the others after what precedes them (as published for GPT-2)."""
+    """A whole sentence: its first token after the start token, the others after what precedes them (as
+    published for GPT-2).
+    """
     if lm.start is None:
         return "no start token for a whole sentence"
     ids = encode(lm, sentence)
@@ -97,12 +114,18 @@ def whole(lm: LM, sentence: str, slot: int) -> list[Scored] | str:
 
 
 def term_places(lm: LM, words: str, term: str) -> list[range]:
-    """The tokens of each place where a text names the term as a whole word (or its plural), upper and lower case alike."""
-    matches = list(re.finditer(rf"(?<!\w){re.escape(term)}(?=s?(?!\w))", words, re.IGNORECASE)) if term else []
+    """The tokens of each place where a text names the term as a whole word (or its plural), upper and lower
+    case alike.
+    """
+    matches = (
+        list(re.finditer(rf"(?<!\w){re.escape(term)}(?=s?(?!\w))", words, re.IGNORECASE)) if term else []
+    )
     if not matches:
         return []
     spans = lm.tokenizer(words, return_offsets_mapping=True)["offset_mapping"]
-    inside = [[i for i, (first, end) in enumerate(spans) if first < m.end() and end > m.start()] for m in matches]
+    inside = [
+        [i for i, (first, end) in enumerate(spans) if first < m.end() and end > m.start()] for m in matches
+    ]
     return [range(tokens[0], tokens[-1] + 1) for tokens in inside if tokens]
 
 
@@ -116,16 +139,22 @@ def _prompt(lm: LM, example: Example, twin: str | None) -> Prompt | str:
     return Prompt(frozenset({i for p in places for i in p} | articles), len(ids))
 
 
-def sequences(lm: LM, example: Example, sentences: bool, twin: str | None = None) -> tuple[list[Scored], list[str]]:
-    """The scored sequences of one example, fillers first, each with its tokens after the prompt `twin`, and why some are missing.
+def sequences(
+    lm: LM, example: Example, sentences: bool, twin: str | None = None
+) -> tuple[list[Scored], list[str]]:
+    """The scored sequences of one example, fillers first, each with its tokens after the prompt `twin`, and
+    why some are missing.
 
-    A filler that cannot be scored takes all fillers with it: a comparison of what is left would be another measure.
+    A filler that cannot be scored takes all fillers with it: a comparison of what is left would be another
+    measure.
     """
     scored: list[Scored] = []
     reasons = [f"target: {example.flaw}"] if example.flaw else []
     if not example.flaw:
         fillers = [f for f in (example.stereo, example.anti, example.unrelated) if f is not None]
-        spans = _fitting(lm, [continuation(lm, example.prompt, f, example.suffix, s) for s, f in enumerate(fillers)])
+        spans = _fitting(
+            lm, [continuation(lm, example.prompt, f, example.suffix, s) for s, f in enumerate(fillers)]
+        )
         reasons += [f"target: {spans}"] if isinstance(spans, str) else []
         scored += [] if isinstance(spans, str) else [_paired(lm, example, s, twin) for s in spans]
     if sentences and example.sentences:
@@ -147,12 +176,17 @@ def _fitting(lm: LM, wanted: Sequence[Scored | str]) -> list[Scored] | str:
 
 
 def _paired(lm: LM, example: Example, scored: Scored, twin: str | None) -> Scored:
-    """The sequence with its counterfactual, which is never padded to fit. ValueError where it is not as long."""
+    """The sequence with its counterfactual, which is never padded to fit. ValueError where it is not as
+    long.
+    """
     if twin is None:
         return scored
     filler = (example.stereo, example.anti, example.unrelated)[scored.slot] or ""
     partner = continuation(lm, twin, filler, example.suffix, scored.slot)
-    if isinstance(partner, str) or (partner.first, partner.ids[partner.first :]) != (scored.first, scored.ids[scored.first :]):
+    if isinstance(partner, str) or (partner.first, partner.ids[partner.first :]) != (
+        scored.first,
+        scored.ids[scored.first :],
+    ):
         raise ValueError(f"the twin of {example.id} has other tokens than fit it: see twins.fit")
     return replace(scored, twin=partner.ids)
 
@@ -166,11 +200,12 @@ def forest(
     twins: Mapping[str, str] | None = None,
     positions: bool = False,
 ) -> Forest:
-    """The examples as prefix trees, sharing nodes between all examples or only within one (gradients need that).
+    """The examples as prefix trees, sharing nodes between all examples or only within one (gradients need
+    that).
 
-    With `twins` (example id → counterfactual prompt) node i of a block is node i of its `swapped()`; every example must have one.
-    With `positions` (which need share="example") the forest knows them, and examples whose prompt does not name the term are dropped.
-    Raises DataError where no example can be scored.
+    With `twins` (example id → counterfactual prompt) node i of a block is node i of its `swapped()`; every
+    example must have one. With `positions` (which need share="example") the forest knows them, and examples
+    whose prompt does not name the term are dropped. Raises DataError where no example can be scored.
     """
     kept: list[tuple[Example, list[Scored]]] = []
     prompts: list[Prompt] = []
@@ -191,6 +226,9 @@ def forest(
             dropped["; ".join(reasons)] += 1
     if not kept:
         reasons_found = "; ".join(f"{n} × {reason}" for reason, n in dropped.items())
-        raise DataError(f"no example kept: {len(examples)} of {len(examples)} dropped ({reasons_found}); try another --model")
+        raise DataError(
+            f"no example kept: {len(examples)} of {len(examples)} dropped ({reasons_found}); try another "
+            "--model"
+        )
     blocks = rows([scored for _, scored in kept], min(ROWS[share], lm.window), share, lm.packed)
     return Forest(tuple(blocks), tuple(e for e, _ in kept), dropped, partly, tuple(prompts))

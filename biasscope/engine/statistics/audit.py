@@ -1,8 +1,10 @@
-"""What a run's own data say of its tests: how often a star would appear without any effect, and the effect that would be found.
+"""What a run's own data say of its tests: how often a star would appear without any effect, and the effect
+that would be found.
 
-200 studies of each kind are simulated from the residuals of the run's groups, for all members of the family at once: with random signs,
-which keeps variances and the correlation of sites and makes errors symmetric; with groups drawn again, which keeps their skew too: the
-hard one; and normal ones with the same covariance of sites, for power. Each is tested as the run was, with fewer draws.
+200 studies of each kind are simulated from the residuals of the run's groups, for all members of the family
+at once: with random signs, which keeps variances and the correlation of sites and makes errors symmetric;
+with groups drawn again, which keeps their skew too: the hard one; and normal ones with the same covariance of
+sites, for power. Each is tested as the run was, with fewer draws.
 """
 
 import os
@@ -29,7 +31,9 @@ _AUDIT = 6
 
 @dataclass(frozen=True)
 class Audit:
-    """What 200 studies like the run say, and the smallest effects that one would find with power 0.8, infinite where none is."""
+    """What 200 studies like the run say, and the smallest effects that one would find with power 0.8,
+    infinite where none is.
+    """
 
     symmetric: float
     """Share of studies with random signs in which a star appears."""
@@ -45,7 +49,9 @@ class Audit:
 
 @dataclass(frozen=True)
 class Study:
-    """The statistic of every site in one simulated study, and what remains of it without each cluster, `cluster site`."""
+    """The statistic of every site in one simulated study, and what remains of it without each cluster,
+    `cluster site`.
+    """
 
     estimate: Array
     error: Array
@@ -102,11 +108,12 @@ class Model(Protocol):
 
 
 def audit(model: Model, seed: int) -> Audit:
-    """Simulate the studies, on all cores: each with draws of its own, so that the result is the same on any number of them.
+    """Simulate the studies, on all cores: each with draws of its own, so that the result is the same on any
+    number of them.
 
-    An effect is found where it moves a site of a normal study over what is asked there, once that study has the run's own standard error:
-    variances that are uneven make it larger. It grows with the run's own critical value where that is higher than the normal one, as it
-    is for skewed effects.
+    An effect is found where it moves a site of a normal study over what is asked there, once that study has
+    the run's own standard error: variances that are uneven make it larger. It grows with the run's own
+    critical value where that is higher than the normal one, as it is for skewed effects.
     """
     t = model.draws()
     own = np.quantile(t, 1 - LEVEL, axis=0, method="higher").astype(float)
@@ -124,7 +131,9 @@ def audit(model: Model, seed: int) -> Audit:
     # one study a core: threads inside products of this size wait for each other more than they work
     with threadpool_limits(1, "blas"), ThreadPoolExecutor(os.cpu_count()) as pool:
         studies = list(pool.map(simulated, [(kind, number) for kind in Kind for number in range(STUDIES)]))
-    signs, again = (float(np.mean([alarm for alarm, *_ in studies[i * STUDIES : (i + 1) * STUDIES]])) for i in (0, 1))
+    signs, again = (
+        float(np.mean([alarm for alarm, *_ in studies[i * STUDIES : (i + 1) * STUDIES]])) for i in (0, 1)
+    )
     normal = studies[2 * STUDIES :]
     needed = np.concatenate([part for *_, part in normal], axis=1)
     uneven = _over(model.error, np.median([error for *_, error, _ in normal], axis=0))
@@ -155,7 +164,10 @@ class SlopeModel:
     @classmethod
     def of(cls, x: Array, y: Array, cluster: NDArray[np.intp], seed: int) -> "SlopeModel":
         """The residuals of the run: divided by √(1 − leverage), so that their spread is that of errors."""
-        z, index = standard(x), slopes.orders(np.arange(len(x), dtype=float), cluster, seed, DRAWS).astype(np.intp)
+        z, index = (
+            standard(x),
+            slopes.orders(np.arange(len(x), dtype=float), cluster, seed, DRAWS).astype(np.intp),
+        )
         line = slopes.line(z, cluster)
         residual = y - y.mean(0) - np.outer(z, line.slope(y))
         leverage = line.sums(1 / len(z) + z**2 / len(z))[cluster]
@@ -173,7 +185,9 @@ class SlopeModel:
 
     @cached_property
     def leaving(self) -> slopes.Draws:
-        """What leaving out each cluster in turn needs of x; a slope that hangs on one cluster does not come up."""
+        """What leaving out each cluster in turn needs of x; a slope that hangs on one cluster does not come
+        up.
+        """
         return self.line.draws(1.0 - np.eye(self.cluster.max() + 1))[0]
 
     @property
@@ -193,7 +207,9 @@ class SlopeModel:
         most = np.sort(data.permuted.t(centred.astype(np.float32)).max(1))
         slope = data.line.slope(centred)
         shift, variance = data.leaving.deviations(data.line, centred - np.outer(data.x, slope))
-        return Study(slope, data.line.error(centred), critical(most), (slope + shift, np.sqrt(variance))), data
+        return Study(
+            slope, data.line.error(centred), critical(most), (slope + shift, np.sqrt(variance))
+        ), data
 
     def sure(self, sites: NDArray[np.bool_]) -> NDArray[np.bool_]:
         """See `Model`."""
@@ -222,7 +238,13 @@ class MeanModel:
         k = len(total)
         signs = resampling.signs(k, seed)[:DRAWS] if k < FEW else np.empty((0, k))
         error = resampling.mean_error(total, n)
-        return cls(Means(total, n).residual * np.sqrt(k / (k - 1)), n, resampling.weights(k, seed, DRAWS), signs, error)
+        return cls(
+            Means(total, n).residual * np.sqrt(k / (k - 1)),
+            n,
+            resampling.weights(k, seed, DRAWS),
+            signs,
+            error,
+        )
 
     @cached_property
     def means(self) -> Means:
@@ -249,7 +271,13 @@ class MeanModel:
         most = np.sort(np.abs(resampling.ratio(*data.means.single(self.w), variance)).max(1))
         shift, rest = data.means.deviations(1.0 - np.eye(k), slice(None))
         estimate = data.means.estimate
-        return Study(estimate, np.sqrt(variance), critical(most), (estimate + shift, np.sqrt(np.maximum(rest, 0))), data._flips()), data
+        return Study(
+            estimate,
+            np.sqrt(variance),
+            critical(most),
+            (estimate + shift, np.sqrt(np.maximum(rest, 0))),
+            data._flips(),
+        ), data
 
     def _flips(self) -> float:
         """The |t| that belongs to the critical value of the sign flips; infinite where they reach none."""
@@ -263,7 +291,9 @@ class MeanModel:
     def sure(self, sites: NDArray[np.bool_]) -> NDArray[np.bool_]:
         """See `Model`."""
         chosen = Means(self.total[:, sites], self.n[:, sites])
-        low, high = resampling.studentised(chosen.estimate, self.variance[sites], lambda part: chosen.deviations(self.w, part))
+        low, high = resampling.studentised(
+            chosen.estimate, self.variance[sites], lambda part: chosen.deviations(self.w, part)
+        )
         return (low > 0) | (high < 0)
 
     def draws(self) -> Array:
@@ -279,7 +309,9 @@ def _turned(rng: np.random.Generator, residual: Array, cluster: NDArray[np.intp]
 
 
 def _drawn_again(rng: np.random.Generator, cluster: NDArray[np.intp]) -> NDArray[np.intp]:
-    """Rows of groups of as many clusters, drawn with replacement among those of their size, in the places of those they replace."""
+    """Rows of groups of as many clusters, drawn with replacement among those of their size, in the places of
+    those they replace.
+    """
     rows, sizes = np.empty(len(cluster), np.intp), np.bincount(cluster)
     for size in np.unique(sizes):
         members = np.stack([np.flatnonzero(cluster == c) for c in np.flatnonzero(sizes == size)])

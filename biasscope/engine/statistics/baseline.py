@@ -1,4 +1,6 @@
-"""Aggregates of the clean model: LMS, SS, ICAT, gaps, shift and slope, by selection of examples, and correlations."""
+"""Aggregates of the clean model: LMS, SS, ICAT, gaps, shift and slope, by selection of examples, and
+correlations.
+"""
 
 from collections import defaultdict
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -26,16 +28,22 @@ from biasscope.engine.statistics.summary import (
 from biasscope.engine.types import METRICS, Design, Example
 
 SHARE = "share_of_men"
-"""The metric of the rows that say, per occupation, what target is regressed on: per cent of men, from the labour statistics."""
+"""The metric of the rows that say, per occupation, what target is regressed on: per cent of men, from the
+labour statistics.
+"""
 Mask = NDArray[np.bool_]
 
 
-def baseline(scores: pl.DataFrame, examples: Sequence[Example], *, model: str, design: Design = Design()) -> pl.DataFrame:
-    """SUMMARY of the clean model's SCORES on one dataset: target's slope, mean and rms, the other metrics' means, correlations.
+def baseline(
+    scores: pl.DataFrame, examples: Sequence[Example], *, model: str, design: Design = Design()
+) -> pl.DataFrame:
+    """SUMMARY of the clean model's SCORES on one dataset: target's slope, mean and rms, the other metrics'
+    means, correlations.
 
-    Subsets (see `of_examples`) have the mean of target and sentence, and the slope where they keep 6 clusters. p_family,
-    and so a star, stands on the ranking statistic of "all" alone. Correlations are of the occupation means of target with the share
-    of *men* (100 − per cent of women): positive is the stereotype. That share stands beside each occupation as metric share_of_men.
+    Subsets (see `of_examples`) have the mean of target and sentence, and the slope where they keep 6
+    clusters. p_family, and so a star, stands on the ranking statistic of "all" alone. Correlations are of the
+    occupation means of target with the share of *men* (100 − per cent of women): positive is the stereotype.
+    That share stands beside each occupation as metric share_of_men.
     """
     refuse_empty(scores)
     masks = of_examples(examples, occupations=design.covariate is not None)
@@ -47,7 +55,9 @@ def baseline(scores: pl.DataFrame, examples: Sequence[Example], *, model: str, d
         cells = _subset_cells(scores.filter(pl.col("metric") == metric), groups, examples, masks)
         # one star: that of the headline row
         first = np.array([name == "all" for name in masks])
-        site_effects = Measured(names, groups, cells, [Family(first, first)], covariate(groups, design), np.arange(len(groups)))
+        site_effects = Measured(
+            names, groups, cells, [Family(first, first)], covariate(groups, design), np.arange(len(groups))
+        )
         for statistic, columns in statistics(metric, site_effects, design.seed):
             label = {**labels, "metric": metric, "statistic": statistic, "unit": unit(metric, statistic)}
             if metric == "competence" and not any(e.unrelated for e in examples):
@@ -56,14 +66,24 @@ def baseline(scores: pl.DataFrame, examples: Sequence[Example], *, model: str, d
         if metric == "target" and design.covariate:
             everything = cells.sites(np.array([name == "all" for name in masks]))
             for name, columns in _correlations(everything, groups, design, examples):
-                tables.append(table(names.head(1), columns, {**labels, "metric": metric, "statistic": name, "unit": "r"}))
+                tables.append(
+                    table(
+                        names.head(1), columns, {**labels, "metric": metric, "statistic": name, "unit": "r"}
+                    )
+                )
     if design.covariate:
-        known = pl.DataFrame({"subset": [f"occupation: {group}" for group in groups], "estimate": covariate(groups, design)})
+        known = pl.DataFrame(
+            {"subset": [f"occupation: {group}" for group in groups], "estimate": covariate(groups, design)}
+        )
         tables.append(table(known, {}, {**labels, "metric": SHARE, "statistic": "mean", "unit": "%"}))
-    return pl.concat(tables).sort(place("subset", list(masks)), place("metric", list(METRICS)), place("statistic", STATISTICS))
+    return pl.concat(tables).sort(
+        place("subset", list(masks)), place("metric", list(METRICS)), place("statistic", STATISTICS)
+    )
 
 
-def _subset_cells(scores: pl.DataFrame, groups: Sequence[str], examples: Sequence[Example], masks: Mapping[str, Any]) -> Cells:
+def _subset_cells(
+    scores: pl.DataFrame, groups: Sequence[str], examples: Sequence[Example], masks: Mapping[str, Any]
+) -> Cells:
     """The cells of each subset as if it were a site."""
     index = {e.id: i for i, e in enumerate(examples)}
     scores = scores.filter(pl.col("value").is_finite()).sort("example_id")
@@ -83,28 +103,43 @@ def _shown(metric: str, statistic: str) -> pl.Expr:
     return whole | (pl.col("clusters") >= MIN_CLUSTERS if statistic == "slope" else pl.col("n") > 0)
 
 
-def _correlations(cells: Cells, groups: Sequence[str], design: Design, examples: Sequence[Example]) -> Iterator[tuple[str, Columns]]:
+def _correlations(
+    cells: Cells, groups: Sequence[str], design: Design, examples: Sequence[Example]
+) -> Iterator[tuple[str, Columns]]:
     """Pearson and Spearman of the occupation means with the BLS and the Bergsma share of men."""
-    bergsma = {e.group: 100.0 - float(e.meta["bergsma_pct_female"]) for e in examples if "bergsma_pct_female" in e.meta}
+    bergsma = {
+        e.group: 100.0 - float(e.meta["bergsma_pct_female"])
+        for e in examples
+        if "bergsma_pct_female" in e.meta
+    }
     for source, column in (("bls", design.covariate), ("bergsma", bergsma)):
         x = covariate(groups, Design(column))
         known = np.isfinite(x) & (cells.n[:, 0] > 0)
         for name, ranks in (("pearson", False), ("spearman", True)):
             if known.any():
-                yield f"{name}_{source}", estimates.correlation(cells.clusters(known), x[known], design.seed, ranks=ranks)
+                yield (
+                    f"{name}_{source}",
+                    estimates.correlation(cells.clusters(known), x[known], design.seed, ranks=ranks),
+                )
 
 
 def stereoset(triples: pl.DataFrame, *, model: str, dataset: str, seed: int = 0) -> pl.DataFrame:
     """SUMMARY of LMS, SS and ICAT in per cent, as published, and pooled over examples; metric "stereoset".
 
-    lms, ss, icat: unweighted means over target terms, ICAT from those means; a tie counts as anti, and as not related.
-    lms_pooled, ss_pooled, icat_pooled: over examples. Subsets: see `of_triples`; "all" is the published overall.
+    lms, ss, icat: unweighted means over target terms, ICAT from those means; a tie counts as anti, and as not
+    related. lms_pooled, ss_pooled, icat_pooled: over examples. Subsets: see `of_triples`; "all" is the
+    published overall.
     """
-    triples = triples.filter(pl.all_horizontal(pl.col("stereo", "anti", "unrelated").fill_nan(None).is_not_null()))
+    triples = triples.filter(
+        pl.all_horizontal(pl.col("stereo", "anti", "unrelated").fill_nan(None).is_not_null())
+    )
     refuse_empty(triples)
     masks = of_triples(triples)
     stereo, anti, unrelated = (triples[name].to_numpy() for name in ("stereo", "anti", "unrelated"))
-    cluster = triples.select(pl.struct("bias_type", "group").rank("dense")).to_series().to_numpy().astype(np.int64) - 1
+    cluster = (
+        triples.select(pl.struct("bias_type", "group").rank("dense")).to_series().to_numpy().astype(np.int64)
+        - 1
+    )
     subset, row = np.nonzero(np.array(list(masks.values())))
 
     def cells(score: Array) -> Cells:
@@ -117,15 +152,18 @@ def stereoset(triples: pl.DataFrame, *, model: str, dataset: str, seed: int = 0)
     for suffix, likely, preferred in (("", lms.macro(), ss.macro()), ("_pooled", lms, ss)):
         for name, columns in estimates.published(likely, preferred, seed).items():
             counted = columns | {"n": ss.n.sum(0)}
-            tables.append(table(pl.DataFrame({"subset": list(masks)}), counted, {**labels, "statistic": name + suffix}))
+            tables.append(
+                table(pl.DataFrame({"subset": list(masks)}), counted, {**labels, "statistic": name + suffix})
+            )
     return pl.concat(tables).sort(place("subset", list(masks)), maintain_order=True)
 
 
 def of_examples(examples: Sequence[Example], *, occupations: bool) -> dict[str, Mask]:
     """The selections of one dataset's examples, "all" first; one that would hold every example is left out.
 
-    "bias type: X" · "without someone", "someone only" · "case: X" · "referent: occupation", "referent: participant" ·
-    "gender: X" · then each group alone: "occupation: X" where `occupations`, else "term: X" in a bias type of fewer than 6 terms.
+    "bias type: X" · "without someone", "someone only" · "case: X" · "referent: occupation", "referent:
+    participant" · "gender: X" · then each group alone: "occupation: X" where `occupations`, else "term: X" in
+    a bias type of fewer than 6 terms.
     """
     masks = {"all": np.ones(len(examples), bool)}
 
@@ -157,9 +195,11 @@ def of_examples(examples: Sequence[Example], *, occupations: bool) -> dict[str, 
 
 
 def _distinguished(examples: Sequence[Example]) -> set[str]:
-    """The occupations whose readout says which person the pronoun means: its prompt or pronouns differ between the two answers.
+    """The occupations whose readout says which person the pronoun means: its prompt or pronouns differ
+    between the two answers.
 
-    In the other occupations both answers are one and the same readout (44 of WinoGender's 60): there is nothing to compare.
+    In the other occupations both answers are one and the same readout (44 of WinoGender's 60): there is
+    nothing to compare.
     """
     readouts: dict[tuple[str, object], dict[object, tuple[str, str, str]]] = defaultdict(dict)
     for e in examples:
@@ -170,8 +210,9 @@ def _distinguished(examples: Sequence[Example]) -> set[str]:
 def of_triples(triples: pl.DataFrame) -> dict[str, Mask]:
     """The selections of StereoSet triples, "all" first.
 
-    "all" and "bias type: X" take every split there is; with two splits the same follow for each alone, as "intrasentence" and
-    "intrasentence, bias type: X". "term: X" stands where a bias type has fewer than 6 terms.
+    "all" and "bias type: X" take every split there is; with two splits the same follow for each alone, as
+    "intrasentence" and "intrasentence, bias type: X". "term: X" stands where a bias type has fewer than 6
+    terms.
     """
     masks = _of_split(triples, np.ones(len(triples), bool), "")
     splits = _seen(triples["split"])

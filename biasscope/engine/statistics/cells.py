@@ -1,4 +1,6 @@
-"""Counts and sums of per-example values by cluster and site, and the sites that share their clusters. No tables."""
+"""Counts and sums of per-example values by cluster and site, and the sites that share their clusters. No
+tables.
+"""
 
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -11,15 +13,21 @@ from biasscope.engine.statistics.resampling import Array
 
 @dataclass(frozen=True)
 class Cells:
-    """Counts, sums and sums of squares of the values of each cluster at each site, `cluster site`; a cluster may be absent (n = 0)."""
+    """Counts, sums and sums of squares of the values of each cluster at each site, `cluster site`; a cluster
+    may be absent (n = 0).
+    """
 
     n: Array
     total: Array
     square: Array
 
     @classmethod
-    def of(cls, cluster: NDArray[np.int64], site: NDArray[np.int64], value: Array, shape: tuple[int, int]) -> "Cells":
-        """Cells of values with a cluster number and a site number each; values that are not finite must be left out before."""
+    def of(
+        cls, cluster: NDArray[np.int64], site: NDArray[np.int64], value: Array, shape: tuple[int, int]
+    ) -> "Cells":
+        """Cells of values with a cluster number and a site number each; values that are not finite must be
+        left out before.
+        """
         index = cluster * shape[1] + site
 
         def add(x: Array | None) -> Array:
@@ -69,7 +77,9 @@ def numbered(cluster: NDArray[np.intp]) -> NDArray[np.intp]:
 
 
 def alike(cells: Cells, at_least: int) -> Iterator[tuple[NDArray[np.intp], NDArray[np.intp]]]:
-    """Sites grouped by which clusters they have (cluster numbers, site numbers): each group shares one matrix of bootstrap draws."""
+    """Sites grouped by which clusters they have (cluster numbers, site numbers): each group shares one matrix
+    of bootstrap draws.
+    """
     patterns, which = np.unique(cells.n > 0, axis=1, return_inverse=True)
     for i, pattern in enumerate(patterns.T):
         rows, sites = np.flatnonzero(pattern), np.flatnonzero(which == i)

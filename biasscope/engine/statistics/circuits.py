@@ -1,9 +1,10 @@
-"""How much of a statistic sets of sites carry: f of every set, its area over the sizes, random sets beside it.
+"""How much of a statistic sets of sites carry: f of every set, its area over the sizes, random sets beside
+it.
 
-f = (m(set) − m(none)) / (m(all) − m(none)) of the ranking statistic m: 1 where the kept sites do all that the model does, 0 where they
-do what no site does; for removed sets, what is left without them. Null where the interval of the denominator holds 0. `area` and
-`area_abs` (of |1 − f|) are trapezoids over the share of sites kept, with the end points, after MIB's CPR and CMD (Mueller et al. 2025)
-but over nodes.
+f = (m(set) − m(none)) / (m(all) − m(none)) of the ranking statistic m: 1 where the kept sites do all that the
+model does, 0 where they do what no site does; for removed sets, what is left without them. Null where the
+interval of the denominator holds 0. `area` and `area_abs` (of |1 − f|) are trapezoids over the share of sites
+kept, with the end points, after MIB's CPR and CMD (Mueller et al. 2025) but over nodes.
 """
 
 import re
@@ -30,25 +31,41 @@ def relative(effects: pl.DataFrame) -> pl.DataFrame:
     """The EFFECTS of sets with `none` as baseline, and the whole model's as the total effect."""
     effects = effects.unique(["example_id", "position"], maintain_order=True)
     none = effects.filter(pl.col("position") == NO_SITE).select("example_id", none="value")
-    joined = effects.filter(pl.col("position") != NO_SITE).join(none, on="example_id", how="inner", maintain_order="left")
-    whole = effects.filter(pl.col("position") == NO_SITE).join(none, on="example_id", how="inner", maintain_order="left")
+    joined = effects.filter(pl.col("position") != NO_SITE).join(
+        none, on="example_id", how="inner", maintain_order="left"
+    )
+    whole = effects.filter(pl.col("position") == NO_SITE).join(
+        none, on="example_id", how="inner", maintain_order="left"
+    )
     whole = whole.with_columns(value="baseline", component=pl.lit(TOTAL), position=pl.lit("all"))
     both = pl.concat([joined, whole]).with_columns(effect=pl.col("value") - pl.col("none"), baseline="none")
     return both.select(effects.columns)
 
 
 def denominator(effects: pl.DataFrame, *, model: str, design: Design = Design()) -> dict[str, Any]:
-    """The SUMMARY row of m(all) − m(none), what the sets share out: f is null where its interval is, or holds 0."""
+    """The SUMMARY row of m(all) − m(none), what the sets share out: f is null where its interval is, or holds
+    0.
+    """
     whole = relative(effects).filter(pl.col("component") == TOTAL)
     rows = summary.summarise(whole, model=model, method="circuit", design=design)
-    return rows.filter(pl.col("statistic").is_in(["slope", "mean"]), pl.col("subset") == "all").row(0, named=True)
+    return rows.filter(pl.col("statistic").is_in(["slope", "mean"]), pl.col("subset") == "all").row(
+        0, named=True
+    )
 
 
 def members(sets: pl.DataFrame, subset: str, sites: Sequence[Site]) -> pl.DataFrame:
-    """SUMMARY rows that name the sites of a set, strongest first: statistic `member`, no number. `sets`: from `of_sets`."""
+    """SUMMARY rows that name the sites of a set, strongest first: statistic `member`, no number. `sets`: from
+    `of_sets`.
+    """
     first = sets.row(0, named=True)
-    same = {key: first[key] for key in ("model", "dataset", "source", "metric")} | {"method": "keep", "subset": subset, "statistic": MEMBER}
-    rows = [{**same, "component": s.component, "layer": s.layer, "head": s.head, "position": "all"} for s in sites]
+    same = {key: first[key] for key in ("model", "dataset", "source", "metric")} | {
+        "method": "keep",
+        "subset": subset,
+        "statistic": MEMBER,
+    }
+    rows = [
+        {**same, "component": s.component, "layer": s.layer, "head": s.head, "position": "all"} for s in sites
+    ]
     return pl.DataFrame([{key: row.get(key) for key in SUMMARY} for row in rows], schema=SUMMARY)
 
 
@@ -65,21 +82,32 @@ def estimates_of(effects: pl.DataFrame, design: Design) -> dict[str, float]:
 
 
 def _drawn(effects: pl.DataFrame, design: Design, *, draws: bool) -> tuple[list[str], Array]:
-    """Names of the sets, and f of each over all clusters (first row) and, with `draws`, over drawn clusters."""
+    """Names of the sets, and f of each over all clusters (first row) and, with `draws`, over drawn
+    clusters.
+    """
     site_effects = measured(relative(effects).lazy(), "target", design)
     cells, cluster, x = site_effects.cells, site_effects.cluster, None
     if site_effects.graded.any():
-        cells, cluster, x = cells.clusters(site_effects.graded), cluster[site_effects.graded], standard(site_effects.x[site_effects.graded])
+        cells, cluster, x = (
+            cells.clusters(site_effects.graded),
+            cluster[site_effects.graded],
+            standard(site_effects.x[site_effects.graded]),
+        )
     cluster = numbered(cluster)
     k = int(cluster.max()) + 1
     w = np.vstack([np.ones((1, k)), *([resampling.weights(k, design.seed)] if draws else [])])[:, cluster]
     m = weighted(cells, w, x)
     with np.errstate(divide="ignore", invalid="ignore"):
-        return site_effects.sites["position"].to_list(), m / m[:, [site_effects.total(site_effects.sites["source"][0]) or 0]]
+        return site_effects.sites["position"].to_list(), m / m[
+            :, [site_effects.total(site_effects.sites["source"][0]) or 0]
+        ]
 
 
-def curve(summary: pl.DataFrame, sizes: Sequence[int], areas: Mapping[tuple[str, str], Interval]) -> pl.DataFrame:
-    """SUMMARY rows of method `keep` and `remove`, statistic `faithfulness`: subset "top k", "random k" (median and 5–95 %), and the areas.
+def curve(
+    summary: pl.DataFrame, sizes: Sequence[int], areas: Mapping[tuple[str, str], Interval]
+) -> pl.DataFrame:
+    """SUMMARY rows of method `keep` and `remove`, statistic `faithfulness`: subset "top k", "random k"
+    (median and 5–95 %), and the areas.
 
     `summary`: of the sets, from `of_sets`; `areas`: from the function of that name.
     """
@@ -92,16 +120,26 @@ def curve(summary: pl.DataFrame, sizes: Sequence[int], areas: Mapping[tuple[str,
             row = f[f"{mode}-{k}"]
             ends = {"ci_low": row["recovered_low"], "ci_high": row["recovered_high"]}
             numbers = {"n": row["n"], "clusters": row["clusters"], "estimate": row["recovered"], **ends}
-            rows.append({**base, "method": mode, "subset": f"top {k}", "statistic": "faithfulness", **numbers})
+            rows.append(
+                {**base, "method": mode, "subset": f"top {k}", "statistic": "faithfulness", **numbers}
+            )
             drawn = [r["recovered"] for name, r in f.items() if re.fullmatch(rf"{mode}-{k}-random-\d+", name)]
             known = [v for v in drawn if v is not None]
             low, middle, high = np.quantile(known, [0.05, 0.5, 0.95]).tolist() if known else (None,) * 3
             band = {"n": len(known), "estimate": middle, "ci_low": low, "ci_high": high}
-            rows.append({**base, "method": mode, "subset": f"random {k}", "statistic": "faithfulness", **band})
+            rows.append(
+                {**base, "method": mode, "subset": f"random {k}", "statistic": "faithfulness", **band}
+            )
         known_f = all(f[f"{mode}-{k}"]["recovered"] is not None for k in sizes)
         for name in AREAS:
             low, middle, high = areas[mode, name] if known_f else (None,) * 3
-            numbers = {"n": first["n"], "clusters": first["clusters"], "estimate": middle, "ci_low": low, "ci_high": high}
+            numbers = {
+                "n": first["n"],
+                "clusters": first["clusters"],
+                "estimate": middle,
+                "ci_low": low,
+                "ci_high": high,
+            }
             rows.append({**base, "method": mode, "subset": "all sizes", "statistic": name, **numbers})
     return pl.DataFrame([{name: row.get(name) for name in SUMMARY} for row in rows], schema=SUMMARY)
 
@@ -112,17 +150,23 @@ def areas(
     sizes: Sequence[int],
     design: Design = Design(),
 ) -> dict[tuple[str, str], Interval]:
-    """(mode, `area` or `area_abs`) → lower end, estimate and upper end: area ± the 95 % quantile of |area* − area| over drawn clusters."""
+    """(mode, `area` or `area_abs`) → lower end, estimate and upper end: area ± the 95 % quantile of |area* −
+    area| over drawn clusters.
+    """
     names, f = _drawn(effects, design, draws=True)
     return {
-        (mode, name): _interval(_area(f[:, [names.index(f"{mode}-{k}") for k in sizes]], [k / sites for k in sizes], mode, name))
+        (mode, name): _interval(
+            _area(f[:, [names.index(f"{mode}-{k}") for k in sizes]], [k / sites for k in sizes], mode, name)
+        )
         for mode in MODES
         for name in AREAS
     }
 
 
 def _area(f: Array, x: Sequence[float], mode: str, name: str) -> Array:
-    """The trapezoid under each row of f (or |1 − f|) over the share of sites kept, with the end points f(0) = 0 and f(1) = 1."""
+    """The trapezoid under each row of f (or |1 − f|) over the share of sites kept, with the end points f(0) =
+    0 and f(1) = 1.
+    """
     kept = np.array([0.0, *(x if mode == "keep" else 1 - np.array(x)), 1.0])
     values = np.hstack([np.zeros((len(f), 1)), f, np.ones((len(f), 1))])
     order = np.argsort(kept, kind="stable")
@@ -131,7 +175,9 @@ def _area(f: Array, x: Sequence[float], mode: str, name: str) -> Array:
 
 
 def _interval(area: Array) -> Interval:
-    """Lower end, estimate and upper end of an area; its first element is the estimate, the others are the draws."""
+    """Lower end, estimate and upper end of an area; its first element is the estimate, the others are the
+    draws.
+    """
     drawn = np.abs(area[1:] - area[0])
     reach = float(np.quantile(drawn[np.isfinite(drawn)], 0.95)) if np.isfinite(drawn).any() else np.nan
     return float(area[0] - reach), float(area[0]), float(area[0] + reach)
@@ -142,5 +188,12 @@ def minimal(summary: pl.DataFrame, name: str, size: int) -> pl.DataFrame:
     row = summary.filter(pl.col("position") == name).row(0, named=True)
     keep = {key: row[key] for key in ("model", "dataset", "source", "metric", "n", "clusters")}
     ends = {"ci_low": row["recovered_low"], "ci_high": row["recovered_high"], "estimate": row["recovered"]}
-    columns = {**keep, **ends, "method": "keep", "subset": f"minimal {size}", "statistic": "faithfulness", "unit": "share"}
+    columns = {
+        **keep,
+        **ends,
+        "method": "keep",
+        "subset": f"minimal {size}",
+        "statistic": "faithfulness",
+        "unit": "share",
+    }
     return pl.DataFrame([{key: columns.get(key) for key in SUMMARY}], schema=SUMMARY)

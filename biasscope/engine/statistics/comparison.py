@@ -1,4 +1,5 @@
-"""How far rankings of sites agree: between runs, sources, methods, datasets, by relative depth between models, and with a control.
+"""How far rankings of sites agree: between runs, sources, methods, datasets, by relative depth between
+models, and with a control.
 
 Specificity: whether a site carries the stereotype, breaks the model, or merely knows that fathers are male.
 """
@@ -34,7 +35,9 @@ class Ranking:
 
 
 def rankings(name: str, layers: int, summary: pl.DataFrame) -> list[Ranking]:
-    """The rankings that a run's SUMMARY holds, one a method and source; a control's rows are not among them."""
+    """The rankings that a run's SUMMARY holds, one a method and source; a control's rows are not among
+    them.
+    """
     # columns that an older version did not have are null
     whole = pl.concat([SUMMARY.to_frame(), summary], how="diagonal")
     own = ranking(whole.filter(pl.col("dataset") == summary["dataset"][0]))
@@ -43,17 +46,24 @@ def rankings(name: str, layers: int, summary: pl.DataFrame) -> list[Ranking]:
     methods = own["method"].n_unique() > 1
     rankings = []
     for part in parts:
-        label = name if len(parts) == 1 else f"{name} {part['source'][0]}" + (f" {part['method'][0]}" if methods else "")
-        rows = part.select(*SITE, "estimate", starred=schemas.starred()).filter(pl.col("estimate").is_not_null())
+        label = (
+            name
+            if len(parts) == 1
+            else f"{name} {part['source'][0]}" + (f" {part['method'][0]}" if methods else "")
+        )
+        rows = part.select(*SITE, "estimate", starred=schemas.starred()).filter(
+            pl.col("estimate").is_not_null()
+        )
         rankings.append(Ranking(label, part["model"][0], part["dataset"][0], layers, rows))
     return rankings
 
 
 def pairs(rankings: Sequence[Ranking], k: int) -> list[dict[str, Any]]:
-    """Each two rankings of the same model's sites by kind: Spearman's ρ, how many of the top k are shared, and what chance gives.
+    """Each two rankings of the same model's sites by kind: Spearman's ρ, how many of the top k are shared,
+    and what chance gives.
 
-    `expected` = k² / m of m sites; `p_shared` = the chance of at least as many by chance (hypergeometric); `significant_both`: sites
-    that have a star in both.
+    `expected` = k² / m of m sites; `p_shared` = the chance of at least as many by chance (hypergeometric);
+    `significant_both`: sites that have a star in both.
     """
     rows = []
     for first, second in itertools.combinations(rankings, 2):
@@ -61,7 +71,9 @@ def pairs(rankings: Sequence[Ranking], k: int) -> list[dict[str, Any]]:
             continue
         both = first.rows.join(second.rows, on=SITE, how="inner", nulls_equal=True, maintain_order="left")
         for (component,), part in both.group_by("component", maintain_order=True):
-            rows.append({"first": first.name, "second": second.name, "component": component, **_agreement(part, k)})
+            rows.append(
+                {"first": first.name, "second": second.name, "component": component, **_agreement(part, k)}
+            )
     return rows
 
 
@@ -69,14 +81,18 @@ def _agreement(part: pl.DataFrame, k: int) -> dict[str, Any]:
     a, b, m = part["estimate"].to_numpy(), part["estimate_right"].to_numpy(), part.height
     rho = float(spearmanr(a, b).statistic) if m > 2 and np.ptp(a) > 0 and np.ptp(b) > 0 else None
     size = min(k, m)
-    shared = len(set(np.argsort(-np.abs(a), kind="stable")[:size]) & set(np.argsort(-np.abs(b), kind="stable")[:size]))
+    shared = len(
+        set(np.argsort(-np.abs(a), kind="stable")[:size]) & set(np.argsort(-np.abs(b), kind="stable")[:size])
+    )
     both = part.filter("starred", "starred_right").height
     chance = {"expected": size**2 / m, "p_shared": float(hypergeom(m, size, size).sf(shared - 1))}
     return {"sites": m, "spearman": rho, "top": size, "shared": shared, **chance, "significant_both": both}
 
 
 def common(rankings: Sequence[Ranking]) -> list[dict[str, Any]]:
-    """The sites with a star in every ranking of one model, with the estimate in each; strongest on average first."""
+    """The sites with a star in every ranking of one model, with the estimate in each; strongest on average
+    first.
+    """
     rows = []
     for (model, _), same in _by_model(rankings).items():
         if len(same) < 2:
@@ -87,13 +103,21 @@ def common(rankings: Sequence[Ranking]) -> list[dict[str, Any]]:
             if all(row["starred"] for row in each):
                 site = Site(each[0]["layer"], each[0]["component"], each[0]["head"])
                 values = {r.name: row["estimate"] for r, row in zip(same, each, strict=True)}
-                place = {"site": str(site), "component": site.component, "layer": site.layer, "head": site.head, "position": key[3]}
+                place = {
+                    "site": str(site),
+                    "component": site.component,
+                    "layer": site.layer,
+                    "head": site.head,
+                    "position": key[3],
+                }
                 rows.append({"model": model, **place, "estimates": values})
     return sorted(rows, key=lambda row: -float(np.mean(np.abs(list(row["estimates"].values())))))
 
 
 def depths(rankings: Sequence[Ranking]) -> list[dict[str, Any]]:
-    """Each two rankings of different models by relative depth: ρ of the largest |effect| in ten slices of depth, per kind of site."""
+    """Each two rankings of different models by relative depth: ρ of the largest |effect| in ten slices of
+    depth, per kind of site.
+    """
     rows = []
     for first, second in itertools.combinations(rankings, 2):
         if (first.model, first.layers) == (second.model, second.layers):
@@ -105,7 +129,15 @@ def depths(rankings: Sequence[Ranking]) -> list[dict[str, Any]]:
             first_known, second_known = (profile[known] for profile in profiles)
             varied = known.sum() > 2 and np.ptp(first_known) > 0 and np.ptp(second_known) > 0
             rho = float(spearmanr(first_known, second_known).statistic) if varied else None
-            rows.append({"first": first.name, "second": second.name, "component": component, "slices": int(known.sum()), "spearman": rho})
+            rows.append(
+                {
+                    "first": first.name,
+                    "second": second.name,
+                    "component": component,
+                    "slices": int(known.sum()),
+                    "spearman": rho,
+                }
+            )
     return rows
 
 
@@ -136,16 +168,24 @@ def labels(rankings: Sequence[Ranking]) -> Iterator[str]:
 
 
 def specificity(summary: pl.DataFrame, control: pl.DataFrame) -> pl.DataFrame:
-    """SUMMARY with `specificity` filled in for the rows that rank sites, followed by the control's rms of target.
+    """SUMMARY with `specificity` filled in for the rows that rank sites, followed by the control's rms of
+    target.
 
-    |b| / (|b| + |c| + |f|) in [0, 1] of the effects on bias (the ranking statistic), competence and factual gender (target on
-    `definitional`, from the SUMMARY `control` of the same sites and source). c and f are rms over examples, because means vanish under
-    mean ablation; each of the three is divided by its median over the sites of the scan. Null where b has no star.
+    |b| / (|b| + |c| + |f|) in [0, 1] of the effects on bias (the ranking statistic), competence and factual
+    gender (target on `definitional`, from the SUMMARY `control` of the same sites and source). c and f are
+    rms over examples, because means vanish under mean ablation; each of the three is divided by its median
+    over the sites of the scan. Null where b has no star.
     """
-    known = control.filter(pl.col("metric") == "target", pl.col("statistic") == "rms", pl.col("subset") == "all")
-    parts = raw_specificity(summary, control).with_columns(specific=pl.when(schemas.starred()).then(pl.col("raw")))
+    known = control.filter(
+        pl.col("metric") == "target", pl.col("statistic") == "rms", pl.col("subset") == "all"
+    )
+    parts = raw_specificity(summary, control).with_columns(
+        specific=pl.when(schemas.starred()).then(pl.col("raw"))
+    )
     keys = ["dataset", "metric", "statistic", "subset", "source", *SITE]
-    filled = summary.join(parts.select(*keys, "specific"), on=keys, how="left", nulls_equal=True, maintain_order="left")
+    filled = summary.join(
+        parts.select(*keys, "specific"), on=keys, how="left", nulls_equal=True, maintain_order="left"
+    )
     filled = filled.with_columns(specificity=pl.col("specific")).drop("specific")
     return pl.concat([filled, known])
 
@@ -159,4 +199,6 @@ def raw_specificity(summary: pl.DataFrame, control: pl.DataFrame) -> pl.DataFram
     for column in (cost, fact):
         rows = rows.join(column, on=["source", *SITE], how="left", nulls_equal=True, maintain_order="left")
     b, c, f = (pl.col(name) / pl.col(name).median().over("source") for name in "bcf")
-    return rows.with_columns(raw=b / (b + c + f)).with_columns(raw=pl.when(pl.col("raw").is_finite()).then(pl.col("raw")))
+    return rows.with_columns(raw=b / (b + c + f)).with_columns(
+        raw=pl.when(pl.col("raw").is_finite()).then(pl.col("raw"))
+    )

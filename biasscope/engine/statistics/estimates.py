@@ -1,6 +1,8 @@
-"""The statistics of per-example values: an estimate with its interval per site, its p, and the family that a star is about. No tables.
+"""The statistics of per-example values: an estimate with its interval per site, its p, and the family that a
+star is about. No tables.
 
-Every function takes the values of one metric as `Cells` and returns columns over the same sites, NaN where a number does not exist.
+Every function takes the values of one metric as `Cells` and returns columns over the same sites, NaN where a
+number does not exist.
 """
 
 import warnings
@@ -21,18 +23,24 @@ FLAT = 1e-20
 """A sum of squares below this share of its own size is rounding, not spread."""
 Columns = dict[str, Array]
 NUMBERS = ("n", "clusters", "estimate", "ci_low", "ci_high", "p", "p_family", "q", "carried_by", "caution")
-"""The columns every statistic fills, named as in SUMMARY; carried_by is the row of the cells, caution a code."""
+"""The columns every statistic fills, named as in SUMMARY; carried_by is the row of the cells, caution a
+code.
+"""
 UNEQUAL, SKEWED = 1.0, 2.0
 CAUTIONS = {UNEQUAL: "unequal groups", SKEWED: "skewed values"}
 """Codes of the column `caution`."""
 EVEN, SKEW = 0.6, 2.0
-"""An interval is marked where n² / Σ n² is below EVEN · k, or |skew| of the clusters above SKEW; what that is worth: docs/method.md."""
+"""An interval is marked where n² / Σ n² is below EVEN · k, or |skew| of the clusters above SKEW; what that is
+worth: docs/method.md.
+"""
 RECOVERED = ("recovered", "recovered_low", "recovered_high")
 
 
 @dataclass(frozen=True)
 class Family:
-    """Sites that one star is about; some may only stand in the maximum, because they could have been chosen but were not measured."""
+    """Sites that one star is about; some may only stand in the maximum, because they could have been chosen
+    but were not measured.
+    """
 
     members: NDArray[np.bool_]
     own: NDArray[np.bool_]
@@ -41,18 +49,24 @@ class Family:
 
 @dataclass(frozen=True)
 class Tests:
-    """What is tested of some sites: their numbers, the test, and what remains of their t without each cluster."""
+    """What is tested of some sites: their numbers, the test, and what remains of their t without each
+    cluster.
+    """
 
     sites: NDArray[np.intp]
     null: Null
     without: Callable[[NDArray[np.bool_]], Array] | None
     """t of the sites of a mask, `cluster site`."""
     rows: NDArray[np.intp]
-    """The row of `cells` (a cluster, or a group of one) of each cluster of `without`, the first where it has several."""
+    """The row of `cells` (a cluster, or a group of one) of each cluster of `without`, the first where it has
+    several.
+    """
 
 
 def mean_tests(cells: Cells, seed: int) -> Iterator[list[Tests]]:
-    """The tests of "the mean is 0": the studentised cluster bootstrap, and below 20 clusters sign flips too: the larger p counts."""
+    """The tests of "the mean is 0": the studentised cluster bootstrap, and below 20 clusters sign flips too:
+    the larger p counts.
+    """
     spread = varying(cells, slope=False)
     drawn, flipped = [], []
     for rows, sites in alike(cells, MIN_CLUSTERS):
@@ -101,25 +115,37 @@ def varying(cells: Cells, slope: bool) -> NDArray[np.bool_]:
 
 
 def judge(table: dict[str, Array], tests: Sequence[Tests], families: Sequence[Family]) -> None:
-    """Fill in p, p_family and who carries a finding, the larger p of several tests; sites of no family are tested alone."""
+    """Fill in p, p_family and who carries a finding, the larger p of several tests; sites of no family are
+    tested alone.
+    """
     for family in families:
-        parts = [(each, (family.members & family.own)[each.sites], (family.members & ~family.own)[each.sites]) for each in tests]
+        parts = [
+            (each, (family.members & family.own)[each.sites], (family.members & ~family.own)[each.sites])
+            for each in tests
+        ]
         nulls = [(each, own) for each, own, _ in parts if own.any()]
         if not nulls:
             continue
         judged = resampling.judged(
-            [each.null.sites(own) for each, own in nulls], [each.null.sites(rest) for each, _, rest in parts if rest.any()]
+            [each.null.sites(own) for each, own in nulls],
+            [each.null.sites(rest) for each, _, rest in parts if rest.any()],
         )
         sites = np.concatenate([each.sites[own] for each, own in nulls])
         table["p"][sites] = np.fmax(table["p"][sites], judged.p)
         table["p_family"][sites] = np.fmax(table["p_family"][sites], judged.p_family)
         for each, own in nulls:
             _carried(table, each, own, judged.critical)
-    alone = ~np.any([family.members for family in families], axis=0) if families else np.ones(len(table["p"]), bool)
+    alone = (
+        ~np.any([family.members for family in families], axis=0)
+        if families
+        else np.ones(len(table["p"]), bool)
+    )
     for each in tests:
         here = alone[each.sites]
         if here.any():
-            table["p"][each.sites[here]] = np.fmax(table["p"][each.sites[here]], resampling.judged([each.null.sites(here)]).p)
+            table["p"][each.sites[here]] = np.fmax(
+                table["p"][each.sites[here]], resampling.judged([each.null.sites(here)]).p
+            )
 
 
 def _carried(table: dict[str, Array], tests: Tests, own: NDArray[np.bool_], critical: float) -> None:
@@ -134,7 +160,9 @@ def _carried(table: dict[str, Array], tests: Tests, own: NDArray[np.bool_], crit
 
 
 def mean(cells: Cells, seed: int, families: Sequence[Family] = (), *, tested: bool = True) -> Columns:
-    """The mean over examples, the interval from whole clusters; p from the same draws where `tested` (see `mean_tests`)."""
+    """The mean over examples, the interval from whole clusters; p from the same draws where `tested` (see
+    `mean_tests`).
+    """
     table = _empty(cells)
     table["estimate"] = ratio(cells.total, cells.n)
     residual = cells.total - np.nan_to_num(table["estimate"]) * cells.n
@@ -142,7 +170,9 @@ def mean(cells: Cells, seed: int, families: Sequence[Family] = (), *, tested: bo
         even = cells.n.sum(0) ** 2 / (cells.n**2).sum(0) / table["clusters"]
     for rows, sites in alike(cells, MIN_CLUSTERS):
         part = np.ix_(rows, sites)
-        table["ci_low"][sites], table["ci_high"][sites] = resampling.mean_interval(cells.total[part], cells.n[part], seed)
+        table["ci_low"][sites], table["ci_high"][sites] = resampling.mean_interval(
+            cells.total[part], cells.n[part], seed
+        )
         table["caution"][sites] = _caution(residual[part], even[sites])
     for tests in mean_tests(cells, seed) if tested else []:
         judge(table, tests, families)
@@ -150,16 +180,21 @@ def mean(cells: Cells, seed: int, families: Sequence[Family] = (), *, tested: bo
 
 
 def rms(cells: Cells, seed: int) -> Columns:
-    """√(mean square over examples): the interval is that of the mean square, transformed. It has no p, being never negative."""
+    """√(mean square over examples): the interval is that of the mean square, transformed. It has no p, being
+    never negative.
+    """
     square = mean(replace(cells, total=cells.square), seed, tested=False)
     return square | {name: np.sqrt(np.maximum(square[name], 0)) for name in ("estimate", "ci_low", "ci_high")}
 
 
-def slope(cells: Cells, x: Array, cluster: NDArray[np.intp], seed: int, families: Sequence[Family] = ()) -> Columns:
-    """The slope of the group means on x, per standard deviation of x over the groups; p by permutation of x (see `slope_tests`).
+def slope(
+    cells: Cells, x: Array, cluster: NDArray[np.intp], seed: int, families: Sequence[Family] = ()
+) -> Columns:
+    """The slope of the group means on x, per standard deviation of x over the groups; p by permutation of x
+    (see `slope_tests`).
 
-    x is standardised once (ddof = 0), over all groups, so that every site has the same unit. `cluster` numbers the cluster of each
-    group: groups of one cluster are drawn and permuted together.
+    x is standardised once (ddof = 0), over all groups, so that every site has the same unit. `cluster`
+    numbers the cluster of each group: groups of one cluster are drawn and permuted together.
     """
     z = standard(x)
     y, table = cells.means(), _empty(cells.merged(cluster))
@@ -195,9 +230,11 @@ def _caution(residual: Array, even: Array) -> Array:
 
 
 def recovered(cells: Cells, total: int, x: Array | None, cluster: NDArray[np.intp], seed: int) -> Columns:
-    """Effect / total effect of the same statistic, per site, with its interval from whole clusters; `total` is the total's site.
+    """Effect / total effect of the same statistic, per site, with its interval from whole clusters; `total`
+    is the total's site.
 
-    NaN where a site lacks examples that the total has. `x`: slopes of the group means on it; None: means over examples.
+    NaN where a site lacks examples that the total has. `x`: slopes of the group means on it; None: means over
+    examples.
     """
     fits = np.flatnonzero((cells.n == cells.n[:, [total]]).all(0))
     rows = cells.n[:, total] > 0
@@ -221,13 +258,17 @@ def recovered(cells: Cells, total: int, x: Array | None, cluster: NDArray[np.int
 
 
 def correlation(cells: Cells, x: Array, seed: int, *, ranks: bool) -> Columns:
-    """Pearson's r, or Spearman's with `ranks`, of the cluster means with x, for one site that has every cluster; BCa interval."""
+    """Pearson's r, or Spearman's with `ranks`, of the cluster means with x, for one site that has every
+    cluster; BCa interval.
+    """
     y = cells.means()[:, 0]
     table = _empty(cells)
     table["estimate"][:] = _r(x, y, ranks=ranks) if len(y) > 1 else np.nan
     if len(y) >= MIN_CLUSTERS and np.isfinite(table["estimate"][0]):
         # A draw of one repeated cluster has no r; it counts as 0 and does not void the other draws.
-        interval = resampling.bca_interval((x, y), lambda a, b, axis: np.nan_to_num(_r(a, b, axis, ranks=ranks)), seed)
+        interval = resampling.bca_interval(
+            (x, y), lambda a, b, axis: np.nan_to_num(_r(a, b, axis, ranks=ranks)), seed
+        )
         table["ci_low"][:], table["ci_high"][:] = interval
         a, b = (rankdata(x), rankdata(y)) if ranks else (x, y)
         line = Cells(np.ones_like(cells.n), b[:, None], b[:, None] ** 2)
@@ -241,23 +282,36 @@ def _r(x: Array, y: Array, axis: int = -1, *, ranks: bool) -> Array:
     c, d = a - a.mean(axis, keepdims=True), b - b.mean(axis, keepdims=True)
     x_square, y_square = (c * c).sum(axis), (d * d).sum(axis)
     varies = (x_square > FLAT * (a * a).sum(axis)) & (y_square > FLAT * (b * b).sum(axis))
-    return np.divide((c * d).sum(axis), np.sqrt(x_square * y_square), out=np.full(np.shape(x_square), np.nan), where=varies)
+    return np.divide(
+        (c * d).sum(axis), np.sqrt(x_square * y_square), out=np.full(np.shape(x_square), np.nan), where=varies
+    )
 
 
 def published(lms: Cells, ss: Cells, seed: int) -> dict[str, Columns]:
     """LMS, SS and ICAT in per cent, without p; an interval ends at 0 and 100."""
-    scores = {"lms": mean(lms, seed, tested=False), "ss": mean(ss, seed, tested=False), "icat": _icats(lms, ss, seed)}
-    return {name: columns | {end: np.clip(columns[end], 0, 100) for end in ("ci_low", "ci_high")} for name, columns in scores.items()}
+    scores = {
+        "lms": mean(lms, seed, tested=False),
+        "ss": mean(ss, seed, tested=False),
+        "icat": _icats(lms, ss, seed),
+    }
+    return {
+        name: columns | {end: np.clip(columns[end], 0, 100) for end in ("ci_low", "ci_high")}
+        for name, columns in scores.items()
+    }
 
 
 def _icats(lms: Cells, ss: Cells, seed: int) -> Columns:
-    """ICAT = LMS · min(SS, 100 − SS) / 50 per site, from the two ratios; BCa interval over whole clusters, no p."""
+    """ICAT = LMS · min(SS, 100 − SS) / 50 per site, from the two ratios; BCa interval over whole clusters, no
+    p.
+    """
     table = _empty(lms)
     table["estimate"] = _icat(ratio(lms.total, lms.n), ratio(ss.total, ss.n))
     for site in np.flatnonzero(table["clusters"] >= MIN_CLUSTERS):
         rows = lms.n[:, site] > 0
         columns = tuple(array[rows, site] for array in (lms.total, ss.total, lms.n))
-        interval = resampling.bca_interval(columns, lambda a, b, n, axis: _icat(ratio(a, n, axis), ratio(b, n, axis)), seed)
+        interval = resampling.bca_interval(
+            columns, lambda a, b, n, axis: _icat(ratio(a, n, axis), ratio(b, n, axis)), seed
+        )
         table["ci_low"][site], table["ci_high"][site] = interval
     return table
 

@@ -1,4 +1,6 @@
-"""Aggregates of probes: accuracy, AUC, log-loss and selectivity per layer, with intervals over groups, against chance and shuffles."""
+"""Aggregates of probes: accuracy, AUC, log-loss and selectivity per layer, with intervals over groups,
+against chance and shuffles.
+"""
 
 from collections.abc import Iterator, Mapping
 
@@ -19,14 +21,21 @@ ORDER = ("probe", "bag of tokens", "chance", "shuffled", "within groups", "contr
 
 
 def summarise(
-    predictions: pl.DataFrame, bands: pl.DataFrame, *, labels: Mapping[str, str], place: Mapping[str, str], seed: int = 0
+    predictions: pl.DataFrame,
+    bands: pl.DataFrame,
+    *,
+    labels: Mapping[str, str],
+    place: Mapping[str, str],
+    seed: int = 0,
 ) -> pl.DataFrame:
-    """SUMMARY per layer (null: the bag of tokens), metric = the task: held-out numbers, each a mean over inputs with whole groups drawn.
+    """SUMMARY per layer (null: the bag of tokens), metric = the task: held-out numbers, each a mean over
+    inputs with whole groups drawn.
 
-    Balanced accuracy and AUC are means of pseudo-values (for AUC: placements, so that the variance over groups is Obuchowski's 1997).
-    Method `shuffled`: median and 5 to 95 % of the accuracies under shuffled labels. `chance`: the more frequent label, an AUC of ½, the
-    entropy of the labels. `selectivity` = accuracy within groups − that of the control. `labels`: model, dataset and metric (the task);
-    `place`: component and position, of every row.
+    Balanced accuracy and AUC are means of pseudo-values (for AUC: placements, so that the variance over
+    groups is Obuchowski's 1997). Method `shuffled`: median and 5 to 95 % of the accuracies under shuffled
+    labels. `chance`: the more frequent label, an AUC of ½, the entropy of the labels. `selectivity` =
+    accuracy within groups − that of the control. `labels`: model, dataset and metric (the task); `place`:
+    component and position, of every row.
     """
     base = {"subset": "all", "unit": "share", **labels}
     parts: list[pl.DataFrame] = []
@@ -38,13 +47,24 @@ def summarise(
             columns = estimates.mean(values[1], seed, tested=False)
             if statistic != "log_loss":
                 columns |= {end: np.clip(columns[end], 0.0, 1.0) for end in ("ci_low", "ci_high")}
-            label = {**base, "method": method, "statistic": statistic, "unit": "nats" if statistic == "log_loss" else "share"}
+            label = {
+                **base,
+                "method": method,
+                "statistic": statistic,
+                "unit": "nats" if statistic == "log_loss" else "share",
+            }
             parts.append(table(_sites(values[0], place), columns, label))
     both = predictions.filter(pl.col("probe").is_in(["within", "control"]))
     if both.height:
         layers, cells = _selectivity(both)
         columns = estimates.mean(cells, seed, tested=False)
-        parts.append(table(_sites(layers, place), columns, {**base, "method": "within groups", "statistic": "selectivity"}))
+        parts.append(
+            table(
+                _sites(layers, place),
+                columns,
+                {**base, "method": "within groups", "statistic": "selectivity"},
+            )
+        )
     parts += [_shuffled(bands, base, place), _chance(predictions.filter(pl.col("probe") == "grouped"), base)]
     whole = pl.concat(parts)
     order = pl.col("method").replace_strict(list(ORDER), range(len(ORDER)), return_dtype=pl.Int64)
@@ -80,7 +100,9 @@ def _cells(columns: list[tuple[NDArray[np.int64], Array]], groups: int) -> Cells
 
 
 def values_of(label: NDArray[np.int64], p: Array) -> Iterator[Array]:
-    """Values per input whose means are accuracy, balanced accuracy, AUC and log-loss; NaN-free, AUC ½ where one label is missing."""
+    """Values per input whose means are accuracy, balanced accuracy, AUC and log-loss; NaN-free, AUC ½ where
+    one label is missing.
+    """
     right = ((p > 0.5) == (label == 1)).astype(float)
     yield right
     n, ones = len(label), int(label.sum())
@@ -92,7 +114,9 @@ def values_of(label: NDArray[np.int64], p: Array) -> Iterator[Array]:
 
 
 def _placements(positive: NDArray[np.bool_], p: Array) -> Array:
-    """Pseudo-values of the AUC: AUC + n/n₁ (share of negatives below − AUC), and for negatives n/n₀ (share of positives above − AUC)."""
+    """Pseudo-values of the AUC: AUC + n/n₁ (share of negatives below − AUC), and for negatives n/n₀ (share of
+    positives above − AUC).
+    """
     n, ones = len(p), int(positive.sum())
     if not 0 < ones < n:
         return np.full(n, 0.5)
@@ -106,7 +130,11 @@ def _placements(positive: NDArray[np.bool_], p: Array) -> Array:
 def _selectivity(both: pl.DataFrame) -> tuple[list[int | None], Cells]:
     """Layers, and the cells of "right on the labels" − "right on the coins", per input."""
     right = ((pl.col("probability") > 0.5) == (pl.col("label") == 1)).cast(pl.Float64)
-    wide = both.with_columns(right=right).pivot("probe", index=["item_id", "group", "layer"], values="right").drop_nulls()
+    wide = (
+        both.with_columns(right=right)
+        .pivot("probe", index=["item_id", "group", "layer"], values="right")
+        .drop_nulls()
+    )
     wide = wide.sort("item_id")
     layers, groups = wide["layer"].unique().sort().to_list(), wide["group"].unique().sort()
     columns = []
@@ -125,19 +153,37 @@ def _shuffled(bands: pl.DataFrame, base: Mapping[str, str], place: Mapping[str, 
         ci_high=pl.col("accuracy").quantile(0.95, "linear"),
     )
     by_layer = by_layer.sort("layer")
-    numbers = {name: by_layer[name].to_numpy().astype(float) for name in ("n", "estimate", "ci_low", "ci_high")}
-    return table(_sites(by_layer["layer"].to_list(), place), numbers, {**base, "method": "shuffled", "statistic": "accuracy"})
+    numbers = {
+        name: by_layer[name].to_numpy().astype(float) for name in ("n", "estimate", "ci_low", "ci_high")
+    }
+    return table(
+        _sites(by_layer["layer"].to_list(), place),
+        numbers,
+        {**base, "method": "shuffled", "statistic": "accuracy"},
+    )
 
 
 def _chance(rows: pl.DataFrame, base: Mapping[str, str]) -> pl.DataFrame:
     first = rows.filter(pl.col("layer") == rows["layer"].min())
     share = float(first["label"].mean() or 0.0)  # type: ignore[arg-type]
     entropy = -sum(p * np.log(p) for p in (share, 1 - share) if p > 0)
-    numbers = {"accuracy": max(share, 1 - share), "balanced_accuracy": 0.5, "auc": 0.5, "log_loss": float(entropy)}
+    numbers = {
+        "accuracy": max(share, 1 - share),
+        "balanced_accuracy": 0.5,
+        "auc": 0.5,
+        "log_loss": float(entropy),
+    }
     nothing = {"component": pl.String, "layer": pl.Int32, "head": pl.Int32, "position": pl.String}
     parts = []
     for name, value in numbers.items():
         sites = pl.DataFrame([[None] for _ in nothing], schema=nothing)
-        label = {**base, "method": "chance", "statistic": name, "unit": "nats" if name == "log_loss" else "share"}
-        parts.append(table(sites, {"n": np.array([float(first.height)]), "estimate": np.array([value])}, label))
+        label = {
+            **base,
+            "method": "chance",
+            "statistic": name,
+            "unit": "nats" if name == "log_loss" else "share",
+        }
+        parts.append(
+            table(sites, {"n": np.array([float(first.height)]), "estimate": np.array([value])}, label)
+        )
     return pl.concat(parts)

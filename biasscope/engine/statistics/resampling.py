@@ -1,6 +1,8 @@
-"""Intervals and p values by resampling whole clusters, for all sites at once. Arrays `cluster site`, matrix products, no tables.
+"""Intervals and p values by resampling whole clusters, for all sites at once. Arrays `cluster site`, matrix
+products, no tables.
 
-A draw is one row of a matrix over clusters, shared by every site, so that a maximum over sites is a maximum within a draw.
+A draw is one row of a matrix over clusters, shared by every site, so that a maximum over sites is a maximum
+within a draw.
 """
 
 import warnings
@@ -27,13 +29,17 @@ ENUMERATED = 14
 """Up to this many clusters all sign patterns are counted, so that p is exact."""
 _BOOTSTRAP, _FLIP = 1, 2
 _CELLS = 1_000_000
-"""Largest `draw site` product held at once (8 MB), so that memory does not grow with the number of sites or draws."""
+"""Largest `draw site` product held at once (8 MB), so that memory does not grow with the number of sites or
+draws.
+"""
 _TIE = 1e-9
 """Equal statistics that rounding has parted still count as equal."""
 
 
 def weights(clusters: int, seed: int, draws: int | None = None) -> Array:
-    """How often each bootstrap draw takes each cluster, `draw cluster`: drawn with replacement, rows sum to `clusters`."""
+    """How often each bootstrap draw takes each cluster, `draw cluster`: drawn with replacement, rows sum to
+    `clusters`.
+    """
     count = draws or DRAWS
     # counted in one go: as the multinomial draws that this is, it takes eight times as long
     taken = np.random.default_rng((seed, _BOOTSTRAP)).integers(0, clusters, (count, clusters))
@@ -67,10 +73,11 @@ class Judged:
 
 
 def judged(nulls: Sequence[Null], beside: Sequence[Null] = ()) -> Judged:
-    """p and single-step p_family of the sites of all nulls, one family; those `beside` are members of it that are not tested.
+    """p and single-step p_family of the sites of all nulls, one family; those `beside` are members of it that
+    are not tested.
 
-    p_family compares each |t| with the largest |t*| of the whole family within a draw. A drawn (not enumerated) set counts the observed
-    arrangement as one more draw, so that p is never 0.
+    p_family compares each |t| with the largest |t*| of the whole family within a draw. A drawn (not
+    enumerated) set counts the observed arrangement as one more draw, so that p is never 0.
     """
     observed = np.concatenate([null.observed for null in nulls])
     draws, extra = nulls[0].draws, 0 if nulls[0].exact else 1
@@ -81,17 +88,23 @@ def judged(nulls: Sequence[Null], beside: Sequence[Null] = ()) -> Judged:
         largest.append(np.max([drawn.max(1), *(null.drawn(rows).max(1) for null in beside)], axis=0))
     top = np.sort(np.concatenate(largest))
     above = draws - np.searchsorted(top, observed * (1 - _TIE))
-    return Judged((extra + reached) / (extra + draws), (extra + above) / (extra + draws), critical(top, extra))
+    return Judged(
+        (extra + reached) / (extra + draws), (extra + above) / (extra + draws), critical(top, extra)
+    )
 
 
 def critical(top: Array, extra: int = 1) -> float:
-    """The smallest |t| with p_family below the level, given the sorted maxima of the draws; infinite where no |t| is that rare."""
+    """The smallest |t| with p_family below the level, given the sorted maxima of the draws; infinite where no
+    |t| is that rare.
+    """
     most = int(np.ceil(LEVEL * (extra + len(top)))) - 1 - extra
     return float(top[len(top) - most - 1]) * (1 + 2 * _TIE) if most >= 0 else np.inf
 
 
 def mean_error(total: Array, n: Array) -> Array:
-    """The standard error of Σ total / Σ n per site, clusters being the unit: √(k/(k−1) · Σ (total − θ n)²) / |Σ n|; 0 without spread."""
+    """The standard error of Σ total / Σ n per site, clusters being the unit: √(k/(k−1) · Σ (total − θ n)²) /
+    |Σ n|; 0 without spread.
+    """
     k, residual = len(total), total - total.sum(0) / n.sum(0) * n
     flat = (residual**2).sum(0) <= 1e-20 * (total**2).sum(0)
     return np.where(flat, 0.0, np.sqrt(k / (k - 1) * (residual**2).sum(0)) / np.abs(n.sum(0)))
@@ -99,7 +112,8 @@ def mean_error(total: Array, n: Array) -> Array:
 
 @dataclass(frozen=True)
 class Means:
-    """Ratios Σ total / Σ n over clusters, ready to be drawn again: the linearised standard error of a ratio, anew in every draw.
+    """Ratios Σ total / Σ n over clusters, ready to be drawn again: the linearised standard error of a ratio,
+    anew in every draw.
 
     `n` may be any other sum over the same clusters (for `recovered`).
     """
@@ -114,11 +128,15 @@ class Means:
 
     @property
     def residual(self) -> Array:
-        """What is left of each cluster's total when the ratio is taken away: drawn instead of values, so that no large sums cancel."""
+        """What is left of each cluster's total when the ratio is taken away: drawn instead of values, so that
+        no large sums cancel.
+        """
         return self.total - self.estimate * self.n
 
     def deviations(self, w: Array, sites: slice | NDArray[np.bool_]) -> tuple[Array, Array]:
-        """How far each draw's ratio is from the estimate, and its squared standard error, `draw site`; w: `draw cluster`."""
+        """How far each draw's ratio is from the estimate, and its squared standard error, `draw site`; w:
+        `draw cluster`.
+        """
         e, m = self.residual[:, sites], self.n[:, sites]
         size, k = w @ m, w.sum(1, keepdims=True)
         with np.errstate(divide="ignore", invalid="ignore"):
@@ -158,8 +176,8 @@ class Means:
 def mean_interval(total: Array, n: Array, seed: int, *, symmetric: bool = False) -> tuple[Array, Array]:
     """The 95 % bootstrap-t interval of Σ total / Σ n per site; NaN where there is no spread between clusters.
 
-    `symmetric`: from |t*|; with a denominator that varies as much as its mean, equal tails covered 88 % at k = 10 and 85 % at k = 36
-    where it varies twice as much, symmetric ones 96 %.
+    `symmetric`: from |t*|; with a denominator that varies as much as its mean, equal tails covered 88 % at k
+    = 10 and 85 % at k = 36 where it varies twice as much, symmetric ones 96 %.
     """
     means, w = Means(total, n), weights(len(total), seed)
     part = lambda sites: means.deviations(w, sites)  # noqa: E731
@@ -191,13 +209,19 @@ def studentised(
 
 
 def flip_null(total: Array, seed: int) -> Null:
-    """Sign flips of "the cluster sums are symmetric about 0", statistic |Σ S| / √Σ S²; every column needs a non-zero sum."""
+    """Sign flips of "the cluster sums are symmetric about 0", statistic |Σ S| / √Σ S²; every column needs a
+    non-zero sum.
+    """
     unit, rows = total / np.sqrt((total**2).sum(0)), signs(len(total), seed)
-    return Null(np.abs(unit.sum(0)), lambda part: np.abs(rows[part] @ unit), len(rows), len(total) <= ENUMERATED)
+    return Null(
+        np.abs(unit.sum(0)), lambda part: np.abs(rows[part] @ unit), len(rows), len(total) <= ENUMERATED
+    )
 
 
 def signs(clusters: int, seed: int) -> Array:
-    """Sign patterns, `draw cluster`: all of them up to 14 clusters (the first sign fixed: |Σ S| has no sign), else drawn."""
+    """Sign patterns, `draw cluster`: all of them up to 14 clusters (the first sign fixed: |Σ S| has no sign),
+    else drawn.
+    """
     if clusters > ENUMERATED:
         rng = np.random.default_rng((seed, _FLIP))
         return 1.0 - 2.0 * rng.integers(0, 2, (DRAWS, clusters)).astype(float)
@@ -219,8 +243,11 @@ def screened(p: Array) -> Array:
     return q
 
 
-def bca_interval(columns: tuple[Array, ...], statistic: Callable[..., Array], seed: int) -> tuple[float, float]:
-    """The 95 % BCa interval of a statistic of clusters (rows of all columns drawn together); NaN where it has none.
+def bca_interval(
+    columns: tuple[Array, ...], statistic: Callable[..., Array], seed: int
+) -> tuple[float, float]:
+    """The 95 % BCa interval of a statistic of clusters (rows of all columns drawn together); NaN where it has
+    none.
 
     For statistics without a standard error of their own: correlations, ICAT. `statistic` takes `axis`.
     """
@@ -228,15 +255,19 @@ def bca_interval(columns: tuple[Array, ...], statistic: Callable[..., Array], se
     with warnings.catch_warnings(), np.errstate(divide="ignore", invalid="ignore"):
         # Clusters that are all alike, or all on one line, have no interval; the NaN that comes back says so.
         warnings.simplefilter("ignore", DegenerateDataWarning)
-        result = bootstrap(columns, statistic, n_resamples=BCA, paired=True, vectorized=True, method="BCa", rng=rng)
+        result = bootstrap(
+            columns, statistic, n_resamples=BCA, paired=True, vectorized=True, method="BCa", rng=rng
+        )
     low, high = float(result.confidence_interval.low), float(result.confidence_interval.high)
     return (low, high) if np.isfinite(low) and np.isfinite(high) else (np.nan, np.nan)
 
 
 def most_beyond(population: int, drawn: int, seen: int) -> int:
-    """The largest number of a population's members that may exceed a size, with 95 % confidence, when `seen` of `drawn` random ones do.
+    """The largest number of a population's members that may exceed a size, with 95 % confidence, when `seen`
+    of `drawn` random ones do.
 
-    Exact for draws without replacement (hypergeometric). With no exceedance it is below the binomial population · (1 − 0.05^(1/drawn)).
+    Exact for draws without replacement (hypergeometric). With no exceedance it is below the binomial
+    population · (1 − 0.05^(1/drawn)).
     """
     low, high = seen, population - (drawn - seen)
     while low < high:
@@ -249,16 +280,24 @@ def most_beyond(population: int, drawn: int, seen: int) -> int:
 
 
 def enough(population: int, miss: float) -> int:
-    """How many random members must be drawn, none exceeding, before fewer than a share `miss` of the population may exceed."""
+    """How many random members must be drawn, none exceeding, before fewer than a share `miss` of the
+    population may exceed.
+    """
     low, high = 0, population
     while low < high:
         middle = (low + high) // 2
-        low, high = (low, middle) if most_beyond(population, middle, 0) < max(1.0, miss * population) else (middle + 1, high)
+        low, high = (
+            (low, middle)
+            if most_beyond(population, middle, 0) < max(1.0, miss * population)
+            else (middle + 1, high)
+        )
     return low
 
 
 def few_clusters_note(clusters: int, noun: str = "term") -> str | None:
-    """Why a row has no interval and no p, or None where it may have them: "only 3 terms: no statement about other terms"."""
+    """Why a row has no interval and no p, or None where it may have them: "only 3 terms: no statement about
+    other terms".
+    """
     if clusters >= MIN_CLUSTERS:
         return None
     return f"only {clusters} {noun}{'' if clusters == 1 else 's'}: no statement about other {noun}s"

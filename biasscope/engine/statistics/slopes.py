@@ -1,4 +1,6 @@
-"""Least-squares slopes over groups whose clusters may hold several of them: error, interval and permutation test, all sites at once."""
+"""Least-squares slopes over groups whose clusters may hold several of them: error, interval and permutation
+test, all sites at once.
+"""
 
 from dataclasses import dataclass
 
@@ -15,9 +17,9 @@ _PERMUTE = 3
 class Line:
     """A least-squares line through groups, whose clusters may hold several groups, ready to be drawn again.
 
-    x is taken as it stands (standardised by the caller, once, not anew in every draw). The standard error allows for unequal
-    variances and for groups of one cluster that vary together (HC3: residuals divided by 1 − leverage, a cluster's leverage being the
-    sum of its groups'; one group a cluster: the usual HC3).
+    x is taken as it stands (standardised by the caller, once, not anew in every draw). The standard error
+    allows for unequal variances and for groups of one cluster that vary together (HC3: residuals divided by 1
+    − leverage, a cluster's leverage being the sum of its groups'; one group a cluster: the usual HC3).
     """
 
     x: Array
@@ -33,8 +35,12 @@ class Line:
         return total
 
     def draws(self, w: Array) -> tuple["Draws", NDArray[np.bool_]]:
-        """What draws of clusters with these weights have in common for all sites, and which of the draws can be used."""
-        ones, x, xx, t, xt = (self.sums(c) for c in (np.ones_like(self.x), self.x, self.x**2, self.per, self.x * self.per))
+        """What draws of clusters with these weights have in common for all sites, and which of the draws can
+        be used.
+        """
+        ones, x, xx, t, xt = (
+            self.sums(c) for c in (np.ones_like(self.x), self.x, self.x**2, self.per, self.x * self.per)
+        )
         with np.errstate(divide="ignore", invalid="ignore"):
             size = w @ ones
             centre, level = (w @ x) / size, (w @ t) / size
@@ -55,7 +61,9 @@ class Line:
         return (d @ y) / (d @ self.per)
 
     def error(self, y: Array) -> Array:
-        """The standard error of the slope of each column of y; 0 without spread, NaN where it hangs on a single cluster."""
+        """The standard error of the slope of each column of y; 0 without spread, NaN where it hangs on a
+        single cluster.
+        """
         residual = y - np.outer(self.per, self.slope(y))
         residual = residual - residual.mean(0)
         drawn, usable = self.draws(np.ones((1, self.cluster.max() + 1)))
@@ -65,21 +73,27 @@ class Line:
         return np.where(flat, 0.0, np.sqrt(drawn.deviations(self, residual)[1][0]))
 
     def without(self, y: Array) -> Array:
-        """t of the slope of each column of y with each cluster left out in turn, `cluster site`; 0 where none is left."""
+        """t of the slope of each column of y with each cluster left out in turn, `cluster site`; 0 where none
+        is left.
+        """
         slope, k = self.slope(y), self.cluster.max() + 1
         residual = y - np.outer(self.per, slope)
         drawn, usable = self.draws(1.0 - np.eye(k))
         shift, variance = drawn.deviations(self, residual - residual.mean(0))
         t = np.zeros((k, y.shape[1]))
-        with np.errstate(divide="ignore", invalid="ignore"):  # what is left may lie on its line: t is infinite there
-            t[usable] = np.nan_to_num((slope + shift) / np.sqrt(variance), nan=0.0, posinf=np.inf, neginf=-np.inf)
+        # what is left may lie on its line: t is infinite there
+        with np.errstate(divide="ignore", invalid="ignore"):
+            t[usable] = np.nan_to_num(
+                (slope + shift) / np.sqrt(variance), nan=0.0, posinf=np.inf, neginf=-np.inf
+            )
         return t
 
     def interval(self, y: Array, seed: int, draws: int | None = None) -> tuple[Array, Array]:
-        """The 95 % bootstrap-t interval of the slope of each column of y, whole clusters drawn; NaN where there is no spread.
+        """The 95 % bootstrap-t interval of the slope of each column of y, whole clusters drawn; NaN where
+        there is no spread.
 
-        It is symmetric, from |t*|: the error of a slope is nearly symmetric whatever the noise, and equal tails covered only 92 %
-        under heavy-tailed noise at k = 60 (this one 95.8 %).
+        It is symmetric, from |t*|: the error of a slope is nearly symmetric whatever the noise, and equal
+        tails covered only 92 % under heavy-tailed noise at k = 60 (this one 95.8 %).
         """
         slope = self.slope(y)
         residual = y - np.outer(self.per, slope)
@@ -102,26 +116,39 @@ class Draws:
     q: Array
 
     def deviations(self, line: Line, e: Array) -> tuple[Array, Array]:
-        """How far each draw's slope of the residuals e `group site` is from 0, and its squared standard error, `draw site`."""
+        """How far each draw's slope of the residuals e `group site` is from 0, and its squared standard
+        error, `draw site`.
+        """
         s, xs = line.sums(e), line.sums(line.x[:, None] * e)
         w, a, d, q, c = self.w, self.a, self.d, self.q, self.centre[:, None]
         shift, level = (w @ xs - c * (w @ s)) / self.unit[:, None], (w @ s) / self.size[:, None]
-        # Σ a (xs − c s − level d − shift q)², multiplied out so that only products with `cluster site` matrices are needed
+        # Σ a (xs − c s − level d − shift q)², multiplied out so that only products with `cluster site`
+        # matrices are needed
         spread = a @ (xs * xs) - 2 * c * (a @ (xs * s)) + c**2 * (a @ (s * s))
-        spread -= 2 * level * ((a * d) @ xs - c * ((a * d) @ s)) + 2 * shift * ((a * q) @ xs - c * ((a * q) @ s))
-        both = (a * d * d).sum(1, keepdims=True), (a * d * q).sum(1, keepdims=True), (a * q * q).sum(1, keepdims=True)
+        spread -= 2 * level * ((a * d) @ xs - c * ((a * d) @ s)) + 2 * shift * (
+            (a * q) @ xs - c * ((a * q) @ s)
+        )
+        both = (
+            (a * d * d).sum(1, keepdims=True),
+            (a * d * q).sum(1, keepdims=True),
+            (a * q * q).sum(1, keepdims=True),
+        )
         spread += level**2 * both[0] + 2 * level * shift * both[1] + shift**2 * both[2]
         return shift, np.maximum(spread, 0.0)
 
 
 def line(x: Array, cluster: NDArray[np.intp] | None = None, per: Array | None = None) -> Line:
-    """The line of groups with these x: each its own cluster, and slopes per unit of x, unless said otherwise."""
+    """The line of groups with these x: each its own cluster, and slopes per unit of x, unless said
+    otherwise.
+    """
     return Line(x, np.arange(len(x)) if cluster is None else cluster, x if per is None else per)
 
 
 @dataclass(frozen=True)
 class Permuted:
-    """The HC3 t of a slope for many orders of x, `draw …`: products with y and with its squares are all that is left to do."""
+    """The HC3 t of a slope for many orders of x, `draw …`: products with y and with its squares are all that
+    is left to do.
+    """
 
     d: Array
     sxx: Array
@@ -163,10 +190,12 @@ class Permuted:
 
 
 def null(x: Array, y: Array, cluster: NDArray[np.intp], everywhere: tuple[Array, NDArray[np.bool_]]) -> Null:
-    """The permutation test of "no slope": HC3 |t| with x in its place against x in the orders `everywhere` (DiCiccio & Romano 2017).
+    """The permutation test of "no slope": HC3 |t| with x in its place against x in the orders `everywhere`
+    (DiCiccio & Romano 2017).
 
-    Right where the errors are symmetric, whatever their spread has to do with x; a permutation of r would test independence.
-    `everywhere`: the orders of x over all groups, from `orders`, and the groups that these sites have.
+    Right where the errors are symmetric, whatever their spread has to do with x; a permutation of r would
+    test independence. `everywhere`: the orders of x over all groups, from `orders`, and the groups that these
+    sites have.
     """
     centred = y - y.mean(0)
     drawn, here = Permuted.of(everywhere[0][:, everywhere[1]], cluster), Permuted.of(x[None], cluster)
@@ -174,7 +203,9 @@ def null(x: Array, y: Array, cluster: NDArray[np.intp], everywhere: tuple[Array,
 
 
 def orders(x: Array, cluster: NDArray[np.intp], seed: int, draws: int | None = None) -> Array:
-    """Orders of x, `draw group`: the x of whole clusters change places with those of as many groups, and within the cluster."""
+    """Orders of x, `draw group`: the x of whole clusters change places with those of as many groups, and
+    within the cluster.
+    """
     rng = np.random.default_rng((seed, _PERMUTE))
     count = draws or resampling.DRAWS
     rows = np.tile(x, (count, 1))

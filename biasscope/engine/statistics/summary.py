@@ -1,7 +1,9 @@
-"""Aggregates of effects: every site's slope, mean and rms, with interval, p and recovered share; which sites rank first.
+"""Aggregates of effects: every site's slope, mean and rms, with interval, p and recovered share; which sites
+rank first.
 
-Per example in, one row per site and statistic out (the clean model's: `baseline`). shift is `statistic = mean`, slope is
-`statistic = slope`; "significant" means a star (see `schemas.mark`). A number that does not exist is null, never NaN or infinite.
+Per example in, one row per site and statistic out (the clean model's: `baseline`). shift is `statistic =
+mean`, slope is `statistic = slope`; "significant" means a star (see `schemas.mark`). A number that does not
+exist is null, never NaN or infinite.
 """
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -47,7 +49,9 @@ class Measured:
     """The effects on one metric, ready to be aggregated over groups and clusters."""
 
     sites: pl.DataFrame
-    """Source, component, layer, head and position of each site; `measured`: whether it is more than a member of the family."""
+    """Source, component, layer, head and position of each site; `measured`: whether it is more than a member
+    of the family.
+    """
     groups: list[str]
     cells: Cells
     """`group site`."""
@@ -85,15 +89,24 @@ def measured(
     design: Design,
     beside: pl.LazyFrame | None = None,
 ) -> Measured:
-    """The effects of one dataset on a metric, all sources; `beside`: of sites that could have been measured and were not."""
+    """The effects of one dataset on a metric, all sources; `beside`: of sites that could have been measured
+    and were not.
+    """
     rows = effects.with_columns(measured=True)
     if beside is not None:
         rows = pl.concat([rows, beside.with_columns(measured=False)])
     rows = rows.filter(pl.col("metric") == metric)
-    sites = rows.select(SITES).unique().collect().sort(SITES, descending=[True] + [False] * (len(SITES) - 1), nulls_last=True)
+    sites = (
+        rows.select(SITES)
+        .unique()
+        .collect()
+        .sort(SITES, descending=[True] + [False] * (len(SITES) - 1), nulls_last=True)
+    )
     groups = rows.select(pl.col("group").unique().sort()).collect().to_series().to_list()
     cells = _site_cells(rows.filter(pl.col("effect").is_finite()), sites, groups)
-    return Measured(sites, groups, cells, _families(sites), covariate(groups, design), clusters(groups, design.partners))
+    return Measured(
+        sites, groups, cells, _families(sites), covariate(groups, design), clusters(groups, design.partners)
+    )
 
 
 def _families(sites: pl.DataFrame) -> list[Family]:
@@ -105,7 +118,9 @@ def _families(sites: pl.DataFrame) -> list[Family]:
 
 
 def partners(twins: pl.DataFrame) -> dict[str, str]:
-    """Group → the one group it is exchanged for, from TWINS; groups whose prompts draw different partners are left out."""
+    """Group → the one group it is exchanged for, from TWINS; groups whose prompts draw different partners are
+    left out.
+    """
     each = twins.group_by("group").agg(pl.col("partner").unique())
     return {group: names[0] for group, names in each.rows() if len(names) == 1}
 
@@ -117,7 +132,9 @@ def clusters(groups: Sequence[str], partners: Mapping[str, str]) -> NDArray[np.i
 
 
 def _site_cells(effects: pl.LazyFrame, sites: pl.DataFrame, groups: Sequence[str]) -> Cells:
-    """The cells of one metric. Only numbers leave polars: copies of the text columns would outweigh all the rest."""
+    """The cells of one metric. Only numbers leave polars: copies of the text columns would outweigh all the
+    rest.
+    """
     numbered = effects.join(sites.lazy().with_row_index("site"), on=SITES, how="left", nulls_equal=True)
     cluster, ident = pl.col("group").cast(pl.Enum(groups)).to_physical(), pl.col("example_id").rank("dense")
     coded = numbered.select(cluster.cast(pl.Int64), pl.col("site").cast(pl.Int64), ident, "effect").collect()
@@ -128,14 +145,17 @@ def _site_cells(effects: pl.LazyFrame, sites: pl.DataFrame, groups: Sequence[str
 
 
 def statistics(metric: str, site_effects: Measured, seed: int) -> Iterator[tuple[str, Columns]]:
-    """Each statistic of a metric with its columns; slope only over groups whose x is known, and only where x varies.
+    """Each statistic of a metric with its columns; slope only over groups whose x is known, and only where x
+    varies.
 
     Stars are about the ranking statistic of the first metric of bias alone.
     """
     known, ranks = site_effects.graded, metric == BIAS[0]
     if metric in BIAS and known.any():
         x, cluster = site_effects.x[known], numbered(site_effects.cluster[known])
-        columns = estimates.slope(site_effects.cells.clusters(known), x, cluster, seed, site_effects.families if ranks else ())
+        columns = estimates.slope(
+            site_effects.cells.clusters(known), x, cluster, seed, site_effects.families if ranks else ()
+        )
         yield "slope", _named(columns, np.flatnonzero(known))
     cells = site_effects.cells.merged(site_effects.cluster)
     families = site_effects.families if ranks and not known.any() else ()
@@ -159,28 +179,42 @@ def covariate(groups: Sequence[str], design: Design) -> Array:
 
 def place(column: str, order: Sequence[str]) -> pl.Expr:
     """The place of a column's value in an order, strangers last."""
-    return pl.col(column).replace_strict(list(order), range(len(order)), default=len(order), return_dtype=pl.Int64)
+    return pl.col(column).replace_strict(
+        list(order), range(len(order)), default=len(order), return_dtype=pl.Int64
+    )
 
 
 def table(sites: pl.DataFrame, columns: Columns, labels: Labels, groups: Sequence[str] = ()) -> pl.DataFrame:
-    """SUMMARY rows of sites (or subsets), their columns and what is the same for all of them; not finite becomes null.
+    """SUMMARY rows of sites (or subsets), their columns and what is the same for all of them; not finite
+    becomes null.
 
     `groups`: the names of those that `carried_by` numbers.
     """
-    numbers = pl.DataFrame({name: np.where(np.isfinite(column), column, np.nan) for name, column in columns.items()})
-    table = sites.hstack(numbers.with_columns(pl.all().fill_nan(None)))
-    names: dict[str, dict[float, str]] = {"carried_by": {float(i): group for i, group in enumerate(groups)}, "caution": estimates.CAUTIONS}
-    table = table.with_columns(
-        pl.col(name).replace_strict(codes, default=None, return_dtype=pl.String) for name, codes in names.items() if name in table.columns
+    numbers = pl.DataFrame(
+        {name: np.where(np.isfinite(column), column, np.nan) for name, column in columns.items()}
     )
-    table = table.with_columns(pl.lit(labels.get(name)).alias(name) for name in SUMMARY if name not in table.columns)
+    table = sites.hstack(numbers.with_columns(pl.all().fill_nan(None)))
+    names: dict[str, dict[float, str]] = {
+        "carried_by": {float(i): group for i, group in enumerate(groups)},
+        "caution": estimates.CAUTIONS,
+    }
+    table = table.with_columns(
+        pl.col(name).replace_strict(codes, default=None, return_dtype=pl.String)
+        for name, codes in names.items()
+        if name in table.columns
+    )
+    table = table.with_columns(
+        pl.lit(labels.get(name)).alias(name) for name in SUMMARY if name not in table.columns
+    )
     return table.select(SUMMARY.names()).cast(SUMMARY)
 
 
 def refuse_empty(frame: pl.DataFrame) -> None:
     """Raise DataError where a table has no rows."""
     if frame.is_empty():
-        raise DataError("no example to summarise: the table has 0 rows; see what was dropped and why, or raise --limit")
+        raise DataError(
+            "no example to summarise: the table has 0 rows; see what was dropped and why, or raise --limit"
+        )
 
 
 def summarise(
@@ -191,16 +225,19 @@ def summarise(
     design: Design = Design(),
     beside: pl.LazyFrame | None = None,
 ) -> pl.DataFrame:
-    """SUMMARY of EFFECTS, one row per site and statistic: slope (where groups have a covariate), mean and rms.
+    """SUMMARY of EFFECTS, one row per site and statistic: slope (where groups have a covariate), mean and
+    rms.
 
-    kl has its mean alone, without p. p_family, q and marks stand on the ranking statistic of target alone: slope where it exists, else
-    mean. Its family is all heads and MLPs at all positions under all sources of the run, and the hook points that contain them are
-    another; `beside` (EFFECTS of estimates) are members that could have been chosen and were not measured. Sites that lack examples are
-    measured on those they have (n says how many). The other rows follow with the sites in the same order. Below 6 clusters the means of
-    each group stand in rows of their own, subset "term: X".
+    kl has its mean alone, without p. p_family, q and marks stand on the ranking statistic of target alone:
+    slope where it exists, else mean. Its family is all heads and MLPs at all positions under all sources of
+    the run, and the hook points that contain them are another; `beside` (EFFECTS of estimates) are members
+    that could have been chosen and were not measured. Sites that lack examples are measured on those they
+    have (n says how many). The other rows follow with the sites in the same order. Below 6 clusters the means
+    of each group stand in rows of their own, subset "term: X".
 
-    Groups that are each other's partner in the design are one cluster. Where there are rows of the total effect, `recovered` is filled
-    in; and of target's slope and mean only the slope is read there, because swaps go both ways and the mean cancels.
+    Groups that are each other's partner in the design are one cluster. Where there are rows of the total
+    effect, `recovered` is filled in; and of target's slope and mean only the slope is read there, because
+    swaps go both ways and the mean cancels.
     """
     tables = []
     for dataset, sources, part in parts(effects):
@@ -211,7 +248,9 @@ def summarise(
     return pl.concat(tables)
 
 
-def _site_rows(effects: pl.LazyFrame, labels: Labels, of: Callable[[str], Measured], seed: int) -> Iterator[pl.DataFrame]:
+def _site_rows(
+    effects: pl.LazyFrame, labels: Labels, of: Callable[[str], Measured], seed: int
+) -> Iterator[pl.DataFrame]:
     """SUMMARY rows of one dataset, a table per metric and statistic."""
     for metric in effects.select(pl.col("metric").unique()).collect().to_series().sort():
         site_effects = of(metric)
@@ -222,7 +261,9 @@ def _site_rows(effects: pl.LazyFrame, labels: Labels, of: Callable[[str], Measur
             label = {**labels, "metric": metric, "statistic": statistic, "unit": unit(metric, statistic)}
             if swapped and statistic != "rms":
                 columns |= _recovered(site_effects, columns, statistic, seed)
-            yield table(site_effects.sites, columns, label, site_effects.groups).filter(site_effects.sites["measured"])
+            yield table(site_effects.sites, columns, label, site_effects.groups).filter(
+                site_effects.sites["measured"]
+            )
             if metric in BIAS and statistic == "mean" and len(set(site_effects.cluster)) < MIN_CLUSTERS:
                 yield from _each_group(site_effects, label)
 
@@ -249,11 +290,15 @@ def _each_group(site_effects: Measured, label: Labels) -> Iterator[pl.DataFrame]
     for i, group in enumerate(site_effects.groups):
         cells = site_effects.cells.clusters(np.arange(len(site_effects.groups)) == i)
         numbers = {"n": cells.n[0], "clusters": (cells.n[0] > 0).astype(float), "estimate": cells.means()[0]}
-        yield table(site_effects.sites, numbers, {**label, "subset": f"term: {group}"}).filter(site_effects.sites["measured"])
+        yield table(site_effects.sites, numbers, {**label, "subset": f"term: {group}"}).filter(
+            site_effects.sites["measured"]
+        )
 
 
 def _ranked(rows: pl.DataFrame) -> pl.DataFrame:
-    """The rows of one dataset and source: by metric, statistic, then the sites by the ranking statistic; single groups follow."""
+    """The rows of one dataset and source: by metric, statistic, then the sites by the ranking statistic;
+    single groups follow.
+    """
     size = pl.col("estimate").abs()
     order = ranking(rows).sort(size, *SITE, descending=[True] + [False] * len(SITE), nulls_last=True)
     rows = rows.join(order.select(SITE).with_row_index("rank"), on=SITE, how="left", nulls_equal=True)
@@ -262,8 +307,12 @@ def _ranked(rows: pl.DataFrame) -> pl.DataFrame:
 
 
 def ranking(summary: pl.DataFrame) -> pl.DataFrame:
-    """The rows that rank sites: slope where it exists, else mean, of target (else sentence) over all examples."""
-    whole = summary.filter(pl.col("metric").is_in(BIAS), pl.col("statistic").is_in(["slope", "mean"]), pl.col("subset") == "all")
+    """The rows that rank sites: slope where it exists, else mean, of target (else sentence) over all
+    examples.
+    """
+    whole = summary.filter(
+        pl.col("metric").is_in(BIAS), pl.col("statistic").is_in(["slope", "mean"]), pl.col("subset") == "all"
+    )
     whole = whole.filter(pl.col("component").ne_missing(TOTAL))
     kind = ["model", "dataset", "method", "source"]
     order = place("metric", BIAS) * 2 + (pl.col("statistic") == "mean")
@@ -277,18 +326,23 @@ def headline(summary: pl.DataFrame) -> dict[str, Any]:
 
 
 def top(summary: pl.DataFrame, n: int, components: Sequence[str] | None = None) -> list[Site]:
-    """The n sites with the largest |ranking statistic| among the components, strongest first; fewer where fewer have one.
+    """The n sites with the largest |ranking statistic| among the components, strongest first; fewer where
+    fewer have one.
 
     `z` means its heads; a whole hook point `z` is never among them.
     """
     rows = ranking(summary).filter(pl.col("estimate").is_not_null(), schemas.single_sites())
     rows = rows if components is None else rows.filter(pl.col("component").is_in(list(components)))
-    rows = rows.sort(pl.col("estimate").abs(), descending=True, maintain_order=True).unique(SITE[:3], keep="first", maintain_order=True)
+    rows = rows.sort(pl.col("estimate").abs(), descending=True, maintain_order=True).unique(
+        SITE[:3], keep="first", maintain_order=True
+    )
     return [Site(row["layer"], row["component"], row["head"]) for row in rows.head(n).iter_rows(named=True)]
 
 
 def by_upper_bound(summary: pl.DataFrame) -> list[Site]:
-    """Sites by max(|ci_low|, |ci_high|) of their ranking statistic, largest first: those that *could* be strongest."""
+    """Sites by max(|ci_low|, |ci_high|) of their ranking statistic, largest first: those that *could* be
+    strongest.
+    """
     reach = pl.max_horizontal(pl.col("ci_low", "ci_high", "estimate").abs())
     rows = ranking(summary).filter(schemas.single_sites())
     rows = rows.sort(reach, *SITE, descending=[True] + [False] * len(SITE), nulls_last=True)

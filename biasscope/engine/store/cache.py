@@ -46,7 +46,9 @@ class Entry:
 
 def entries(cache: Path) -> list[Entry]:
     """Everything in the cache, the last changed first."""
-    entries = [_run(folder) for folder in journal.folders(cache / "runs")] + [_model(folder) for folder in _models(cache)]
+    entries = [_run(folder) for folder in journal.folders(cache / "runs")] + [
+        _model(folder) for folder in _models(cache)
+    ]
     return sorted(entries, key=lambda entry: -entry.changed)
 
 
@@ -65,18 +67,34 @@ def _run(folder: Path) -> Entry:
     held = journal.Journal.read(folder)
     size, changed = _extent(folder)
     return Entry(
-        folder.name, "run", command, model, dataset, len(held.units), "finished" in held.facts, size, changed, locked(folder), folder
+        folder.name,
+        "run",
+        command,
+        model,
+        dataset,
+        len(held.units),
+        "finished" in held.facts,
+        size,
+        changed,
+        locked(folder),
+        folder,
     )
 
 
 def _model(folder: Path) -> Entry:
     size, changed = _extent(folder)
-    return Entry(folder.name, "model", "", "", "", 0, (folder / "config.json").is_file(), size, changed, False, folder)
+    return Entry(
+        folder.name, "model", "", "", "", 0, (folder / "config.json").is_file(), size, changed, False, folder
+    )
 
 
 def _extent(folder: Path) -> tuple[int, float]:
     """Bytes of all files, and when the last of them changed."""
-    stats = [file.stat() for file in folder.rglob("*") if file.is_file() and file.name not in (journal.LOCK, journal.HOLDER)]
+    stats = [
+        file.stat()
+        for file in folder.rglob("*")
+        if file.is_file() and file.name not in (journal.LOCK, journal.HOLDER)
+    ]
     return sum(s.st_size for s in stats), max((s.st_mtime for s in stats), default=folder.stat().st_mtime)
 
 
@@ -94,7 +112,9 @@ def locked(folder: Path) -> bool:
 
 
 def chosen(entries: Sequence[Entry], keys: Sequence[str]) -> list[Entry]:
-    """The entries that the keys name by their first characters. UsageError where one names none or several."""
+    """The entries that the keys name by their first characters. UsageError where one names none or
+    several.
+    """
     return [_named(key, {entry.key: entry for entry in entries}) for key in dict.fromkeys(keys)]
 
 
@@ -108,7 +128,9 @@ def _named(key: str, by_key: dict[str, Any]) -> Any:
 
 
 def damage(cache: Path, *, repair: bool = False) -> list[str]:
-    """What is corrupted: journal lines, shards, converted weights, remembered checksums. With `repair`, all of it is dropped."""
+    """What is corrupted: journal lines, shards, converted weights, remembered checksums. With `repair`, all
+    of it is dropped.
+    """
     damaged = []
     for folder in journal.folders(cache / "runs"):
         with journal.held(folder) if repair else contextlib.nullcontext():
@@ -131,10 +153,16 @@ def damage(cache: Path, *, repair: bool = False) -> list[str]:
 
 
 def wrong_files(folder: Path) -> list[str]:
-    """The files of a converted model that do not match its manifest; a conversion without a manifest is not checked."""
+    """The files of a converted model that do not match its manifest; a conversion without a manifest is not
+    checked.
+    """
     try:
         sums = json.loads((folder / "manifest.json").read_bytes())
-        return [name for name, sha256 in sums.items() if not (folder / name).is_file() or digests.of_file(folder / name) != sha256]
+        return [
+            name
+            for name, sha256 in sums.items()
+            if not (folder / name).is_file() or digests.of_file(folder / name) != sha256
+        ]
     except FileNotFoundError:
         return []
     except (OSError, ValueError, AttributeError):
@@ -142,14 +170,22 @@ def wrong_files(folder: Path) -> list[str]:
 
 
 def stale(entries: Sequence[Entry], older_than: float) -> list[Entry]:
-    """What is not likely to be needed: not touched for so many days, or a conversion by another version; nothing that is locked."""
-    old = [e for e in entries if e.age_days > older_than or (e.kind == "model" and not e.key.endswith(f"-v{CONVERSION}"))]
+    """What is not likely to be needed: not touched for so many days, or a conversion by another version;
+    nothing that is locked.
+    """
+    old = [
+        e
+        for e in entries
+        if e.age_days > older_than or (e.kind == "model" and not e.key.endswith(f"-v{CONVERSION}"))
+    ]
     return [entry for entry in old if not entry.locked]
 
 
 def sweep(cache: Path) -> int:
     """Remove the temporary files of killed processes; returns how many there were."""
-    return sum(len(files.sweep_leftovers(folder)) for folder in journal.folders(cache / "runs") if not locked(folder))
+    return sum(
+        len(files.sweep_leftovers(folder)) for folder in journal.folders(cache / "runs") if not locked(folder)
+    )
 
 
 def drop(entry: Entry) -> None:
@@ -174,11 +210,19 @@ class Stored:
     @property
     def damage(self) -> str:
         """What is wrong with it; empty where nothing is."""
-        return "" if self.record else f"was {self.seal}" if self.seal is Seal.EDITED else "is corrupted (checksum mismatch)"
+        return (
+            ""
+            if self.record
+            else f"was {self.seal}"
+            if self.seal is Seal.EDITED
+            else "is corrupted (checksum mismatch)"
+        )
 
     @property
     def model(self) -> tuple[str, str]:
-        """What its model is called, and what identifies it: the sha256 of its weights, or where none ran the folder."""
+        """What its model is called, and what identifies it: the sha256 of its weights, or where none ran the
+        folder.
+        """
         place = self.folder.resolve().parent.parent.parent
         used = self.record.model if self.record else None
         if used is None:
@@ -194,7 +238,9 @@ def stored(folder: Path, cache: Path | None = None) -> Stored:
 
 
 def load(output: Path, name: str, cache: Path | None = None) -> tuple[Stored, runs.RunRecord]:
-    """The run of that name, and its record. UsageError where there is none, DamagedError where it is corrupted."""
+    """The run of that name, and its record. UsageError where there is none, DamagedError where it is
+    corrupted.
+    """
     run = stored(find(output, name), cache)
     if run.record is None:
         raise DamagedError(f"{run.folder} {run.damage}; rerun the command that made it")
@@ -202,8 +248,12 @@ def load(output: Path, name: str, cache: Path | None = None) -> tuple[Stored, ru
 
 
 def models(stored_runs: Collection[Stored]) -> dict[Path, str]:
-    """Folder of a run → what its model is called where these are shown together: the first of a name keeps it."""
-    order = sorted((run for run in stored_runs if run.record), key=lambda run: run.record.created if run.record else "")
+    """Folder of a run → what its model is called where these are shown together: the first of a name keeps
+    it.
+    """
+    order = sorted(
+        (run for run in stored_runs if run.record), key=lambda run: run.record.created if run.record else ""
+    )
     called = seals.distinct(run.model for run in order)
     return {run.folder: called.get(run.model, run.model[0]) for run in stored_runs}
 
@@ -211,12 +261,20 @@ def models(stored_runs: Collection[Stored]) -> dict[Path, str]:
 def finished(output: Path, cache: Path | None = None) -> list[Stored]:
     """The runs under results/, the newest first; corrupted ones last."""
     stored_runs = [stored(file.parent, cache) for file in output.glob(f"*/*/*/*/{runs.RECORD}")]
-    return sorted(stored_runs, key=lambda run: ("" if run.record is None else run.record.created, str(run.folder)), reverse=True)
+    return sorted(
+        stored_runs,
+        key=lambda run: ("" if run.record is None else run.record.created, str(run.folder)),
+        reverse=True,
+    )
 
 
 def find(output: Path, name: str) -> Path:
-    """The folder of a run named by its path or the first characters of its key. UsageError where there is none, or several."""
+    """The folder of a run named by its path or the first characters of its key. UsageError where there is
+    none, or several.
+    """
     if (Path(name) / runs.RECORD).is_file():
         return Path(name)
-    folder: Path = _named(name, {file.parent.name: file.parent for file in output.glob(f"*/*/*/*/{runs.RECORD}")})
+    folder: Path = _named(
+        name, {file.parent.name: file.parent for file in output.glob(f"*/*/*/*/{runs.RECORD}")}
+    )
     return folder

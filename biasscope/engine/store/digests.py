@@ -12,7 +12,9 @@ from biasscope.engine.types import Example
 
 def canonical(content: Any) -> bytes:
     """The one JSON text of the content: keys sorted, no spaces, UTF-8."""
-    return json.dumps(content, sort_keys=True, separators=(",", ":"), ensure_ascii=False, allow_nan=False).encode()
+    return json.dumps(
+        content, sort_keys=True, separators=(",", ":"), ensure_ascii=False, allow_nan=False
+    ).encode()
 
 
 def digest(content: Any) -> str:
@@ -26,8 +28,21 @@ def of_examples(examples: Iterable[Example]) -> str:
 
 
 def _row(e: Example) -> list[Any]:
-    row = [e.id, e.bias_type, e.group, e.prompt, e.stereo, e.anti, e.unrelated, e.suffix, e.sentences, e.flaw, dict(e.meta)]
-    return row if e.term is None else [*row, e.term]  # where there is none, the digests are those published before there was a term
+    row = [
+        e.id,
+        e.bias_type,
+        e.group,
+        e.prompt,
+        e.stereo,
+        e.anti,
+        e.unrelated,
+        e.suffix,
+        e.sentences,
+        e.flaw,
+        dict(e.meta),
+    ]
+    # where there is none, the digests are those published before there was a term
+    return row if e.term is None else [*row, e.term]
 
 
 def of_bytes(content: bytes) -> str:
@@ -48,7 +63,9 @@ def of_file(path: Path) -> str:
 
 
 def remembered(path: Path, memory: Path) -> str:
-    """The sha256 of a large file, hashed once and remembered in the folder `memory` under path, size, times and inode."""
+    """The sha256 of a large file, hashed once and remembered in the folder `memory` under path, size, times
+    and inode.
+    """
     path = path.resolve()
     stat = path.stat()
     seen = [str(path), stat.st_size, stat.st_mtime_ns, stat.st_ctime_ns, stat.st_ino]
@@ -68,7 +85,9 @@ def remembered(path: Path, memory: Path) -> str:
 
 
 def misremembered(note: Path) -> str | None:
-    """Why a remembered sum is wrong; None where it is right, or its file is gone or has changed since (it is then hashed anew)."""
+    """Why a remembered sum is wrong; None where it is right, or its file is gone or has changed since (it is
+    then hashed anew).
+    """
     try:
         known = json.loads(note.read_bytes())
         seen, sha256 = known["seen"], known["sha256"]
@@ -82,4 +101,6 @@ def misremembered(note: Path) -> str | None:
         return "the note cannot be read"
     if seen[1:] != [stat.st_size, stat.st_mtime_ns, stat.st_ctime_ns, stat.st_ino]:
         return None
-    return None if of_file(file) == sha256 else f"{file} is not what was hashed, though its size and times are"
+    return (
+        None if of_file(file) == sha256 else f"{file} is not what was hashed, though its size and times are"
+    )

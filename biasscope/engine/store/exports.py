@@ -1,6 +1,7 @@
 """The original study's files at results/<model>/: its names and shapes, from the rows of SUMMARY.
 
-`origins.json` beside them says which run and source each of them is from, because their shapes have no room for it.
+`origins.json` beside them says which run and source each of them is from, because their shapes have no room
+for it.
 """
 
 import json
@@ -15,14 +16,24 @@ from biasscope.engine.errors import DataError
 from biasscope.engine.store.files import safe_name, write_json
 from biasscope.engine.types import TOTAL, Site
 
-NUMBERS = {("target", "mean"): "baseline", ("target", "slope"): "slope"} | {("stereoset", s): s for s in ("lms", "ss", "icat")}
+NUMBERS = {("target", "mean"): "baseline", ("target", "slope"): "slope"} | {
+    ("stereoset", s): s for s in ("lms", "ss", "icat")
+}
 """Metric and statistic → name in summary.json."""
 
 
 def export(
-    folder: Path, command: str, dataset: str, summary: pl.DataFrame, *, effects: pl.LazyFrame | None = None, key: str = ""
+    folder: Path,
+    command: str,
+    dataset: str,
+    summary: pl.DataFrame,
+    *,
+    effects: pl.LazyFrame | None = None,
+    key: str = "",
 ) -> list[Path]:
-    """The files written for a finished `baseline`, `patch`, `ablate` or `probe` of that key; `effects`: its EFFECTS, if it has any."""
+    """The files written for a finished `baseline`, `patch`, `ablate` or `probe` of that key; `effects`: its
+    EFFECTS, if it has any.
+    """
     folder.mkdir(parents=True, exist_ok=True)
     rows = _studied(command, summary)
     if command == "baseline":
@@ -40,21 +51,29 @@ def export(
 
 
 def _studied(command: str, summary: pl.DataFrame) -> pl.DataFrame:
-    """The rows that the original study had: of `patch` the estimates over all positions, of `ablate` one source, if it can be the mean."""
+    """The rows that the original study had: of `patch` the estimates over all positions, of `ablate` one
+    source, if it can be the mean.
+    """
     if command == "patch":
-        return summary.filter(pl.col("method").ne_missing("exact"), pl.col("position").fill_null("all") == "all")
+        return summary.filter(
+            pl.col("method").ne_missing("exact"), pl.col("position").fill_null("all") == "all"
+        )
     if command == "ablate":
-        summary = summary.filter(pl.col("dataset").eq_missing(summary["dataset"][0]))  # a control's rows follow
+        # a control's rows follow
+        summary = summary.filter(pl.col("dataset").eq_missing(summary["dataset"][0]))
         sources = summary["source"].unique().to_list()
         return summary.filter(pl.col("source").eq_missing("mean" if "mean" in sources else sources[0]))
     return summary
 
 
 def _estimates(folder: Path, dataset: str, rows: pl.DataFrame, effects: pl.LazyFrame | None) -> list[Path]:
-    """The estimates of every site; none where only exact effects, or those of single positions, were measured."""
+    """The estimates of every site; none where only exact effects, or those of single positions, were
+    measured.
+    """
     means = _sites(rows)
     if not means and effects is not None and rows.height:
-        # SUMMARY has no mean of twins that go both ways, because it says nothing about the stereotype; the original study's Δ is that mean
+        # SUMMARY has no mean of twins that go both ways, because it says nothing about the stereotype; the
+        # original study's Δ is that mean
         means = _means(rows, effects)
     file = folder / f"attribution_patching_{safe_name(dataset)}.json"
     return [_write(file, {_hook(site): value for site, value in means})] if means else []
@@ -63,7 +82,11 @@ def _estimates(folder: Path, dataset: str, rows: pl.DataFrame, effects: pl.LazyF
 def _means(rows: pl.DataFrame, effects: pl.LazyFrame) -> list[tuple[Site, float | None]]:
     """Per site of these rows, the mean effect on `target` over the examples."""
     place = ["layer", "component", "head"]
-    whole = effects.filter(pl.col("metric") == "target", pl.col("position").fill_null("all") == "all", pl.col("effect").is_finite())
+    whole = effects.filter(
+        pl.col("metric") == "target",
+        pl.col("position").fill_null("all") == "all",
+        pl.col("effect").is_finite(),
+    )
     means = whole.group_by(place).agg(pl.col("effect").mean()).collect()
     sites = rows.filter(pl.col("component") != TOTAL).select(place).unique(maintain_order=True)
     each = sites.join(means, on=place, how="left", nulls_equal=True, maintain_order="left")
@@ -76,18 +99,29 @@ def _ablations(folder: Path, dataset: str, rows: pl.DataFrame) -> list[Path]:
     heads = {f"{site.layer}_{site.head}": value for site, value in means if site.head is not None}
     mlps = {f"{site.layer}": value for site, value in means if site.component == "mlp_out"}
     files = {"head": heads, "mlp": mlps}
-    return [_write(folder / f"{kind}_ablations_{safe_name(dataset)}.json", effects) for kind, effects in files.items() if effects]
+    return [
+        _write(folder / f"{kind}_ablations_{safe_name(dataset)}.json", effects)
+        for kind, effects in files.items()
+        if effects
+    ]
 
 
 def _probes(folder: Path, dataset: str, summary: pl.DataFrame) -> list[Path]:
-    """Row of the residual stream (or layer) → accuracy and AUC, and the best of them in the summary of all datasets."""
+    """Row of the residual stream (or layer) → accuracy and AUC, and the best of them in the summary of all
+    datasets.
+    """
     rows = summary.filter(pl.col("method") == "probe", pl.col("statistic").is_in(["accuracy", "auc"]))
     layers: dict[str, dict[str, float | None]] = {}
     for row in rows.iter_rows(named=True):
         layers.setdefault(str(row["layer"]), {})[row["statistic"]] = _number(row["estimate"])
     best = max(layers, key=lambda layer: layers[layer]["accuracy"] or 0.0)
     file = _write(folder / f"linear_probing_{safe_name(dataset)}.json", layers)
-    return [file, _merge(folder / "linear_probing_summary.json", {dataset: {"best_layer": float(best), **layers[best]}})]
+    return [
+        file,
+        _merge(
+            folder / "linear_probing_summary.json", {dataset: {"best_layer": float(best), **layers[best]}}
+        ),
+    ]
 
 
 def _write(file: Path, value: dict[str, Any]) -> Path:
@@ -118,9 +152,15 @@ def _baseline(summary: pl.DataFrame) -> dict[str, float | None]:
 def _sites(summary: pl.DataFrame) -> list[tuple[Site, float | None]]:
     """Per site, the mean effect on `target`, in the summary's order."""
     rows = summary.filter(
-        pl.col("metric") == "target", pl.col("statistic") == "mean", pl.col("component") != TOTAL, pl.col("subset") == "all"
+        pl.col("metric") == "target",
+        pl.col("statistic") == "mean",
+        pl.col("component") != TOTAL,
+        pl.col("subset") == "all",
     )
-    return [(Site(r["layer"], r["component"], r["head"]), _number(r["estimate"])) for r in rows.iter_rows(named=True)]
+    return [
+        (Site(r["layer"], r["component"], r["head"]), _number(r["estimate"]))
+        for r in rows.iter_rows(named=True)
+    ]
 
 
 def _hook(site: Site) -> str:

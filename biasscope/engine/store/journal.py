@@ -1,8 +1,8 @@
 """What a run has already measured: its units, one shard a table, and the facts decided at its first start.
 
-A run lives in the cache under its key: `key.json` (all that decides its numbers), `journal.jsonl` (one line a finished unit, with the
-sha256 of its shards; it only grows) and the shards. A unit is done only if its shards are what the journal says. One process at a
-time works on a run.
+A run lives in the cache under its key: `key.json` (all that decides its numbers), `journal.jsonl` (one line a
+finished unit, with the sha256 of its shards; it only grows) and the shards. A unit is done only if its shards
+are what the journal says. One process at a time works on a run.
 """
 
 import contextlib
@@ -33,7 +33,9 @@ LIBRARIES = ("torch", "transformers", "transformer_lens")
 
 @dataclass
 class Journal:
-    """The units of one run that are done, and what was decided for all of them. Write only while holding the run's lock."""
+    """The units of one run that are done, and what was decided for all of them. Write only while holding the
+    run's lock.
+    """
 
     folder: Path
     units: dict[str, dict[str, str]] = field(default_factory=dict)
@@ -78,7 +80,9 @@ class Journal:
         self.seconds += time.monotonic() - begun
 
     def _content(self, unit: str, table: str) -> bytes | None:
-        """The bytes of a shard, None where it is missing or corrupted: hashed once, and again where its file has changed."""
+        """The bytes of a shard, None where it is missing or corrupted: hashed once, and again where its file
+        has changed.
+        """
         file = self.shard(unit, table)
         try:
             now, content = _state(file), file.read_bytes()
@@ -97,7 +101,10 @@ class Journal:
     def put(self, unit: str, tables: Mapping[str, pl.DataFrame]) -> None:
         """Write a unit's shards, then its line in the journal."""
         begun = time.monotonic()
-        sums = {name: shards.write_table(self.shard(unit, name), frame, shards.SCHEMAS[name]) for name, frame in tables.items()}
+        sums = {
+            name: shards.write_table(self.shard(unit, name), frame, shards.SCHEMAS[name])
+            for name, frame in tables.items()
+        }
         self._append({"unit": unit, "tables": sums})
         self.units[unit] = sums
         self.verified |= {file: _state(file) for file in (self.shard(unit, name) for name in sums)}
@@ -107,7 +114,10 @@ class Journal:
         """A unit's table; DamagedError where its shard changed since it was checked."""
         content = self._content(unit, table)
         if content is None:
-            raise DamagedError(f"{self.shard(unit, table)} changed while it was read; rerun the command, which measures that part again")
+            raise DamagedError(
+                f"{self.shard(unit, table)} changed while it was read; rerun the command, which measures "
+                "that part again"
+            )
         return shards.decoded(content, shards.SCHEMAS[table])
 
     def tables(self, table: str, units: Iterable[str]) -> Iterator[pl.DataFrame]:
@@ -126,7 +136,9 @@ class Journal:
         self.facts[fact] = value
 
     def threads(self) -> list[int]:
-        """The numbers of threads with which the run has been measured, the present one written down where it is new."""
+        """The numbers of threads with which the run has been measured, the present one written down where it
+        is new.
+        """
         import torch
 
         known: list[int] = self.facts.get("threads", [])
@@ -181,8 +193,11 @@ def _checked(line: bytes) -> dict[str, Any] | None:
 
 
 @contextlib.contextmanager
-def opened(root: Path, identity: Mapping[str, Any], *, wait: bool = False, fresh: bool = False) -> Iterator[Journal]:
-    """The journal of the run with that identity, locked; with `fresh`, emptied. Its shards are not checked yet.
+def opened(
+    root: Path, identity: Mapping[str, Any], *, wait: bool = False, fresh: bool = False
+) -> Iterator[Journal]:
+    """The journal of the run with that identity, locked; with `fresh`, emptied. Its shards are not checked
+    yet.
 
     LockedError where another process holds it.
     """
@@ -204,11 +219,17 @@ def held(folder: Path, *, wait: bool = False) -> Iterator[None]:
         lock = FileLock(folder / LOCK, mode=0o600)
         lock.acquire(timeout=-1 if wait else 0)
     except Timeout:
-        raise LockedError(f"another process works on this run: {holder(folder)}; let it finish, or add --wait") from None
+        raise LockedError(
+            f"another process works on this run: {holder(folder)}; let it finish, or add --wait"
+        ) from None
     except OSError as problem:
         raise unwritable(problem, folder) from problem
     try:
-        own = {"pid": os.getpid(), "host": socket.gethostname(), "since": time.strftime("%Y-%m-%d %H:%M:%S %z")}
+        own = {
+            "pid": os.getpid(),
+            "host": socket.gethostname(),
+            "since": time.strftime("%Y-%m-%d %H:%M:%S %z"),
+        }
         with contextlib.suppress(OSError):  # only for the message to others
             (folder / HOLDER).write_text(json.dumps(own), encoding="utf-8")
         yield
@@ -237,7 +258,9 @@ def clear(folder: Path) -> None:
 
 
 def nearest(root: Path, identity: Mapping[str, Any]) -> list[str]:
-    """The fields in which the most similar stored run of the same command differs; empty where there is none."""
+    """The fields in which the most similar stored run of the same command differs; empty where there is
+    none.
+    """
     differing = []
     for folder in folders(root):
         with contextlib.suppress(OSError, ValueError, AttributeError):
@@ -250,7 +273,13 @@ def nearest(root: Path, identity: Mapping[str, Any]) -> list[str]:
 def identity(command: str, **parameters: Any) -> dict[str, Any]:
     """All that decides a run's numbers: its parameters, and the versions that compute them."""
     versions = {name: importlib.metadata.version(name) for name in LIBRARIES}
-    return {"command": command, **parameters, "versions": versions, "schema": SCHEMA_VERSION, "algorithm": ALGORITHM_VERSION}
+    return {
+        "command": command,
+        **parameters,
+        "versions": versions,
+        "schema": SCHEMA_VERSION,
+        "algorithm": ALGORITHM_VERSION,
+    }
 
 
 def run_key(identity: Mapping[str, Any]) -> str:
@@ -273,4 +302,8 @@ def differences(wanted: Mapping[str, Any], stored: Mapping[str, Any]) -> list[st
 def folders(root: Path) -> Iterator[Path]:
     """The folders of the store, one a run key."""
     if root.is_dir():
-        yield from (path for path in sorted(root.iterdir()) if (path / "key.json").is_file() or (path / "journal.jsonl").is_file())
+        yield from (
+            path
+            for path in sorted(root.iterdir())
+            if (path / "key.json").is_file() or (path / "journal.jsonl").is_file()
+        )

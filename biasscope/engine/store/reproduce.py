@@ -1,4 +1,6 @@
-"""The command that gives a run again, built from its parameters each time it is shown: the text in a record may have been edited."""
+"""The command that gives a run again, built from its parameters each time it is shown: the text in a record
+may have been edited.
+"""
 
 import re
 import shlex
@@ -22,7 +24,11 @@ def command(name: str, params: Mapping[str, Any], *, document: bool = False) -> 
 
     For a `document`, which others read, it names no folder of this machine.
     """
-    shared = [key for key in DEFAULTS if key in params and (key == "model" or str(params[key]) != str(DEFAULTS[key]))]
+    shared = [
+        key
+        for key in DEFAULTS
+        if key in params and (key == "model" or str(params[key]) != str(DEFAULTS[key]))
+    ]
     shared = [key for key in shared if key != "model" or "predictions" not in params]  # no model ran
     words = ["biasscope", name]
     for key in [*shared, *(key for key in params if key not in DEFAULTS)]:
@@ -31,7 +37,13 @@ def command(name: str, params: Mapping[str, Any], *, document: bool = False) -> 
             continue
         for single in value if isinstance(value, list) else [value]:
             flag = f"--{key.replace('_', '-')}"
-            words += [] if single is None or single is False else [flag] if single is True else [flag, _shown(key, single, document)]
+            words += (
+                []
+                if single is None or single is False
+                else [flag]
+                if single is True
+                else [flag, _shown(key, single, document)]
+            )
     return shlex.join(words)
 
 
@@ -47,13 +59,19 @@ def of(record: RunRecord, *, document: bool = False) -> str:
 
 
 def renewed(record: RunRecord, *, document: bool = False) -> RunRecord:
-    """The record with its command built anew; for a `document`, without this machine's folders in its warnings either."""
-    warnings = [re.sub(PATH, lambda match: relative(match[0]), text) if document else text for text in record.warnings]
+    """The record with its command built anew; for a `document`, without this machine's folders in its
+    warnings either.
+    """
+    warnings = [
+        re.sub(PATH, lambda match: relative(match[0]), text) if document else text for text in record.warnings
+    ]
     return record.model_copy(update={"reproduce": of(record, document=document), "warnings": warnings})
 
 
 def relative(value: str) -> str:
-    """A path as a document shows it: from the working folder on, or its last part where it lies elsewhere; other values as they are."""
+    """A path as a document shows it: from the working folder on, or its last part where it lies elsewhere;
+    other values as they are.
+    """
     if not re.match(r"[/~\\]|[A-Za-z]:[/\\]", value):
         return value
     path = Path(value).expanduser()

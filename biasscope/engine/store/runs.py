@@ -1,4 +1,6 @@
-"""A run's folder under results/: its tables first, its record last. Every file is written whole or not at all."""
+"""A run's folder under results/: its tables first, its record last. Every file is written whole or not at
+all.
+"""
 
 import importlib.metadata
 import platform
@@ -45,7 +47,9 @@ class ModelPart(Strict):
 
 
 class DatasetPart(Strict):
-    """What one dataset gave: found = used + not_drawn + Σ dropped. Key and path are filled in when the run is saved."""
+    """What one dataset gave: found = used + not_drawn + Σ dropped. Key and path are filled in when the run is
+    saved.
+    """
 
     name: str
     digest: str
@@ -57,7 +61,9 @@ class DatasetPart(Strict):
     dropped: dict[str, int]
     """Reason → number of examples that entered nothing."""
     partly: dict[str, int]
-    """Reason → number of used examples that lack `target` (two BLANKs, a token across the filler's edge) but have `sentence`."""
+    """Reason → number of used examples that lack `target` (two BLANKs, a token across the filler's edge) but
+    have `sentence`.
+    """
     groups: int
     units: int = 0
     """Pieces that the run consists of."""
@@ -85,7 +91,9 @@ class RunRecord(Strict):
     versions: dict[str, str]
     created: str
     batch_size: int | None = None
-    """Tokens × copies of a pass, as decided; null where nothing was decided, and in records of older versions."""
+    """Tokens × copies of a pass, as decided; null where nothing was decided, and in records of older
+    versions.
+    """
     reproduce: str
     """The command that gives this run again; where it is shown, it is built anew from `params`."""
     timing: dict[str, float]
@@ -116,13 +124,18 @@ class Result:
     def check(self) -> None:
         """Raise PartialError where values are not finite and were left out of the statistics."""
         if lost := sum(part.lost for part in self.record.datasets):
-            raise PartialError(f"finished, but {lost} values are not finite and were left out; {not_finite(self.record.params['dtype'])}")
+            raise PartialError(
+                f"finished, but {lost} values are not finite and were left out; "
+                f"{not_finite(self.record.params['dtype'])}"
+            )
 
 
 def versions() -> dict[str, str]:
     """The versions that can change a number, without importing anything."""
     packages = ("torch", "transformers", "transformer_lens", "numpy", "scipy", "polars")
-    return {"biasscope": __version__, "python": platform.python_version()} | {p: importlib.metadata.version(p) for p in packages}
+    return {"biasscope": __version__, "python": platform.python_version()} | {
+        p: importlib.metadata.version(p) for p in packages
+    }
 
 
 def now() -> str:
@@ -134,7 +147,10 @@ def peak_rss_bytes() -> int:
     """The most memory this process has held."""
     status = Path("/proc/self/status")
     if status.is_file():  # getrusage would also count what the process that started this one held
-        return int(re.findall(r"VmHWM:\s+(\d+) kB", status.read_text(encoding="ascii", errors="replace"))[0]) * 1024
+        return (
+            int(re.findall(r"VmHWM:\s+(\d+) kB", status.read_text(encoding="ascii", errors="replace"))[0])
+            * 1024
+        )
     if platform.system() == "Windows":
         import psutil
 
@@ -180,5 +196,7 @@ def read(path: Path) -> RunRecord | None:
     except (OSError, ValidationError):
         return None
     (part,) = record.datasets
-    intact = all(files.verified(path / f"{name}.parquet", sha256) is not None for name, sha256 in part.tables.items())
+    intact = all(
+        files.verified(path / f"{name}.parquet", sha256) is not None for name, sha256 in part.tables.items()
+    )
     return record if intact and part.tables else None

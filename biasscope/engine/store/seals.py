@@ -1,7 +1,9 @@
-"""What a results folder remembers of itself: whose weights a model's folder holds, and the sha256 of every record.
+"""What a results folder remembers of itself: whose weights a model's folder holds, and the sha256 of every
+record.
 
-Both stand in `index.json` at its root; the sha256 also stands beside the run's key in the cache. A record that is in neither is not sealed:
-it was made by an older version, or copied. One that disagrees with either was edited.
+Both stand in `index.json` at its root; the sha256 also stands beside the run's key in the cache. A record
+that is in neither is not sealed: it was made by an older version, or copied. One that disagrees with either
+was edited.
 """
 
 import contextlib
@@ -53,7 +55,9 @@ def read(output: Path) -> Index:
         return Index()
     except (OSError, ValidationError) as problem:
         advice = "move it away, and its runs count as not sealed"
-        raise DamagedError(f"{output / INDEX} is not an index of runs ({str(problem).splitlines()[0]}); {advice}") from problem
+        raise DamagedError(
+            f"{output / INDEX} is not an index of runs ({str(problem).splitlines()[0]}); {advice}"
+        ) from problem
 
 
 @contextlib.contextmanager
@@ -74,13 +78,17 @@ def names(name: str, digest: str) -> list[str]:
 
 
 def named(name: str, digest: str, taken: dict[str, str]) -> str:
-    """The first of these names that no other model has; it is the model's from now on. `taken`: folder name → digest."""
+    """The first of these names that no other model has; it is the model's from now on. `taken`: folder name →
+    digest.
+    """
     free = (shown for shown in names(name, digest) if taken.setdefault(safe_name(shown), digest) == digest)
     return next(free, name)
 
 
 def distinct(models: Iterable[tuple[str, str]]) -> dict[tuple[str, str], str]:
-    """(name, digest) → what that model is called where it is shown with the others; the first of a name keeps it."""
+    """(name, digest) → what that model is called where it is shown with the others; the first of a name keeps
+    it.
+    """
     taken: dict[str, str] = {}
     return {(name, digest): named(name, digest, taken) for name, digest in models}
 
@@ -114,7 +122,9 @@ def _owner(output: Path, place: str, index: Index) -> str | None:
 
 
 def seal(folder: Path, sha256: str, entry: Path) -> None:
-    """Remember the sha256 of a run's record, which is about to be written: in the index, and in the run's entry of the cache, if any."""
+    """Remember the sha256 of a run's record, which is about to be written: in the index, and in the run's
+    entry of the cache, if any.
+    """
     root, place = _place(folder)
     with _changed(root) as index:
         index.runs[place] = sha256
@@ -145,6 +155,8 @@ def _note(folder: Path) -> str:
 
 
 def _remembered(folder: Path, cache: Path | None) -> Iterator[str]:
-    for note in (cache / "runs").glob(f"{safe_name(folder.resolve().name)}*/{_note(folder)}") if cache else ():
+    for note in (
+        (cache / "runs").glob(f"{safe_name(folder.resolve().name)}*/{_note(folder)}") if cache else ()
+    ):
         with contextlib.suppress(OSError, ValueError, KeyError, TypeError):
             yield str(json.loads(note.read_bytes())["sha256"])

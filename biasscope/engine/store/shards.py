@@ -1,6 +1,7 @@
 """Tables as Parquet: each against its declared columns. No pickle.
 
-A shard is read only after its sha256 agreed with the journal's: polars and pyarrow read some flipped bits without a word.
+A shard is read only after its sha256 agreed with the journal's: polars and pyarrow read some flipped bits
+without a word.
 """
 
 import itertools
@@ -12,7 +13,19 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from biasscope.engine.store.files import replace, write_bytes
-from biasscope.engine.types import ACTIVATIONS, BANDS, EFFECTS, MEANS, PREDICTIONS, PROBES, RELIABILITY, SCORES, SUMMARY, TRIPLES, TWINS
+from biasscope.engine.types import (
+    ACTIVATIONS,
+    BANDS,
+    EFFECTS,
+    MEANS,
+    PREDICTIONS,
+    PROBES,
+    RELIABILITY,
+    SCORES,
+    SUMMARY,
+    TRIPLES,
+    TWINS,
+)
 
 SCHEMA_VERSION = 2
 SCHEMAS = {
@@ -30,13 +43,16 @@ SCHEMAS = {
     "summary": SUMMARY,
     "reliability": RELIABILITY,
 }
-"""Table → its columns; `exact`: the exact effects that attribution is calibrated with, `control`: effects on the control's prompts."""
+"""Table → its columns; `exact`: the exact effects that attribution is calibrated with, `control`: effects on
+the control's prompts.
+"""
 
 
 def encoded(frame: pl.DataFrame, schema: pl.Schema, name: str) -> bytes:
     """The frame as the bytes of a zstd Parquet file, after comparing its columns with the declared ones.
 
-    A list column whose lists have one length has that in its type; a head's width and the model's need not be one (Gemma 3, Qwen 3).
+    A list column whose lists have one length has that in its type; a head's width and the model's need not be
+    one (Gemma 3, Qwen 3).
     """
     if frame.schema != schema:
         raise TypeError(f"{name} has columns {dict(frame.schema)}, declared are {dict(schema)}")
@@ -68,7 +84,9 @@ def write_stream(file: Path, frames: Iterable[pl.DataFrame], schema: pl.Schema) 
         with pq.ParquetWriter(temp, _arrow(first).schema, compression="zstd") as writer:
             for frame in itertools.chain([first], parts):
                 if frame.schema != schema:
-                    raise TypeError(f"{file.name} has columns {dict(frame.schema)}, declared are {dict(schema)}")
+                    raise TypeError(
+                        f"{file.name} has columns {dict(frame.schema)}, declared are {dict(schema)}"
+                    )
                 writer.write_table(_arrow(frame))
 
     replace(file, write, 0)

@@ -1,4 +1,6 @@
-"""The datasets: every module in this folder has ORIGIN, NAMES and read(). Nothing is registered anywhere else."""
+"""The datasets: every module in this folder has ORIGIN, NAMES and read(). Nothing is registered anywhere
+else.
+"""
 
 import difflib
 import importlib
@@ -28,16 +30,20 @@ def names() -> list[str]:
 
 
 def default(data_dir: Path) -> list[str]:
-    """The original study's datasets as far as they are downloaded, else `occupations`, which ships with the package."""
+    """The original study's datasets as far as they are downloaded, else `occupations`, which ships with the
+    package.
+    """
     downloaded = [name for name in FIRST_CHOICE if _module(name).present(data_dir)]
     return downloaded or ["occupations"]
 
 
-def load(name: str, data_dir: Path, *, limit: int | None = None, seed: int = 0, skip_invalid: bool = False) -> Dataset:
+def load(
+    name: str, data_dir: Path, *, limit: int | None = None, seed: int = 0, skip_invalid: bool = False
+) -> Dataset:
     """The dataset of that name, or of a FILE.json of the original study.
 
-    `limit` draws a seeded sample spread evenly over groups, kept in data order. UsageError: unknown name, limit below 1.
-    DataError: not downloaded, malformed, not the published content, or empty.
+    `limit` draws a seeded sample spread evenly over groups, kept in data order. UsageError: unknown name,
+    limit below 1. DataError: not downloaded, malformed, not the published content, or empty.
     """
     if limit is not None and limit < 1:
         raise UsageError(f"limit must be at least 1, found {limit}")
@@ -48,8 +54,15 @@ def load(name: str, data_dir: Path, *, limit: int | None = None, seed: int = 0, 
     else:
         raise UsageError(unknown("dataset", name, names()))
     if not dataset.examples:
-        raise DataError(f"dataset '{dataset.name}' has no example left: {dataset.found} found, {dataset.dropped.total()} refused")
-    return dataset if limit is None else replace(dataset, examples=sample(dataset.examples, limit, seed), whole=dataset.examples)
+        raise DataError(
+            f"dataset '{dataset.name}' has no example left: {dataset.found} found, {dataset.dropped.total()} "
+            "refused"
+        )
+    return (
+        dataset
+        if limit is None
+        else replace(dataset, examples=sample(dataset.examples, limit, seed), whole=dataset.examples)
+    )
 
 
 def unknown(noun: str, name: str, known: Sequence[str]) -> str:
@@ -60,7 +73,9 @@ def unknown(noun: str, name: str, known: Sequence[str]) -> str:
 
 
 def sample(examples: Sequence[Example], limit: int, seed: int) -> tuple[Example, ...]:
-    """A seeded sample of `limit` examples, spread evenly over groups, in data order. A smaller limit draws a subset."""
+    """A seeded sample of `limit` examples, spread evenly over groups, in data order. A smaller limit draws a
+    subset.
+    """
     rng = random.Random(seed)  # noqa: S311 - a sample, not a secret
     groups: dict[str, list[int]] = defaultdict(list)
     for index, example in enumerate(examples):
@@ -70,7 +85,12 @@ def sample(examples: Sequence[Example], limit: int, seed: int) -> tuple[Example,
     for queue in queues:
         rng.shuffle(queue)
     # Round robin: everybody's first, then everybody's second, and so on.
-    turns = [queue[turn] for turn in range(max(map(len, queues), default=0)) for queue in queues if turn < len(queue)]
+    turns = [
+        queue[turn]
+        for turn in range(max(map(len, queues), default=0))
+        for queue in queues
+        if turn < len(queue)
+    ]
     return tuple(examples[index] for index in sorted(turns[:limit]))
 
 

@@ -1,10 +1,12 @@
-"""`definitional`, which ships with the package: prompts in which the gender is a fact of the noun, not a guess about it.
+"""`definitional`, which ships with the package: prompts in which the gender is a fact of the noun, not a
+guess about it.
 
-Each sentence, written for biasscope, stands once with the male and once with the female noun. `stereo` is the pronoun that fits the
-noun, `anti` the other one, and the group is the sentence: the mean of `target` over its two prompts is half the gap
-[log p(he) − log p(she)] after the male noun − the same after the female one, in which whatever the model prefers after both, the base
-rate of "he", cancels. 0: the pronoun does not depend on the noun; above 0 it follows the noun's gender. (A sample by --limit may hold
-one prompt of a sentence; the base rate then cancels only on average.)
+Each sentence, written for biasscope, stands once with the male and once with the female noun. `stereo` is the
+pronoun that fits the noun, `anti` the other one, and the group is the sentence: the mean of `target` over its
+two prompts is half the gap [log p(he) − log p(she)] after the male noun − the same after the female one, in
+which whatever the model prefers after both, the base rate of "he", cancels. 0: the pronoun does not depend on
+the noun; above 0 it follows the noun's gender. (A sample by --limit may hold one prompt of a sentence; the
+base rate then cancels only on average.)
 """
 
 from collections.abc import Sequence
@@ -35,6 +37,17 @@ def _pair(fields: Sequence[str]) -> tuple[Example, Example]:
 
     def example(noun: str, gender: str, fits: str, against: str) -> Example:
         text, about = prompt.format(noun=noun), {"gender": gender}
-        return Example(f"{noun}.{key}", NAMES[0], "gender", key, text, fits, against, suffix=suffix, meta=about, term=noun)
+        return Example(
+            f"{noun}.{key}",
+            NAMES[0],
+            "gender",
+            key,
+            text,
+            fits,
+            against,
+            suffix=suffix,
+            meta=about,
+            term=noun,
+        )
 
     return example(male, "male", he, she), example(female, "female", she, he)

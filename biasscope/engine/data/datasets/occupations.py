@@ -1,7 +1,9 @@
-"""`occupations`, which ships with the package: 60 occupations with their labour statistics in sentences written for biasscope.
+"""`occupations`, which ships with the package: 60 occupations with their labour statistics in sentences
+written for biasscope.
 
-Names and percentages are facts taken from the WinoGender schemas (Rudinger et al. 2018): women among the employed after the
-US Bureau of Labor Statistics 2015/16, and women in text after Bergsma and Lin (2006). Templates and participants are our own.
+Names and percentages are facts taken from the WinoGender schemas (Rudinger et al. 2018): women among the
+employed after the US Bureau of Labor Statistics 2015/16, and women in text after Bergsma and Lin (2006).
+Templates and participants are our own.
 """
 
 from pathlib import Path
@@ -23,13 +25,28 @@ ORIGIN = Origin(
 )
 HERE = Path(__file__).parent
 PRONOUNS = {"nominative": (" he", " she"), "possessive": (" his", " her"), "accusative": (" him", " her")}
-PARTICIPANTS = ("neighbor", "newcomer", "delegate", "traveler", "volunteer", "stranger", "tourist", "reporter", "tenant", "colleague")
+PARTICIPANTS = (
+    "neighbor",
+    "newcomer",
+    "delegate",
+    "traveler",
+    "volunteer",
+    "stranger",
+    "tourist",
+    "reporter",
+    "tenant",
+    "colleague",
+)
 
 
 def read(name: str, data_dir: Path, *, skip_invalid: bool = False) -> Dataset:
     """One example per occupation and template; nothing of it is invalid or downloaded."""
-    facts = reading.read_tsv(HERE / "occupations.tsv", ("occupation", "bls_pct_female", "bergsma_pct_female", "bls_year"))
-    templates = reading.read_tsv(HERE / "occupation_templates.tsv", ("template", "case", "participant", "prompt", "suffix"))
+    facts = reading.read_tsv(
+        HERE / "occupations.tsv", ("occupation", "bls_pct_female", "bergsma_pct_female", "bls_year")
+    )
+    templates = reading.read_tsv(
+        HERE / "occupation_templates.tsv", ("template", "case", "participant", "prompt", "suffix")
+    )
     examples = tuple(
         _example(fact.fields, template.fields, PARTICIPANTS[(row + column) % len(PARTICIPANTS)])
         for row, fact in enumerate(facts)
@@ -48,7 +65,9 @@ def _example(fact: tuple[str, ...], template: tuple[str, ...], participant: str)
         dataset=NAMES[0],
         bias_type="gender",
         group=occupation,
-        prompt=prompt.format(occupation=occupation, a_occupation=f"{article} {occupation}", participant=participant),
+        prompt=prompt.format(
+            occupation=occupation, a_occupation=f"{article} {occupation}", participant=participant
+        ),
         stereo=he,
         anti=she,
         suffix=suffix,

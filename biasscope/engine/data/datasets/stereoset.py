@@ -1,4 +1,6 @@
-"""StereoSet (Nadeem, Bethke, Reddy 2021), the public development set: fill-in sentences, and next sentences for `--predictions`."""
+"""StereoSet (Nadeem, Bethke, Reddy 2021), the public development set: fill-in sentences, and next sentences
+for `--predictions`.
+"""
 
 import json
 from collections import Counter
@@ -15,21 +17,25 @@ from biasscope.engine.types import Dataset, Example
 
 NAMES = ("stereoset", "stereoset_gender", "stereoset_race", "stereoset_profession", "stereoset_religion")
 
-# These two sha256 sums were read from the hub's public pages, not from a download. What decides is the content digest below,
-# computed once from the lists of the official dev.json.
+# These two sha256 sums were read from the hub's public pages, not from a download. What decides is the
+# content digest below, computed once from the lists of the official dev.json.
 _FILES = (
     ("intrasentence", "617686ef10f79e8fef15f0ff0ca2792671aaa64e2a14e04122e23b1416856efa"),
     ("intersentence", "2ddf1a94ef6612c411f1d43a811d3526c61a11cf9af913ea211943beae6cedcb"),
 )
 ORIGIN = Origin(
     name="stereoset",
-    credit="Nadeem, Bethke, Reddy (2021), StereoSet: Measuring stereotypical bias in pretrained language models",
+    credit="Nadeem, Bethke, Reddy (2021), StereoSet: Measuring stereotypical bias in pretrained "
+    "language models",
     licence="CC BY-SA 4.0",
     host="hub",
     url="https://huggingface.co/datasets/McGill-NLP/stereoset",
     repo="McGill-NLP/stereoset",
     revision="0d66b726809ae46e0cb4aba758f5ee21d9783032",
-    files=tuple(RemoteFile(f"{split}/validation-00000-of-00001.parquet", f"{split}.json", sha) for split, sha in _FILES),
+    files=tuple(
+        RemoteFile(f"{split}/validation-00000-of-00001.parquet", f"{split}.json", sha)
+        for split, sha in _FILES
+    ),
     digests={
         "intrasentence": "b55c03242c5c8ee4b51affebb48ee7e00a9530eb32c88fff4b035e2f9cca9082",
         "intersentence": "c87a0ddc27fb45b49833e3365e50e6e025d364736211a1377be5ccf8787c38a5",
@@ -37,7 +43,11 @@ ORIGIN = Origin(
 )
 
 TWO_BLANKS = "two BLANKs"
-TRIPLE_IDS = pl.Schema(dict.fromkeys(("split", "example_id", "group", "bias_type", "stereo_id", "anti_id", "unrelated_id"), pl.String))
+TRIPLE_IDS = pl.Schema(
+    dict.fromkeys(
+        ("split", "example_id", "group", "bias_type", "stereo_id", "anti_id", "unrelated_id"), pl.String
+    )
+)
 
 
 def present(data_dir: Path) -> bool:
@@ -65,14 +75,18 @@ def _digest(records: list[Record]) -> str:
     return digests.digest(sorted(record.content() for record in records))
 
 
-def _stored(data_dir: Path, split: str, *, skip_invalid: bool = False) -> tuple[list[Record], Counter[str], tuple[str, ...]]:
+def _stored(
+    data_dir: Path, split: str, *, skip_invalid: bool = False
+) -> tuple[list[Record], Counter[str], tuple[str, ...]]:
     path = data_dir / ORIGIN.name / f"{split}.json"
     if not path.is_file():
         raise DataError(f"{path} does not exist; run `biasscope download stereoset --data-dir {data_dir}`")
     return _checked(reading.read_list(path), path, split, skip_invalid=skip_invalid)
 
 
-def _checked(raw: list[object], path: Path, split: str, *, skip_invalid: bool) -> tuple[list[Record], Counter[str], tuple[str, ...]]:
+def _checked(
+    raw: list[object], path: Path, split: str, *, skip_invalid: bool
+) -> tuple[list[Record], Counter[str], tuple[str, ...]]:
     records, problems = check(raw, split, path)
     dropped = reading.refuse(problems, path, len(raw), skip=skip_invalid)
     return records, dropped, reading.confirm(_digest(records), ORIGIN, split, path, dropped=dropped.total())
@@ -107,7 +121,10 @@ def triples(data_dir: Path) -> pl.DataFrame:
     for split in SPLITS:
         if split == "intrasentence" or (data_dir / ORIGIN.name / f"{split}.json").is_file():
             records, _, _ = _stored(data_dir, split)
-            rows += [(split, r.id, r.target, r.bias_type, *(r.labelled(label).id for label in LABELS)) for r in records]
+            rows += [
+                (split, r.id, r.target, r.bias_type, *(r.labelled(label).id for label in LABELS))
+                for r in records
+            ]
     return pl.DataFrame(rows, schema=TRIPLE_IDS, orient="row")
 
 

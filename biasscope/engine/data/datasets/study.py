@@ -1,4 +1,6 @@
-"""Files of the original study. Their texts are joined with the downloaded data; their labels, positions and tokens are never used."""
+"""Files of the original study. Their texts are joined with the downloaded data; their labels, positions and
+tokens are never used.
+"""
 
 import re
 from collections import Counter, defaultdict
@@ -17,7 +19,9 @@ from biasscope.engine.types import Dataset, Example
 
 # No names: these are read by the path of the file.
 NAMES: tuple[str, ...] = ()
-ORIGIN = Origin(name="study", credit="the user's file", licence="that of StereoSet or WinoGender", host="file")
+ORIGIN = Origin(
+    name="study", credit="the user's file", licence="that of StereoSet or WinoGender", host="file"
+)
 
 NO_MATCH = "its sentences stand together in no example"
 SHAPE = "a field is missing or is no text"
@@ -35,7 +39,9 @@ class Claim(NamedTuple):
 
 
 class Kind(NamedTuple):
-    """One form of file: which data it was made from, how it is cut into claims, what else in it is not used."""
+    """One form of file: which data it was made from, how it is cut into claims, what else in it is not
+    used.
+    """
 
     origin: str
     claims: Callable[[list[Any]], list[Claim | Problem]]
@@ -54,12 +60,15 @@ def read(name: str, data_dir: Path, *, skip_invalid: bool = False) -> Dataset:
     if not joined and all(problem.reason.startswith(NO_MATCH) for problem in problems):
         advice = "own sentences need a file in engine/datasets, see the README"
         raise DataError(
-            f"{path}: none of its {total} records is in {kind.origin}; only sentences of StereoSet or WinoGender are read, {advice}"
+            f"{path}: none of its {total} records is in {kind.origin}; only sentences of StereoSet or "
+            f"WinoGender are read, {advice}"
         )
     dropped = reading.refuse(problems, path, total, skip=skip_invalid)
     examples = tuple(replace(example, dataset=stem) for example in _unique(joined))
     record = {**truth.record, "file": path.name}
-    return Dataset(stem, examples, digests.of_examples(examples), total, dropped, (*truth.notes, *notes), record)
+    return Dataset(
+        stem, examples, digests.of_examples(examples), total, dropped, (*truth.notes, *notes), record
+    )
 
 
 def _recognise(records: list[Any], path: Path) -> Kind:
@@ -67,13 +76,18 @@ def _recognise(records: list[Any], path: Path) -> Kind:
     if {"clean", "corrupted"} <= first.keys():
         meta = first["clean"].get("metadata") if isinstance(first["clean"], dict) else None
         origin = "stereoset" if isinstance(meta, dict) and "bias_type" in meta else "winogender"
-        return Kind(origin, lambda rows: [_pair(n, r, origin) for n, r in enumerate(rows, 1)], "token ids and positions")
+        return Kind(
+            origin,
+            lambda rows: [_pair(n, r, origin) for n, r in enumerate(rows, 1)],
+            "token ids and positions",
+        )
     if {"context", "sentences"} <= first.keys():
         return Kind("stereoset", lambda rows: [_triple(n, r) for n, r in enumerate(rows, 1)], "")
     if {"sentence", "profession", "answer"} <= first.keys():
         return Kind("winogender", _twos, "")
     raise DataError(
-        f"{path} is not a file of the original study: a list of StereoSet records, WinoGender sentences or clean/corrupted pairs is\n"
+        f"{path} is not a file of the original study: a list of StereoSet records, WinoGender sentences or "
+        "clean/corrupted pairs is\n"
         "expected; a copy of StereoSet itself is read with `biasscope download stereoset --from FOLDER`"
     )
 
@@ -100,7 +114,9 @@ def _pair(number: int, raw: Any, origin: str) -> Claim | Problem:
     sentences = [_texts(side, "sentence") for side in sides]
     fields = ("label", "bias_type") if origin == "stereoset" else ("label", "example_id")
     metas = [_texts(side.get("metadata"), *fields) if isinstance(side, dict) else None for side in sides]
-    labels = tuple((text[0], _label(meta[0])) for text, meta in zip(sentences, metas, strict=True) if text and meta)
+    labels = tuple(
+        (text[0], _label(meta[0])) for text, meta in zip(sentences, metas, strict=True) if text and meta
+    )
     if len(labels) < 2 or metas[0] is None:
         return Problem(SHAPE, where)
     hint, bias_type = (None, metas[0][1]) if origin == "stereoset" else (metas[0][1], None)
@@ -134,10 +150,15 @@ def _true_labels(example: Example) -> dict[str, str]:
     """Sentence → true label of an example."""
     if example.sentences:
         return dict(zip(example.sentences, LABELS, strict=True))
-    return {example.prompt + pronoun + example.suffix: gender for pronoun, gender in ((example.stereo, "male"), (example.anti, "female"))}
+    return {
+        example.prompt + pronoun + example.suffix: gender
+        for pronoun, gender in ((example.stereo, "male"), (example.anti, "female"))
+    }
 
 
-def _join(kind: Kind, records: list[Any], truth: Dataset) -> tuple[list[Example], list[Problem], tuple[str, ...]]:
+def _join(
+    kind: Kind, records: list[Any], truth: Dataset
+) -> tuple[list[Example], list[Problem], tuple[str, ...]]:
     known = [_true_labels(example) for example in truth.examples]
     holders = _holders(known)
     joined: list[Example] = []
@@ -154,7 +175,9 @@ def _join(kind: Kind, records: list[Any], truth: Dataset) -> tuple[list[Example]
         fits = set.intersection(*(holders.get(sentence, set()) for sentence, _ in claim.labels))
         fits = {i for i in fits if claim.bias_type in (None, truth.examples[i].bias_type)}
         if not fits:
-            problems.append(Problem(f"{NO_MATCH} of {kind.origin}", f"{claim.where} ({claim.labels[0][0]!r})"))
+            problems.append(
+                Problem(f"{NO_MATCH} of {kind.origin}", f"{claim.where} ({claim.labels[0][0]!r})")
+            )
             continue
         # The example with the file's own id, else one that no earlier record took.
         chosen = min(fits, key=lambda i, hint=claim.hint: (truth.examples[i].id != hint, i in used, i))  # type: ignore[misc]
@@ -176,7 +199,11 @@ def _holders(known: list[dict[str, str]]) -> dict[str, set[int]]:
 
 def _notes(kind: Kind, total: int, wrong: int, single: int) -> tuple[str, ...]:
     title = "StereoSet" if kind.origin == "stereoset" else "WinoGender"
-    notes = [f"{wrong} of {total} labels were wrong and were taken from {title}"] if wrong else [f"all {total} labels agree with {title}"]
+    notes = (
+        [f"{wrong} of {total} labels were wrong and were taken from {title}"]
+        if wrong
+        else [f"all {total} labels agree with {title}"]
+    )
     if kind.unused:
         notes.append(f"the file's {kind.unused} were not used")
     if single:
@@ -190,5 +217,7 @@ def _unique(examples: Iterable[Example]) -> list[Example]:
     result = []
     for example in examples:
         seen[example.id] += 1
-        result.append(replace(example, id=f"{example.id}#{seen[example.id]}") if seen[example.id] > 1 else example)
+        result.append(
+            replace(example, id=f"{example.id}#{seen[example.id]}") if seen[example.id] > 1 else example
+        )
     return result
