@@ -19,10 +19,11 @@ import polars as pl
 from biasscope.engine.data import datasets
 from biasscope.engine.errors import UsageError
 from biasscope.engine.model import loading
+from biasscope.engine.schemas import RELIABILITY, SUMMARY
 from biasscope.engine.settings import OUTPUT, SILENT, Dtype, Held, Loaded, Measure, Voice
 from biasscope.engine.statistics import comparison
 from biasscope.engine.store import cache, digests, runs
-from biasscope.engine.types import RELIABILITY, SUMMARY, Dataset, Example, Site
+from biasscope.engine.types import Dataset, Example, Site
 from biasscope.notebook import Run
 
 if TYPE_CHECKING:

@@ -1,12 +1,135 @@
-"""The meaning of SUMMARY rows, defined once: which rows are single sites, what a star may mean (marks),
-and how its numbers are written. No torch.
-"""
+"""The tables' columns, and what rows of SUMMARY mean: single sites, marks, how numbers are written."""
 
 import math
 from collections.abc import Iterable, Mapping
 from typing import Any
 
 import polars as pl
+
+_SITE = {"component": pl.String, "layer": pl.Int32, "head": pl.Int32, "position": pl.String}
+
+SCORES = pl.Schema(
+    {
+        "example_id": pl.String,
+        "group": pl.String,
+        "dataset": pl.String,
+        "metric": pl.String,
+        "value": pl.Float64,
+    }
+)
+"""One row per example and metric of the clean model."""
+
+TRIPLES = pl.Schema(
+    {"split": pl.String, "example_id": pl.String, "group": pl.String, "bias_type": pl.String}
+    | {"stereo": pl.Float64, "anti": pl.Float64, "unrelated": pl.Float64}
+)
+"""One row per StereoSet example: the scores of its three sentences, larger = likelier."""
+
+TOTAL = "total"
+"""The component of rows about the whole prompt exchanged for its twin: no site, layer and head null."""
+
+EFFECTS = pl.Schema(
+    {
+        "example_id": pl.String,
+        "group": pl.String,
+        "dataset": pl.String,
+        "source": pl.String,
+        "metric": pl.String,
+    }
+    | _SITE
+    | {"baseline": pl.Float64, "value": pl.Float64, "effect": pl.Float64}
+)
+"""One row per example, site and metric; effect = value − baseline, always."""
+
+TWINS = pl.Schema(dict.fromkeys(("example_id", "group", "partner", "clean", "twin"), pl.String))
+"""One row per example patched with its counterfactual: both prompts, and what stands in the term's place."""
+
+_ACTIVATIONS: dict[str, Any] = {"example_id": pl.String, **_SITE, "values": pl.List(pl.Float32)}
+ACTIVATIONS = pl.Schema(_ACTIVATIONS)
+"""One row per example, site and named position (last, term, mean); `values` has one length, fixed in the
+file.
+"""
+
+PREDICTIONS = pl.Schema(
+    {
+        "item_id": pl.String,
+        "example_id": pl.String,
+        "group": pl.String,
+        "layer": pl.Int32,
+        "probe": pl.String,
+        "fold": pl.Int32,
+    }
+    | {"label": pl.Int32, "probability": pl.Float64}
+)
+"""One row per held-out input, probe and layer (a row of the residual stream; null: the bag of tokens)."""
+
+BANDS = pl.Schema({"layer": pl.Int32, "shuffle": pl.Int32, "accuracy": pl.Float64})
+"""One row per layer and set of shuffled labels."""
+
+_PROBES: dict[str, Any] = {"layer": pl.Int32, "c": pl.Float64, "bias": pl.Float64}
+PROBES = pl.Schema(_PROBES | {name: pl.List(pl.Float64) for name in ("weight", "mean", "scale")})
+"""One row per layer: the probe fitted to all inputs, logit = weight · (x − mean) / scale + bias."""
+
+_MEANS: dict[str, Any] = {
+    "component": pl.String,
+    "layer": pl.Int32,
+    "first": pl.Boolean,
+    "left_out": pl.Int32,
+}
+_MEANS["values"] = pl.List(pl.Float64)
+MEANS = pl.Schema(_MEANS)
+"""The dataset's mean activation at a whole hook point, flattened: at depth 0 (`first`) and over all other
+nodes.
+
+left_out: how many examples are in none of the means because their activations are not finite.
+"""
+
+SUMMARY = pl.Schema(
+    {"model": pl.String, "dataset": pl.String, "subset": pl.String, "method": pl.String, "source": pl.String}
+    | {"metric": pl.String, "statistic": pl.String, "unit": pl.String}
+    | _SITE
+    | {
+        "n": pl.Int64,
+        "clusters": pl.Int64,
+        "estimate": pl.Float64,
+        "ci_low": pl.Float64,
+        "ci_high": pl.Float64,
+    }
+    | {
+        "p": pl.Float64,
+        "p_family": pl.Float64,
+        "q": pl.Float64,
+        "carried_by": pl.String,
+        "caution": pl.String,
+    }
+    | {
+        "recovered": pl.Float64,
+        "recovered_low": pl.Float64,
+        "recovered_high": pl.Float64,
+        "specificity": pl.Float64,
+    }
+)
+"""One row per aggregate; sorted by the ranking statistic first, then |estimate| descending, null last.
+
+p_family and q: of the ranking statistic of single sites and of containing hook points, two families (see
+`schemas.mark`); null elsewhere. carried_by: the group without which the site does not pass; caution: why the
+interval is less sure ("unequal groups", "skewed values"). recovered = estimate / the same statistic of the
+total effect, with its 95 % interval; null unless the source is a twin and the interval of the total leaves
+out 0. specificity: see `statistics.comparison`.
+"""
+
+RELIABILITY = pl.Schema(
+    {"model": pl.String, "dataset": pl.String, "method": pl.String, "source": pl.String, "metric": pl.String}
+    | {
+        "statistic": pl.String,
+        "component": pl.String,
+        "heads": pl.Boolean,
+        "quantity": pl.String,
+        "against": pl.String,
+    }
+    | {"unit": pl.String, "n": pl.Int64, "estimate": pl.Float64, "low": pl.Float64, "high": pl.Float64}
+)
+"""One row per number that says how far a ranking of sites of one kind can be trusted: see `reliability`."""
 
 LEVEL = 0.05
 """Family-wise level of a star, and one minus the coverage of every interval."""

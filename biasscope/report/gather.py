@@ -10,12 +10,13 @@ from pathlib import Path
 import polars as pl
 
 from biasscope.engine.errors import DataError, PartialError
+from biasscope.engine.schemas import SUMMARY, TOTAL
 from biasscope.engine.statistics import summary
 from biasscope.engine.store import files, reproduce
 from biasscope.engine.store.cache import Stored, finished, load, models
 from biasscope.engine.store.runs import RunRecord
 from biasscope.engine.store.seals import DEPTH, Seal
-from biasscope.engine.types import SOURCES, SUMMARY, TOTAL
+from biasscope.engine.types import SOURCES
 
 ROW = 3
 """Maps in a row of figures."""

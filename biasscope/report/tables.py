@@ -10,12 +10,12 @@ import polars as pl
 
 from biasscope.console import safe_text
 from biasscope.engine import schemas
-from biasscope.engine.schemas import NONE, SMALL, number
+from biasscope.engine.schemas import NONE, SMALL, TOTAL, number
 from biasscope.engine.statistics import resampling
 from biasscope.engine.statistics.resampling import MIN_CLUSTERS
 from biasscope.engine.statistics.summary import ranking
 from biasscope.engine.store.runs import RunRecord
-from biasscope.engine.types import TOTAL, Site
+from biasscope.engine.types import Site
 
 if TYPE_CHECKING:
     pass

@@ -8,12 +8,12 @@ from typing import Any
 import polars as pl
 
 from biasscope.engine import schemas
-from biasscope.engine.schemas import NONE, number
+from biasscope.engine.schemas import NONE, RELIABILITY, TOTAL, number
 from biasscope.engine.statistics import resampling
 from biasscope.engine.statistics.resampling import MIN_CLUSTERS
 from biasscope.engine.statistics.summary import SITE
 from biasscope.engine.store.seals import Seal
-from biasscope.engine.types import RELIABILITY, TOTAL, Site
+from biasscope.engine.types import Site
 from biasscope.report import reliability
 from biasscope.report.gather import LISTED, Gathered, Map, Part, ReportRun
 from biasscope.report.tables import noun, overlap, towards

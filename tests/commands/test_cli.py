@@ -13,9 +13,9 @@ import pytest
 
 from biasscope import cli, options
 from biasscope.engine.model import weights
+from biasscope.engine.schemas import EFFECTS, SUMMARY
 from biasscope.engine.store import files
 from biasscope.engine.store.journal import Journal
-from biasscope.engine.types import EFFECTS, SUMMARY
 from tests.support.cli import SMALL, biasscope
 
 pytestmark = pytest.mark.usefixtures("few_draws")

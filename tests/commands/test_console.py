@@ -10,9 +10,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from biasscope import console
+from biasscope.engine.schemas import RELIABILITY, SUMMARY
 from biasscope.engine.settings import Format, Measure
 from biasscope.engine.store import runs
-from biasscope.engine.types import RELIABILITY, SUMMARY
 from biasscope.report import formats, tables
 
 HOSTILE = "a\x1b[31mred\x9b1m\u202e\u200b\ufeff\x07b\tc\nd"

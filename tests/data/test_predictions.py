@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from biasscope.engine.data import predictions
 from biasscope.engine.errors import DataError, UsageError
-from biasscope.engine.types import TRIPLES
+from biasscope.engine.schemas import TRIPLES
 from tests.support.tiny_data import intersentence, intrasentence
 
 

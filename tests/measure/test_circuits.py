@@ -7,8 +7,9 @@ import pytest
 
 from biasscope.engine.measure import circuits, sources
 from biasscope.engine.model import planted, tokens
+from biasscope.engine.schemas import EFFECTS
 from biasscope.engine.statistics import circuits as faithfulness
-from biasscope.engine.types import EFFECTS, Design, Site
+from biasscope.engine.types import Design, Site
 from tests.support import slow
 
 

@@ -13,7 +13,8 @@ from typer.testing import CliRunner
 from biasscope import cli
 from biasscope.engine.measure import activations, attribution, baseline, exact, sources
 from biasscope.engine.model import forward, tokens
-from biasscope.engine.types import TOTAL, UNEDITED, Example, Site
+from biasscope.engine.schemas import TOTAL
+from biasscope.engine.types import UNEDITED, Example, Site
 from tests.support import slow
 from tests.support.examples import PAIRS, paired
 from tests.support.tiny_models import EXACT

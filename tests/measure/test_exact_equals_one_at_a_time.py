@@ -7,7 +7,8 @@ import torch
 from biasscope.engine.errors import UsageError
 from biasscope.engine.measure import baseline, exact, sources
 from biasscope.engine.model import forward, tokens
-from biasscope.engine.types import EFFECTS, SCORES, TRIPLES, Site
+from biasscope.engine.schemas import EFFECTS, SCORES, TRIPLES
+from biasscope.engine.types import Site
 from tests.support import slow
 from tests.support.tiny_models import EXACT
 

@@ -16,8 +16,9 @@ from biasscope.engine.measure import attribution, sources
 from biasscope.engine.measure import exact as exact_sweep
 from biasscope.engine.model import forward, tokens
 from biasscope.engine.model.packing import Scored, pack
+from biasscope.engine.schemas import TOTAL
 from biasscope.engine.statistics.summary import summarise
-from biasscope.engine.types import TOTAL, Design, Example, Site
+from biasscope.engine.types import Design, Example, Site
 from tests.support import slow
 from tests.support.examples import PAIRS, paired
 

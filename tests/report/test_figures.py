@@ -13,7 +13,7 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from matplotlib.text import Text
 
-from biasscope.engine.types import SUMMARY
+from biasscope.engine.schemas import SUMMARY
 from biasscope.report import canvas, figures
 
 SIZES = [(12, 12), (36, 20), (48, 25)]

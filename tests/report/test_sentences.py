@@ -8,9 +8,9 @@ from pathlib import Path
 import polars as pl
 import pytest
 
+from biasscope.engine.schemas import RELIABILITY, SUMMARY
 from biasscope.engine.statistics import comparison
 from biasscope.engine.store.runs import DatasetPart, RunRecord
-from biasscope.engine.types import RELIABILITY, SUMMARY
 from biasscope.report import blocks, document, formats, gather, probes, reliability, tables, terminal, words
 from biasscope.report.comparison import show_tables
 from biasscope.report.gather import Gathered, Part, ReportRun

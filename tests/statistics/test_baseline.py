@@ -5,8 +5,9 @@ import polars as pl
 import pytest
 from scipy.stats import pearsonr, spearmanr
 
+from biasscope.engine.schemas import SCORES
 from biasscope.engine.statistics import baseline, summary
-from biasscope.engine.types import SCORES, Design, Example
+from biasscope.engine.types import Design, Example
 
 
 def rows(frame, **wanted):

@@ -4,8 +4,8 @@ import numpy as np
 import polars as pl
 import pytest
 
+from biasscope.engine.schemas import SUMMARY
 from biasscope.engine.statistics import circuits as faithfulness
-from biasscope.engine.types import SUMMARY
 from tests.support.tables import table
 
 RNG = np.random.default_rng

@@ -7,9 +7,10 @@ import polars as pl
 import pytest
 from scipy.stats import rankdata
 
+from biasscope.engine.schemas import RELIABILITY, SUMMARY
 from biasscope.engine.statistics import reliability
 from biasscope.engine.statistics.summary import summarise
-from biasscope.engine.types import RELIABILITY, SUMMARY, Design, Site
+from biasscope.engine.types import Design, Site
 from tests.support.tables import shares, table
 
 RNG = np.random.default_rng

@@ -3,8 +3,8 @@
 import polars as pl
 import pytest
 
+from biasscope.engine.schemas import SUMMARY
 from biasscope.engine.statistics import comparison
-from biasscope.engine.types import SUMMARY
 
 
 def test_specificity_by_hand():

@@ -9,9 +9,10 @@ import pytest
 
 from biasscope.engine import schemas
 from biasscope.engine.errors import DataError
+from biasscope.engine.schemas import EFFECTS, SUMMARY, TOTAL, TRIPLES
 from biasscope.engine.statistics import baseline, reliability, resampling
 from biasscope.engine.statistics.summary import headline, ranking, summarise, top
-from biasscope.engine.types import EFFECTS, SUMMARY, TOTAL, TRIPLES, Design, Site
+from biasscope.engine.types import Design, Site
 from tests.support.tables import shares, table
 
 

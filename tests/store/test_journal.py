@@ -12,8 +12,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from biasscope.engine.errors import DamagedError, LockedError
+from biasscope.engine.schemas import SCORES
 from biasscope.engine.store import journal, runs, shards
-from biasscope.engine.types import SCORES
 from tests.support.stored import ASKED, filled, scores
 
 CHANGES = {

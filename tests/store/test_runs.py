@@ -10,8 +10,8 @@ import pytest
 from pydantic import ValidationError
 
 from biasscope.engine.errors import BiasScopeError, DataError, UsageError
+from biasscope.engine.schemas import EFFECTS
 from biasscope.engine.store import exports, files, runs
-from biasscope.engine.types import EFFECTS
 from tests.support.stored import record, rows, save
 
 

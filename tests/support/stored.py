@@ -4,8 +4,8 @@ from pathlib import Path
 
 import polars as pl
 
+from biasscope.engine.schemas import SCORES, SUMMARY
 from biasscope.engine.store import journal, runs
-from biasscope.engine.types import SCORES, SUMMARY
 
 ASKED = {
     "model": {"name": "gpt2", "revision": None, "digest": "aa"},

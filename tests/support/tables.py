@@ -3,7 +3,7 @@
 import numpy as np
 import polars as pl
 
-from biasscope.engine.types import EFFECTS
+from biasscope.engine.schemas import EFFECTS
 
 
 def table(values, *, groups=None, metric="target", component="z", heads=True):

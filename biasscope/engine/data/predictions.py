@@ -10,7 +10,7 @@ import polars as pl
 from biasscope.engine.data import reading
 from biasscope.engine.data.datasets import stereoset, unknown
 from biasscope.engine.errors import DataError, UsageError
-from biasscope.engine.types import TRIPLES
+from biasscope.engine.schemas import TRIPLES
 
 
 def read(path: Path) -> dict[str, float]:

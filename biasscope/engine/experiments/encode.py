@@ -5,9 +5,10 @@ from collections.abc import Sequence
 
 from biasscope.engine.experiments import scan, selection, session
 from biasscope.engine.experiments.scan import Scan
+from biasscope.engine.schemas import SUMMARY
 from biasscope.engine.settings import SILENT, Measure, Read, Stream, Voice
 from biasscope.engine.store import runs
-from biasscope.engine.types import SUMMARY, Site
+from biasscope.engine.types import Site
 
 
 def encode(

@@ -15,11 +15,12 @@ import polars as pl
 from biasscope.engine.errors import DataError
 from biasscope.engine.experiments import selection, session
 from biasscope.engine.experiments.session import Running
+from biasscope.engine.schemas import RELIABILITY
 from biasscope.engine.settings import memory
 from biasscope.engine.statistics import comparison, reliability
 from biasscope.engine.statistics.summary import partners, summarise
 from biasscope.engine.store import cache, journal, runs, seals
-from biasscope.engine.types import RELIABILITY, UNEDITED, Dataset, Design, Edit, Example, Site, Unit
+from biasscope.engine.types import UNEDITED, Dataset, Design, Edit, Example, Site, Unit
 
 if TYPE_CHECKING:
     from biasscope.engine.measure.sources import Source

@@ -17,9 +17,10 @@ import polars as pl
 from biasscope.engine.data import datasets
 from biasscope.engine.errors import BiasScopeError, not_finite
 from biasscope.engine.model import loading, weights
+from biasscope.engine.schemas import RELIABILITY
 from biasscope.engine.settings import SILENT, Measure, Voice, clock
 from biasscope.engine.store import exports, files, journal, reproduce, runs, seals
-from biasscope.engine.types import RELIABILITY, Dataset
+from biasscope.engine.types import Dataset
 
 ROWS = ("effects", "exact", "scores", "triples", "activations", "predictions")
 """Tables that --rows shows."""

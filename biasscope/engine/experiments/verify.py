@@ -22,12 +22,13 @@ from biasscope.engine.data import datasets
 from biasscope.engine.experiments.ablate import ablate
 from biasscope.engine.experiments.patch import patch
 from biasscope.engine.model import planted
+from biasscope.engine.schemas import TOTAL
 from biasscope.engine.settings import SILENT, Held, Measure, Voice
 from biasscope.engine.statistics import comparison
 from biasscope.engine.statistics.cells import standard
 from biasscope.engine.statistics.summary import partners, ranking
 from biasscope.engine.store.runs import Result
-from biasscope.engine.types import TOTAL, Site
+from biasscope.engine.types import Site
 
 EXACT = 1e-4
 """Largest difference between a found and a hand-worked number, nats."""

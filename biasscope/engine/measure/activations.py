@@ -17,7 +17,8 @@ from biasscope.engine.model import forward
 from biasscope.engine.model.loading import LM
 from biasscope.engine.model.packing import ROWS, Block, Scored, rows
 from biasscope.engine.model.tokens import encode, term_places
-from biasscope.engine.types import ACTIVATIONS, UNEDITED, Edit, Site, Unit
+from biasscope.engine.schemas import ACTIVATIONS
+from biasscope.engine.types import UNEDITED, Edit, Site, Unit
 
 POSITIONS = ("last", "term", "mean")
 COMPONENTS = ("resid", "z", "mlp_out")

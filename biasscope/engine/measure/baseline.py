@@ -13,7 +13,8 @@ from biasscope.engine.model.loading import LM
 from biasscope.engine.model.metrics import METRICS, sentence_logp
 from biasscope.engine.model.packing import Block
 from biasscope.engine.model.tokens import Forest
-from biasscope.engine.types import SCORES, TRIPLES, UNEDITED, Edit, Track, Unit, silent
+from biasscope.engine.schemas import SCORES, TRIPLES
+from biasscope.engine.types import UNEDITED, Edit, Track, Unit, silent
 
 CLEAN = tuple(name for name, metric in types.METRICS.items() if metric.clean)
 """What the baseline has."""

@@ -19,7 +19,8 @@ from biasscope.engine.model.loading import LM
 from biasscope.engine.model.metrics import METRICS
 from biasscope.engine.model.packing import Block
 from biasscope.engine.model.tokens import Forest
-from biasscope.engine.types import EFFECTS, SET, TOTAL, Site
+from biasscope.engine.schemas import EFFECTS, TOTAL
+from biasscope.engine.types import SET, Site
 
 Place = tuple[Site, str]
 """A site and the position (`types.POSITIONS`) at which it is replaced."""

@@ -18,7 +18,8 @@ from threadpoolctl import threadpool_limits
 from biasscope.engine.errors import UsageError
 from biasscope.engine.measure import linear
 from biasscope.engine.measure.linear import Items
-from biasscope.engine.types import BANDS, PREDICTIONS, PROBES, Dataset, Example, Split, Unit
+from biasscope.engine.schemas import BANDS, PREDICTIONS, PROBES
+from biasscope.engine.types import Dataset, Example, Split, Unit
 
 TASKS = ("stereotype", "occupation", "lean")
 LEVELS: dict[str, Literal["group", "pair"]] = {"stereotype": "pair", "occupation": "group", "lean": "group"}

@@ -18,7 +18,8 @@ from biasscope.engine.model import forward
 from biasscope.engine.model.loading import LM
 from biasscope.engine.model.packing import ROWS, Block, Scored, rows
 from biasscope.engine.model.tokens import Forest
-from biasscope.engine.types import MEANS, METRICS, UNEDITED, Edit, Site, Track, silent
+from biasscope.engine.schemas import MEANS
+from biasscope.engine.types import METRICS, UNEDITED, Edit, Site, Track, silent
 
 SWEPT = tuple(name for name, metric in METRICS.items() if metric.swept)
 """What an exact sweep measures."""

@@ -14,7 +14,8 @@ from biasscope.engine.data.counterfactuals import Twin
 from biasscope.engine.model.loading import LM
 from biasscope.engine.model.packing import Scored
 from biasscope.engine.model.tokens import continuation, encode
-from biasscope.engine.types import TWINS, Dataset, Example
+from biasscope.engine.schemas import TWINS
+from biasscope.engine.types import Dataset, Example
 
 
 def fit(lm: LM, dataset: Dataset, seed: int) -> tuple[dict[str, Twin], dict[str, str]]:

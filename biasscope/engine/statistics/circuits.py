@@ -14,12 +14,13 @@ from typing import Any
 import numpy as np
 import polars as pl
 
+from biasscope.engine.schemas import SUMMARY, TOTAL
 from biasscope.engine.statistics import resampling, summary
 from biasscope.engine.statistics.cells import numbered, standard
 from biasscope.engine.statistics.reliability import weighted
 from biasscope.engine.statistics.resampling import Array
 from biasscope.engine.statistics.summary import measured
-from biasscope.engine.types import MEMBER, NO_SITE, SUMMARY, TOTAL, Design, Site
+from biasscope.engine.types import MEMBER, NO_SITE, Design, Site
 
 MODES = ("keep", "remove")
 AREAS = ("area", "area_abs")

@@ -14,8 +14,9 @@ import polars as pl
 from scipy.stats import hypergeom, spearmanr
 
 from biasscope.engine import schemas
+from biasscope.engine.schemas import SUMMARY, TOTAL
 from biasscope.engine.statistics.summary import SITE, ranking
-from biasscope.engine.types import SUMMARY, TOTAL, Site
+from biasscope.engine.types import Site
 
 DEPTHS = 10
 """Slices of relative depth in which models are compared."""

@@ -30,12 +30,13 @@ from numpy.typing import NDArray
 from scipy.stats import rankdata
 
 from biasscope.engine import schemas
+from biasscope.engine.schemas import RELIABILITY, TOTAL
 from biasscope.engine.statistics.audit import MeanModel, Model, SlopeModel, audit
 from biasscope.engine.statistics.cells import Cells, alike, numbered, standard
 from biasscope.engine.statistics.estimates import Family, varying
 from biasscope.engine.statistics.resampling import MIN_CLUSTERS, Array
 from biasscope.engine.statistics.summary import BIAS, SITE, Measured, measured, parts, ranking, top, unit
-from biasscope.engine.types import RELIABILITY, TOTAL, Design, Site
+from biasscope.engine.types import Design, Site
 
 SPLITS = 100
 MIN_SPLIT = 8

@@ -17,11 +17,12 @@ from numpy.typing import NDArray
 
 from biasscope.engine import schemas
 from biasscope.engine.errors import DataError
+from biasscope.engine.schemas import SUMMARY, TOTAL
 from biasscope.engine.statistics import estimates
 from biasscope.engine.statistics.cells import Cells, numbered
 from biasscope.engine.statistics.estimates import Columns, Family
 from biasscope.engine.statistics.resampling import MIN_CLUSTERS, Array
-from biasscope.engine.types import METRICS, SUMMARY, TOTAL, Design, Site
+from biasscope.engine.types import METRICS, Design, Site
 
 BIAS = tuple(name for name, metric in METRICS.items() if metric.bias)
 """Metrics whose effects are bias effects; the first one present ranks the sites."""

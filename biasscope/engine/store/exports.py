@@ -13,8 +13,9 @@ import polars as pl
 from filelock import FileLock
 
 from biasscope.engine.errors import DataError
+from biasscope.engine.schemas import TOTAL
 from biasscope.engine.store.files import safe_name, write_json
-from biasscope.engine.types import TOTAL, Site
+from biasscope.engine.types import Site
 
 NUMBERS = {("target", "mean"): "baseline", ("target", "slope"): "slope"} | {
     ("stereoset", s): s for s in ("lms", "ss", "icat")

@@ -12,8 +12,7 @@ import polars as pl
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from biasscope.engine.store.files import replace, write_bytes
-from biasscope.engine.types import (
+from biasscope.engine.schemas import (
     ACTIVATIONS,
     BANDS,
     EFFECTS,
@@ -26,6 +25,7 @@ from biasscope.engine.types import (
     TRIPLES,
     TWINS,
 )
+from biasscope.engine.store.files import replace, write_bytes
 
 SCHEMA_VERSION = 2
 SCHEMAS = {
