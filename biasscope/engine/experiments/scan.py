@@ -122,7 +122,7 @@ class Scan:
     @property
     def ungrouped(self) -> Design:
         """The design in which each group is a cluster of its own."""
-        return Design(self.dataset.share_of_men(), seed=self.run.options.seed)
+        return Design(self.dataset.covariate, seed=self.run.options.seed)
 
     @property
     def design(self) -> Design:

@@ -119,7 +119,7 @@ def _of_result(kind: str, result: Result) -> Iterator[Finding]:
     groups = set(pl.read_parquet(Path(part.path) / "effects.parquet", columns=["group"])["group"])
     shares = {
         group: share
-        for group, share in (datasets.load("occupations", Path()).share_of_men() or {}).items()
+        for group, share in (datasets.load("occupations", Path()).covariate or {}).items()
         if group in groups
     }
     pairs = partners(pl.read_parquet(Path(part.path) / "twins.parquet")) if "twins" in part.tables else {}

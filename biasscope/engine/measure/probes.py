@@ -47,7 +47,7 @@ class Input:
 
 def default(dataset: Dataset) -> str:
     """`occupation` where there are labour statistics, else `stereotype`."""
-    return "occupation" if dataset.share_of_men() else "stereotype"
+    return "occupation" if dataset.covariate else "stereotype"
 
 
 def check(task: str, dataset: Dataset) -> None:
@@ -74,7 +74,7 @@ def inputs(
     prompt, 1 where the model's own `target` is above 0. Examples with an input that another example labels
     otherwise are dropped. UsageError where the dataset lacks what the task is about.
     """
-    shares = dataset.share_of_men()
+    shares = dataset.covariate
     if (task == "occupation") != (shares is not None) and task != "lean":
         raise UsageError(
             f"--task {task} is not defined for {dataset.name}; take --task {default(dataset)} or lean"

@@ -3,11 +3,16 @@
 import hashlib
 import json
 import os
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
+from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
-from biasscope.engine.types import Example
+from biasscope.engine.types import Covariate, Example
+
+_NEW = ("anti_prompt", "per_token", "together", "twin")
+LATER = {f.name: f.default for f in fields(Example) if f.name in _NEW}
+"""Fields that examples did not have when the first digests were published, and their defaults."""
 
 
 def canonical(content: Any) -> bytes:
@@ -22,9 +27,12 @@ def digest(content: Any) -> str:
     return hashlib.sha256(canonical(content)).hexdigest()
 
 
-def of_examples(examples: Iterable[Example]) -> str:
-    """The content digest of examples, whatever their order and the name of their dataset."""
-    return digest(sorted(map(_row, examples), key=lambda row: str(row[0])))
+def of_examples(examples: Iterable[Example], covariates: Sequence[Covariate] = ()) -> str:
+    """The content digest of examples, whatever their order and the name of their dataset, and of covariates
+    that do not stand in the examples.
+    """
+    rows: list[Any] = sorted(map(_row, examples), key=lambda row: str(row[0]))
+    return digest([rows, [[c.name, c.unit, dict(c.values)] for c in covariates]] if covariates else rows)
 
 
 def _row(e: Example) -> list[Any]:
@@ -41,8 +49,10 @@ def _row(e: Example) -> list[Any]:
         e.flaw,
         dict(e.meta),
     ]
-    # where there is none, the digests are those published before there was a term
-    return row if e.term is None else [*row, e.term]
+    # a field stands in the digest where it is not its default: published digests do not change with a new one
+    row += [] if e.term is None else [e.term]
+    different = {name: value for name, default in LATER.items() if (value := getattr(e, name)) != default}
+    return [*row, different] if different else row
 
 
 def of_bytes(content: bytes) -> str:

@@ -68,6 +68,8 @@ def read(name: str, data_dir: Path, *, skip_invalid: bool = False) -> Dataset:
         dropped=dropped,
         notes=notes,
         record=ORIGIN.record(),
+        noun="term",
+        rule="stereoset",
     )
 
 

@@ -65,9 +65,15 @@ def read(name: str, data_dir: Path, *, skip_invalid: bool = False) -> Dataset:
         )
     dropped = reading.refuse(problems, path, total, skip=skip_invalid)
     examples = tuple(replace(example, dataset=stem) for example in _unique(joined))
-    record = {**truth.record, "file": path.name}
-    return Dataset(
-        stem, examples, digests.of_examples(examples), total, dropped, (*truth.notes, *notes), record
+    return replace(
+        truth,
+        name=stem,
+        examples=examples,
+        digest=digests.of_examples(examples),
+        found=total,
+        dropped=dropped,
+        notes=(*truth.notes, *notes),
+        record={**truth.record, "file": path.name},
     )
 
 

@@ -8,6 +8,7 @@ from itertools import takewhile
 from pathlib import Path
 
 from biasscope.engine.data import reading
+from biasscope.engine.data.datasets import occupations
 from biasscope.engine.data.reading import Gathered, Origin, Problem, RemoteFile
 from biasscope.engine.errors import DataError
 from biasscope.engine.store import digests
@@ -76,7 +77,9 @@ def read(name: str, data_dir: Path, *, skip_invalid: bool = False) -> Dataset:
     dropped = reading.refuse(problems, folder / SENTENCES, total, skip=skip_invalid)
     digest = digests.of_examples(examples)
     notes = reading.confirm(digest, ORIGIN, "examples", folder, dropped=dropped.total())
-    return Dataset(name, tuple(examples), digest, total, dropped, notes, ORIGIN.record())
+    return Dataset(
+        name, tuple(examples), digest, total, dropped, notes, ORIGIN.record(), **occupations.about(examples)
+    )
 
 
 def parse(folder: Path) -> tuple[list[Example], list[Problem]]:
