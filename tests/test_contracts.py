@@ -17,6 +17,7 @@ from biasscope.engine import types
 from biasscope.engine.data import datasets
 from biasscope.engine.measure import sources
 from biasscope.engine.model import forward, metrics, tokens
+from biasscope.engine.model.packing import MASS
 from biasscope.engine.types import Site
 from biasscope.report import gather
 from tests.golden import steps
@@ -239,7 +240,12 @@ def test_every_metric_has_a_function_and_every_function_a_row():
 def test_a_metric_keeps_a_nan_to_its_example_and_0_means_what_its_row_says(name):
     logp = torch.tensor([[[-1.0, -1.0, -1.0, -2.0, -2.0, -2.0]] * 2])
     logp[0, 1] = torch.nan
-    readouts = forward.Readouts(logp, torch.ones(2, 6, dtype=torch.int64), torch.tensor([[0.0, torch.nan]]))
+    readouts = forward.Readouts(
+        logp,
+        torch.ones(2, 6, dtype=torch.int64),
+        torch.tensor([MASS, MASS]),
+        torch.tensor([[0.0, torch.nan]]),
+    )
     values = metrics.METRICS[name].fn(readouts)[0]
     assert values[0] == 0 and values[1].isnan()
     assert types.METRICS[name].unit and types.METRICS[name].zero

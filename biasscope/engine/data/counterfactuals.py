@@ -8,10 +8,12 @@ neutral point.
 
 import hashlib
 import re
+from collections import defaultdict
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 
-from biasscope.engine.types import Example
+from biasscope.engine.types import Dataset, Example
 
 
 def _terms(text: str) -> tuple[str, ...]:
@@ -80,12 +82,12 @@ class Twin:
     """What stands in the term's place."""
 
 
-def of_occupation(example: Example, partner: str) -> Twin | str:
+def of_occupation(example: Example, partner: str) -> tuple[Twin, ...] | str:
     """The twin of a prompt about an occupation, or the reason why there is none."""
     if partner == example.meta.get("participant"):
         return f"its twin's occupation is the participant, {partner}"
     prompt, named = _replaced(example.prompt, example.word, partner)
-    return Twin(prompt, partner) if named else "the prompt does not name its occupation"
+    return (Twin(prompt, partner),) if named else "the prompt does not name its occupation"
 
 
 def partners(occupations: Mapping[str, tuple[float, float]], length: Callable[[str], int]) -> dict[str, str]:
@@ -123,7 +125,7 @@ def of_sentence(example: Example, terms: Iterable[str], seed: int) -> tuple[Twin
         "profession": tuple(terms),
     }
     if example.bias_type not in classes:
-        return f"no twin is defined for the bias type '{example.bias_type}'"
+        return f"no counterpart is defined for {example.bias_type}"
     if term not in classes[example.bias_type]:
         return "no counterpart is defined for its term"
     if not _places(prompt, term):
@@ -250,3 +252,70 @@ def _replaced(prompt: str, term: str, partner: str) -> tuple[str, bool]:
 
     new, n = re.subn(rf"(?<!\w)((?:[Aa]n?) )?({written})('s|s)?(?!\w)", put, prompt)
     return new, n > 0
+
+
+Candidates = tuple[Twin, ...] | str
+"""In order of preference, or why there is none."""
+Length = Callable[[str], int]
+"""How many tokens a word is, after a space."""
+
+
+def _occupations(dataset: Dataset, seed: int, length: Length) -> Callable[[Example], Candidates]:
+    """Another occupation on the other side of 50 per cent of women, of as many tokens."""
+    everything = dataset.whole or dataset.examples
+    facts = {
+        e.word: (float(e.meta["bls_pct_female"]), float(e.meta["bergsma_pct_female"])) for e in everything
+    }
+    chosen = partners(facts, lru_cache(None)(length))
+    missing = f"no occupation of as many tokens{_where(dataset)}"
+    return lambda e: of_occupation(e, chosen[e.word]) if e.word in chosen else missing
+
+
+def _terms_of_a_class(dataset: Dataset, seed: int, length: Length) -> Callable[[Example], Candidates]:
+    """StereoSet's rules: another term of the same class, none that belongs to another part of the data."""
+    outside = {written(word) for word in dataset.outside}
+    terms: dict[str, set[str]] = defaultdict(set)
+    for e in dataset.whole or dataset.examples:
+        terms[e.bias_type].add(e.word)
+
+    def candidates(e: Example) -> Candidates:
+        twins = of_sentence(e, terms[e.bias_type], seed)
+        if isinstance(twins, str) or not outside:
+            return twins
+        return tuple(t for t in twins if t.partner not in outside) or f"no counterpart{_where(dataset)}"
+
+    return candidates
+
+
+def _where(dataset: Dataset) -> str:
+    return " in its half" if dataset.outside else ""
+
+
+def _sides(dataset: Dataset, seed: int, length: Length) -> Callable[[Example], Candidates]:
+    """The other of two prompts: each side's twin is the other side's."""
+    return lambda e: (Twin(e.anti_prompt, ""),) if e.anti_prompt else e.flaw or "it has one prompt"
+
+
+def _given(dataset: Dataset, seed: int, length: Length) -> Callable[[Example], Candidates]:
+    """The counterfactual prompt that the data give."""
+    return lambda e: (Twin(e.twin, ""),) if e.twin else "no twin is given for it"
+
+
+def _none(dataset: Dataset, seed: int, length: Length) -> Callable[[Example], Candidates]:
+    """No twin."""
+    return lambda e: f"{dataset.name} defines no counterfactual twins"
+
+
+Rule = Callable[[Dataset, int, Length], Callable[[Example], Candidates]]
+RULES: dict[str, Rule] = {
+    "occupation": _occupations,
+    "stereoset": _terms_of_a_class,
+    "sides": _sides,
+    "given": _given,
+    "none": _none,
+}
+"""How twins are made, by name: of a dataset, a seed and the length of words → the candidates of an
+example.
+"""
+BETWEEN_GROUPS = ("occupation", "stereoset")
+"""Rules that exchange one group for another, so that two which only meet each other are one cluster."""

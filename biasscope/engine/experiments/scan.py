@@ -144,7 +144,7 @@ class Scan:
                 f"{self.dataset.name}: no example kept: {n} of {n} have no counterfactual twin: {reasons}; "
                 "try --source mean"
             )
-        self.measure([Unit("twins", lambda: {"twins": twins.table(self.dataset.examples, kept)})], None)
+        self.measure([Unit("twins", lambda: {"twins": twins.table(self.dataset, kept)})], None)
         return {id_: twin.prompt for id_, twin in kept.items()}, lost
 
     def source(self, name: str, forest: "Forest", sites: Sequence[Site], prefix: str = "") -> "Source":

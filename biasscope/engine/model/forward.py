@@ -44,9 +44,11 @@ class Readouts:
     """What is read from one pass over a block, per edited copy."""
 
     logp: Float[Tensor, "copy example slot"]
-    """Σ log p of the scored tokens, nats; NaN where the example has no such continuation."""
+    """Σ log p of the scored tokens, nats, or their mean; NaN where the example has no such continuation."""
     count: Int[Tensor, "example slot"]
     """How many tokens the sum is over."""
+    form: Int[Tensor, " example"]
+    """What the continuations say of competence: see `packing.MASS`."""
     kl: Float[Tensor, "copy example"] | None = None
     """KL(clean ‖ this pass) of the next-token distribution at the last prefix node, nats."""
 
@@ -230,9 +232,11 @@ def read(block: Block, logits: Float[Tensor, "copy place d_vocab"], before: Tens
     total = torch.zeros(len(logits), size, dtype=torch.float64, device=logits.device).index_add(
         1, key, logp.double()
     )
-    total = total.masked_fill(count == 0, torch.nan)
+    means = block.per_token.to(count.device).repeat_interleave(len(SLOTS))
+    total = torch.where(means, total / count.clamp(min=1), total).masked_fill(count == 0, torch.nan)
     kl = None if before is None else _kl(block, before, every)
-    return Readouts(total.view(len(logits), -1, len(SLOTS)), count.view(-1, len(SLOTS)), kl)
+    form = block.form.to(count.device)
+    return Readouts(total.view(len(logits), -1, len(SLOTS)), count.view(-1, len(SLOTS)), form, kl)
 
 
 def _kl(

@@ -8,7 +8,7 @@ from jaxtyping import Bool, Float
 from torch import Tensor
 
 from biasscope.engine.model.forward import Readouts
-from biasscope.engine.model.packing import SLOTS
+from biasscope.engine.model.packing import NEITHER, SHARED, SLOTS
 
 STEREO, ANTI, UNRELATED = (SLOTS.index(s) for s in ("stereo", "anti", "unrelated"))
 SENTENCES = slice(3, 6)
@@ -23,10 +23,13 @@ class Reading:
     fn: Callable[[Readouts], PerExample]
     needs: tuple[int, ...] = (STEREO, ANTI)
     """The slots without which an example does not have this metric."""
+    lacks: Callable[[Readouts], Bool[Tensor, " example"]] | None = None
+    """Which of the others do not have it either."""
 
     def defined(self, readouts: Readouts) -> Bool[Tensor, " example"]:
         """Which examples have the metric: a NaN of any other is the model's, and is not hidden."""
-        return (readouts.count[:, list(self.needs)] > 0).all(1)
+        has = (readouts.count[:, list(self.needs)] > 0).all(1)
+        return has if self.lacks is None else has & ~self.lacks(readouts)
 
 
 def target(readouts: Readouts) -> PerExample:
@@ -53,11 +56,20 @@ def sentence(readouts: Readouts) -> PerExample:
 def competence(readouts: Readouts) -> PerExample:
     """How far sense is preferred to nonsense, nats.
 
-    ½ (stereo + anti) − unrelated where there is an unrelated filler; else the log of the two pronouns'
-    probability mass.
+    ½ (stereo + anti) − unrelated where there is an unrelated continuation; else the log of the two
+    continuations' probability mass; of two prompts ½ (stereo + anti), the mean log p of the text they share.
     """
     stereo, anti, unrelated = (readouts.logp[..., slot] for slot in (STEREO, ANTI, UNRELATED))
-    return torch.where(unrelated.isnan(), torch.logaddexp(stereo, anti), (stereo + anti) / 2 - unrelated)
+    half, two_prompts = (stereo + anti) / 2, readouts.form == SHARED
+    alone = torch.where(two_prompts, half, torch.logaddexp(stereo, anti))
+    return torch.where(unrelated.isnan(), alone, half - unrelated)
+
+
+def _immeasurable(readouts: Readouts) -> Bool[Tensor, " example"]:
+    """Examples without competence: means over tokens, or one continuation that begins the other, have no
+    mass.
+    """
+    return (readouts.form == NEITHER) & (readouts.count[:, UNRELATED] == 0)
 
 
 def kl(readouts: Readouts) -> PerExample:
@@ -70,6 +82,6 @@ def kl(readouts: Readouts) -> PerExample:
 METRICS = {
     "target": Reading(target),
     "sentence": Reading(sentence, (3, 4)),
-    "competence": Reading(competence),
+    "competence": Reading(competence, lacks=_immeasurable),
     "kl": Reading(kl),
 }

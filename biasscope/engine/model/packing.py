@@ -14,6 +14,10 @@ from jaxtyping import Bool, Int
 from torch import Tensor
 
 SLOTS = ("stereo", "anti", "unrelated", "stereo_sentence", "anti_sentence", "unrelated_sentence")
+MASS, SHARED, NEITHER = range(3)
+"""What two continuations without an unrelated one say of competence: their probability mass, the mean log p
+of the text that two prompts share, or nothing.
+"""
 ROWS = {"all": 128, "example": 256}
 """Nodes a row may hold, by what is shared. Attention costs row² and activations leave the processor's cache,
 so sweeps, which run many copies of a row, take short ones (longer ones share hardly more); gradients run one
@@ -32,6 +36,8 @@ class Scored:
     """Index into SLOTS."""
     twin: tuple[int, ...] = ()
     """The tokens of the same sequence in the counterfactual prompt, as many; empty where there is none."""
+    per_token: bool = False
+    """Whether its log p is the mean over its tokens, not the sum."""
 
     @property
     def steps(self) -> tuple[Any, ...]:
@@ -69,6 +75,10 @@ class Block:
     """Per scored token: the place that predicts it, its id, example-in-block × len(SLOTS) + slot."""
     readout: Int[Tensor, " example"]
     """The place of each example's last prefix node."""
+    form: Int[Tensor, " example"]
+    """MASS, SHARED or NEITHER of each example."""
+    per_token: Bool[Tensor, " example"]
+    """Whether an example's log p are means over tokens."""
     twin: Int[Tensor, "row node"] | None = None
     """The counterfactual prompts' ids, node for node; None where there are none."""
 
@@ -236,8 +246,22 @@ def _tensors(
         places=torch.tensor(list(place)),
         predict=torch.tensor([(place[row, node], target, key) for row, node, target, key in spots]),
         readout=torch.tensor([place[r] for r in readout]),
+        form=torch.tensor([_form(group) for group in groups]),
+        per_token=torch.tensor([any(s.per_token for s in group) for group in groups]),
         twin=padded([t.twin for t in trees]) if paired else None,
     )
+
+
+def _form(group: tuple[Scored, ...]) -> int:
+    """What of competence the continuations of an example tell: see MASS."""
+    sides = [s for s in group if s.slot < 2]
+    if len(sides) < 2 or sides[0].per_token:
+        return NEITHER
+    first, second = ((s.ids[: s.first], s.ids[s.first :]) for s in sides)
+    if first[0] != second[0]:
+        return SHARED
+    short = min(len(first[1]), len(second[1]))
+    return NEITHER if first[1][:short] == second[1][:short] else MASS
 
 
 def _ancestors(parent: list[int]) -> Bool[Tensor, "1 node node"]:
