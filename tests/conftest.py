@@ -90,8 +90,8 @@ def tiny(tiny_folder):
 
 @pytest.fixture(scope="session")
 def examples() -> list[Example]:
-    """Prompts that share prefixes, two of them equal, with continuations of one and several tokens, sentences,
-    two prompts before one text (as long as each other, and not), and means per token.
+    """Prompts that share prefixes, two of them equal, with continuations of one and several tokens,
+    sentences, two prompts before one text (as long as each other, and not), and means per token.
     """
     said = [
         example(i, p)

@@ -18,7 +18,7 @@ from biasscope.engine.errors import UsageError
 from biasscope.engine.schemas import NONE
 from biasscope.engine.settings import Format
 from biasscope.engine.statistics import resampling
-from biasscope.engine.statistics.baseline import SHARE
+from biasscope.engine.statistics.baseline import COVARIATE
 from biasscope.engine.store import files, shards
 from biasscope.engine.store.reproduce import relative
 from biasscope.engine.store.seals import DEPTH
@@ -248,7 +248,7 @@ def _clean(parts: Sequence[Part], gallery: Gallery) -> Iterator[Block]:
         )
         single = part.baseline.summary.filter(pl.col("subset").str.starts_with("occupation: "))
         named = single.with_columns(pl.col("subset").str.strip_prefix("occupation: ").alias("occupation"))
-        share = named.filter(pl.col("metric") == SHARE).select(
+        share = named.filter(pl.col("metric").is_in([COVARIATE, "share_of_men"])).select(
             "occupation", pl.col("estimate").alias("share")
         )
         rows = (

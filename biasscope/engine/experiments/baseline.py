@@ -2,6 +2,7 @@
 predictions.
 """
 
+from dataclasses import replace
 from pathlib import Path
 
 import polars as pl
@@ -30,12 +31,15 @@ def baseline(settings: Measure, *, given: str | None = None, voice: Voice = SILE
         name = each.dataset.name
         with run.phase("statistics"):
             known = set(scores["example_id"])
-            examples = [example for example in each.dataset.examples if example.id in known]
-            summary = statistics.baseline(scores, examples, model=run.slug, design=each.ungrouped)
+            examples = tuple(example for example in each.dataset.examples if example.id in known)
+            measured = replace(each.dataset, examples=examples)
+            summary = statistics.baseline(scores, measured, model=run.slug, design=each.ungrouped)
             if triples.height:
-                summary = pl.concat(
-                    [statistics.stereoset(triples, model=run.slug, dataset=name, seed=settings.seed), summary]
+                metric = "likelihood" if any(e.per_token for e in examples) else "stereoset"
+                published = statistics.stereoset(
+                    triples, model=run.slug, dataset=name, seed=settings.seed, metric=metric
                 )
+                summary = pl.concat([published, summary])
         each.save(summary)
     return run.finish()
 

@@ -10,7 +10,7 @@ from biasscope.engine import types
 from biasscope.engine.measure.effects import defined, soundly
 from biasscope.engine.model import forward
 from biasscope.engine.model.loading import LM
-from biasscope.engine.model.metrics import METRICS, sentence_logp
+from biasscope.engine.model.metrics import SENTENCES, sentence_logp
 from biasscope.engine.model.packing import Block
 from biasscope.engine.model.tokens import Forest
 from biasscope.engine.schemas import SCORES, TRIPLES
@@ -53,11 +53,15 @@ def _scores(lm: LM, forest: Forest, edit: Edit, block: Block) -> dict[str, pl.Da
         values = defined(m, readouts)
         table = pl.DataFrame({**who, "metric": [m] * len(examples), "value": values.data[of]})
         scores.append(table.filter(pl.Series(~np.ma.getmaskarray(values)[of])))
-    each = sentence_logp(readouts)[0].exp().cpu().numpy()[of]
-    kind = {"split": ["intrasentence"] * len(examples), "bias_type": [e.bias_type for e in examples]}
+    means, whole = block.per_token.to(readouts.count.device), readouts.count[:, SENTENCES] > 0
+    logp = torch.where(means[:, None], readouts.logp[..., :3], sentence_logp(readouts))[0]
+    each = logp.exp().cpu().numpy()[of]
+    splits = ["intersentence" if e.per_token else "intrasentence" for e in examples]
+    kind = {"split": splits, "bias_type": [e.bias_type for e in examples]}
     columns = {"stereo": each[:, 0], "anti": each[:, 1], "unrelated": each[:, 2]}
     triples = pl.DataFrame({**kind, "example_id": who["example_id"], "group": who["group"], **columns})
-    has = pl.Series(METRICS["sentence"].defined(readouts).cpu().numpy()[of])
+    complete = torch.where(means, (readouts.count[:, :3] > 0).all(1), whole.all(1))
+    has = pl.Series(complete.cpu().numpy()[of])
     return {
         "scores": pl.concat(scores).select(SCORES.names()),
         "triples": triples.filter(has).select(TRIPLES.names()),

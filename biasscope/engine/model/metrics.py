@@ -79,9 +79,21 @@ def kl(readouts: Readouts) -> PerExample:
     return torch.zeros_like(readouts.logp[..., STEREO]) if readouts.kl is None else readouts.kl
 
 
+def sentence_sum(readouts: Readouts) -> PerExample:
+    """Σ log p of the whole first sentence − the same of the second, nats."""
+    each = readouts.logp[..., SENTENCES]
+    return each[..., 0] - each[..., 1]
+
+
+def _triple(readouts: Readouts) -> Bool[Tensor, " example"]:
+    """Examples with a third sentence: their published score is of means over tokens."""
+    return readouts.count[:, SENTENCES.stop - 1] > 0
+
+
 METRICS = {
     "target": Reading(target),
     "sentence": Reading(sentence, (3, 4)),
+    "sentence_sum": Reading(sentence_sum, (3, 4), _triple),
     "competence": Reading(competence, lacks=_immeasurable),
     "kl": Reading(kl),
 }

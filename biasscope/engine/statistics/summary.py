@@ -26,7 +26,22 @@ from biasscope.engine.types import METRICS, Design, Site
 
 BIAS = tuple(name for name, metric in METRICS.items() if metric.bias)
 """Metrics whose effects are bias effects; the first one present ranks the sites."""
-STATISTICS = ("slope", "mean", "rms", "pearson_bls", "spearman_bls", "pearson_bergsma", "spearman_bergsma")
+STATISTICS = (
+    "slope",
+    "mean",
+    "rms",
+    "preference",
+    "score",
+    "sentence_score",
+    "slope_first",
+    "slope_second",
+    "pearson",
+    "spearman",
+    "pearson_bls",
+    "spearman_bls",
+    "pearson_bergsma",
+    "spearman_bergsma",
+)
 SITE = ["component", "layer", "head", "position"]
 SITES = ["measured", "source", *SITE]
 Labels = Mapping[str, str | None]
