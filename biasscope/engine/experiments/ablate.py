@@ -47,6 +47,12 @@ def ablate(
     choice = {name: own[name] for name in ("top", "by", "adaptive", "miss")}
     choice |= {"heads": chosen.heads, "layers": chosen.layers, "given": list(map(str, gone))}
     facts = datasets.load(control, settings.data_dir) if control else None
+    for dataset in run.datasets if facts else ():
+        if all(e.bias_type != "gender" for e in dataset.examples):
+            types = ", ".join(sorted({e.bias_type for e in dataset.examples}))
+            raise UsageError(
+                f"--control {control}: factual gender is no control for {types} ({dataset.name})"
+            )
     for each in scan.scans(run, source=source, sites=choice, control=facts and [facts.name, facts.digest]):
         if not each.complete:
             sites = selection.without(chosen.sites(run.lm), selection.inside(run.lm, gone))

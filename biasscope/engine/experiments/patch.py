@@ -55,6 +55,9 @@ def patch(
         | ({"given": given} if given else {})
     )
     run = session.start("patch", settings, options, voice)
+    for dataset in run.datasets:
+        if source == "corrupt" and dataset.rule == "none":
+            raise UsageError(f"{dataset.name} has no counterfactual twins; take --source mean")
     for each in scan.scans(run, **own, **where, **selection.in_identity(gone)):
         if not each.complete:
             _measure(each, own, where, gone)
@@ -78,6 +81,12 @@ def _measure(each: Scan, own: dict[str, Any], where: dict[str, Any], gone: Seque
         twins=name == "corrupt",
         positions=not everywhere,
     )
+    for position in positions:
+        if not everywhere and not any(prompt.part(position) for prompt in forest.prompts):
+            raise UsageError(
+                f"--positions {position} is no token of any prompt of {each.dataset.name}: the term ends each; "
+                "take --positions term"
+            )
     if own["direction"] == "denoising":
         forest, name = replace(forest, blocks=tuple(block.swapped() for block in forest.blocks)), "clean"
     sites = single if exactly else list(dict.fromkeys([*single, *map(sources.whole, single)]))

@@ -17,7 +17,7 @@ from biasscope.engine.experiments import selection, session
 from biasscope.engine.experiments.session import Running
 from biasscope.engine.schemas import RELIABILITY
 from biasscope.engine.settings import memory
-from biasscope.engine.statistics import comparison, reliability
+from biasscope.engine.statistics import baseline, comparison, reliability
 from biasscope.engine.statistics.summary import partners, summarise
 from biasscope.engine.store import cache, journal, runs, seals
 from biasscope.engine.types import UNEDITED, Dataset, Design, Edit, Example, Site, Unit
@@ -324,6 +324,8 @@ def aggregated(scan: Scan, table: str, method: str) -> Aggregates:
     """The aggregates of a table of effects: SUMMARY and RELIABILITY."""
     effects, keywords = scan.table(table), _keywords(scan, method)
     with scan.run.phase("statistics"):
+        if scan.run.options.assess and (nothing := baseline.nothing_to_find(effects, scan.ungrouped)):
+            scan.run.warn(f"{scan.dataset.name}: {nothing}", scan.dataset.name)
         trusted = (
             reliability.assess(effects, **keywords) if scan.run.options.assess else RELIABILITY.to_frame()
         )

@@ -46,7 +46,7 @@ class Input:
 
 
 def default(dataset: Dataset) -> str:
-    """`occupation` where there are labour statistics, else `stereotype`."""
+    """`occupation` where there is a covariate, else `stereotype`."""
     return "occupation" if dataset.covariate else "stereotype"
 
 
@@ -70,12 +70,13 @@ def inputs(
     """The inputs of a task, and example id → why an example has none.
 
     stereotype: the prefix with its filler, 1 stereotype, 0 the anti-stereotype's filler (or the unrelated
-    one's, by `negatives`). occupation: the prompt, 1 where most people in the occupation are men. lean: the
-    prompt, 1 where the model's own `target` is above 0. Examples with an input that another example labels
-    otherwise are dropped. UsageError where the dataset lacks what the task is about.
+    one's, by `negatives`). occupation: the prompt, 1 where the group's covariate is above 50 %, or above the
+    median of groups where it is no per cent. lean: the prompt, 1 where the model's own `target` is above 0.
+    Examples with an input that another example labels otherwise are dropped. UsageError where the dataset
+    lacks what the task is about.
     """
-    shares = dataset.covariate
-    if (task == "occupation") != (shares is not None) and task != "lean":
+    above = _above(dataset)
+    if (task == "occupation") != bool(dataset.covariates) and task != "lean":
         raise UsageError(
             f"--task {task} is not defined for {dataset.name}; take --task {default(dataset)} or lean"
         )
@@ -86,11 +87,12 @@ def inputs(
         if task == "stereotype" and (e.flaw or negative is None):
             lost[e.id] = e.flaw or "no unrelated filler"
         elif task == "stereotype":
-            candidates += [_filled(e, 1, e.stereo), _filled(e, 0, str(negative))]
-        elif task == "occupation" and shares:
-            candidates.append(
-                Input(e.id, e.id, e.group, e.prompt, e.word, int(shares[e.group] > 50), e.group)
-            )
+            sides = e.sides[0], e.sides[1] if negatives == "anti" else e.sides[2]
+            candidates += [_filled(e, label, *side) for label, side in zip((1, 0), sides, strict=True)]
+        elif task == "occupation" and e.group not in above:
+            lost[e.id] = f"its {dataset.noun} has no {dataset.covariates[0].name}"
+        elif task == "occupation":
+            candidates.append(Input(e.id, e.id, e.group, e.prompt, e.word, int(above[e.group]), e.group))
         elif target is not None and np.isfinite(target.get(e.id, np.nan)):
             candidates.append(Input(e.id, e.id, e.group, e.prompt, e.word, int(target[e.id] > 0), e.group))
         else:
@@ -104,12 +106,21 @@ def inputs(
     return [i for i in candidates if i.example_id not in lost], lost
 
 
-def _filled(e: Example, label: int, filler: str) -> Input:
+def _above(dataset: Dataset) -> dict[str, bool]:
+    """Group → whether its covariate is high; empty without one."""
+    if not dataset.covariates:
+        return {}
+    values = dataset.covariates[0].values
+    middle = 50.0 if dataset.covariates[0].unit == "%" else float(np.median(list(values.values())))
+    return {group: value > middle for group, value in values.items()}
+
+
+def _filled(e: Example, label: int, prompt: str, filler: str) -> Input:
     return Input(
         f"{e.id}.{'stereo' if label else 'other'}",
         e.id,
         e.group,
-        e.prompt + filler,
+        prompt + filler,
         e.word,
         label,
         filler.strip().lower(),

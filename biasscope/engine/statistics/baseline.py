@@ -22,6 +22,7 @@ from biasscope.engine.statistics.summary import (
     place,
     refuse_empty,
     statistics,
+    summarise,
     table,
     unit,
 )
@@ -185,6 +186,25 @@ def _correlations(
                 columns = estimates.correlation(cells.clusters(known), x[known], seed, ranks=ranks)
                 rows[f"{name}_{other.key}" if other.key else name] = ("r", columns)
     return rows
+
+
+def nothing_to_find(effects: pl.LazyFrame, design: Design) -> str | None:
+    """A warning where the interval of the clean model's own ranking statistic holds 0; None else."""
+    clean = effects.filter(pl.col("metric") == "target").unique("example_id").sort("example_id").collect()
+    columns = {
+        "effect": pl.col("baseline"),
+        "component": pl.lit(None, pl.String),
+        "head": pl.lit(None, pl.Int32),
+    }
+    row = summarise(clean.with_columns(**columns), model="", method="", design=design).row(0, named=True)
+    if row["ci_low"] is None or not row["ci_low"] <= 0 <= row["ci_high"]:
+        return None
+    ends = f"{row['estimate']:.2g} [{row['ci_low']:.2g}, {row['ci_high']:.2g}] {row['unit']}".replace(
+        "-", "−"
+    )
+    return (
+        f"the clean model's own {row['statistic']} is {ends}: it may be 0, and then there is no place to find"
+    )
 
 
 def stereoset(
