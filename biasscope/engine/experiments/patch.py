@@ -84,8 +84,8 @@ def _measure(each: Scan, own: dict[str, Any], where: dict[str, Any], gone: Seque
     for position in positions:
         if not everywhere and not any(prompt.part(position) for prompt in forest.prompts):
             raise UsageError(
-                f"--positions {position} is no token of any prompt of {each.dataset.name}: the term ends each; "
-                "take --positions term"
+                f"--positions {position} is no token of any prompt of {each.dataset.name}: the term "
+                "ends each; take --positions term"
             )
     if own["direction"] == "denoising":
         forest, name = replace(forest, blocks=tuple(block.swapped() for block in forest.blocks)), "clean"

@@ -193,7 +193,7 @@ def nothing_to_find(effects: pl.LazyFrame, design: Design) -> str | None:
     clean = effects.filter(pl.col("metric") == "target").unique("example_id").sort("example_id").collect()
     columns = {
         "effect": pl.col("baseline"),
-        "component": pl.lit(None, pl.String),
+        "component": pl.lit("clean"),
         "head": pl.lit(None, pl.Int32),
     }
     row = summarise(clean.with_columns(**columns), model="", method="", design=design).row(0, named=True)
