@@ -80,9 +80,7 @@ def _measure(
 
 
 def _ranked(each: Scan, sites: Sequence[Site], sources: Sequence[str], top: int) -> list[Site]:
-    """The first `top` of the sites by attribution with the first source on the same examples, in the model's
-    order.
-    """
+    """The first `top` of the sites by attribution with the first source, in the model's order."""
     estimates = each.estimated(sites, *sources)
     return sorted([site for site in summary.top(estimates, estimates.height) if site in set(sites)][:top])
 
@@ -90,9 +88,7 @@ def _ranked(each: Scan, sites: Sequence[Site], sources: Sequence[str], top: int)
 def _controlled(
     each: Scan, sites: Sequence[Site], sources: Sequence[str], given: Sequence[Site]
 ) -> list[str]:
-    """The names of the units that hold the same sites' effects on the control, each source made of its own
-    prompts.
-    """
+    """The names of the units with the same sites' effects on the control, each source made of its prompts."""
     from biasscope.engine.measure import exact
     from biasscope.engine.measure.sources import Sweep, removed
 

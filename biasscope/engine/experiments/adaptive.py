@@ -1,6 +1,4 @@
-"""The exact sweep down attribution's ranking, which stops when hardly any site that is left can be among the
-strongest.
-"""
+"""The exact sweep down attribution's ranking; it stops when hardly any site left can be among the first."""
 
 from collections.abc import Sequence
 from typing import Any

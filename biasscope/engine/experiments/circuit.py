@@ -1,5 +1,4 @@
-"""The steps of `circuit`: the sites of an earlier run ranked anew on one half of the groups, sets of them
-measured on the other.
+"""The steps of `circuit`: a run's sites ranked anew on half of the groups, sets measured on the other.
 
 Each half has sources of its own: its means and donors are made of its prompts alone, and its twins name none
 of the other's terms.
@@ -161,9 +160,7 @@ def find(o: Measure, name: str) -> RankedRun:
 
 
 def measure(scan: Scan, ranked_run: RankedRun, sizes: Sequence[int], target: float | None) -> None:
-    """Measure what is not stored yet. DataError, found early and kept, where the sites together do nothing
-    that sets could share.
-    """
+    """Measure what is not stored yet. DataError, found early and kept, where all sites together do nothing"""
     from biasscope.engine.measure import circuits
 
     if reason := scan.journal.facts.get("nothing"):
@@ -206,9 +203,7 @@ def measure(scan: Scan, ranked_run: RankedRun, sizes: Sequence[int], target: flo
 
 
 def _halves(scan: Scan, ranked_run: RankedRun) -> tuple[Scan, Scan]:
-    """The scans of the half of the groups that chooses and of the half that reports; groups that are each
-    other's twin stay together.
-    """
+    """The scans of the half that chooses and of the half that reports; groups that are twins are together."""
     from biasscope.engine.measure import circuits
 
     data = scan.dataset
@@ -249,9 +244,7 @@ def _reason(row: Mapping[str, Any], ranked_run: RankedRun, sites: int) -> str:
 
 
 def _ranked(here: Scan, ranked_run: RankedRun, sites: list[Site]) -> list[Site]:
-    """The sites by the ranking statistic, strongest first, measured as the run measured them but on the half
-    that chooses alone.
-    """
+    """The sites by the ranking statistic, measured as the run did but on the half that chooses alone."""
     from biasscope.engine.measure import attribution, exact
     from biasscope.engine.measure.sources import Sweep
 
@@ -308,9 +301,7 @@ def _written(sites: Sequence[Site]) -> list[list[Any]]:
 
 
 def summary(scan: Scan) -> pl.DataFrame:
-    """SUMMARY of the sets: f with intervals, areas, random sets, the minimal one, and which sites the largest
-    and the minimal hold.
-    """
+    """SUMMARY of the sets: f, areas, random sets, the minimal one; which sites that and the largest hold."""
     from biasscope.engine.statistics import circuits as faithfulness
 
     effects, facts = scan.table("effects").collect(), scan.journal.facts

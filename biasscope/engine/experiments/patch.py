@@ -1,6 +1,4 @@
-"""The steps of `patch`: the effect of every site, estimated by gradients or exact, and the calibration of the
-estimates.
-"""
+"""The steps of `patch`: the effect of every site, by gradients or exact, and the estimates' calibration."""
 
 from collections.abc import Sequence
 from dataclasses import replace

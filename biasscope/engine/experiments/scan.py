@@ -1,6 +1,4 @@
-"""One dataset measured through the store: what is there is reused, what is not is measured and kept, then its
-run is saved.
-"""
+"""One dataset measured through the store: what is there is reused, the rest measured, kept and saved."""
 
 import contextlib
 import tempfile
@@ -100,9 +98,7 @@ class Scan:
         twins: bool = False,
         positions: bool = False,
     ) -> "Forest":
-        """The dataset's examples as a forest, with counterfactual twins on request; warns of dropped
-        examples.
-        """
+        """The dataset's examples as a forest, with counterfactual twins on request; warns of the dropped."""
         from biasscope.engine.model import tokens
 
         lm, dataset, missing = self.run.lm, self.dataset, Counter[str]()
@@ -131,9 +127,7 @@ class Scan:
         return self.ungrouped if twins is None else replace(self.ungrouped, partners=partners(twins))
 
     def twins(self) -> tuple[dict[str, str], dict[str, str]]:
-        """Example id → its counterfactual prompt, and example id → why it has none; stored as a table of the
-        run.
-        """
+        """Example id → its counterfactual prompt, and id → why it has none; stored as a table of the run."""
         from biasscope.engine.model import twins
 
         kept, lost = twins.fit(self.run.lm, self.dataset, self.run.options.seed)
@@ -213,9 +207,7 @@ class Scan:
     def measure(
         self, units: Sequence[Unit], label: str | None, *, prefix: str = "", table: str | None = None
     ) -> list[str]:
-        """The names of the units, all of them now stored; `prefix` goes before their names, `table` takes the
-        place of "effects".
-        """
+        """The names of the units, all stored; `prefix` precedes them, `table` stands in for "effects"."""
 
         def named(unit: Unit) -> Unit:
             tables = unit.compute if table is None else lambda: {table: unit.compute()["effects"]}
@@ -342,9 +334,7 @@ def controlled(scan: Scan) -> Aggregates:
 
 
 def calibrated(scan: Scan, n: int) -> Aggregates:
-    """The aggregates of gradient estimates, with exact effects of the first n and n random sites of each
-    kind, and how far both agree.
-    """
+    """The aggregates of estimates, with exact effects of the first n and n random sites of each kind."""
     summary, trusted = aggregated(scan, "effects", "attribution")
     exact = scan.table("exact")
     with scan.run.phase("statistics"):

@@ -21,9 +21,7 @@ class Choice:
 
     @classmethod
     def parse(cls, heads: str | None, layers: str | None) -> "Choice":
-        """The choice as written; UsageError where it cannot be read. Whether the model has such sites is seen
-        later.
-        """
+        """The choice as written, unchecked against a model; UsageError where it cannot be read."""
         return cls(
             None if heads is None else parse_heads(heads), None if layers is None else parse_layers(layers)
         )
@@ -75,9 +73,7 @@ def in_identity(given: Sequence[Site]) -> dict[str, list[str]]:
 
 
 def inside(lm: "LM", sites: Sequence[Site]) -> list[Site]:
-    """The sites, after checking that the model has them. UsageError, with the valid range, where it has
-    not.
-    """
+    """The sites, after checking that the model has them. UsageError, with the valid range, where not."""
     for site in sites:
         if site.layer >= lm.n_layers or (site.head or 0) >= lm.n_heads:
             raise UsageError(

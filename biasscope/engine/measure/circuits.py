@@ -1,6 +1,4 @@
-"""Sets of sites: what a model keeps with only some of them, or loses without them. Exact, several sets a
-pass.
-"""
+"""Sets of sites: what a model keeps with only some of them, or loses without; exact, several sets a pass."""
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -32,8 +30,7 @@ class Point:
 
 
 def halves(clusters: Mapping[str, int], seed: int) -> tuple[set[str], set[str]]:
-    """Two seeded halves of the groups, whole clusters in either: one to choose sites on, the other to report
-    on.
+    """Two seeded halves of the groups, whole clusters in either: one chooses sites, the other reports.
 
     `clusters`: group → its cluster's number.
     """
@@ -69,9 +66,7 @@ def points(ranked: Sequence[Site], sizes: Sequence[int], seed: int) -> list[Poin
 def units(
     lm: LM, forest: Forest, wanted: Sequence[Point], source: Source, batch: int | None = None
 ) -> list[Unit]:
-    """EFFECTS of the sets (component `set`, position the set's name) in pieces of one row block and as many
-    sets as a pass holds.
-    """
+    """EFFECTS of the sets (component `set`, position: its name) by row block and as many sets as a pass."""
     size = loading.batch_size(lm, batch)
     start = lru_cache(maxsize=1)(partial(forward.clean, lm))
 
@@ -110,8 +105,7 @@ def _order(site: Site) -> tuple[int, str, int]:
 def greedy(
     sites: Sequence[Site], keeps: Callable[[Sequence[Site]], float | None], target: float
 ) -> list[Site]:
-    """What is left of the sites, strongest first, when the weakest are left out as long as f stays at the
-    target or above.
+    """What is left of the sites, strongest first, when the weakest go as long as f is at least the target.
 
     They are left out in chunks, which halve where a chunk is needed; a single site that is needed stays.
     `keeps`: f with only these sites kept. No site of the result can be left out in this order; it need not be

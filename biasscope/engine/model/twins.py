@@ -1,6 +1,4 @@
-"""Examples with the counterfactual twin that fits them: as many tokens, and the same tokens of every filler
-after it.
-"""
+"""Examples with the counterfactual twin that fits: as many tokens, and those of every filler the same."""
 
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
@@ -95,9 +93,7 @@ def table(examples: Sequence[Example], kept: Mapping[str, Twin]) -> pl.DataFrame
 
 
 def acdc(lm: LM, examples: Sequence[Example], kept: Mapping[str, Twin]) -> list[dict[str, Any]]:
-    """The pairs in the original study's form: clean and corrupted differ in the term alone, read where the
-    filler is predicted.
-    """
+    """The pairs in the original study's form: they differ in the term alone, read before the filler."""
     pairs = [(e, kept[e.id]) for e in examples if e.id in kept]
     return [
         {
@@ -110,9 +106,7 @@ def acdc(lm: LM, examples: Sequence[Example], kept: Mapping[str, Twin]) -> list[
 
 
 def _side(lm: LM, example: Example, prompt: str, term: str) -> dict[str, Any]:
-    """One prompt with the stereotype's filler (the male pronoun): its tokens, and those of both fillers after
-    the prompt.
-    """
+    """One prompt with the filler of the stereotype (“he”): its tokens, and both fillers' after the prompt."""
     stereo, anti, *_ = _fillers(lm, example, prompt) or []
     before = continuation(lm, prompt, example.stereo, example.suffix, 0)
     sentence = prompt + example.stereo + example.suffix

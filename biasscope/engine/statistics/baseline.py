@@ -1,6 +1,4 @@
-"""Aggregates of the clean model: LMS, SS, ICAT, gaps, shift and slope, by selection of examples, and
-correlations.
-"""
+"""Aggregates of the clean model: LMS, SS, ICAT, gaps, shift, slope by selection of examples; correlations."""
 
 from collections import defaultdict
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -28,17 +26,14 @@ from biasscope.engine.statistics.summary import (
 from biasscope.engine.types import METRICS, Design, Example
 
 SHARE = "share_of_men"
-"""The metric of the rows that say, per occupation, what target is regressed on: per cent of men, from the
-labour statistics.
-"""
+"""The metric of the rows that say, per occupation, the per cent of men that target is regressed on."""
 Mask = NDArray[np.bool_]
 
 
 def baseline(
     scores: pl.DataFrame, examples: Sequence[Example], *, model: str, design: Design = Design()
 ) -> pl.DataFrame:
-    """SUMMARY of the clean model's SCORES on one dataset: target's slope, mean and rms, the other metrics'
-    means, correlations.
+    """SUMMARY of SCORES on one dataset: target's slope, mean and rms, other metrics' means, correlations.
 
     Subsets (see `of_examples`) have the mean of target and sentence, and the slope where they keep 6
     clusters. p_family, and so a star, stands on the ranking statistic of "all" alone. Correlations are of the
@@ -195,8 +190,7 @@ def of_examples(examples: Sequence[Example], *, occupations: bool) -> dict[str, 
 
 
 def _distinguished(examples: Sequence[Example]) -> set[str]:
-    """The occupations whose readout says which person the pronoun means: its prompt or pronouns differ
-    between the two answers.
+    """The occupations whose readout says who the pronoun is: its prompts or pronouns differ by the answer.
 
     In the other occupations both answers are one and the same readout (44 of WinoGender's 60): there is
     nothing to compare.

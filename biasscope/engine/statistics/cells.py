@@ -1,6 +1,4 @@
-"""Counts and sums of per-example values by cluster and site, and the sites that share their clusters. No
-tables.
-"""
+"""Counts and sums of per-example values by cluster and site, and sites with the same clusters. No tables."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -13,9 +11,7 @@ from biasscope.engine.statistics.resampling import Array
 
 @dataclass(frozen=True)
 class Cells:
-    """Counts, sums and sums of squares of the values of each cluster at each site, `cluster site`; a cluster
-    may be absent (n = 0).
-    """
+    """Counts, sums and sums of squares of values, `cluster site`; a cluster may be absent (n = 0)."""
 
     n: Array
     total: Array
@@ -25,9 +21,7 @@ class Cells:
     def of(
         cls, cluster: NDArray[np.int64], site: NDArray[np.int64], value: Array, shape: tuple[int, int]
     ) -> "Cells":
-        """Cells of values with a cluster number and a site number each; values that are not finite must be
-        left out before.
-        """
+        """Cells of finite values with a cluster number and a site number each."""
         index = cluster * shape[1] + site
 
         def add(x: Array | None) -> Array:
@@ -77,9 +71,7 @@ def numbered(cluster: NDArray[np.intp]) -> NDArray[np.intp]:
 
 
 def alike(cells: Cells, at_least: int) -> Iterator[tuple[NDArray[np.intp], NDArray[np.intp]]]:
-    """Sites grouped by which clusters they have (cluster numbers, site numbers): each group shares one matrix
-    of bootstrap draws.
-    """
+    """Sites grouped by which clusters they have (clusters, sites): a group shares its bootstrap draws."""
     patterns, which = np.unique(cells.n > 0, axis=1, return_inverse=True)
     for i, pattern in enumerate(patterns.T):
         rows, sites = np.flatnonzero(pattern), np.flatnonzero(which == i)

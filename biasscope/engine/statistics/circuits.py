@@ -1,5 +1,4 @@
-"""How much of a statistic sets of sites carry: f of every set, its area over the sizes, random sets beside
-it.
+"""How much of a statistic sets of sites carry: f of every set, its area over the sizes, random sets.
 
 f = (m(set) − m(none)) / (m(all) − m(none)) of the ranking statistic m: 1 where the kept sites do all that the
 model does, 0 where they do what no site does; for removed sets, what is left without them. Null where the
@@ -44,9 +43,7 @@ def relative(effects: pl.DataFrame) -> pl.DataFrame:
 
 
 def denominator(effects: pl.DataFrame, *, model: str, design: Design = Design()) -> dict[str, Any]:
-    """The SUMMARY row of m(all) − m(none), what the sets share out: f is null where its interval is, or holds
-    0.
-    """
+    """The SUMMARY row of m(all) − m(none): f is null where its interval is, or holds 0."""
     whole = relative(effects).filter(pl.col("component") == TOTAL)
     rows = summary.summarise(whole, model=model, method="circuit", design=design)
     return rows.filter(pl.col("statistic").is_in(["slope", "mean"]), pl.col("subset") == "all").row(
@@ -55,9 +52,7 @@ def denominator(effects: pl.DataFrame, *, model: str, design: Design = Design())
 
 
 def members(sets: pl.DataFrame, subset: str, sites: Sequence[Site]) -> pl.DataFrame:
-    """SUMMARY rows that name the sites of a set, strongest first: statistic `member`, no number. `sets`: from
-    `of_sets`.
-    """
+    """SUMMARY rows that name a set's sites, strongest first: statistic `member`. `sets`: from `of_sets`."""
     first = sets.row(0, named=True)
     same = {key: first[key] for key in ("model", "dataset", "source", "metric")} | {
         "method": "keep",
@@ -83,9 +78,7 @@ def estimates_of(effects: pl.DataFrame, design: Design) -> dict[str, float]:
 
 
 def _drawn(effects: pl.DataFrame, design: Design, *, draws: bool) -> tuple[list[str], Array]:
-    """Names of the sets, and f of each over all clusters (first row) and, with `draws`, over drawn
-    clusters.
-    """
+    """Names of the sets, and f of each over all clusters (first row) and, with `draws`, over drawn ones."""
     site_effects = measured(relative(effects).lazy(), "target", design)
     cells, cluster, x = site_effects.cells, site_effects.cluster, None
     if site_effects.graded.any():
@@ -107,8 +100,7 @@ def _drawn(effects: pl.DataFrame, design: Design, *, draws: bool) -> tuple[list[
 def curve(
     summary: pl.DataFrame, sizes: Sequence[int], areas: Mapping[tuple[str, str], Interval]
 ) -> pl.DataFrame:
-    """SUMMARY rows of method `keep` and `remove`, statistic `faithfulness`: subset "top k", "random k"
-    (median and 5–95 %), and the areas.
+    """SUMMARY of `keep` and `remove`: f of "top k", "random k" (median and 5–95 %), and the areas.
 
     `summary`: of the sets, from `of_sets`; `areas`: from the function of that name.
     """
@@ -146,14 +138,9 @@ def curve(
 
 
 def areas(
-    effects: pl.DataFrame,
-    sites: int,
-    sizes: Sequence[int],
-    design: Design = Design(),
+    effects: pl.DataFrame, sites: int, sizes: Sequence[int], design: Design = Design()
 ) -> dict[tuple[str, str], Interval]:
-    """(mode, `area` or `area_abs`) → lower end, estimate and upper end: area ± the 95 % quantile of |area* −
-    area| over drawn clusters.
-    """
+    """(mode, `area` or `area_abs`) → area ± the 95 % quantile of |area* − area| over drawn clusters."""
     names, f = _drawn(effects, design, draws=True)
     return {
         (mode, name): _interval(
@@ -165,9 +152,7 @@ def areas(
 
 
 def _area(f: Array, x: Sequence[float], mode: str, name: str) -> Array:
-    """The trapezoid under each row of f (or |1 − f|) over the share of sites kept, with the end points f(0) =
-    0 and f(1) = 1.
-    """
+    """The trapezoid under each row of f (or |1 − f|) over the share of sites kept, f(0) = 0 and f(1) = 1."""
     kept = np.array([0.0, *(x if mode == "keep" else 1 - np.array(x)), 1.0])
     values = np.hstack([np.zeros((len(f), 1)), f, np.ones((len(f), 1))])
     order = np.argsort(kept, kind="stable")
@@ -176,9 +161,7 @@ def _area(f: Array, x: Sequence[float], mode: str, name: str) -> Array:
 
 
 def _interval(area: Array) -> Interval:
-    """Lower end, estimate and upper end of an area; its first element is the estimate, the others are the
-    draws.
-    """
+    """An area and its ends; the first element is the estimate, the others are the draws."""
     drawn = np.abs(area[1:] - area[0])
     reach = float(np.quantile(drawn[np.isfinite(drawn)], 0.95)) if np.isfinite(drawn).any() else np.nan
     return float(area[0] - reach), float(area[0]), float(area[0] + reach)

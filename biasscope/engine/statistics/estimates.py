@@ -1,5 +1,4 @@
-"""The statistics of per-example values: an estimate with its interval per site, its p, and the family that a
-star is about. No tables.
+"""The statistics of per-example values: estimate, interval and p per site, and what a star is about.
 
 Every function takes the values of one metric as `Cells` and returns columns over the same sites, NaN where a
 number does not exist.
@@ -23,24 +22,18 @@ FLAT = 1e-20
 """A sum of squares below this share of its own size is rounding, not spread."""
 Columns = dict[str, Array]
 NUMBERS = ("n", "clusters", "estimate", "ci_low", "ci_high", "p", "p_family", "q", "carried_by", "caution")
-"""The columns every statistic fills, named as in SUMMARY; carried_by is the row of the cells, caution a
-code.
-"""
+"""The columns of every statistic, as in SUMMARY; carried_by is the row of the cells, caution a code."""
 UNEQUAL, SKEWED = 1.0, 2.0
 CAUTIONS = {UNEQUAL: "unequal groups", SKEWED: "skewed values"}
 """Codes of the column `caution`."""
 EVEN, SKEW = 0.6, 2.0
-"""An interval is marked where n² / Σ n² is below EVEN · k, or |skew| of the clusters above SKEW; what that is
-worth: docs/method.md.
-"""
+"""Marked: n² / Σ n² below EVEN · k, or |skew| of the clusters above SKEW (docs/method.md)."""
 RECOVERED = ("recovered", "recovered_low", "recovered_high")
 
 
 @dataclass(frozen=True)
 class Family:
-    """Sites that one star is about; some may only stand in the maximum, because they could have been chosen
-    but were not measured.
-    """
+    """Sites that one star is about; some may only stand in the maximum, as candidates never measured."""
 
     members: NDArray[np.bool_]
     own: NDArray[np.bool_]
@@ -49,24 +42,18 @@ class Family:
 
 @dataclass(frozen=True)
 class Tests:
-    """What is tested of some sites: their numbers, the test, and what remains of their t without each
-    cluster.
-    """
+    """What is tested of some sites: their numbers, the test, and their t without each cluster."""
 
     sites: NDArray[np.intp]
     null: Null
     without: Callable[[NDArray[np.bool_]], Array] | None
     """t of the sites of a mask, `cluster site`."""
     rows: NDArray[np.intp]
-    """The row of `cells` (a cluster, or a group of one) of each cluster of `without`, the first where it has
-    several.
-    """
+    """The row of `cells` (a cluster, or its first group) of each cluster of `without`."""
 
 
 def mean_tests(cells: Cells, seed: int) -> Iterator[list[Tests]]:
-    """The tests of "the mean is 0": the studentised cluster bootstrap, and below 20 clusters sign flips too:
-    the larger p counts.
-    """
+    """The tests of "the mean is 0": the studentised bootstrap and, below 20 clusters, also sign flips."""
     spread = varying(cells, slope=False)
     drawn, flipped = [], []
     for rows, sites in alike(cells, MIN_CLUSTERS):
@@ -115,9 +102,7 @@ def varying(cells: Cells, slope: bool) -> NDArray[np.bool_]:
 
 
 def judge(table: dict[str, Array], tests: Sequence[Tests], families: Sequence[Family]) -> None:
-    """Fill in p, p_family and who carries a finding, the larger p of several tests; sites of no family are
-    tested alone.
-    """
+    """Fill in p, p_family and who carries a finding, the larger p of several tests; p of others alone."""
     for family in families:
         parts = [
             (each, (family.members & family.own)[each.sites], (family.members & ~family.own)[each.sites])
@@ -160,9 +145,7 @@ def _carried(table: dict[str, Array], tests: Tests, own: NDArray[np.bool_], crit
 
 
 def mean(cells: Cells, seed: int, families: Sequence[Family] = (), *, tested: bool = True) -> Columns:
-    """The mean over examples, the interval from whole clusters; p from the same draws where `tested` (see
-    `mean_tests`).
-    """
+    """The mean over examples, the interval from whole clusters; p where `tested` (see `mean_tests`)."""
     table = _empty(cells)
     table["estimate"] = ratio(cells.total, cells.n)
     residual = cells.total - np.nan_to_num(table["estimate"]) * cells.n
@@ -180,9 +163,7 @@ def mean(cells: Cells, seed: int, families: Sequence[Family] = (), *, tested: bo
 
 
 def rms(cells: Cells, seed: int) -> Columns:
-    """√(mean square over examples): the interval is that of the mean square, transformed. It has no p, being
-    never negative.
-    """
+    """√(mean square over examples), its interval that of the mean square. Never negative, it has no p."""
     square = mean(replace(cells, total=cells.square), seed, tested=False)
     return square | {name: np.sqrt(np.maximum(square[name], 0)) for name in ("estimate", "ci_low", "ci_high")}
 
@@ -190,8 +171,7 @@ def rms(cells: Cells, seed: int) -> Columns:
 def slope(
     cells: Cells, x: Array, cluster: NDArray[np.intp], seed: int, families: Sequence[Family] = ()
 ) -> Columns:
-    """The slope of the group means on x, per standard deviation of x over the groups; p by permutation of x
-    (see `slope_tests`).
+    """The slope of the group means on x, per standard deviation of x; p by permutation (see `slope_tests`).
 
     x is standardised once (ddof = 0), over all groups, so that every site has the same unit. `cluster`
     numbers the cluster of each group: groups of one cluster are drawn and permuted together.
@@ -230,8 +210,7 @@ def _caution(residual: Array, even: Array) -> Array:
 
 
 def recovered(cells: Cells, total: int, x: Array | None, cluster: NDArray[np.intp], seed: int) -> Columns:
-    """Effect / total effect of the same statistic, per site, with its interval from whole clusters; `total`
-    is the total's site.
+    """Effect / total effect of the same statistic, per site, with its interval; `total`: the total's site.
 
     NaN where a site lacks examples that the total has. `x`: slopes of the group means on it; None: means over
     examples.
@@ -258,9 +237,7 @@ def recovered(cells: Cells, total: int, x: Array | None, cluster: NDArray[np.int
 
 
 def correlation(cells: Cells, x: Array, seed: int, *, ranks: bool) -> Columns:
-    """Pearson's r, or Spearman's with `ranks`, of the cluster means with x, for one site that has every
-    cluster; BCa interval.
-    """
+    """Pearson's r, or Spearman's, of the cluster means with x, for one site in all clusters; BCa interval."""
     y = cells.means()[:, 0]
     table = _empty(cells)
     table["estimate"][:] = _r(x, y, ranks=ranks) if len(y) > 1 else np.nan
@@ -301,9 +278,7 @@ def published(lms: Cells, ss: Cells, seed: int) -> dict[str, Columns]:
 
 
 def _icats(lms: Cells, ss: Cells, seed: int) -> Columns:
-    """ICAT = LMS · min(SS, 100 − SS) / 50 per site, from the two ratios; BCa interval over whole clusters, no
-    p.
-    """
+    """ICAT = LMS · min(SS, 100 − SS) / 50 per site; BCa interval over whole clusters, no p."""
     table = _empty(lms)
     table["estimate"] = _icat(ratio(lms.total, lms.n), ratio(ss.total, ss.n))
     for site in np.flatnonzero(table["clusters"] >= MIN_CLUSTERS):

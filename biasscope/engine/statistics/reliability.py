@@ -53,9 +53,7 @@ def assess(
     design: Design = Design(),
     beside: pl.LazyFrame | None = None,
 ) -> pl.DataFrame:
-    """RELIABILITY of EFFECTS: of target's slope (where groups have a covariate) and mean, per dataset, source
-    and kind of site.
-    """
+    """RELIABILITY of EFFECTS: of target's slope (if any) and mean, per dataset, source and kind of site."""
     rows: list[dict[str, Any]] = []
     for dataset, _, part in parts(effects):
         metric = next(m for m in BIAS if m in set(part.select(pl.col("metric").unique()).collect()["metric"]))
@@ -84,9 +82,7 @@ def assess(
 
 
 def _kinds(site_effects: Measured) -> Iterator[tuple[dict[str, Any], NDArray[np.bool_]]]:
-    """Each source and kind of measured site, and its sites; heads and the whole hook point `z` are two
-    kinds.
-    """
+    """Each source and kind of measured site, and its sites; heads and the whole `z` are two kinds."""
     kinds = site_effects.sites.select("source", "component", heads=pl.col("head").is_not_null())
     own = (site_effects.sites["measured"] & (site_effects.sites["component"] != TOTAL)).to_numpy()
     for kind in kinds.filter(own).unique(maintain_order=True).iter_rows(named=True):
@@ -122,9 +118,7 @@ def _audited(site_effects: Measured, family: Family, needed: Array, seed: int) -
 
 
 def _modelled(site_effects: Measured, family: Family, seed: int) -> tuple[Model | None, NDArray[np.intp]]:
-    """What studies are drawn from, and its sites: those that vary and have the same groups as most; None
-    where nothing can be tested.
-    """
+    """What studies are drawn from, and its sites: those that vary, in the groups of most; None: no test."""
     slope = site_effects.statistic == "slope"
     cells = (
         site_effects.cells.clusters(site_effects.graded)
@@ -215,9 +209,7 @@ def _split(
 
 
 def weighted(cells: Cells, w: Array, x: Array | None) -> Array:
-    """The statistic of each site when each group counts w times, `draw site`: the slope on x, or the mean
-    over examples.
-    """
+    """The statistic of each site when each group counts w times, `draw site`: slope on x, or mean."""
     with np.errstate(divide="ignore", invalid="ignore"):
         if x is None:
             return (w @ cells.total) / (w @ cells.n)
@@ -228,9 +220,7 @@ def weighted(cells: Cells, w: Array, x: Array | None) -> Array:
 
 
 def estimated(effects: pl.DataFrame, design: Design) -> pl.DataFrame:
-    """The sites of EFFECTS with the estimate of their ranking statistic, and its name: no interval, no
-    test.
-    """
+    """The sites of EFFECTS with the estimate of their ranking statistic, and its name: nothing else."""
     site_effects = measured(effects.lazy(), BIAS[0], design)
     return _estimates(
         site_effects, np.ones(site_effects.sites.height, bool), site_effects.statistic
@@ -257,9 +247,7 @@ def _spearman(first: Array, second: Array) -> Array:
 
 
 def _shared(first: Array, second: Array) -> Array:
-    """The share of the 10 largest |values| that each pair of rows has in common; NaN up to 10 sites, where it
-    is 1 by construction.
-    """
+    """The share of the 10 largest |values| that each two rows have in common; NaN up to 10 sites."""
     if first.shape[1] <= TOP:
         return np.full(len(first), np.nan)
     top_first, top_second = (
@@ -289,9 +277,7 @@ def _agreement(first: pl.DataFrame, second: pl.DataFrame) -> Iterator[dict[str, 
 
 
 def chosen(summary: pl.DataFrame, n: int, seed: int) -> tuple[list[Site], list[Site]]:
-    """The n sites of each kind that a summary ranks first, and n seeded others of each kind: what
-    `--calibrate` measures exactly.
-    """
+    """The n sites of each kind that rank first, and n seeded others: what `--calibrate` measures exactly."""
     ranked = ranking(summary).filter(schemas.single_sites())
     best: list[Site] = []
     others: list[Site] = []
@@ -305,8 +291,7 @@ def chosen(summary: pl.DataFrame, n: int, seed: int) -> tuple[list[Site], list[S
 
 
 def calibration(estimated: pl.DataFrame, exact: pl.DataFrame, others: Sequence[Site]) -> pl.DataFrame:
-    """RELIABILITY of attribution's SUMMARY against the exact SUMMARY of some sites, `others` having been
-    drawn at random.
+    """RELIABILITY of attribution's SUMMARY against the exact one of some sites, `others` drawn at random.
 
     `calibration_spearman`, `calibration_sign` (share of equal signs): over the random sites of a kind.
     `calibration_largest`: the largest exact |effect| M among them; with 95 % confidence fewer than

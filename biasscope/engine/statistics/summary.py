@@ -1,5 +1,4 @@
-"""Aggregates of effects: every site's slope, mean and rms, with interval, p and recovered share; which sites
-rank first.
+"""Aggregates of effects: each site's slope, mean and rms, with interval, p and recovered share; ranks.
 
 Per example in, one row per site and statistic out (the clean model's: `baseline`). shift is `statistic =
 mean`, slope is `statistic = slope`; "significant" means a star (see `schemas.mark`). A number that does not
@@ -50,9 +49,7 @@ class Measured:
     """The effects on one metric, ready to be aggregated over groups and clusters."""
 
     sites: pl.DataFrame
-    """Source, component, layer, head and position of each site; `measured`: whether it is more than a member
-    of the family.
-    """
+    """Source, component, layer, head, position; `measured`: whether it is more than a family's member."""
     groups: list[str]
     cells: Cells
     """`group site`."""
@@ -85,14 +82,9 @@ class Measured:
 
 
 def measured(
-    effects: pl.LazyFrame,
-    metric: str,
-    design: Design,
-    beside: pl.LazyFrame | None = None,
+    effects: pl.LazyFrame, metric: str, design: Design, beside: pl.LazyFrame | None = None
 ) -> Measured:
-    """The effects of one dataset on a metric, all sources; `beside`: of sites that could have been measured
-    and were not.
-    """
+    """The effects of one dataset on a metric; `beside`: of sites that were candidates and not measured."""
     rows = effects.with_columns(measured=True)
     if beside is not None:
         rows = pl.concat([rows, beside.with_columns(measured=False)])
@@ -119,9 +111,7 @@ def _families(sites: pl.DataFrame) -> list[Family]:
 
 
 def partners(twins: pl.DataFrame) -> dict[str, str]:
-    """Group → the one group it is exchanged for, from TWINS; groups whose prompts draw different partners are
-    left out.
-    """
+    """Group → the one group it is exchanged for, from TWINS; groups with several partners are left out."""
     each = twins.group_by("group").agg(pl.col("partner").unique())
     return {group: names[0] for group, names in each.rows() if len(names) == 1}
 
@@ -133,9 +123,7 @@ def clusters(groups: Sequence[str], partners: Mapping[str, str]) -> NDArray[np.i
 
 
 def _site_cells(effects: pl.LazyFrame, sites: pl.DataFrame, groups: Sequence[str]) -> Cells:
-    """The cells of one metric. Only numbers leave polars: copies of the text columns would outweigh all the
-    rest.
-    """
+    """The cells of one metric. Only numbers leave polars: copies of the text columns outweigh the rest."""
     numbered = effects.join(sites.lazy().with_row_index("site"), on=SITES, how="left", nulls_equal=True)
     cluster, ident = pl.col("group").cast(pl.Enum(groups)).to_physical(), pl.col("example_id").rank("dense")
     coded = numbered.select(cluster.cast(pl.Int64), pl.col("site").cast(pl.Int64), ident, "effect").collect()
@@ -146,8 +134,7 @@ def _site_cells(effects: pl.LazyFrame, sites: pl.DataFrame, groups: Sequence[str
 
 
 def statistics(metric: str, site_effects: Measured, seed: int) -> Iterator[tuple[str, Columns]]:
-    """Each statistic of a metric with its columns; slope only over groups whose x is known, and only where x
-    varies.
+    """Each statistic of a metric with its columns; slope only over groups whose x is known and varies.
 
     Stars are about the ranking statistic of the first metric of bias alone.
     """
@@ -186,8 +173,7 @@ def place(column: str, order: Sequence[str]) -> pl.Expr:
 
 
 def table(sites: pl.DataFrame, columns: Columns, labels: Labels, groups: Sequence[str] = ()) -> pl.DataFrame:
-    """SUMMARY rows of sites (or subsets), their columns and what is the same for all of them; not finite
-    becomes null.
+    """SUMMARY rows of sites (or subsets), their columns and what all share; not finite becomes null.
 
     `groups`: the names of those that `carried_by` numbers.
     """
@@ -226,8 +212,7 @@ def summarise(
     design: Design = Design(),
     beside: pl.LazyFrame | None = None,
 ) -> pl.DataFrame:
-    """SUMMARY of EFFECTS, one row per site and statistic: slope (where groups have a covariate), mean and
-    rms.
+    """SUMMARY of EFFECTS, one row per site and statistic: slope (where groups have a covariate), mean, rms.
 
     kl has its mean alone, without p. p_family, q and marks stand on the ranking statistic of target alone:
     slope where it exists, else mean. Its family is all heads and MLPs at all positions under all sources of
@@ -297,9 +282,7 @@ def _each_group(site_effects: Measured, label: Labels) -> Iterator[pl.DataFrame]
 
 
 def _ranked(rows: pl.DataFrame) -> pl.DataFrame:
-    """The rows of one dataset and source: by metric, statistic, then the sites by the ranking statistic;
-    single groups follow.
-    """
+    """The rows of one dataset and source: by metric, statistic, then rank of the site; single groups last."""
     size = pl.col("estimate").abs()
     order = ranking(rows).sort(size, *SITE, descending=[True] + [False] * len(SITE), nulls_last=True)
     rows = rows.join(order.select(SITE).with_row_index("rank"), on=SITE, how="left", nulls_equal=True)
@@ -308,9 +291,7 @@ def _ranked(rows: pl.DataFrame) -> pl.DataFrame:
 
 
 def ranking(summary: pl.DataFrame) -> pl.DataFrame:
-    """The rows that rank sites: slope where it exists, else mean, of target (else sentence) over all
-    examples.
-    """
+    """The rows that rank sites: slope where it exists, else mean, of target (else sentence) over all."""
     whole = summary.filter(
         pl.col("metric").is_in(BIAS), pl.col("statistic").is_in(["slope", "mean"]), pl.col("subset") == "all"
     )
@@ -327,8 +308,7 @@ def headline(summary: pl.DataFrame) -> dict[str, Any]:
 
 
 def top(summary: pl.DataFrame, n: int, components: Sequence[str] | None = None) -> list[Site]:
-    """The n sites with the largest |ranking statistic| among the components, strongest first; fewer where
-    fewer have one.
+    """The n sites with the largest |ranking statistic| among the components; fewer where fewer have one.
 
     `z` means its heads; a whole hook point `z` is never among them.
     """
@@ -341,9 +321,7 @@ def top(summary: pl.DataFrame, n: int, components: Sequence[str] | None = None) 
 
 
 def by_upper_bound(summary: pl.DataFrame) -> list[Site]:
-    """Sites by max(|ci_low|, |ci_high|) of their ranking statistic, largest first: those that *could* be
-    strongest.
-    """
+    """Sites by max(|ci_low|, |ci_high|) of their ranking statistic: which *could* be strongest."""
     reach = pl.max_horizontal(pl.col("ci_low", "ci_high", "estimate").abs())
     rows = ranking(summary).filter(schemas.single_sites())
     rows = rows.sort(reach, *SITE, descending=[True] + [False] * len(SITE), nulls_last=True)
