@@ -29,7 +29,9 @@ def measure(scan: Scan, every: Sequence[Site], source_name: str, k: int, miss: f
     from biasscope.engine.measure.sources import Sweep
 
     ranked = [
-        site for site in summary.by_upper_bound(scan.estimated(every, source_name)) if site in set(every)
+        site
+        for site in summary.by_upper_bound(scan.estimated(every, source_name, ends=True))
+        if site in set(every)
     ]
     forest = scan.forest()
     source, seed = scan.source(source_name, forest, every), scan.run.options.seed
@@ -92,7 +94,7 @@ def _sizes(scan: Scan, names: Sequence[str]) -> dict[Site, float]:
 def _ranked(scan: Scan, names: Sequence[str]) -> pl.DataFrame:
     """The ranking statistic of the sites measured so far, estimates alone."""
     effects = pl.concat(scan.journal.tables("effects", names)).filter(pl.col("metric") == "target")
-    return reliability.estimated(effects, scan.ungrouped)
+    return summary.estimated(effects, scan.ungrouped)
 
 
 def reported(scan: Scan, trusted: pl.DataFrame) -> pl.DataFrame:

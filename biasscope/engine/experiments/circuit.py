@@ -18,7 +18,7 @@ from biasscope.engine.experiments import session
 from biasscope.engine.experiments.scan import Scan, scans
 from biasscope.engine.schemas import number
 from biasscope.engine.settings import SILENT, Dtype, Measure, Voice
-from biasscope.engine.statistics import resampling
+from biasscope.engine.statistics import cells, resampling
 from biasscope.engine.statistics import summary as aggregates
 from biasscope.engine.store import cache, runs
 from biasscope.engine.store.seals import Seal
@@ -155,7 +155,7 @@ def find(o: Measure, name: str) -> RankedRun:
         **taken,
     )
     twins = folder / "twins.parquet"
-    partners = aggregates.partners(pl.read_parquet(twins)) if twins.is_file() else {}
+    partners = cells.partners(pl.read_parquet(twins)) if twins.is_file() else {}
     return RankedRun(record, folder, options, source, partners, stored.seal)
 
 
@@ -208,7 +208,7 @@ def _halves(scan: Scan, ranked_run: RankedRun) -> tuple[Scan, Scan]:
 
     data = scan.dataset
     groups = sorted({e.group for e in data.examples})
-    number = dict(zip(groups, aggregates.clusters(groups, ranked_run.partners).tolist(), strict=True))
+    number = dict(zip(groups, cells.clusters(groups, ranked_run.partners).tolist(), strict=True))
     choosing, reporting = circuits.halves(number, scan.run.options.seed)
     ranking = scan.beside(data.part(f"{data.name} (choosing half)", choosing), "choosing-")
     return ranking, scan.beside(data.part(f"{data.name} (reporting half)", reporting))
@@ -259,8 +259,7 @@ def _ranked(here: Scan, ranked_run: RankedRun, sites: list[Site]) -> list[Site]:
     names = here.measure(units, "ranking", prefix="rank-")
     with here.run.phase("statistics"):
         effects = pl.concat(here.journal.tables("effects", names))
-        summary = aggregates.summarise(effects, model=here.run.slug, method="circuit", design=here.ungrouped)
-    return aggregates.top(summary, summary.height)
+        return aggregates.top(aggregates.estimated(effects, here.ungrouped), len(sites))
 
 
 def _minimal(here: Scan, ranked_run: RankedRun, ranked: list[Site], target: float) -> list[Site]:

@@ -96,12 +96,12 @@ def _measure(each: Scan, own: dict[str, Any], where: dict[str, Any], gone: Seque
 def _calibrated(each: Scan, names: list[str], n: int, forest: "Forest", sweep: "Sweep") -> list[str]:
     """The names of the units that hold the exact effects of the first n and n random sites of each kind."""
     from biasscope.engine.measure import exact
-    from biasscope.engine.statistics import reliability, summary
+    from biasscope.engine.statistics import summary
 
     run = each.run
     with run.phase("attribution"):
         effects = pl.concat(each.journal.tables("effects", names))
-        estimates = summary.summarise(effects, model=run.slug, method="attribution", design=each.ungrouped)
-    sites = sorted(site for part in reliability.chosen(estimates, n, run.options.seed) for site in part)
+        estimates = summary.estimated(effects, each.ungrouped)
+    sites = sorted(site for part in summary.chosen(estimates, n, run.options.seed) for site in part)
     units = exact.units(run.lm, forest, replace(sweep, sites=sites), each.batch)
     return each.measure(units, f"exact ({sweep.source.name})", prefix="exact-", table="exact")

@@ -16,7 +16,8 @@ from biasscope.engine.experiments.session import Running
 from biasscope.engine.schemas import RELIABILITY
 from biasscope.engine.settings import memory
 from biasscope.engine.statistics import comparison, reliability
-from biasscope.engine.statistics.summary import partners, summarise
+from biasscope.engine.statistics.cells import partners
+from biasscope.engine.statistics.summary import chosen, estimated, summarise
 from biasscope.engine.store import cache, journal, runs, seals
 from biasscope.engine.types import UNEDITED, Dataset, Design, Edit, Example, Site, Unit
 
@@ -165,15 +166,14 @@ class Scan:
             given, self.source("mean", self.forest(), selection.inside(self.run.lm, given), "given-")
         )
 
-    def estimated(self, every: Sequence[Site], *sources: str) -> pl.DataFrame:
-        """SUMMARY of the sites by attribution with the first source on the same examples.
+    def estimated(self, every: Sequence[Site], *sources: str, ends: bool = False) -> pl.DataFrame:
+        """The ranking of the sites by attribution with the first source (see `summary.estimated`).
 
         The estimates of all sources are kept: their sites could have been chosen, and stand beside the
         measured ones in the family.
         """
         from biasscope.engine.measure import attribution
         from biasscope.engine.measure.sources import Sweep
-        from biasscope.engine.statistics import summary
 
         lm = self.run.lm
         forest, names = self.forest(share="example"), []
@@ -183,10 +183,7 @@ class Scan:
             names.append(self.measure(units, f"attribution ({source})", prefix=prefix))
         self.journal.set("estimates", [name for of_source in names for name in of_source])
         with self.run.phase("attribution"):
-            guessed = pl.concat(self.journal.tables("effects", names[0]))
-            return summary.summarise(
-                guessed, model=self.run.slug, method="attribution", design=self.ungrouped
-            )
+            return estimated(pl.concat(self.journal.tables("effects", names[0])), self.ungrouped, ends=ends)
 
     def beside_measured(self) -> pl.LazyFrame | None:
         """EFFECTS of the estimated sites that were not measured; None where nothing chose among them."""
@@ -345,7 +342,7 @@ def calibrated(scan: Scan, n: int) -> Aggregates:
             "carried_by": pl.lit(None, pl.String),
         }
         measured_exactly = summarise(exact, **_keywords(scan, "exact")).with_columns(**none)
-        _, others = reliability.chosen(summary, n, scan.run.options.seed)
+        _, others = chosen(summary, n, scan.run.options.seed)
         return pl.concat([summary, measured_exactly]), pl.concat(
             [trusted, reliability.calibration(summary, measured_exactly, others)]
         )

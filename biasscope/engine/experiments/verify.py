@@ -24,8 +24,8 @@ from biasscope.engine.model import planted
 from biasscope.engine.schemas import TOTAL
 from biasscope.engine.settings import SILENT, Held, Measure, Voice
 from biasscope.engine.statistics import comparison
-from biasscope.engine.statistics.cells import standard
-from biasscope.engine.statistics.summary import partners, ranking
+from biasscope.engine.statistics.cells import partners, standard
+from biasscope.engine.statistics.summary import ranking
 from biasscope.engine.store.runs import Result
 from biasscope.engine.types import Site
 

@@ -9,20 +9,10 @@ import polars as pl
 from numpy.typing import NDArray
 
 from biasscope.engine.statistics import estimates
-from biasscope.engine.statistics.cells import Cells
-from biasscope.engine.statistics.estimates import Columns, Family
+from biasscope.engine.statistics.cells import Cells, Family, Measured, covariate
+from biasscope.engine.statistics.estimates import Columns
 from biasscope.engine.statistics.resampling import MIN_CLUSTERS, Array
-from biasscope.engine.statistics.summary import (
-    BIAS,
-    STATISTICS,
-    Measured,
-    covariate,
-    place,
-    refuse_empty,
-    statistics,
-    table,
-    unit,
-)
+from biasscope.engine.statistics.summary import BIAS, STATISTICS, place, refuse_empty, statistics, table, unit
 from biasscope.engine.types import METRICS, Design, Example
 
 SHARE = "share_of_men"

@@ -15,10 +15,9 @@ import polars as pl
 
 from biasscope.engine.schemas import SUMMARY, TOTAL
 from biasscope.engine.statistics import resampling, summary
-from biasscope.engine.statistics.cells import numbered, standard
+from biasscope.engine.statistics.cells import measured, standard
 from biasscope.engine.statistics.reliability import weighted
 from biasscope.engine.statistics.resampling import Array
-from biasscope.engine.statistics.summary import measured
 from biasscope.engine.types import MEMBER, NO_SITE, Design, Site
 
 MODES = ("keep", "remove")
@@ -67,8 +66,7 @@ def members(sets: pl.DataFrame, subset: str, sites: Sequence[Site]) -> pl.DataFr
 
 def of_sets(effects: pl.DataFrame, *, model: str, design: Design = Design()) -> pl.DataFrame:
     """SUMMARY of the sets by the ranking statistic; `recovered` is f."""
-    whole = summary.summarise(relative(effects), model=model, method="circuit", design=design)
-    return summary.ranking(whole)
+    return summary.estimated(relative(effects), design, model=model, ends=True)
 
 
 def estimates_of(effects: pl.DataFrame, design: Design) -> dict[str, float]:
@@ -80,17 +78,10 @@ def estimates_of(effects: pl.DataFrame, design: Design) -> dict[str, float]:
 def _drawn(effects: pl.DataFrame, design: Design, *, draws: bool) -> tuple[list[str], Array]:
     """Names of the sets, and f of each over all clusters (first row) and, with `draws`, over drawn ones."""
     site_effects = measured(relative(effects).lazy(), "target", design)
-    cells, cluster, x = site_effects.cells, site_effects.cluster, None
-    if site_effects.graded.any():
-        cells, cluster, x = (
-            cells.clusters(site_effects.graded),
-            cluster[site_effects.graded],
-            standard(site_effects.x[site_effects.graded]),
-        )
-    cluster = numbered(cluster)
+    cells, cluster, x = site_effects.over(site_effects.statistic)
     k = int(cluster.max()) + 1
     w = np.vstack([np.ones((1, k)), *([resampling.weights(k, design.seed)] if draws else [])])[:, cluster]
-    m = weighted(cells, w, x)
+    m = weighted(cells, w, None if x is None else standard(x))
     with np.errstate(divide="ignore", invalid="ignore"):
         return site_effects.sites["position"].to_list(), m / m[
             :, [site_effects.total(site_effects.sites["source"][0]) or 0]

@@ -14,7 +14,8 @@ from scipy.stats import hypergeom, spearmanr
 
 from biasscope.engine import schemas
 from biasscope.engine.schemas import SUMMARY, TOTAL
-from biasscope.engine.statistics.summary import SITE, ranking
+from biasscope.engine.statistics.cells import SITE
+from biasscope.engine.statistics.summary import ranking
 from biasscope.engine.types import Site
 
 DEPTHS = 10

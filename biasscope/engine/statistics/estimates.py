@@ -15,7 +15,7 @@ from scipy.stats import rankdata, skew
 
 from biasscope.engine.schemas import LEVEL
 from biasscope.engine.statistics import resampling, slopes
-from biasscope.engine.statistics.cells import Cells, alike, numbered, ratio, standard
+from biasscope.engine.statistics.cells import Cells, Family, alike, numbered, ratio, standard
 from biasscope.engine.statistics.resampling import FEW, MIN_CLUSTERS, Array, Means, Null
 
 FLAT = 1e-20
@@ -29,15 +29,6 @@ CAUTIONS = {UNEQUAL: "unequal groups", SKEWED: "skewed values"}
 EVEN, SKEW = 0.6, 2.0
 """Marked: n² / Σ n² below EVEN · k, or |skew| of the clusters above SKEW (docs/method.md)."""
 RECOVERED = ("recovered", "recovered_low", "recovered_high")
-
-
-@dataclass(frozen=True)
-class Family:
-    """Sites that one star is about; some may only stand in the maximum, as candidates never measured."""
-
-    members: NDArray[np.bool_]
-    own: NDArray[np.bool_]
-    """Those that are tested."""
 
 
 @dataclass(frozen=True)
@@ -144,8 +135,8 @@ def _carried(table: dict[str, Array], tests: Tests, own: NDArray[np.bool_], crit
     table["carried_by"][sites] = np.where(t.min(0) < critical, tests.rows[weakest], np.nan)
 
 
-def mean(cells: Cells, seed: int, families: Sequence[Family] = (), *, tested: bool = True) -> Columns:
-    """The mean over examples, the interval from whole clusters; p where `tested` (see `mean_tests`)."""
+def mean(cells: Cells, seed: int, families: Sequence[Family] | None = ()) -> Columns:
+    """The mean over examples, its interval from whole clusters, and p, unless families is None."""
     table = _empty(cells)
     table["estimate"] = ratio(cells.total, cells.n)
     residual = cells.total - np.nan_to_num(table["estimate"]) * cells.n
@@ -157,45 +148,48 @@ def mean(cells: Cells, seed: int, families: Sequence[Family] = (), *, tested: bo
             cells.total[part], cells.n[part], seed
         )
         table["caution"][sites] = _caution(residual[part], even[sites])
-    for tests in mean_tests(cells, seed) if tested else []:
-        judge(table, tests, families)
-    return _settled(table)
+    return table if families is None else _judged(table, mean_tests(cells, seed), families)
 
 
 def rms(cells: Cells, seed: int) -> Columns:
     """√(mean square over examples), its interval that of the mean square. Never negative, it has no p."""
-    square = mean(replace(cells, total=cells.square), seed, tested=False)
+    square = mean(replace(cells, total=cells.square), seed, None)
     return square | {name: np.sqrt(np.maximum(square[name], 0)) for name in ("estimate", "ci_low", "ci_high")}
 
 
+def slopes_on(x: Array, cells: Cells) -> Array:
+    """The slope of the group means at each site on x, per standard deviation of x over all groups."""
+    z, y, estimate = standard(x), cells.means(), np.full(cells.n.shape[1], np.nan)
+    for rows, sites in alike(cells, at_least=2):
+        # groups that happen to share one x have no slope
+        if np.ptp(z[rows]) > 0:
+            estimate[sites] = slopes.line(z[rows]).slope(y[np.ix_(rows, sites)])
+    return estimate
+
+
 def slope(
-    cells: Cells, x: Array, cluster: NDArray[np.intp], seed: int, families: Sequence[Family] = ()
+    cells: Cells, x: Array, cluster: NDArray[np.intp], seed: int, families: Sequence[Family] | None = ()
 ) -> Columns:
     """The slope of the group means on x, per standard deviation of x; p by permutation (see `slope_tests`).
 
     x is standardised once (ddof = 0), over all groups, so that every site has the same unit. `cluster`
     numbers the cluster of each group: groups of one cluster are drawn and permuted together.
     """
-    z = standard(x)
-    y, table = cells.means(), _empty(cells.merged(cluster))
-    table["n"] = cells.n.sum(0)
-    for rows, sites in alike(cells, at_least=2):
+    z, y = standard(x), cells.means()
+    table = _empty(cells.merged(cluster)) | {"n": cells.n.sum(0), "estimate": slopes_on(x, cells)}
+    for rows, sites in alike(cells, MIN_CLUSTERS):
         here, part, labels = z[rows], y[np.ix_(rows, sites)], numbered(cluster[rows])
-        # Groups that happen to share one x have no slope.
-        if np.ptp(here) == 0:
-            continue
-        line = slopes.line(here, labels)
-        table["estimate"][sites] = line.slope(part)
-        if labels.max() + 1 >= MIN_CLUSTERS:
-            table["ci_low"][sites], table["ci_high"][sites] = line.interval(part, seed)
-            table["caution"][sites] = _caution(part - np.outer(here, line.slope(part)), np.ones(len(sites)))
-    for tests in slope_tests(cells, x, cluster, seed):
-        judge(table, tests, families)
-    return _settled(table)
+        if np.ptp(here) > 0 and labels.max() + 1 >= MIN_CLUSTERS:
+            table["ci_low"][sites], table["ci_high"][sites] = slopes.line(here, labels).interval(part, seed)
+            residual = part - np.outer(here, table["estimate"][sites])
+            table["caution"][sites] = _caution(residual, np.ones(len(sites)))
+    return table if families is None else _judged(table, slope_tests(cells, x, cluster, seed), families)
 
 
-def _settled(table: Columns) -> Columns:
-    """The columns with q, and nobody carrying what does not pass."""
+def _judged(table: Columns, tests: Iterator[list[Tests]], families: Sequence[Family]) -> Columns:
+    """The columns with p and q, and nobody carrying what does not pass."""
+    for each in tests:
+        judge(table, each, families)
     table["carried_by"][~(table["p_family"] < LEVEL)] = np.nan
     return table | {"q": resampling.screened(np.where(np.isnan(table["p_family"]), np.nan, table["p"]))}
 
@@ -249,7 +243,8 @@ def correlation(cells: Cells, x: Array, seed: int, *, ranks: bool) -> Columns:
         table["ci_low"][:], table["ci_high"][:] = interval
         a, b = (rankdata(x), rankdata(y)) if ranks else (x, y)
         line = Cells(np.ones_like(cells.n), b[:, None], b[:, None] ** 2)
-        table["p"] = slope(line, a, np.arange(len(a)), seed)["p"]
+        for tests in slope_tests(line, a, np.arange(len(a)), seed):
+            judge(table, tests, ())
     return table
 
 
@@ -266,11 +261,7 @@ def _r(x: Array, y: Array, axis: int = -1, *, ranks: bool) -> Array:
 
 def published(lms: Cells, ss: Cells, seed: int) -> dict[str, Columns]:
     """LMS, SS and ICAT in per cent, without p; an interval ends at 0 and 100."""
-    scores = {
-        "lms": mean(lms, seed, tested=False),
-        "ss": mean(ss, seed, tested=False),
-        "icat": _icats(lms, ss, seed),
-    }
+    scores = {"lms": mean(lms, seed, None), "ss": mean(ss, seed, None), "icat": _icats(lms, ss, seed)}
     return {
         name: columns | {end: np.clip(columns[end], 0, 100) for end in ("ci_low", "ci_high")}
         for name, columns in scores.items()

@@ -41,7 +41,7 @@ def summarise(
         if rows.is_empty():
             continue
         for statistic, values in _values(rows).items():
-            columns = estimates.mean(values[1], seed, tested=False)
+            columns = estimates.mean(values[1], seed, None)
             if statistic != "log_loss":
                 columns |= {end: np.clip(columns[end], 0.0, 1.0) for end in ("ci_low", "ci_high")}
             label = {
@@ -54,7 +54,7 @@ def summarise(
     both = predictions.filter(pl.col("probe").is_in(["within", "control"]))
     if both.height:
         layers, cells = _selectivity(both)
-        columns = estimates.mean(cells, seed, tested=False)
+        columns = estimates.mean(cells, seed, None)
         parts.append(
             table(
                 _sites(layers, place),
