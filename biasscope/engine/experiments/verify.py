@@ -24,7 +24,7 @@ from biasscope.engine.model import planted
 from biasscope.engine.schemas import TOTAL
 from biasscope.engine.settings import SILENT, Held, Measure, Voice
 from biasscope.engine.statistics import comparison
-from biasscope.engine.statistics.cells import partners, standard
+from biasscope.engine.statistics.cells import partners, sites_of, standard
 from biasscope.engine.statistics.summary import ranking
 from biasscope.engine.store.runs import Result
 from biasscope.engine.types import Site
@@ -292,7 +292,7 @@ def auroc(
     rows = rows.filter(schemas.single_sites())
     rows = rows.filter(pl.col("head").is_not_null()) if heads else rows
     squash = planted.SITES["squash"]
-    keys = [Site(row["layer"], row["component"], row["head"]) for row in rows.iter_rows(named=True)]
+    keys = sites_of(rows)
     kept = [i for i, key in enumerate(keys) if key != squash or squash in sites]
     sizes = rows["estimate"].abs().fill_null(0.0).to_numpy()[kept]
     return float(roc_auc_score([keys[i] in sites for i in kept], sizes))

@@ -72,10 +72,8 @@ def units(
 
     def compute(sets: Sequence[Point], block: Block) -> dict[str, pl.DataFrame]:
         clean = start(block)
-        puts = {
-            site: source.put(block, site)
-            for site in sorted({s for point in sets for s in point.replaced}, key=_order)
-        }
+        replaced = sorted({site for point in sets for site in point.replaced})
+        puts = {site: source.put(block, site) for site in replaced}
         edits = [{site: put for site, put in puts.items() if site in point.replaced} for point in sets]
         before = defined(METRIC, clean.readouts)
         after = METRICS[METRIC].fn(forward.edited(lm, block, clean, edits)).cpu().numpy()
@@ -96,10 +94,6 @@ def units(
                 )
             )
     return pieces
-
-
-def _order(site: Site) -> tuple[int, str, int]:
-    return site.layer, site.component, -1 if site.head is None else site.head
 
 
 def greedy(

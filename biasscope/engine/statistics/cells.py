@@ -10,10 +10,15 @@ from numpy.typing import NDArray
 from biasscope.engine import schemas
 from biasscope.engine.schemas import TOTAL
 from biasscope.engine.statistics.resampling import Array
-from biasscope.engine.types import Design
+from biasscope.engine.types import Design, Site
 
 SITE = ["component", "layer", "head", "position"]
 SITES = ["measured", "source", *SITE]
+
+
+def sites_of(rows: pl.DataFrame) -> list[Site]:
+    """The site of each row."""
+    return [Site(*row) for row in rows.select("layer", "component", "head").iter_rows()]
 
 
 @dataclass(frozen=True)

@@ -97,7 +97,7 @@ def common(rankings: Sequence[Ranking]) -> list[dict[str, Any]]:
         for key in (key for key in tables[0] if all(key in table for table in tables)):
             each = [table[key] for table in tables]
             if all(row["starred"] for row in each):
-                site = Site(each[0]["layer"], each[0]["component"], each[0]["head"])
+                site = Site(*(each[0][name] for name in ("layer", "component", "head")))
                 values = {r.name: row["estimate"] for r, row in zip(same, each, strict=True)}
                 place = {
                     "site": str(site),

@@ -37,6 +37,7 @@ from biasscope.engine.statistics.cells import (
     alike,
     measured,
     numbered,
+    sites_of,
     standard,
 )
 from biasscope.engine.statistics.resampling import MIN_CLUSTERS, Array
@@ -248,8 +249,7 @@ def calibration(estimated: pl.DataFrame, exact: pl.DataFrame, others: Sequence[S
         names = ("model", "dataset", "source", "metric", "statistic", "component", "method")
         label = part.select(names).row(0, named=True) | {"heads": component == "z", "against": "exact"}
         known = part.filter(pl.col("exact").is_not_null())
-        places = known.select("layer", "component", "head").rows()
-        at_random = known.filter([Site(*place) in drawn for place in places])
+        at_random = known.filter([site in drawn for site in sites_of(known)])
         a, b = at_random["estimate"].to_numpy(), at_random["exact"].to_numpy()
         n = at_random.select(SITE[:3]).n_unique()
         numbers = {"spearman": ("rho", float(_spearman(a[None], b[None])[0]))} if n else {}

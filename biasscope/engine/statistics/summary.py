@@ -18,7 +18,7 @@ from biasscope.engine import schemas
 from biasscope.engine.errors import DataError
 from biasscope.engine.schemas import SUMMARY, TOTAL
 from biasscope.engine.statistics import estimates
-from biasscope.engine.statistics.cells import SITE, Measured, measured, ratio
+from biasscope.engine.statistics.cells import SITE, Measured, measured, ratio, sites_of
 from biasscope.engine.statistics.estimates import Columns
 from biasscope.engine.statistics.resampling import MIN_CLUSTERS, Array
 from biasscope.engine.types import METRICS, Design, Site
@@ -233,12 +233,10 @@ def headline(summary: pl.DataFrame) -> dict[str, Any]:
 
 
 def top(summary: pl.DataFrame, n: int) -> list[Site]:
-    """The n sites with the largest |ranking statistic|, no whole `z` among them; fewer where fewer have one."""
+    """The n sites with the largest |ranking statistic|, if as many have one; no whole `z` is among them."""
     rows = ranking(summary).filter(pl.col("estimate").is_not_null(), schemas.single_sites())
-    rows = rows.sort(pl.col("estimate").abs(), descending=True, maintain_order=True).unique(
-        SITE[:3], keep="first", maintain_order=True
-    )
-    return [Site(row["layer"], row["component"], row["head"]) for row in rows.head(n).iter_rows(named=True)]
+    rows = rows.sort(pl.col("estimate").abs(), descending=True, maintain_order=True)
+    return list(dict.fromkeys(sites_of(rows)))[:n]
 
 
 def chosen(summary: pl.DataFrame, n: int, seed: int) -> tuple[list[Site], list[Site]]:
@@ -260,4 +258,4 @@ def by_upper_bound(summary: pl.DataFrame) -> list[Site]:
     reach = pl.max_horizontal(pl.col("ci_low", "ci_high", "estimate").abs())
     rows = ranking(summary).filter(schemas.single_sites())
     rows = rows.sort(reach, *SITE, descending=[True] + [False] * len(SITE), nulls_last=True)
-    return [Site(row["layer"], row["component"], row["head"]) for row in rows.iter_rows(named=True)]
+    return sites_of(rows)
