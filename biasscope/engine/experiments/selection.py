@@ -1,4 +1,4 @@
-"""Which sites `--heads`, `--layers` and `--top` mean."""
+"""Which sites `--heads` and `--layers` mean, and other choices written with commas."""
 
 import re
 from collections.abc import Sequence
@@ -60,11 +60,7 @@ def parse_sites(option: str, text: str) -> tuple[Site, ...]:
     sites = [
         Site(int(m[1]), "mlp_out") if m[2] == "mlp" else Site(int(m[1]), "z", int(m[2])) for m in matches if m
     ]
-    return tuple(
-        sorted(
-            set(sites), key=lambda site: (site.layer, site.component, -1 if site.head is None else site.head)
-        )
-    )
+    return tuple(sorted(set(sites)))
 
 
 def in_identity(given: Sequence[Site]) -> dict[str, list[str]]:
@@ -124,3 +120,13 @@ def parse_words(option: str, text: str, known: Sequence[str]) -> tuple[str, ...]
             "commas"
         )
     return tuple(word for word in known if word in words)
+
+
+def parse_sizes(text: str) -> tuple[int, ...]:
+    """The sizes of "1,2,5"; UsageError where they are no numbers from 1 up."""
+    words = [word.strip() for word in text.split(",")]
+    if not all(word.isdecimal() and int(word) > 0 for word in words):
+        raise UsageError(
+            f"--sizes '{text}' cannot be read; write numbers from 1 up, separated by commas, such as 1,2,5,10"
+        )
+    return tuple(sorted({int(word) for word in words}))
