@@ -10,6 +10,7 @@ import polars as pl
 from matplotlib.figure import Figure
 
 from biasscope.engine import schemas
+from biasscope.engine.statistics.circuits import sized
 from biasscope.report.canvas import (
     COOL,
     DIVERGING,
@@ -214,13 +215,8 @@ def faithfulness(summary: pl.DataFrame, *, title: str) -> Figure:
     """
     drawn = sheet(title, (1.35, 1.35))
     for axes, method, name in zip(drawn.axes, ("keep", "remove"), ("kept alone", "removed"), strict=True):
-        rows = summary.filter(pl.col("method") == method, pl.col("statistic") == "faithfulness")
-        rows = rows.with_columns(
-            pl.col("subset").str.split(" ").list.get(1).cast(pl.Int64, strict=False).alias("k")
-        )
-        top, random = (
-            rows.filter(pl.col("subset").str.starts_with(kind)).sort("k") for kind in ("top ", "random ")
-        )
+        rows = sized(summary).filter(method=method)
+        top, random = (rows.filter(kind=kind).sort("k") for kind in ("top", "random"))
         axes.fill_between(
             random["k"],
             _floats(random, "ci_low"),

@@ -11,7 +11,7 @@ import polars as pl
 from biasscope.engine import schemas
 from biasscope.engine.schemas import NONE, number
 from biasscope.engine.statistics import comparison
-from biasscope.engine.statistics.summary import SITE
+from biasscope.engine.statistics.cells import SITE
 from biasscope.engine.types import SOURCES
 from biasscope.report import figures, reliability, tables, words
 from biasscope.report.blocks import Block, Gallery, missing, paragraph

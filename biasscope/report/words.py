@@ -10,8 +10,8 @@ import polars as pl
 from biasscope.engine import schemas
 from biasscope.engine.schemas import NONE, RELIABILITY, TOTAL, number
 from biasscope.engine.statistics import resampling
+from biasscope.engine.statistics.cells import SITE
 from biasscope.engine.statistics.resampling import MIN_CLUSTERS
-from biasscope.engine.statistics.summary import SITE
 from biasscope.engine.store.seals import Seal
 from biasscope.engine.types import Site
 from biasscope.report import reliability

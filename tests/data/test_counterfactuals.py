@@ -12,7 +12,7 @@ from biasscope.engine.data import counterfactuals, datasets, download
 from biasscope.engine.measure import circuits
 from biasscope.engine.model import twins
 from biasscope.engine.model.loading import LM, start_of_text
-from biasscope.engine.statistics import summary
+from biasscope.engine.statistics import cells
 from biasscope.engine.types import Example
 
 JOBS = {"nurse", "plumber", "artist", "policeman", "delivery man"}
@@ -206,12 +206,10 @@ def test_no_twin_of_one_half_names_a_term_of_the_other(name, shared_data, smollm
     download.download(name.split("_")[0], tmp_path, local=shared_data)
     data = datasets.load(name, tmp_path)
     whole, _ = twins.fit(smollm2, data, 0)
-    partners = summary.partners(twins.table(data, whole))
+    partners = cells.partners(twins.table(data, whole))
     groups = sorted({e.group for e in data.examples})
     kept = 0
-    for half in circuits.halves(
-        dict(zip(groups, summary.clusters(groups, partners).tolist(), strict=True)), 0
-    ):
+    for half in circuits.halves(dict(zip(groups, cells.clusters(groups, partners).tolist(), strict=True)), 0):
         part = data.part("half", half)
         own, dropped = twins.fit(smollm2, part, 0)
         assert not {twin.partner for twin in own.values()} & {

@@ -11,7 +11,15 @@ from biasscope.engine import schemas
 from biasscope.engine.errors import DataError
 from biasscope.engine.schemas import EFFECTS, SUMMARY, TOTAL, TRIPLES
 from biasscope.engine.statistics import baseline, reliability, resampling
-from biasscope.engine.statistics.summary import headline, ranking, summarise, top
+from biasscope.engine.statistics.summary import (
+    by_upper_bound,
+    chosen,
+    estimated,
+    headline,
+    ranking,
+    summarise,
+    top,
+)
 from biasscope.engine.types import Design, Site
 from tests.support.tables import shares, table
 
@@ -251,8 +259,23 @@ def test_top_takes_heads_of_z_but_never_the_whole_hook_point():
         )
     )
     strongest = np.argsort(-np.abs(values.mean(1)))
-    assert top(frame, 3) == [Site(int(i), "mlp_out") for i in strongest]
-    assert top(frame, 2, ["z"]) == [Site(0, "z", int(i)) for i in strongest[:2]]
+    assert top(frame, 9) == [
+        *(Site(int(i), "mlp_out") for i in strongest),
+        *(Site(0, "z", int(i)) for i in strongest),
+    ]
+
+
+@pytest.mark.parametrize("share", [None, shares(20)], ids=["mean", "slope"])
+@pytest.mark.parametrize("ends", [False, True])
+def test_sites_ranked_by_estimates_alone_stand_as_in_the_summary(share, ends):
+    values = np.random.default_rng(0).normal(size=(9, 20))
+    values[1], values[2, :16], values[3] = values[0], np.nan, 0.0
+    effects = table(values)
+    whole, alone = ranking(summary(effects, share)), estimated(effects, Design(share), ends=ends)
+    columns = ["layer", "component", "head", "statistic", "unit", "estimate"]
+    assert alone.select(columns).equals(whole.select(columns))
+    assert by_upper_bound(alone) == by_upper_bound(whole) or not ends
+    assert chosen(alone, 3, 0) == chosen(whole, 3, 0)
 
 
 def test_nothing_to_summarise_is_an_error():

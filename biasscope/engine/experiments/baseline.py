@@ -1,6 +1,4 @@
-"""The steps of `baseline`: the clean model's scores, or the published scores of somebody else's
-predictions.
-"""
+"""The steps of `baseline`: the clean model's scores, or the published scores of another's predictions."""
 
 from dataclasses import replace
 from pathlib import Path

@@ -23,9 +23,7 @@ CLEAN = tuple(name for name, metric in types.METRICS.items() if metric.clean)
 def baseline(
     lm: LM, forest: Forest, edit: Edit = UNEDITED, *, track: Track = silent
 ) -> tuple[pl.DataFrame, pl.DataFrame]:
-    """SCORES of the clean model, and TRIPLES: the published per-sentence scores, 2^(mean log₂ p), where there
-    are sentences.
-    """
+    """SCORES of the clean model, and TRIPLES, 2^(mean log₂ p) of each sentence as published, if any."""
     tables = [unit.compute() for unit in track(units(lm, forest, edit), "baseline")]
     return pl.concat(f["scores"] for f in tables), pl.concat(f["triples"] for f in tables)
 

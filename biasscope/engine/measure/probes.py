@@ -1,6 +1,4 @@
-"""Inputs of a probe, whose label must not be readable in their words, and the probes of every layer as units
-of a run.
-"""
+"""Inputs of a probe, whose label must not be readable in their words; every layer's probes as units."""
 
 import multiprocessing
 import os
@@ -23,9 +21,7 @@ from biasscope.engine.types import Dataset, Example, Split, Unit
 
 TASKS = ("stereotype", "occupation", "lean")
 LEVELS: dict[str, Literal["group", "pair"]] = {"stereotype": "pair", "occupation": "group", "lean": "group"}
-"""Where a task's labels live: the filler of an example, or an occupation; `lean` moves with the whole
-group.
-"""
+"""Where a task's labels live: an example's filler, or an occupation; `lean` moves with the group."""
 SMALL = 3_000_000
 """Numbers in all layers together below which starting processes would take longer than probing."""
 
@@ -51,9 +47,7 @@ def default(dataset: Dataset) -> str:
 
 
 def check(task: str, dataset: Dataset) -> None:
-    """UsageError where the task's label can be read off the words of the dataset, so that any probe would be
-    right.
-    """
+    """UsageError where the words of the dataset give the task's label, so that any probe would be right."""
     facts = sum("gender" in e.meta for e in dataset.examples)
     if task == "stereotype" and facts:
         raise UsageError(
@@ -243,8 +237,7 @@ def _tables(
 def matrices(
     frames: Iterable[pl.DataFrame], rows: Sequence[tuple[str, int]], ids: Sequence[str]
 ) -> dict[int, np.ndarray]:
-    """Row number → the activations there, [text d], in the order of the ids; `rows`: component and layer of
-    each.
+    """Row number → activations, [text d], in the order of the ids; rows: component and layer of each.
 
     Heads follow each other. NaN where a text is not in the table.
     """

@@ -33,8 +33,7 @@ class Reading:
 
 
 def target(readouts: Readouts) -> PerExample:
-    """Preference for the stereotype (or the male pronoun), nats: Σ log p(stereo tokens) − Σ log p(anti
-    tokens).
+    """Preference for the stereotype (or “he”), nats: Σ log p(stereo tokens) − Σ log p(anti tokens).
 
     Positive leans to the stereotype (to the male pronoun). Fillers differ in frequency, so 0 is not
     "unbiased".
@@ -73,9 +72,7 @@ def _immeasurable(readouts: Readouts) -> Bool[Tensor, " example"]:
 
 
 def kl(readouts: Readouts) -> PerExample:
-    """KL(clean ‖ edited) of the next-token distribution at the last prefix node, nats; 0 for the clean run
-    itself.
-    """
+    """KL(clean ‖ edited) of the next-token distribution at the last prefix node, nats; clean run: 0."""
     return torch.zeros_like(readouts.logp[..., STEREO]) if readouts.kl is None else readouts.kl
 
 

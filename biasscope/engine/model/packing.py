@@ -1,5 +1,4 @@
-"""Token sequences merged into prefix trees and packed into rows, so that what two of them share is computed
-once.
+"""Token sequences merged into prefix trees and packed into rows: what two of them share is computed once.
 
 A row holds whole examples. Where the model cannot attend by an ancestor mask, or an example alone is longer
 than a row, each sequence is a row.
@@ -41,9 +40,7 @@ class Scored:
 
     @property
     def steps(self) -> tuple[Any, ...]:
-        """What a path through the tree is made of: tokens, or pairs of a clean and a twin token, so that both
-        trees are one.
-        """
+        """What a path through the tree is made of: tokens, or pairs of clean and twin token for both trees"""
         return tuple(zip(self.ids, self.twin, strict=True)) if self.twin else self.ids
 
 
@@ -60,13 +57,9 @@ class Block:
     mask: Bool[Tensor, "row node node"] | None
     """mask[r, i, j]: node i attends to node j, its ancestor or itself; None: plain causal rows."""
     weights: Int[Tensor, "row node"]
-    """How many examples use the node; an example that meets the same prefix in several rows counts in the
-    first.
-    """
+    """How many examples use the node; one that meets a prefix in several rows counts in the first."""
     owner: Int[Tensor, "row node"]
-    """An example (index within the block) that uses the node, the only one where nothing is shared; −1:
-    padding.
-    """
+    """An example (index within the block) that uses the node, the only one if unshared; −1: padding."""
     examples: tuple[tuple[int, ...], ...]
     """Examples with equal sequences are one here; for each, the indices into Forest.examples."""
     places: Int[Tensor, "place 2"]
@@ -90,9 +83,7 @@ class Block:
         return replace(self, groups=groups, ids=self.twin, twin=self.ids)
 
     def alone(self) -> list["Block"]:
-        """A block per example, each sequence in a row of its own: nothing of one example reaches another, as
-        in a plain pass.
-        """
+        """A block per example, each sequence in a row of its own, so that nothing reaches another example."""
         return [
             pack([group], [same], "example", packed=False)
             for group, same in zip(self.groups, self.examples, strict=True)
@@ -106,9 +97,7 @@ class Block:
 
 
 def rows(groups: Sequence[list[Scored]], limit: int, share: str, packed: bool) -> list[Block]:
-    """The blocks of all examples' sequences, in the order of their text so that neighbours share; no row
-    passes `limit` nodes.
-    """
+    """The blocks of all examples' sequences, by their text so that neighbours share; rows up to `limit`."""
     equal: dict[tuple[Scored, ...], list[int]] = {}
     for i, group in enumerate(groups):
         equal.setdefault(tuple(group), []).append(i)
@@ -169,9 +158,7 @@ class _Tree:
         key: object,
         counted: set[tuple[int, tuple[Any, ...]]],
     ) -> list[int]:
-        """The nodes of a sequence, made where they are not there yet; prefixes new to `counted` add `use` to
-        their weight.
-        """
+        """The nodes of a sequence, made where they lack; prefixes new to `counted` add `use` to weights."""
         at, nodes = -1, []
         for depth, step in enumerate(steps):
             token, twin = step if isinstance(step, tuple) else (step, step)
@@ -194,9 +181,7 @@ class _Tree:
 def pack(
     groups: Sequence[Sequence[Scored]], examples: Sequence[tuple[int, ...]], share: str, packed: bool
 ) -> Block:
-    """The block of some examples' sequences: one packed row, or a row a sequence where packing is not
-    possible.
-    """
+    """The block of some examples' sequences: one packed row, or a row a sequence if none can be."""
     trees: list[_Tree] = []
     rows: dict[object, int] = {}
     counted: set[tuple[int, tuple[Any, ...]]] = set()
@@ -265,9 +250,7 @@ def _form(group: tuple[Scored, ...]) -> int:
 
 
 def _ancestors(parent: list[int]) -> Bool[Tensor, "1 node node"]:
-    """Which nodes each node attends to: itself and every node above it. Parents stand before their
-    children.
-    """
+    """Which nodes each node attends to: itself and all above it. Parents come before their children."""
     mask = torch.eye(len(parent), dtype=torch.bool)
     for node, above in enumerate(parent):
         if above >= 0:

@@ -28,9 +28,7 @@ class Prompt:
     """The other prompt, where there are two."""
 
     def part(self, position: str) -> frozenset[int]:
-        """The indices of a position: `readout` is the last token unless that is the term's, `between` all
-        others after the term.
-        """
+        """The indices of a position; `readout`: the last token if not the term's; `between`: what is left."""
         if position == "term":
             return self.term
         readout = frozenset({self.length - 1}) - self.term
@@ -43,9 +41,7 @@ class Prompt:
 
 @dataclass(frozen=True)
 class Forest:
-    """Every scored sequence of the examples that can be scored, packed into blocks, and why the others were
-    dropped.
-    """
+    """Every scored sequence of the examples that have them, packed into blocks, and why others have not."""
 
     blocks: tuple[Block, ...]
     examples: tuple[Example, ...]
@@ -92,9 +88,7 @@ def encode(lm: LM, text: str) -> tuple[int, ...]:
 
 
 def continuation(lm: LM, prompt: str, filler: str, suffix: str, slot: int) -> Scored | str:
-    """The filler after the prompt, tokenised jointly, or the reason why its tokens cannot be told apart from
-    the rest.
-    """
+    """The filler after the prompt, tokenised jointly, or why its tokens cannot be told from the rest."""
     if prompt == "" and lm.start is None:
         return "no start token for an empty prefix"
     before, text = encode(lm, prompt), encode(lm, prompt + filler)
@@ -119,9 +113,7 @@ def shapes(scored: Iterable[Scored | str]) -> list[tuple[int, tuple[int, ...]] |
 
 
 def whole(lm: LM, sentence: str, slot: int) -> list[Scored] | str:
-    """A whole sentence: its first token after the start token, the others after what precedes them (as
-    published for GPT-2).
-    """
+    """A whole sentence: the first token after the start token, others after those before (as published)."""
     if lm.start is None:
         return "no start token for a whole sentence"
     ids = encode(lm, sentence)
@@ -131,9 +123,7 @@ def whole(lm: LM, sentence: str, slot: int) -> list[Scored] | str:
 
 
 def term_places(lm: LM, words: str, term: str) -> list[range]:
-    """The tokens of each place where a text names the term as a whole word (or its plural), upper and lower
-    case alike.
-    """
+    """The tokens of each place where a text names the term as a whole word (or plural), in any case."""
     matches = (
         list(re.finditer(rf"(?<!\w){re.escape(term)}(?=s?(?!\w))", words, re.IGNORECASE)) if term else []
     )
@@ -173,8 +163,7 @@ def _common(ids: Sequence[int], others: Sequence[int]) -> int:
 def sequences(
     lm: LM, example: Example, sentences: bool, twin: str | None = None
 ) -> tuple[list[Scored], list[str]]:
-    """The scored sequences of one example, fillers first, each with its tokens after the prompt `twin`, and
-    why some are missing.
+    """One example's scored sequences, fillers first, with their `twin` tokens, and why some are missing.
 
     A filler that cannot be scored takes all fillers with it: a comparison of what is left would be another
     measure.
@@ -224,8 +213,7 @@ def forest(
     twins: Mapping[str, str] | None = None,
     positions: bool = False,
 ) -> Forest:
-    """The examples as prefix trees, sharing nodes between all examples or only within one (gradients need
-    that).
+    """The examples as prefix trees, nodes shared between all or only within one (as gradients need).
 
     With `twins` (example id → counterfactual prompt) node i of a block is node i of its `swapped()`; every
     example must have one. With `positions` (which need share="example") the forest knows them, and examples

@@ -1,6 +1,4 @@
-"""Examples with the counterfactual twin that fits them: as many tokens, and the same tokens of every filler
-after it.
-"""
+"""Examples with the counterfactual twin that fits: as many tokens, and those of every filler the same."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -60,9 +58,7 @@ def table(dataset: Dataset, kept: Mapping[str, Twin]) -> pl.DataFrame:
 
 
 def acdc(lm: LM, examples: Sequence[Example], kept: Mapping[str, Twin]) -> list[dict[str, Any]]:
-    """The pairs in the original study's form: clean and corrupted differ in the term alone, read where the
-    filler is predicted.
-    """
+    """The pairs in the original study's form: they differ in the term alone, read before the filler."""
     if any(e.anti_prompt is not None for e in examples):
         raise UsageError(
             "--acdc has pairs of one prompt and two continuations; these examples have two prompts"
@@ -79,14 +75,9 @@ def acdc(lm: LM, examples: Sequence[Example], kept: Mapping[str, Twin]) -> list[
 
 
 def _side(lm: LM, example: Example, prompt: str, term: str) -> dict[str, Any]:
-    """One prompt with the stereotype's filler (the male pronoun): its tokens, and those of both fillers after
-    the prompt.
-    """
-    stereo, anti, *_ = (
-        s.ids[s.first :]
-        for s in continuations(lm, example, example.exchanged(prompt))
-        if isinstance(s, Scored)
-    )
+    """One prompt with the filler of the stereotype (“he”): its tokens, and both fillers' after the prompt."""
+    each = continuations(lm, example, example.exchanged(prompt))
+    stereo, anti, *_ = (s.ids[s.first :] for s in each if isinstance(s, Scored))
     before = continuation(lm, prompt, example.stereo, example.suffix, 0)
     sentence = prompt + example.stereo + example.suffix
     about: dict[str, Any] = {"example_id": example.id}

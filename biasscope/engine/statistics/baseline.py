@@ -1,6 +1,4 @@
-"""Aggregates of the clean model: LMS, SS, ICAT, gaps, shift and slope, by selection of examples, and
-correlations.
-"""
+"""Aggregates of the clean model: LMS, SS, ICAT, gaps, shift, slope by selection of examples; correlations."""
 
 from collections import defaultdict
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -11,14 +9,12 @@ import polars as pl
 from numpy.typing import NDArray
 
 from biasscope.engine.statistics import estimates
-from biasscope.engine.statistics.cells import Cells
-from biasscope.engine.statistics.estimates import Columns, Family
+from biasscope.engine.statistics.cells import Cells, Family, Measured, covariate
+from biasscope.engine.statistics.estimates import Columns
 from biasscope.engine.statistics.resampling import MIN_CLUSTERS, Array
 from biasscope.engine.statistics.summary import (
     BIAS,
     STATISTICS,
-    Measured,
-    covariate,
     place,
     refuse_empty,
     statistics,
@@ -38,8 +34,7 @@ Mask = NDArray[np.bool_]
 def baseline(
     scores: pl.DataFrame, dataset: Dataset, *, model: str, design: Design = Design()
 ) -> pl.DataFrame:
-    """SUMMARY of the clean model's SCORES on one dataset: target's slope, mean and rms, the other metrics'
-    means, correlations, what only some data have.
+    """SUMMARY of SCORES on one dataset: target's slope, mean and rms, other metrics' means, correlations.
 
     Subsets (see `of_examples`) have the mean of target and sentence, and the slope where they keep 6
     clusters. p_family, and so a star, stands on the ranking statistic of "all" alone. Correlations are of the
@@ -281,8 +276,7 @@ def of_examples(dataset: Dataset) -> dict[str, Mask]:
 
 
 def _distinguished(examples: Sequence[Example]) -> set[str]:
-    """The occupations whose readout says which person the pronoun means: its prompt or pronouns differ
-    between the two answers.
+    """The occupations whose readout says who the pronoun is: its prompts or pronouns differ by the answer.
 
     In the other occupations both answers are one and the same readout (44 of WinoGender's 60): there is
     nothing to compare.
