@@ -1,6 +1,4 @@
-"""A report: its sections (which tables and figures show what was gathered, and what is missing), and the
-files that people open.
-"""
+"""A report: its sections (what shows what was gathered, and what is missing) and the files people open."""
 
 import itertools
 import json

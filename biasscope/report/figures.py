@@ -1,6 +1,4 @@
-"""Tables as figures, one function each: matplotlib figures of rows of SUMMARY, with units on the axes.
-Nothing is measured here.
-"""
+"""Tables as figures, a function each: rows of SUMMARY, units on the axes. Nothing is measured here."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -32,9 +30,7 @@ BAR = 0.115
 
 @styled
 def heat_map(rows: pl.DataFrame, *, title: str, largest: float, unit: str) -> Figure:
-    """Layers × heads of one statistic; colours from −largest to largest; a ring where there is a star; grey:
-    not measured.
-    """
+    """Layers × heads of one statistic, colours from −largest to largest; rings: stars; grey: no number."""
     layers, heads = _extent(rows["layer"]), _extent(rows["head"])
     grid = np.full((layers, heads), np.nan)
     grid[rows["layer"].to_numpy(), rows["head"].to_numpy()] = rows["estimate"].fill_null(np.nan).to_numpy()
@@ -88,9 +84,7 @@ def bars(rows: pl.DataFrame, *, title: str, unit: str) -> Figure:
 
 @styled
 def positions(rows: pl.DataFrame, *, title: str, shown: str, unit: str) -> Figure:
-    """Layer × position of a residual component: the column `shown` (recovered or estimate); a ring where
-    there is a star.
-    """
+    """Layer × position of a residual component: the column `shown` (recovered or estimate); rings: stars."""
     columns = rows["position"].unique(maintain_order=True).to_list()
     layers = _extent(rows["layer"])
     grid = np.full((layers, len(columns)), np.nan)
@@ -120,9 +114,7 @@ def positions(rows: pl.DataFrame, *, title: str, shown: str, unit: str) -> Figur
 
 @styled
 def against_exact(rows: pl.DataFrame, *, title: str, unit: str) -> Figure:
-    """Attribution's `estimate` against the `exact` effect of the same sites, a point each, by component; the
-    line: equal.
-    """
+    """Attribution's `estimate` against the `exact` effect, a point a site, by component; line: equal."""
     drawn = sheet(title, (2.5,))
     axes = drawn.axes[0]
     marks = {
@@ -155,9 +147,7 @@ def against_exact(rows: pl.DataFrame, *, title: str, unit: str) -> Figure:
 
 @styled
 def probes(summary: pl.DataFrame, *, title: str) -> Figure:
-    """Held-out accuracy by layer with its interval, the band of shuffled labels and the bag of tokens; below:
-    selectivity.
-    """
+    """Held-out accuracy by layer, shuffled labels and bag of tokens beside it; below: selectivity."""
     drawn = sheet(title, (1.75, 0.8))
     above, below = drawn.axes
     own = _by_layer(summary, "probe", "accuracy")
@@ -209,9 +199,7 @@ def probes(summary: pl.DataFrame, *, title: str) -> Figure:
 
 @styled
 def faithfulness(summary: pl.DataFrame, *, title: str) -> Figure:
-    """f of the strongest sites kept alone (above) and removed (below) by their number, with intervals and the
-    band of random sets.
-    """
+    """f of the strongest sites kept alone (above) and removed (below) by number, random sets beside."""
     drawn = sheet(title, (1.35, 1.35))
     for axes, method, name in zip(drawn.axes, ("keep", "remove"), ("kept alone", "removed"), strict=True):
         rows = summary.filter(pl.col("method") == method, pl.col("statistic") == "faithfulness")
@@ -250,9 +238,7 @@ def faithfulness(summary: pl.DataFrame, *, title: str) -> Figure:
 
 @styled
 def occupations(rows: pl.DataFrame, *, title: str) -> Figure:
-    """Mean target of each occupation against its share of men, with the least-squares line; the farthest from
-    it are named.
-    """
+    """Mean target of each occupation against its share of men, and their line; the farthest are named."""
     drawn = sheet(title, (2.6,))
     axes = drawn.axes[0]
     x, y = rows["share"].to_numpy(), rows["target"].to_numpy()
@@ -292,9 +278,7 @@ def overview(rows: Sequence[Mapping[str, Any]], *, title: str, unit: str) -> Fig
 def agreement(
     letters: Sequence[str], shared: Mapping[tuple[str, str], tuple[int, float]], *, top: int, title: str
 ) -> Figure:
-    """How many of the `top` strongest heads two rankings share, darker where more; `shared`: (row, column) →
-    number, chance.
-    """
+    """How many of the `top` heads two rankings share; `shared`: (row, column) → number, chance."""
     size = len(letters)
     grid = np.full((size, size), np.nan)
     for (row, column), (number, _) in shared.items():

@@ -1,6 +1,4 @@
-"""Which runs a report shows, one of each kind, by model and dataset; and its nouns: a finished run, a map of
-its sites, what is known.
-"""
+"""Which runs a report shows, one of each kind, and its nouns: a finished run, a map, what is known."""
 
 import json
 from collections.abc import Sequence
@@ -67,9 +65,7 @@ class ReportRun:
 
     @property
     def model(self) -> str:
-        """What its model is called: the short name, and the first of its digest where several have that
-        name.
-        """
+        """Its model's short name, and the first of its digest where several have that name."""
         return self.label or str(self.summary["model"][0])
 
     @property
@@ -166,9 +162,7 @@ class Part:
 
     @property
     def shown(self) -> list[Map]:
-        """The maps that are drawn: no estimates where all of the same sites were measured, and as many as a
-        row has.
-        """
+        """The maps drawn: no estimates where all of the same sites were measured; as many as a row has."""
         whole = {m.source for m in self.maps if not (m.estimated or m.partial or m.given)}
         return [m for m in self.maps if not m.estimated or m.source not in whole][:ROW]
 
@@ -178,9 +172,7 @@ class Part:
         return next(iter(self.shown), None)
 
     def measured(self, site_map: Map) -> Map | None:
-        """The shown map of chosen sites whose measurements stand before these estimates; None where there is
-        none.
-        """
+        """The shown, measured map of chosen sites that stands before these estimates; None if none does."""
         same = [m for m in self.shown if not m.estimated and not m.given and m.source == site_map.source]
         return same[0] if site_map.estimated and same else None
 
@@ -207,7 +199,7 @@ class Gathered:
 
 
 def gather(output_dir: Path, wanted: Sequence[str], model: str | None, cache: Path | None = None) -> Gathered:
-    """The named runs, all of them; or of those under `output_dir` one of each kind.
+    """The named runs, all; or of those under `output_dir` one of each kind. DataError where there is none.
 
     DataError where there is none, DamagedError where a named one is corrupted.
     """
@@ -256,9 +248,7 @@ def _names(run: ReportRun) -> tuple[str, ...]:
 def _parts(
     model: str, dataset: str, runs: Sequence[ReportRun], *, every: bool
 ) -> tuple[list[Part], list[tuple[ReportRun, str]]]:
-    """One part with one run of each kind, and the others with the reason; with `every`, each of those in a
-    part of its own.
-    """
+    """One part with one run of each kind, and the rest with the reason; `every`: in parts of their own."""
     best, left = _one_of_each(runs)
     part = _part(model, dataset, best)
     drawn = {m.run.key for m in (*(part.shown if every else part.maps), *part.along)}
@@ -290,9 +280,7 @@ def _read(run: Stored, record: RunRecord, model: str) -> ReportRun:
 
 
 def _one_of_each(runs: Sequence[ReportRun]) -> tuple[list[ReportRun], list[tuple[ReportRun, str]]]:
-    """Of each kind the run with the most sites, then examples, then the newest; the others with the
-    reason.
-    """
+    """Of each kind the run with most sites, then examples, then the newest; the others with the reason."""
     best: dict[str, ReportRun] = {}
     order = sorted(
         runs,

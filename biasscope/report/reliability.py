@@ -14,9 +14,7 @@ KINDS = {"z": "z (whole)", "mlp_out": "MLPs"}
 
 
 def tables(summary: pl.DataFrame, reliability: pl.DataFrame) -> Iterator[Table]:
-    """What follows the effects of a dataset: the map of positions, how far rankings repeat and agree, the
-    calibration, the stars.
-    """
+    """What follows a dataset's effects: positions, how far rankings repeat and agree, calibration, stars."""
     for rows in summary.partition_by("dataset", "method", "source", maintain_order=True):
         yield from _positions(rows)
     for make in (_repeated, _agreeing, calibrated):
@@ -51,9 +49,7 @@ def false_alarms(reliability: pl.DataFrame) -> str | None:
 
 
 def _single(reliability: pl.DataFrame, quantity: str) -> dict[str, Any] | None:
-    """The row of a quantity of heads and MLPs, which are one family in all sources; None where it has no
-    number.
-    """
+    """The row of heads and MLPs, one family in all sources; None where it has no number."""
     rows = reliability.filter(
         pl.col("quantity") == quantity, pl.col("component") == "single", pl.col("estimate").is_not_null()
     )
@@ -61,9 +57,7 @@ def _single(reliability: pl.DataFrame, quantity: str) -> dict[str, Any] | None:
 
 
 def _positions(summary: pl.DataFrame) -> Iterator[Table]:
-    """Layer × position of a residual component: what share of the total effect is recovered there, else the
-    effect.
-    """
+    """Layer × position of a residual component: the share of the total recovered, else the effect."""
     rows = summary.filter(
         pl.col("metric") == "target",
         pl.col("component").is_in(["resid_post", "resid_pre"]),

@@ -1,6 +1,4 @@
-"""Findings as sentences made from the numbers of one run each, which they name: never more than the intervals
-and the test say.
-"""
+"""Findings as sentences, each from the numbers of one run that it names, and no more than they say."""
 
 import shlex
 from typing import Any
@@ -145,9 +143,7 @@ def found_sites(site_map: Map, beside: Map | None = None) -> str:
 
 
 def _named(passed: pl.DataFrame, beside: Map | None) -> str:
-    """The first sites with their numbers, and how many more; a site that was measured `beside` has its number
-    there.
-    """
+    """The first sites with their numbers and how many more; a number measured `beside` stands there."""
     measured = passed.clear() if beside is None else beside.ranked.filter(pl.col("estimate").is_not_null())
     own = passed.join(measured, on=SITE, how="anti", nulls_equal=True, maintain_order="left")
     named = [f"{site(row)} {interval(row)}" for row in own.head(NAMED).iter_rows(named=True)]
@@ -171,9 +167,7 @@ def sites_of(site_map: Map) -> tuple[int, int]:
 
 
 def families(gathered: Gathered) -> str:
-    """How large the family of each shown run is: "300 (run 79a2, 20 of them measured), 54 (runs 1f2e,
-    8c01)".
-    """
+    """The family's size of each shown run: "300 (run 79a2, 20 of them measured), 54 (runs 1f2e, 8c01)"."""
     runs = {m.run.key: sites_of(m) for part in gathered.parts for m in part.shown}
     sizes: dict[tuple[int, str], list[str]] = {}
     for key, (every, measured) in runs.items():
@@ -246,9 +240,7 @@ def detectable(site_map: Map) -> float | None:
 
 
 def repeated(site_map: Map) -> str | None:
-    """How many of the ten strongest heads a random half of the groups repeats, beside luck; None where luck
-    alone gives most of them.
-    """
+    """How many of the ten strongest heads repeat in half of the groups; None where luck gives most."""
     row, chance = _trusted(site_map, "split_top10"), _trusted(site_map, "split_top10_chance")
     if row is None or row["estimate"] is None:
         return None
