@@ -132,6 +132,11 @@ class Map:
         """Its unit."""
         return str(self.ranked["unit"][0])
 
+    @property
+    def groups(self) -> int:
+        """The most groups that a site has."""
+        return max(self.ranked["clusters"].drop_nulls().to_list(), default=0)
+
     def sites(self, component: str) -> pl.DataFrame:
         """The ranked rows of heads (`z`) or of another component."""
         return self.ranked.filter(pl.col("component") == component)

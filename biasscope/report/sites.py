@@ -260,6 +260,5 @@ def calibration(parts: Sequence[Part], gallery: Gallery) -> Iterator[Block]:
 def _agreed(row: dict[str, Any]) -> str:
     """How far estimates and measurements of a kind of site agree."""
     shared = overlap(row["shared"], row["top"], row["expected"])
-    return f"{KINDS[row['component']]}: ρ {number(row['spearman'])}" + (
-        "" if shared == NONE else f"; strongest in both: {shared}"
-    )
+    strongest = f"; strongest in both: {shared}" if shared else ""
+    return f"{KINDS[row['component']]}: ρ {number(row['spearman'])}{strongest}"

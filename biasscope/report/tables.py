@@ -51,11 +51,21 @@ def probability(p: float | None) -> str:
     return "< 1e−4" if p is not None and p < SMALL else number(p)
 
 
-def overlap(shared: float | None, top: int, luck: float | None) -> str:
-    """How many of the `top` are shared ("8 of 10, 0.4 by luck"); a dash where luck gives more than half."""
-    if shared is None or luck is None or luck > top / 2:
-        return NONE
-    return f"{shared:.0f} of {top}, {luck:.1f} by luck"
+@dataclass(frozen=True)
+class Overlap:
+    """How many of the `top` are shared, and how many luck gives."""
+
+    shared: float
+    top: int
+    luck: float
+
+    def __str__(self) -> str:
+        return f"{self.shared:.0f} of {self.top}, {self.luck:.1f} by luck"
+
+
+def overlap(shared: float, top: int, luck: float) -> Overlap | None:
+    """How many of the `top` are shared beside luck; None where luck gives more than half."""
+    return None if luck > top / 2 else Overlap(shared, top, luck)
 
 
 def interval(row: dict[str, Any]) -> str:
