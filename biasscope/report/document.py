@@ -174,7 +174,7 @@ def _first_screen(gathered: Gathered) -> Section:
     """The first screen: one line a model and dataset, and what none of it shows."""
     rows = []
     for part in gathered.parts:
-        first = part.first
+        first = next(iter(part.shown), None)
         sites = "not measured" if first is None else words.short_sites(first)
         again = first and reliability.repeated(first)
         count = f"{again.shared:.0f} of {again.top} repeat in half of the groups" if again else ""
@@ -245,7 +245,7 @@ def _clean(parts: Sequence[Part], gallery: Gallery) -> Iterator[Block]:
     drawn: list[Picture] = []
     for part in parts:
         yield from (
-            Block("table", table=tables.clean_model(run.summary, part.dataset, run.file, run.given))
+            Block("table", table=tables.clean_model(run.summary, part.dataset, run.file, run.record.given))
             for run in part.edited
         )
         if part.baseline is None:

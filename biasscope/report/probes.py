@@ -113,7 +113,7 @@ def sentence(run: ReportRun) -> str:
     )
     against = " against unrelated words" if run.record.params.get("negatives") == "unrelated" else ""
     start = f"Run {run.key}, probe for {(rows['metric'][0] if rows.height else '?') + against}"
-    start += f" ({run.record.params.get('position', 'last')} token){run.given}"
+    start += f" ({run.record.params.get('position', 'last')} token){run.record.given}"
     if best.is_empty():
         return f"{start}: no accuracy."
     row = best.row(0, named=True)
@@ -157,7 +157,7 @@ def section(parts: Sequence[Part], gallery: "Gallery") -> "Iterator[Block]":
                 f"{params.get('position')} token"
                 + (", against unrelated words" if params.get("negatives") == "unrelated" else "")
             )
-            title += run.given
+            title += run.record.given
             rows = run.summary.filter(pl.col("method") != "removal")
             drawn.append(
                 gallery.picture(
@@ -174,7 +174,7 @@ def section(parts: Sequence[Part], gallery: "Gallery") -> "Iterator[Block]":
         for run in part.probes[:1]:
             table = probes(run.summary, part.name, run.file, run.record.params.get("split") or "kfold")
             title, body = (
-                f"{table.title}{run.given} (every fifth row)",
+                f"{table.title}{run.record.given} (every fifth row)",
                 [table.sections[0][::5], *table.sections[1:]],
             )
             yield Block("table", table=Table(title, table.columns, body, table.notes))

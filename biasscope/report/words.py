@@ -71,10 +71,10 @@ def edited_model(run: ReportRun) -> str:
     """What a baseline's model prefers, clean or with something replaced all the while, in a sentence."""
     row = headline(run)
     if row is None:
-        return f"Run {run.key}{run.given}: target was not measured."
+        return f"Run {run.key}{run.record.given}: target was not measured."
     statistic = "slope of target on the share of men" if row["statistic"] == "slope" else "mean of target"
-    measured = f"{'' if run.given else 'clean '}model's {statistic} is {interval(row, row['unit'])}"
-    return f"Run {run.key}{run.given}: the {measured}{_verdict(row, run.dataset)}."
+    measured = f"{'' if run.record.given else 'clean '}model's {statistic} is {interval(row, row['unit'])}"
+    return f"Run {run.key}{run.record.given}: the {measured}{_verdict(row, run.dataset)}."
 
 
 def _verdict(row: dict[str, Any], dataset: str) -> str:

@@ -104,8 +104,8 @@ def found(
     return ReportRun(Path(f"/results/{key}"), made, summary, reliability)
 
 
-def part(*runs: ReportRun, dataset: str = "winogender") -> Part:
-    return gather._part("m", dataset, runs)
+def part(*runs: ReportRun) -> Part:
+    return gather.part(runs)
 
 
 # One run a sentence, named; a measurement stands before an estimate
@@ -146,7 +146,7 @@ def test_every_sentence_of_the_summary_names_one_run(two_maps: Part):
 
 def test_a_measured_number_stands_before_its_estimate_and_alone(two_maps: Part):
     text = "\n".join(summary_lines(two_maps))
-    assert two_maps.first.run.key == "measured" and [m.run.key for m in two_maps.shown] == [
+    assert two_maps.shown[0].run.key == "measured" and [m.run.key for m in two_maps.shown] == [
         "measured",
         "estimate",
     ]
@@ -339,7 +339,7 @@ def test_the_clean_model_is_called_what_its_data_can_show(dataset: str, values: 
         "unit": "nats",
         "dataset": dataset,
     }
-    text = words.clean_model(part(found("baseline", rows(place | values), "k"), dataset=dataset))
+    text = words.clean_model(part(found("baseline", rows(place | values), "k")))
     assert text.endswith(said) and ("stereotype" in text) == said.endswith("stereotype's word.")
 
 
