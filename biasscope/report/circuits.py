@@ -1,6 +1,4 @@
-"""Faithfulness of sets of sites as a table that people read at 80 columns (one row a size), as a sentence and
-as a section of a report.
-"""
+"""Faithfulness of sets of sites as a table (one row a size), as a sentence and as a section of a report."""
 
 from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING
@@ -24,9 +22,7 @@ NAMED = 20
 
 
 def sets(summary: pl.DataFrame, dataset: str, file: str) -> Table:
-    """f of the strongest sites kept alone and removed, random sets of the same size beside each, and the
-    areas.
-    """
+    """f of the strongest sites kept alone and removed, random sets of their size beside, and the areas."""
     f = {(row["method"], row["kind"], row["k"]): row for row in sized(summary).iter_rows(named=True)}
     sizes = [k for mode, kind, k in f if (mode, kind) == ("keep", "top")]
     small = [k for mode, kind, k in f if (mode, kind) == ("keep", "minimal")]

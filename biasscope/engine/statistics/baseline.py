@@ -61,9 +61,7 @@ def baseline(
                 columns["p"][:] = np.nan  # the log of a probability is never above 0
             tables.append(table(names, columns, label, groups).filter(_shown(metric, statistic)))
         for statistic, measured_in, values in _of_some(metric, own, examples):
-            columns = estimates.mean(
-                _subset_cells(values, groups, examples, masks), design.seed, (), tested=False
-            )
+            columns = estimates.mean(_subset_cells(values, groups, examples, masks), design.seed, None)
             columns |= {
                 end: np.clip(columns[end], 0, 100) for end in ("ci_low", "ci_high") if measured_in == "%"
             }
