@@ -16,10 +16,11 @@ from biasscope.engine.store import digests
 from biasscope.engine.types import Dataset, Example
 
 STEREOSET = ["stereoset", "stereoset_gender", "stereoset_race", "stereoset_profession", "stereoset_religion"]
+WINOBIAS = ["winobias_type1", "winobias_type2"]
 
 
 def test_every_file_of_the_folder_is_a_source() -> None:
-    assert datasets.names() == ["definitional", "occupations", *STEREOSET, "winogender"]
+    assert datasets.names() == ["definitional", "occupations", *STEREOSET, *WINOBIAS, "winogender"]
 
 
 def test_the_default_is_what_is_downloaded_of_the_original_three(data: Path) -> None:
