@@ -221,6 +221,25 @@ def _followed(prompt: str, term: str, partner: str, follow: set[int]) -> str:
     return _replaced(re.sub(r"[A-Za-z]+", exchanged, prompt), term, partner)[0]
 
 
+def of_roles(example: Example) -> Twin | str:
+    """The twin in which the two occupations change places, letter case and a/an by place, or the reason why
+    there is none.
+    """
+    own, other = example.word, str(example.meta["other"])
+    if not _places(example.prompt, own) or not _places(example.prompt, other):
+        return "the prompt does not name both occupations"
+    return Twin(_exchanged(example.prompt, {own: other, other: own})[0], other)
+
+
+def of_polarity(example: Example, others: Mapping[str, Sequence[Example]]) -> tuple[Twin, ...] | str:
+    """The twins that ask the other question of its pair, or the reason why there is none. `others`:
+    `together` → the examples of the set.
+    """
+    questions = {e.prompt: str(e.meta["polarity"]) for e in others[example.together]}
+    twins = [Twin(text, kind) for text, kind in questions.items() if kind != example.meta["polarity"]]
+    return tuple(twins) or "the other question of its pair is missing"
+
+
 def _cases(text: str) -> dict[str, Callable[[str], str]]:
     """How a term may be written → how its partner is written then."""
     ways: list[Callable[[str], str]] = [str, str.lower, str.upper, lambda s: s[:1].upper() + s[1:], str.title]
@@ -236,15 +255,20 @@ def _places(prompt: str, term: str) -> list[tuple[int, int, str]]:
 
 
 def _replaced(prompt: str, term: str, partner: str) -> tuple[str, bool]:
-    """The prompt with the term replaced wherever it stands, the article before it corrected, and whether it
-    stood anywhere.
+    """The prompt with the term replaced wherever it stands, and whether it stood anywhere."""
+    return _exchanged(prompt, {term: partner})
+
+
+def _exchanged(prompt: str, partner_of: Mapping[str, str]) -> tuple[str, bool]:
+    """The prompt with terms replaced by their partners wherever they stand, the article before each
+    corrected, and whether any stood there.
     """
-    ways = _cases(term)
+    ways = {text: (way, partner_of[term]) for term in partner_of for text, way in _cases(term).items()}
     written = "|".join(sorted(map(re.escape, ways), key=len, reverse=True))
 
     def put(match: re.Match[str]) -> str:
-        new = ways[match[2]](partner)
-        article = match[1] or ""
+        way, partner = ways[match[2]]
+        new, article = way(partner), match[1] or ""
         if article:
             vowel = new[0].lower() in "aeiou"
             article = article[0] + ("n " if vowel else " ")
