@@ -25,7 +25,7 @@ from biasscope.engine.store import cache, runs
 from biasscope.engine.store.seals import Seal
 from biasscope.engine.types import SOURCES, Site
 
-TAKEN = ("limit", "seed", "dtype", "revision", "skip_invalid", "max_memory")
+TAKEN = ("limit", "seed", "dtype", "revision", "skip_invalid", "no_space", "max_memory")
 """Options that are those of the run."""
 
 
@@ -151,13 +151,20 @@ def find(o: Measure, name: str) -> RankedRun:
     options = replace(
         o,
         model=params["model"],
-        dataset=[record.datasets[0].name],
+        dataset=[_dataset(record)],
         data_dir=Path(params["data_dir"]),
         **taken,
     )
     twins = folder / "twins.parquet"
     partners = aggregates.partners(pl.read_parquet(twins)) if twins.is_file() else {}
     return RankedRun(record, folder, options, source, partners, stored.seal)
+
+
+def _dataset(record: runs.RunRecord) -> str:
+    """What `--dataset` was: the name of the run's data, or the path of their file."""
+    (part,) = record.datasets
+    files = [name for name in record.params["dataset"] if Path(name).name == part.source.get("file")]
+    return files[0] if files else part.name
 
 
 def measure(scan: Scan, ranked_run: RankedRun, sizes: Sequence[int], target: float | None) -> None:
