@@ -15,7 +15,8 @@ from typing import TYPE_CHECKING, Any, Literal, get_args, get_origin, get_type_h
 
 import polars as pl
 
-from biasscope.engine.data import datasets
+from biasscope.engine.data import datasets, sheets
+from biasscope.engine.data.datasets import prompts as own_prompts
 from biasscope.engine.errors import UsageError
 from biasscope.engine.model import loading
 from biasscope.engine.schemas import RELIABILITY, SUMMARY
@@ -90,7 +91,7 @@ def _settings(model: Any, dataset: Any, given: Mapping[str, Any]) -> Measure:
 
 def _checked(data: Dataset) -> Dataset:
     """The data set; one whose examples are not what its name means is known by its content alone."""
-    content = digests.of_examples(data.examples)
+    content = digests.of_examples(data.examples, data.covariates)
     same = data.loaded is not None and data.loaded.content == content
     return data if same else replace(data, digest=content, record={}, loaded=None)
 
@@ -105,7 +106,8 @@ def _drawn(data: Dataset, values: Mapping[str, Any]) -> dict[str, Any]:
             f"the sample of {data.name} was drawn with seed {data.loaded.seed}, the run has "
             f"{values['seed']}; give both the same"
         )
-    return {"data_dir": data.loaded.data_dir, **sampled}
+    how = {name: getattr(data.loaded, name) for name in ("data_dir", "skip_invalid", "no_space")}
+    return how | sampled
 
 
 def _option(name: str, kind: Any, value: Any) -> Any:
@@ -265,7 +267,24 @@ def load_dataset(
 ) -> Dataset:
     """The data set of that name, or of a file; `limit`: a seeded sample, spread evenly over groups."""
     data = datasets.load(name, Path(data_dir), limit=limit, seed=seed)
-    return replace(data, loaded=Loaded(name, Path(data_dir), seed, digests.of_examples(data.examples)))
+    content = digests.of_examples(data.examples, data.covariates)
+    return replace(data, loaded=Loaded(name, Path(data_dir), seed, content))
+
+
+def prompts(
+    table: Any, *, name: str = "prompts", skip_invalid: bool = False, no_space: bool = False
+) -> Dataset:
+    """Prompts of your own as a data set: a polars or pandas frame, a list of dictionaries, or a file's path.
+
+    Columns as in a file of `--dataset`. A table in memory is called `name`. DataError, with every fault,
+    where columns or records cannot be used.
+    """
+    how = {"skip_invalid": skip_invalid, "no_space": no_space}
+    if not isinstance(table, str | Path):
+        return own_prompts.of_sheet(sheets.of_rows(table, name), name, **how)
+    data = datasets.read(str(table), DEFAULTS.data_dir, **how)
+    content = digests.of_examples(data.examples, data.covariates)
+    return replace(data, loaded=Loaded(str(table), DEFAULTS.data_dir, 0, content, **how))
 
 
 def forest(

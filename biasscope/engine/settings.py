@@ -74,6 +74,8 @@ class Loaded:
     seed: int
     content: str
     """Content digest of its examples."""
+    skip_invalid: bool = False
+    no_space: bool = False
 
 
 @dataclass(frozen=True)
@@ -102,6 +104,7 @@ class Measure:
     revision: str | None = None
     data_dir: Path = Path("data")
     skip_invalid: bool = False
+    no_space: bool = False
     max_memory: str | None = None
     cache_dir: Path = Path(platformdirs.user_cache_dir("biasscope", appauthor=False))
     no_cache: bool = False

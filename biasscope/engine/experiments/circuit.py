@@ -26,7 +26,7 @@ from biasscope.engine.store import cache, runs
 from biasscope.engine.store.seals import Seal
 from biasscope.engine.types import SOURCES, Site
 
-TAKEN = ("limit", "seed", "dtype", "revision", "skip_invalid", "max_memory")
+TAKEN = ("limit", "seed", "dtype", "revision", "skip_invalid", "no_space", "max_memory")
 """Options that are those of the run."""
 
 
@@ -127,14 +127,21 @@ def find(o: Measure, name: str) -> RankedRun:
     source = next(name for name in SOURCES if name in available)
     taken = {name: params[name] for name in TAKEN if name in params} | {"dtype": Dtype(params["dtype"])}
     taken |= {"model": params["model"], "data_dir": Path(params["data_dir"])}
-    options = replace(o, dataset=[record.datasets[0].name], **taken)
+    options = replace(o, dataset=[_dataset(record)], **taken)
     twins = folder / "twins.parquet"
     partners = cells.partners(pl.read_parquet(twins)) if twins.is_file() else {}
     return RankedRun(record, folder, options, source, partners, stored.seal)
 
 
+def _dataset(record: runs.RunRecord) -> str:
+    """What `--dataset` was: the name of the run's data, or the path of their file."""
+    (part,) = record.datasets
+    files = [name for name in record.params["dataset"] if Path(name).name == part.source.get("file")]
+    return files[0] if files else part.name
+
+
 def measure(scan: Scan, ranked_run: RankedRun, sizes: Sequence[int], target: float | None) -> None:
-    """Measure what is not stored yet. DataError, found early and kept, where all sites together do nothing"""
+    """Measure what is not stored yet. DataError, kept, where all sites together do nothing."""
     from biasscope.engine.measure import circuits
 
     if reason := scan.journal.facts.get("nothing"):

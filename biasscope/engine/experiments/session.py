@@ -213,10 +213,9 @@ def start(
 ) -> Running:
     """A running session: everything that can fail before the model is loaded has been tried."""
     files.check_writable(options.output_dir)
-    read = {"limit": options.limit, "seed": options.seed, "skip_invalid": options.skip_invalid}
     names = dict.fromkeys(options.dataset or datasets.default(options.data_dir))
     held = options.held
-    loaded = list(held.datasets) or [datasets.load(name, options.data_dir, **read) for name in names]  # type: ignore[arg-type]
+    loaded = list(held.datasets) or [_read(name, options) for name in names]
     begun = time.monotonic()
     weights = held.lm or _located(options, voice)
     running = Running(
@@ -234,6 +233,11 @@ def start(
         for note in dataset.notes:
             running.warn(note, dataset.name)
     return running
+
+
+def _read(name: str, options: Measure) -> Dataset:
+    how = {"skip_invalid": options.skip_invalid, "no_space": options.no_space}
+    return datasets.drawn(datasets.read(name, options.data_dir, **how), options.limit, options.seed)
 
 
 def _located(options: Measure, voice: Voice) -> weights.Weights:

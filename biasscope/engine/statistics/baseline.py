@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from biasscope.engine.statistics import estimates
 from biasscope.engine.statistics.cells import Cells, Family, Measured, covariate
 from biasscope.engine.statistics.estimates import Columns
-from biasscope.engine.statistics.resampling import MIN_CLUSTERS, Array
+from biasscope.engine.statistics.resampling import MIN_CLUSTERS
 from biasscope.engine.statistics.summary import (
     BIAS,
     STATISTICS,
@@ -200,44 +200,6 @@ def nothing_to_find(effects: pl.LazyFrame, design: Design) -> str | None:
     )
 
 
-def stereoset(
-    triples: pl.DataFrame, *, model: str, dataset: str, seed: int = 0, metric: str = "stereoset"
-) -> pl.DataFrame:
-    """SUMMARY of LMS, SS and ICAT in per cent, as published, and pooled over examples; metric "stereoset", or
-    "likelihood" where they are of next sentences, whose published scores come from a trained head.
-
-    lms, ss, icat: unweighted means over target terms, ICAT from those means; a tie counts as anti, and as not
-    related. lms_pooled, ss_pooled, icat_pooled: over examples. Subsets: see `of_triples`; "all" is the
-    published overall.
-    """
-    triples = triples.filter(
-        pl.all_horizontal(pl.col("stereo", "anti", "unrelated").fill_nan(None).is_not_null())
-    )
-    refuse_empty(triples)
-    masks = of_triples(triples)
-    stereo, anti, unrelated = (triples[name].to_numpy() for name in ("stereo", "anti", "unrelated"))
-    cluster = (
-        triples.select(pl.struct("bias_type", "group").rank("dense")).to_series().to_numpy().astype(np.int64)
-        - 1
-    )
-    subset, row = np.nonzero(np.array(list(masks.values())))
-
-    def cells(score: Array) -> Cells:
-        return Cells.of(cluster[row], subset, score[row], (int(cluster.max()) + 1, len(masks)))
-
-    ss = cells(np.where(stereo > anti, 100.0, 0.0))
-    lms = cells(np.where(stereo > unrelated, 50.0, 0.0) + np.where(anti > unrelated, 50.0, 0.0))
-    tables = []
-    labels = {"model": model, "dataset": dataset, "method": "baseline", "metric": metric, "unit": "%"}
-    for suffix, likely, preferred in (("", lms.macro(), ss.macro()), ("_pooled", lms, ss)):
-        for name, columns in estimates.published(likely, preferred, seed).items():
-            counted = columns | {"n": ss.n.sum(0)}
-            tables.append(
-                table(pl.DataFrame({"subset": list(masks)}), counted, {**labels, "statistic": name + suffix})
-            )
-    return pl.concat(tables).sort(place("subset", list(masks)), maintain_order=True)
-
-
 def of_examples(dataset: Dataset) -> dict[str, Mask]:
     """The selections of one dataset's examples, "all" first; one that would hold every example is left out.
 
@@ -253,21 +215,21 @@ def of_examples(dataset: Dataset) -> dict[str, Mask]:
         if mask.any() and not mask.all():
             masks[name] = mask
 
-    for bias_type in _seen(e.bias_type for e in examples):
+    for bias_type in seen(e.bias_type for e in examples):
         add(f"bias type: {bias_type}", (e.bias_type == bias_type for e in examples))
     if any("participant" in e.meta for e in examples):
         add("without someone", (e.meta.get("participant") != "someone" for e in examples))
         add("someone only", (e.meta.get("participant") == "someone" for e in examples))
-    for case in _seen(e.meta.get("case") for e in examples):
+    for case in seen(e.meta.get("case") for e in examples):
         add(f"case: {case}", (e.meta.get("case") == case for e in examples))
     split = _distinguished(examples)
-    for answer in _seen(e.meta.get("answer") for e in examples):
+    for answer in seen(e.meta.get("answer") for e in examples):
         add(f"referent: {answer}", (e.group in split and e.meta.get("answer") == answer for e in examples))
     for key in ("gender", "polarity", "direction"):
-        for value in _seen(e.meta.get(key) for e in examples):
+        for value in seen(e.meta.get(key) for e in examples):
             add(f"{key}: {value}", (e.meta.get(key) == value for e in examples))
-    few = _few_terms([(e.bias_type, e.group) for e in examples])
-    groups = _seen(e.group for e in examples) if dataset.covariates else few
+    few = few_groups([(e.bias_type, e.group) for e in examples])
+    groups = seen(e.group for e in examples) if dataset.covariates else few
     for group in groups if len(groups) <= SHOWN else []:
         add(f"{dataset.noun}: {group}", (e.group == group for e in examples))
     return masks
@@ -285,32 +247,7 @@ def _distinguished(examples: Sequence[Example]) -> set[str]:
     return {group for (group, _), by_answer in readouts.items() if len(set(by_answer.values())) > 1}
 
 
-def of_triples(triples: pl.DataFrame) -> dict[str, Mask]:
-    """The selections of StereoSet triples, "all" first.
-
-    "all" and "bias type: X" take every split there is; with two splits the same follow for each alone, as
-    "intrasentence" and "intrasentence, bias type: X". "term: X" stands where a bias type has fewer than 6
-    terms.
-    """
-    masks = _of_split(triples, np.ones(len(triples), bool), "")
-    splits = _seen(triples["split"])
-    for split in splits if len(splits) > 1 else []:
-        masks |= _of_split(triples, (triples["split"] == split).to_numpy(), split)
-    return masks
-
-
-def _of_split(triples: pl.DataFrame, within: Mask, split: str) -> dict[str, Mask]:
-    masks = {split or "all": within}
-    prefix = f"{split}, " if split else ""
-    types = _seen(triples["bias_type"])
-    for bias_type in types if len(types) > 1 else []:
-        masks[f"{prefix}bias type: {bias_type}"] = within & (triples["bias_type"] == bias_type).to_numpy()
-    for term in _few_terms(triples.select("bias_type", "group").rows()):
-        masks[f"{prefix}term: {term}"] = within & (triples["group"] == term).to_numpy()
-    return {name: mask for name, mask in masks.items() if mask.any()}
-
-
-def _few_terms(pairs: Sequence[tuple[str, str]]) -> list[str]:
+def few_groups(pairs: Sequence[tuple[str, str]]) -> list[str]:
     """The terms of bias types that have too few of them for an interval, and more than one."""
     terms: dict[str, set[str]] = defaultdict(set)
     for bias_type, term in pairs:
@@ -318,6 +255,6 @@ def _few_terms(pairs: Sequence[tuple[str, str]]) -> list[str]:
     return sorted(term for of_type in terms.values() if 1 < len(of_type) < MIN_CLUSTERS for term in of_type)
 
 
-def _seen(values: Iterable[Any]) -> list[Any]:
+def seen(values: Iterable[Any]) -> list[Any]:
     """The distinct values that exist, sorted."""
     return sorted({value for value in values if value is not None})

@@ -1,5 +1,5 @@
 """The datasets: every module in this folder has ORIGIN, NAMES and read(). Nothing is registered anywhere
-else.
+else. `prompts` and `study` have no names: they read the user's own files.
 """
 
 import difflib
@@ -14,6 +14,7 @@ from itertools import accumulate, chain
 from pathlib import Path
 from types import ModuleType
 
+from biasscope.engine.data import reading, sheets
 from biasscope.engine.errors import DataError, UsageError
 from biasscope.engine.types import Dataset, Example
 
@@ -42,17 +43,25 @@ def default(data_dir: Path) -> list[str]:
 def load(
     name: str, data_dir: Path, *, limit: int | None = None, seed: int = 0, skip_invalid: bool = False
 ) -> Dataset:
-    """The dataset of that name, or of a FILE.json of the original study.
+    """The dataset of that name or FILE: what `read` gives, of which `limit` draws a sample (see `drawn`)."""
+    return drawn(read(name, data_dir, skip_invalid=skip_invalid), limit, seed)
 
-    `limit` draws a seeded sample spread evenly over groups, kept in data order. UsageError: unknown name,
-    limit below 1. DataError: not downloaded, malformed, not the published content, or empty.
+
+def read(name: str, data_dir: Path, *, skip_invalid: bool = False, no_space: bool = False) -> Dataset:
+    """The whole dataset of that name, or of a FILE of the user's.
+
+    UsageError: unknown name. DataError: not downloaded, malformed, not the published content, or empty.
     """
-    if limit is not None and limit < 1:
-        raise UsageError(f"limit must be at least 1, found {limit}")
     if name in names():
         dataset = _module(name).read(name, data_dir, skip_invalid=skip_invalid)
-    elif name.endswith(".json"):
+    elif _is_prompts(name):
+        dataset = modules()["prompts"].read(name, data_dir, skip_invalid=skip_invalid, no_space=no_space)
+    elif name.lower().endswith(".json"):
         dataset = modules()["study"].read(name, data_dir, skip_invalid=skip_invalid)
+    elif Path(name).is_file():
+        raise UsageError(
+            f"{name} is no FILE.csv, .tsv, .jsonl, .json or .parquet; save a spreadsheet as CSV (UTF-8)"
+        )
     else:
         raise UsageError(unknown("dataset", name, names()))
     if not dataset.examples:
@@ -60,11 +69,28 @@ def load(
             f"dataset '{dataset.name}' has no example left: {dataset.found} found, {dataset.dropped.total()} "
             "refused"
         )
-    return (
-        dataset
-        if limit is None
-        else replace(dataset, examples=sample(dataset.examples, limit, seed), whole=dataset.examples)
-    )
+    return dataset
+
+
+def _is_prompts(name: str) -> bool:
+    """Whether a name is that of a file of prompts; a .json file is one where its records have a prompt."""
+    suffix = Path(name).suffix.lower()
+    if suffix != ".json":
+        return suffix in sheets.FORMS
+    records = reading.read_list(sheets.checked_size(Path(name)))
+    return any(isinstance(r, dict) and not r.keys().isdisjoint(("prompt", "prompt_a")) for r in records)
+
+
+def drawn(dataset: Dataset, limit: int | None, seed: int) -> Dataset:
+    """The dataset, or a seeded sample of `limit` examples of it, spread evenly over groups, in data order.
+
+    UsageError: limit below 1.
+    """
+    if limit is None:
+        return dataset
+    if limit < 1:
+        raise UsageError(f"limit must be at least 1, found {limit}")
+    return replace(dataset, examples=sample(dataset.examples, limit, seed), whole=dataset.examples)
 
 
 def unknown(noun: str, name: str, known: Sequence[str]) -> str:
