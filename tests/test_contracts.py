@@ -35,6 +35,7 @@ COMMANDS = {
     "compare": "compare {ablate} {patch} -o results",
     "download": "download stereoset winogender --from {data} --data-dir data",
     "encode": f"encode {SMALL}",
+    "example-prompts": "example-prompts",
     "pairs": f"pairs {SMALL}",
     "patch": f"patch {BIASED} --components z,mlp_out",
     "probe": f"probe {SMALL} --split holdout --site z",
@@ -44,9 +45,9 @@ COMMANDS = {
 }
 """Command → a short call; {name} is the run that the call of that name saves."""
 MEASURING = ("baseline", "ablate", "patch", "probe", "encode", "circuit")
-PRINTING = [name for name in COMMANDS if name not in ("download", "verify")]
-"""The others are tested where they are at home: `download` prints no table, `verify` takes as long as all of
-these.
+PRINTING = [name for name in COMMANDS if name not in ("download", "verify", "example-prompts")]
+"""The others are tested where they are at home: `download` and `example-prompts` print no table, `verify`
+takes as long as all of these.
 """
 
 
