@@ -73,5 +73,5 @@ def test_every_subcommand_stands_in_the_readme_and_every_file_it_links_to_exists
     files = {path.stem for path in (ROOT / "biasscope" / "commands").glob("*.py")} - {"__init__"}
     table = README.split("## Commands")[1].split("\n## ")[0]
     names = {name.replace("_", "-") for name in files}
-    assert names == set(re.findall(r"^\| `([\w-]+)", table, re.MULTILINE))
+    assert names == set(re.findall(r"^\| `(\w[\w-]*)", table, re.MULTILINE))
     assert all((ROOT / link).is_file() for link in re.findall(r"\]\((?!http)([^)#]+)\)", README))

@@ -16,7 +16,7 @@ def example_prompts(
         options.Form,
         options.option(
             "--form",
-            "pronouns, a number per group; fillers, also one of nonsense; paired prompts of one text; phrases of "
+            "pronouns, a number per group; fillers, also of nonsense; paired prompts of one text; phrases of "
             "several words; twins of your own",
         ),
     ] = "pronouns",

@@ -1,6 +1,4 @@
-"""A report as text, tables and pictures, and its two forms: Markdown with PNG files beside it, and one HTML
-page.
-"""
+"""A report as text, tables and pictures, and its two forms: Markdown with PNG files, and one HTML page."""
 
 import functools
 import importlib.metadata
@@ -38,9 +36,7 @@ class Picture:
 
 @dataclass(frozen=True)
 class Block:
-    """One thing after another: a paragraph, a list, a table, a row of pictures, lines of code, or what is
-    missing.
-    """
+    """A paragraph, a list, a table, a row of pictures, lines of code, or what is missing."""
 
     kind: str
     text: str = ""
@@ -65,9 +61,7 @@ class Section:
 
 @dataclass
 class Gallery:
-    """The folder of a report's figures: draws each that is not there yet, and drops those that no report
-    shows any more.
-    """
+    """The folder of a report's figures: draws what is not there yet, drops what is shown no more."""
 
     folder: Path
     drawn: int = 0
@@ -161,8 +155,6 @@ def fenced(text: str) -> str:
 
 
 def _drawn(picture: Picture) -> Markup:
-    """The figure's SVG with a name for those who do not see it. Its text is drawn as outlines, so no markup
-    of data is in it.
-    """
+    """The figure's SVG with a name for those who do not see it. Its text is outlines: no markup of data."""
     label = Markup('role="img" aria-label="{}"').format(picture.alt)
     return Markup(picture.svg.replace("<svg ", f"<svg {label} ", 1))  # noqa: S704  made by matplotlib, escaped by it

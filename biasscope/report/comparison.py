@@ -40,15 +40,11 @@ def show_tables(rankings: Sequence[comparison.Ranking], document: dict[str, Any]
 
     body = []
     for row in document["pairs"]:
-        common = overlap(row["shared"], row["top"], row["expected"])
-        shared = [
-            common,
-            NONE if common == NONE else probability(row["p_shared"]),
-            str(row["significant_both"]),
-        ]
-        body.append(
-            [two(row), NAMES.get(row["component"], row["component"]), number(row["spearman"]), *shared]
-        )
+        shared = overlap(row["shared"], row["top"], row["expected"])
+        chance = probability(row["p_shared"]) if shared else NONE
+        last = [str(shared or NONE), chance, str(row["significant_both"])]
+        kind = NAMES.get(row["component"], row["component"])
+        body.append([two(row), kind, number(row["spearman"]), *last])
     columns = ["runs", "sites", "ρ", "top shared", "p", "signif."]
     notes = [
         *legend,
@@ -156,16 +152,11 @@ def agreement(gathered: Gathered, gallery: "Gallery") -> "Section":
             for model in _models(maps)
         ]
         blocks.append(Block("pictures", pictures=[picture for picture in drawn if picture]))
-        rows = [
-            [
-                f"{r['first']}, {r['second']}",
-                number(r["spearman"]),
-                overlap(r["shared"], r["top"], r["expected"]),
-                probability(r["p_shared"]),
-                str(r["significant_both"]),
-            ]
-            for r in pairs
-        ]
+        rows = []
+        for r in pairs:
+            shared = str(overlap(r["shared"], r["top"], r["expected"]) or NONE)
+            last = [shared, probability(r["p_shared"]), str(r["significant_both"])]
+            rows.append([f"{r['first']}, {r['second']}", number(r["spearman"]), *last])
         columns = ["maps", "ρ, all heads", "top shared", "p", "signif. in both"]
         blocks.append(Block("table", table=Table("", columns, [rows], legend)))
     if depths:

@@ -1,6 +1,4 @@
-"""A report: its sections (which tables and figures show what was gathered, and what is missing), and the
-files that people open.
-"""
+"""A report: its sections (what shows what was gathered, and what is missing) and the files people open."""
 
 import itertools
 import json
@@ -18,11 +16,22 @@ from biasscope.engine.errors import UsageError
 from biasscope.engine.schemas import NONE
 from biasscope.engine.settings import Format
 from biasscope.engine.statistics import resampling
-from biasscope.engine.statistics.baseline import SHARE
+from biasscope.engine.statistics.baseline import COVARIATE
 from biasscope.engine.store import files, shards
 from biasscope.engine.store.reproduce import relative
 from biasscope.engine.store.seals import DEPTH
-from biasscope.report import blocks, circuits, comparison, figures, formats, probes, sites, tables, words
+from biasscope.report import (
+    blocks,
+    circuits,
+    comparison,
+    figures,
+    formats,
+    probes,
+    reliability,
+    sites,
+    tables,
+    words,
+)
 from biasscope.report.blocks import Block, Gallery, Picture, Section, bullets, missing, paragraph
 from biasscope.report.gather import Gathered, Part, ReportRun
 from biasscope.report.tables import Table
@@ -165,13 +174,12 @@ def _first_screen(gathered: Gathered) -> Section:
     """The first screen: one line a model and dataset, and what none of it shows."""
     rows = []
     for part in gathered.parts:
-        first = part.first
+        first = next(iter(part.shown), None)
         sites = "not measured" if first is None else words.short_sites(first)
-        count, luck = ((first and words.repeated(first)) or ", ").split(", ")
-        again = (
-            f"{count} repeat in half of the groups, {luck} (run {first.run.key})" if first and count else NONE
-        )
-        rows.append([part.name, words.main_number(part), sites, again])
+        again = first and reliability.repeated(first)
+        count = f"{again.shared:.0f} of {again.top} repeat in half of the groups" if again else ""
+        certain = f"{count}, {again.luck:.1f} by luck (run {first.run.key})" if first and again else NONE
+        rows.append([part.name, words.main_number(part), sites, certain])
     columns = ["model, dataset", "clean model [95 %]", "significant (*)", "how certain"]
     return Section(
         "What was found", [_short_limits(), Block("table", "wide", table=Table("", columns, [rows], []))]
@@ -192,7 +200,7 @@ def _summary(gathered: Gathered) -> Section:
         lines = [words.clean_model(part), *map(words.edited_model, part.edited), *words.both(part)]
         for m in part.shown:
             measured = part.measured(m)
-            lines += [words.found_sites(m, measured), *([] if measured else words.certainty(m))]
+            lines += [words.found_sites(m, measured), *([] if measured else reliability.sentences(m))]
             lines += [text] if not measured and (text := words.recovery(m)) else []
         lines += [*map(probes.sentence, part.probes), *map(circuits.sentence, part.circuits)]
         blocks += [paragraph(f"{part.model} on {part.dataset}:"), bullets(lines)]
@@ -237,7 +245,7 @@ def _clean(parts: Sequence[Part], gallery: Gallery) -> Iterator[Block]:
     drawn: list[Picture] = []
     for part in parts:
         yield from (
-            Block("table", table=tables.clean_model(run.summary, part.dataset, run.file, run.given))
+            Block("table", table=tables.clean_model(run.summary, part.dataset, run.file, run.record.given))
             for run in part.edited
         )
         if part.baseline is None:
@@ -248,7 +256,7 @@ def _clean(parts: Sequence[Part], gallery: Gallery) -> Iterator[Block]:
         )
         single = part.baseline.summary.filter(pl.col("subset").str.starts_with("occupation: "))
         named = single.with_columns(pl.col("subset").str.strip_prefix("occupation: ").alias("occupation"))
-        share = named.filter(pl.col("metric") == SHARE).select(
+        share = named.filter(pl.col("metric").is_in([COVARIATE, "share_of_men"])).select(
             "occupation", pl.col("estimate").alias("share")
         )
         rows = (
@@ -276,9 +284,7 @@ def _clean(parts: Sequence[Part], gallery: Gallery) -> Iterator[Block]:
 def _limits(gathered: Gathered) -> Section:
     lines = list(words.LIMITS)
     for part in gathered.parts:
-        groups = max(
-            (max(m.ranked["clusters"].drop_nulls().to_list(), default=0) for m in part.maps), default=0
-        )
+        groups = max((m.groups for m in part.maps), default=0)
         note = resampling.few_clusters_note(groups, "term") if groups else None
         lines += [f"{part.name}: not testable, {note}."] if note else []
     return Section("What this does not show", [bullets(lines)])

@@ -1,6 +1,4 @@
-"""Probes as a table that people read at 80 columns (one row a layer), as a sentence and as a section of a
-report.
-"""
+"""Probes as a table (one row a layer), as a sentence and as a section of a report."""
 
 from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, Any
@@ -23,18 +21,14 @@ WITHOUT = {"bag": "bag of tokens", "chance": "chance"}
 
 
 def readable(row: dict[str, Any] | None, band: dict[str, Any] | None) -> bool | None:
-    """Whether an accuracy's interval lies wholly above the band of shuffled labels; None, no verdict, where
-    either has no interval.
-    """
+    """Whether an accuracy's interval lies above the band of shuffled labels; None where one is missing."""
     if row is None or band is None or row["ci_low"] is None or band["ci_high"] is None:
         return None
     return bool(row["ci_low"] > band["ci_high"])
 
 
 def probes(summary: pl.DataFrame, dataset: str, file: str, split: str = "kfold") -> Table:
-    """Accuracy, AUC and selectivity of every layer, the band of shuffled labels, and what is known without
-    the model.
-    """
+    """Accuracy, AUC and selectivity by layer, shuffled labels, and what is known without the model."""
     cells = {
         (r["method"], r["statistic"], r["layer"]): r
         for r in summary.iter_rows(named=True)
@@ -96,9 +90,7 @@ def _two(value: float | None) -> str:
 
 
 def _removal(removed: pl.DataFrame, statistic: str) -> dict[int, list[str]]:
-    """Row → what removing its direction changes, and the band of random directions. The last row leaves the
-    last layer.
-    """
+    """Row → what removing its direction changes, and random ones. The last row leaves the last layer."""
     by_row: dict[int, list[str]] = {}
     rows = removed.filter(metric="target", statistic=statistic, subset="all")
     for row in rows.iter_rows(named=True):
@@ -121,7 +113,7 @@ def sentence(run: ReportRun) -> str:
     )
     against = " against unrelated words" if run.record.params.get("negatives") == "unrelated" else ""
     start = f"Run {run.key}, probe for {(rows['metric'][0] if rows.height else '?') + against}"
-    start += f" ({run.record.params.get('position', 'last')} token){run.given}"
+    start += f" ({run.record.params.get('position', 'last')} token){run.record.given}"
     if best.is_empty():
         return f"{start}: no accuracy."
     row = best.row(0, named=True)
@@ -165,7 +157,7 @@ def section(parts: Sequence[Part], gallery: "Gallery") -> "Iterator[Block]":
                 f"{params.get('position')} token"
                 + (", against unrelated words" if params.get("negatives") == "unrelated" else "")
             )
-            title += run.given
+            title += run.record.given
             rows = run.summary.filter(pl.col("method") != "removal")
             drawn.append(
                 gallery.picture(
@@ -182,7 +174,7 @@ def section(parts: Sequence[Part], gallery: "Gallery") -> "Iterator[Block]":
         for run in part.probes[:1]:
             table = probes(run.summary, part.name, run.file, run.record.params.get("split") or "kfold")
             title, body = (
-                f"{table.title}{run.given} (every fifth row)",
+                f"{table.title}{run.record.given} (every fifth row)",
                 [table.sections[0][::5], *table.sections[1:]],
             )
             yield Block("table", table=Table(title, table.columns, body, table.notes))

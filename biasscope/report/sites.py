@@ -1,6 +1,4 @@
-"""The parts of a report about sites: heat maps, bars, the strongest sites, the map of positions, attribution
-against exact effects.
-"""
+"""Sections about sites: heat maps, bars, the strongest, positions, attribution against exact effects."""
 
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
@@ -11,7 +9,7 @@ import polars as pl
 from biasscope.engine import schemas
 from biasscope.engine.schemas import NONE, number
 from biasscope.engine.statistics import comparison
-from biasscope.engine.statistics.summary import SITE
+from biasscope.engine.statistics.cells import SITE
 from biasscope.engine.types import SOURCES
 from biasscope.report import figures, reliability, tables, words
 from biasscope.report.blocks import Block, Gallery, missing, paragraph
@@ -23,9 +21,7 @@ KINDS = {"z": "heads", "mlp_out": "MLPs", "attn_out": "attention outputs"}
 
 
 def which_sites(parts: Sequence[Part], gallery: Gallery) -> Iterator[Block]:
-    """Heat maps of the heads, bars of the MLPs, and the strongest sites with all that was measured of
-    them.
-    """
+    """Heat maps of heads, bars of MLPs, and the strongest sites with all that was measured of them."""
     for part in parts:
         if not part.maps:
             yield missing(f"Not measured for {part.model}: {words.command('patch', part, ' --method exact')}")
@@ -49,9 +45,7 @@ def which_sites(parts: Sequence[Part], gallery: Gallery) -> Iterator[Block]:
 
 
 def _heat_maps(maps: Sequence[Map], gallery: Gallery) -> Iterator[Block]:
-    """Rows of figures with one scale each: the ranking statistic, then the shift where there is a slope; MLPs
-    below.
-    """
+    """Rows of figures with one scale each: the ranking statistic, the shift beside a slope; MLPs below."""
     by_unit = (
         [maps]
         if len({m.unit for m in maps}) == 1
@@ -266,6 +260,5 @@ def calibration(parts: Sequence[Part], gallery: Gallery) -> Iterator[Block]:
 def _agreed(row: dict[str, Any]) -> str:
     """How far estimates and measurements of a kind of site agree."""
     shared = overlap(row["shared"], row["top"], row["expected"])
-    return f"{KINDS[row['component']]}: ρ {number(row['spearman'])}" + (
-        "" if shared == NONE else f"; strongest in both: {shared}"
-    )
+    strongest = f"; strongest in both: {shared}" if shared else ""
+    return f"{KINDS[row['component']]}: ρ {number(row['spearman'])}{strongest}"

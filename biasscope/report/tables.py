@@ -1,6 +1,4 @@
-"""SUMMARY as tables that people read at 80 columns: which rows and columns, and how numbers are rounded. Text
-only.
-"""
+"""SUMMARY as tables that people read at 80 columns: which rows and columns, rounded how. Text only."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -53,13 +51,21 @@ def probability(p: float | None) -> str:
     return "< 1e−4" if p is not None and p < SMALL else number(p)
 
 
-def overlap(shared: float | None, top: int, luck: float | None) -> str:
-    """How many of the `top` are shared beside what luck gives ("8 of 10, 0.4 by luck"); a dash where luck
-    alone gives more than half.
-    """
-    if shared is None or luck is None or luck > top / 2:
-        return NONE
-    return f"{shared:.0f} of {top}, {luck:.1f} by luck"
+@dataclass(frozen=True)
+class Overlap:
+    """How many of the `top` are shared, and how many luck gives."""
+
+    shared: float
+    top: int
+    luck: float
+
+    def __str__(self) -> str:
+        return f"{self.shared:.0f} of {self.top}, {self.luck:.1f} by luck"
+
+
+def overlap(shared: float, top: int, luck: float) -> Overlap | None:
+    """How many of the `top` are shared beside luck; None where luck gives more than half."""
+    return None if luck > top / 2 else Overlap(shared, top, luck)
 
 
 def interval(row: dict[str, Any]) -> str:
@@ -74,9 +80,7 @@ def interval(row: dict[str, Any]) -> str:
 
 
 def clean_model(summary: pl.DataFrame, dataset: str, file: str, given: str = "") -> Table:
-    """What the clean model prefers, or that of an edit (`given`): one row a statistic and selection of
-    examples.
-    """
+    """What the clean model, or that of an edit (`given`), prefers: a row a statistic and subset."""
     sections: dict[str, list[list[str]]] = {}
     units: dict[str, list[str]] = {}
     hidden = 0
@@ -117,9 +121,7 @@ def clean_model(summary: pl.DataFrame, dataset: str, file: str, given: str = "")
 
 
 def _detail(row: dict[str, Any], groups: int) -> bool:
-    """Whether a row of the baseline stands in the file only: single occupations, single terms, pooled scores
-    of a part.
-    """
+    """Whether a row stands in the file only: single occupations, single terms, pooled scores of a part."""
     single = row["subset"].startswith("occupation: ") or (
         row["subset"].startswith("term: ") and groups >= MIN_CLUSTERS
     )
@@ -180,9 +182,7 @@ def record(record: RunRecord) -> Table:
 
 
 def effects(summary: pl.DataFrame, dataset: str, file: str, control: pl.DataFrame | None = None) -> Table:
-    """The effects of replacing sites, largest first: heads, MLPs and hook points; with the rows of a control,
-    each site's specificity.
-    """
+    """Effects, largest first: heads, MLPs and hook points; with a control's rows, the specificity."""
     control = summary.clear() if control is None else control
     ranked, total = ranking(summary), _total(summary)
     slopes = ranked["statistic"][0] == "slope"
@@ -262,9 +262,7 @@ def _kind(row: dict[str, Any]) -> str:
 
 
 def _again(row: dict[str, Any], total: bool) -> bool:
-    """Whether a row says nothing of its own: a layer's incoming residual stream is what the layer before it
-    left, and the whole stream of the twin, put in exactly, is the twin.
-    """
+    """Whether a row repeats another: a stream that the layer before left, or the twin's, put in whole."""
     if (
         total
         and row["method"] == "exact"
@@ -285,9 +283,7 @@ def _cells(
 
 
 def towards(dataset: str) -> tuple[str, str]:
-    """What a positive and what a negative target is nearer to, in the words of the dataset; only StereoSet's
-    are stereotypes.
-    """
+    """What a positive and a negative target are nearer to; only StereoSet's are stereotypes."""
     if dataset == "definitional":
         return "the gender that the noun has", "the other gender than the noun has"
     if dataset in ("winogender", "occupations"):

@@ -12,7 +12,7 @@ from biasscope.engine.data import counterfactuals, datasets, download
 from biasscope.engine.measure import circuits
 from biasscope.engine.model import twins
 from biasscope.engine.model.loading import LM, start_of_text
-from biasscope.engine.statistics import summary
+from biasscope.engine.statistics import cells
 from biasscope.engine.types import Example
 
 JOBS = {"nurse", "plumber", "artist", "policeman", "delivery man"}
@@ -57,7 +57,7 @@ def test_gender_terms_and_the_pronouns_that_mean_them_change_together(term, prom
 
 def test_a_bias_type_without_rules_is_a_reason_and_no_error():
     strange = Example("e", "mine", "age", "clerk", "The clerk said that", " he", " she")
-    assert counterfactuals.of_sentence(strange, ["clerk"], 0) == "no twin is defined for the bias type 'age'"
+    assert counterfactuals.of_sentence(strange, ["clerk"], 0) == "no counterpart is defined for age"
 
 
 @pytest.mark.parametrize(
@@ -170,9 +170,8 @@ def test_an_occupation_is_not_replaced_by_the_participant():
         meta={"participant": "plumber"},
     )
     assert "is the participant" in counterfactuals.of_occupation(example, "plumber")
-    assert counterfactuals.of_occupation(example, "engineer") == counterfactuals.Twin(
-        "The engineer told the plumber", "engineer"
-    )
+    (twin,) = counterfactuals.of_occupation(example, "engineer")
+    assert twin == counterfactuals.Twin("The engineer told the plumber", "engineer")
 
 
 def reader(name: str, shared_data: Path, smollm2: LM) -> LM:
@@ -207,12 +206,10 @@ def test_no_twin_of_one_half_names_a_term_of_the_other(name, shared_data, smollm
     download.download(name.split("_")[0], tmp_path, local=shared_data)
     data = datasets.load(name, tmp_path)
     whole, _ = twins.fit(smollm2, data, 0)
-    partners = summary.partners(twins.table(data.examples, whole))
+    partners = cells.partners(twins.table(data, whole))
     groups = sorted({e.group for e in data.examples})
     kept = 0
-    for half in circuits.halves(
-        dict(zip(groups, summary.clusters(groups, partners).tolist(), strict=True)), 0
-    ):
+    for half in circuits.halves(dict(zip(groups, cells.clusters(groups, partners).tolist(), strict=True)), 0):
         part = data.part("half", half)
         own, dropped = twins.fit(smollm2, part, 0)
         assert not {twin.partner for twin in own.values()} & {

@@ -16,10 +16,13 @@ from biasscope.engine.store import digests
 from biasscope.engine.types import Dataset, Example
 
 STEREOSET = ["stereoset", "stereoset_gender", "stereoset_race", "stereoset_profession", "stereoset_religion"]
+BBQ = ["bbq", "bbq_age", "bbq_disability_status", "bbq_nationality", "bbq_physical_appearance"]
+BBQ += ["bbq_religion", "bbq_sexual_orientation"]
+WINOBIAS = ["winobias_type1", "winobias_type2"]
 
 
 def test_every_file_of_the_folder_is_a_source() -> None:
-    assert datasets.names() == ["definitional", "occupations", *STEREOSET, "winogender"]
+    assert datasets.names() == [*BBQ, "definitional", "occupations", *STEREOSET, *WINOBIAS, "winogender"]
 
 
 def test_the_default_is_what_is_downloaded_of_the_original_three(data: Path) -> None:
@@ -34,7 +37,7 @@ def test_an_unknown_name_gets_a_suggestion_and_the_choices(tmp_path: Path) -> No
     with pytest.raises(
         UsageError,
         match=r"unknown dataset 'stereoset-race' \(did you mean 'stereoset_race'\?\); "
-        "choose from: definitional,",
+        "choose from: bbq,",
     ):
         datasets.load("stereoset-race", tmp_path)
 

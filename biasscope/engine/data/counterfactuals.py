@@ -8,10 +8,12 @@ neutral point.
 
 import hashlib
 import re
+from collections import defaultdict
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 
-from biasscope.engine.types import Example
+from biasscope.engine.types import Dataset, Example
 
 
 def _terms(text: str) -> tuple[str, ...]:
@@ -80,12 +82,12 @@ class Twin:
     """What stands in the term's place."""
 
 
-def of_occupation(example: Example, partner: str) -> Twin | str:
+def of_occupation(example: Example, partner: str) -> tuple[Twin, ...] | str:
     """The twin of a prompt about an occupation, or the reason why there is none."""
     if partner == example.meta.get("participant"):
         return f"its twin's occupation is the participant, {partner}"
     prompt, named = _replaced(example.prompt, example.word, partner)
-    return Twin(prompt, partner) if named else "the prompt does not name its occupation"
+    return (Twin(prompt, partner),) if named else "the prompt does not name its occupation"
 
 
 def partners(occupations: Mapping[str, tuple[float, float]], length: Callable[[str], int]) -> dict[str, str]:
@@ -123,7 +125,7 @@ def of_sentence(example: Example, terms: Iterable[str], seed: int) -> tuple[Twin
         "profession": tuple(terms),
     }
     if example.bias_type not in classes:
-        return f"no twin is defined for the bias type '{example.bias_type}'"
+        return f"no counterpart is defined for {example.bias_type}"
     if term not in classes[example.bias_type]:
         return "no counterpart is defined for its term"
     if not _places(prompt, term):
@@ -219,6 +221,25 @@ def _followed(prompt: str, term: str, partner: str, follow: set[int]) -> str:
     return _replaced(re.sub(r"[A-Za-z]+", exchanged, prompt), term, partner)[0]
 
 
+def of_roles(example: Example) -> Twin | str:
+    """The twin in which the two occupations change places, letter case and a/an by place, or the reason why
+    there is none.
+    """
+    own, other = example.word, str(example.meta["other"])
+    if not _places(example.prompt, own) or not _places(example.prompt, other):
+        return "the prompt does not name both occupations"
+    return Twin(_exchanged(example.prompt, {own: other, other: own})[0], other)
+
+
+def of_polarity(example: Example, others: Mapping[str, Sequence[Example]]) -> tuple[Twin, ...] | str:
+    """The twins that ask the other question of its pair, or the reason why there is none. `others`:
+    `together` → the examples of the set.
+    """
+    questions = {e.prompt: str(e.meta["polarity"]) for e in others[example.together]}
+    twins = [Twin(text, kind) for text, kind in questions.items() if kind != example.meta["polarity"]]
+    return tuple(twins) or "the other question of its pair is missing"
+
+
 def _cases(text: str) -> dict[str, Callable[[str], str]]:
     """How a term may be written → how its partner is written then."""
     ways: list[Callable[[str], str]] = [str, str.lower, str.upper, lambda s: s[:1].upper() + s[1:], str.title]
@@ -234,15 +255,20 @@ def _places(prompt: str, term: str) -> list[tuple[int, int, str]]:
 
 
 def _replaced(prompt: str, term: str, partner: str) -> tuple[str, bool]:
-    """The prompt with the term replaced wherever it stands, the article before it corrected, and whether it
-    stood anywhere.
+    """The prompt with the term replaced wherever it stands, and whether it stood anywhere."""
+    return _exchanged(prompt, {term: partner})
+
+
+def _exchanged(prompt: str, partner_of: Mapping[str, str]) -> tuple[str, bool]:
+    """The prompt with terms replaced by their partners wherever they stand, the article before each
+    corrected, and whether any stood there.
     """
-    ways = _cases(term)
+    ways = {text: (way, partner_of[term]) for term in partner_of for text, way in _cases(term).items()}
     written = "|".join(sorted(map(re.escape, ways), key=len, reverse=True))
 
     def put(match: re.Match[str]) -> str:
-        new = ways[match[2]](partner)
-        article = match[1] or ""
+        way, partner = ways[match[2]]
+        new, article = way(partner), match[1] or ""
         if article:
             vowel = new[0].lower() in "aeiou"
             article = article[0] + ("n " if vowel else " ")
@@ -250,3 +276,70 @@ def _replaced(prompt: str, term: str, partner: str) -> tuple[str, bool]:
 
     new, n = re.subn(rf"(?<!\w)((?:[Aa]n?) )?({written})('s|s)?(?!\w)", put, prompt)
     return new, n > 0
+
+
+Candidates = tuple[Twin, ...] | str
+"""In order of preference, or why there is none."""
+Length = Callable[[str], int]
+"""How many tokens a word is, after a space."""
+
+
+def _occupations(dataset: Dataset, seed: int, length: Length) -> Callable[[Example], Candidates]:
+    """Another occupation on the other side of 50 per cent of women, of as many tokens."""
+    everything = dataset.whole or dataset.examples
+    facts = {
+        e.word: (float(e.meta["bls_pct_female"]), float(e.meta["bergsma_pct_female"])) for e in everything
+    }
+    chosen = partners(facts, lru_cache(None)(length))
+    missing = f"no occupation of as many tokens{_where(dataset)}"
+    return lambda e: of_occupation(e, chosen[e.word]) if e.word in chosen else missing
+
+
+def _terms_of_a_class(dataset: Dataset, seed: int, length: Length) -> Callable[[Example], Candidates]:
+    """StereoSet's rules: another term of the same class, none that belongs to another part of the data."""
+    outside = {written(word) for word in dataset.outside}
+    terms: dict[str, set[str]] = defaultdict(set)
+    for e in dataset.whole or dataset.examples:
+        terms[e.bias_type].add(e.word)
+
+    def candidates(e: Example) -> Candidates:
+        twins = of_sentence(e, terms[e.bias_type], seed)
+        if isinstance(twins, str) or not outside:
+            return twins
+        return tuple(t for t in twins if t.partner not in outside) or f"no counterpart{_where(dataset)}"
+
+    return candidates
+
+
+def _where(dataset: Dataset) -> str:
+    return " in its half" if dataset.outside else ""
+
+
+def _sides(dataset: Dataset, seed: int, length: Length) -> Callable[[Example], Candidates]:
+    """The other of two prompts: each side's twin is the other side's."""
+    return lambda e: (Twin(e.anti_prompt, ""),) if e.anti_prompt else e.flaw or "it has one prompt"
+
+
+def _given(dataset: Dataset, seed: int, length: Length) -> Callable[[Example], Candidates]:
+    """The counterfactual prompt that the data give."""
+    return lambda e: (Twin(e.twin, ""),) if e.twin else "no twin is given for it"
+
+
+def _none(dataset: Dataset, seed: int, length: Length) -> Callable[[Example], Candidates]:
+    """No twin."""
+    return lambda e: f"{dataset.name} defines no counterfactual twins"
+
+
+Rule = Callable[[Dataset, int, Length], Callable[[Example], Candidates]]
+RULES: dict[str, Rule] = {
+    "occupation": _occupations,
+    "stereoset": _terms_of_a_class,
+    "sides": _sides,
+    "given": _given,
+    "none": _none,
+}
+"""How twins are made, by name: of a dataset, a seed and the length of words → the candidates of an
+example.
+"""
+BETWEEN_GROUPS = ("occupation", "stereoset")
+"""Rules that exchange one group for another, so that two which only meet each other are one cluster."""

@@ -3,6 +3,7 @@ and line.
 """
 
 import json
+import math
 import re
 from collections import Counter
 from collections.abc import Mapping, Sequence
@@ -117,6 +118,17 @@ def read_tsv(path: Path, header: Sequence[str]) -> list[Row]:
     return rows
 
 
+def per_cent(text: str, where: str) -> float:
+    """The number from 0 to 100 that a field holds."""
+    try:
+        share = float(text)
+    except ValueError:
+        share = math.nan
+    if not 0 <= share <= 100:
+        raise DataError(f"{where}: a per cent value from 0 to 100 is expected, found {text!r}")
+    return share
+
+
 def kind(value: Any) -> str:
     """The JSON name of a value's type, for messages."""
     names: dict[type, str] = {
@@ -195,6 +207,38 @@ class Gathered(NamedTuple):
     """File name → bytes."""
     content: Mapping[str, str]
     """Part → content digest."""
+
+
+def stored(origin: Origin, data_dir: Path, *names: str) -> dict[str, Path]:
+    """File name → the downloaded file, of all files of an origin or of those named. DataError, naming the
+    command, where one is missing.
+    """
+    wanted = names or tuple(file.name for file in origin.files)
+    paths = {name: data_dir / origin.name / name for name in wanted}
+    for path in paths.values():
+        if not path.is_file():
+            raise DataError(
+                f"{path} does not exist; run `biasscope download {origin.name} --data-dir {data_dir}`"
+            )
+    return paths
+
+
+def copies(folder: Path, origin: Origin, *, all_needed: bool = True) -> dict[str, Path]:
+    """File name → its copy in a folder: in itself, in its NAME/ or as in the repository, wherever most are.
+
+    DataError where one is missing, or with `all_needed` false where all are.
+    """
+    bases = (folder, folder / origin.name)
+    layouts = [{file.name: base / file.name for file in origin.files} for base in bases]
+    layouts.append({file.name: folder / file.path for file in origin.files})
+    paths = max(({n: p for n, p in files.items() if p.is_file()} for files in layouts), key=len)
+    missing = [file.name for file in origin.files if file.name not in paths]
+    if missing and (all_needed or not paths):
+        raise DataError(
+            f"{folder} holds no {origin.name}: {', '.join(missing)} must be in it, in {origin.name}/ or "
+            f"where {origin.url} has them"
+        )
+    return paths
 
 
 def confirm(digest: str, origin: Origin, part: str, where: Path, *, dropped: int = 0) -> tuple[str, ...]:

@@ -1,5 +1,4 @@
-"""What every experiment shares: data read, the model located, a run per dataset saved; whatever can fail
-early fails early.
+"""What every experiment shares: data read, the model located, runs saved; what can fail early does.
 
 The model is booted when the first unit has to be measured, and not at all for what has been measured before.
 """
@@ -74,9 +73,7 @@ class Session:
         return runs.folder(self.options.output_dir, self.slug, dataset, self.command, key)
 
     def write(self, path: Path, name: str, frames: Iterable[pl.DataFrame]) -> pl.LazyFrame:
-        """Write a per-example table of a run to its folder and scan it; values that are not finite are
-        counted.
-        """
+        """Write a per-example table to a run's folder and scan it; values that are not finite are counted."""
         lost = total = 0
         prompts: dict[str, None] = {}
 
@@ -107,9 +104,7 @@ class Session:
     def keep(
         self, part: runs.DatasetPart, key: str, summary: pl.DataFrame, reliability: pl.DataFrame | None = None
     ) -> None:
-        """Close the run whose other tables stand in its folder, its record last and sealed; keep what
-        `finish` shows.
-        """
+        """Close the run whose other tables are written: its record last, sealed; keep what `finish` shows."""
         path = self.folder(part.name, key)
         runs.write(path, "summary", [summary])
         if reliability is not None:

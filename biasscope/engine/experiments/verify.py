@@ -1,5 +1,4 @@
-"""What each command must find, and must miss, on the planted models: hand-worked numbers against the SUMMARY
-of a run.
+"""What each command must find, and miss, on the planted models: hand-worked numbers against SUMMARY.
 
 Truth is stated per statistic and source: a linear head has no shift under mean ablation; two heads that do
 the same thing are each missed alone; a head that an MLP undoes to first order is missed by gradients. Where a
@@ -25,8 +24,8 @@ from biasscope.engine.model import planted
 from biasscope.engine.schemas import TOTAL
 from biasscope.engine.settings import SILENT, Held, Measure, Voice
 from biasscope.engine.statistics import comparison
-from biasscope.engine.statistics.cells import standard
-from biasscope.engine.statistics.summary import partners, ranking
+from biasscope.engine.statistics.cells import partners, sites_of, standard
+from biasscope.engine.statistics.summary import ranking
 from biasscope.engine.store.runs import Result
 from biasscope.engine.types import Site
 
@@ -66,9 +65,7 @@ class Finding:
 
     model: str
     how: str
-    """`ablate` or `patch` (exact) or `estimate` (attribution), the source, ×steps, and whether the first head
-    was ablated all the while.
-    """
+    """`ablate` or `patch` (exact) or `estimate`, the source, ×steps, whether the first head was ablated."""
     about: str
     role: str
     statistic: str
@@ -141,9 +138,7 @@ def _of_result(kind: str, result: Result) -> Iterator[Finding]:
 def of_run(
     how: How, summary: pl.DataFrame, twins: Mapping[str, str], shares: Mapping[str, float]
 ) -> Iterator[Finding]:
-    """The findings of a run; `twins`: occupation → its partner, `shares`: occupation → per cent of men, of
-    the examples that were used.
-    """
+    """The findings of a run; twins: occupation → partner, shares: → per cent of men, of the examples used."""
     if how.kind == "graded":
         yield from _graded(how, summary)
         return
@@ -231,9 +226,7 @@ def _others(how: How, summary: pl.DataFrame) -> Iterator[Finding]:
 
 
 def of_control(how: How, summary: pl.DataFrame, control: pl.DataFrame) -> Iterator[Finding]:
-    """Specificity in `single`: near 1 for the bias head, near 0 for the decoy and for the head that knows
-    facts.
-    """
+    """Specificity in `single`: near 1 for the bias head, near 0 for the decoy and the head with facts."""
     raw = comparison.raw_specificity(summary, control)
     for role, least, most in (("first", 0.8, 1.0), ("decoy", 0.0, 0.2), ("factual", 0.0, 0.2)):
         site = planted.SITES[role]
@@ -292,16 +285,14 @@ def _estimate(summary: pl.DataFrame, site: Site, statistic: str, metric: str = "
 def auroc(
     summary: pl.DataFrame, sites: list[Site], statistic: str = "slope", *, heads: bool = False
 ) -> float:
-    """The chance that a planted site's |statistic| is larger than that of any other site; the MLP that is
-    part of the plan is left out.
-    """
+    """The chance that a planted site's |statistic| beats another site's; a planned MLP is left out."""
     rows = summary.filter(
         pl.col("component").is_in(["z", "mlp_out"]), metric="target", statistic=statistic, subset="all"
     )
     rows = rows.filter(schemas.single_sites())
     rows = rows.filter(pl.col("head").is_not_null()) if heads else rows
     squash = planted.SITES["squash"]
-    keys = [Site(row["layer"], row["component"], row["head"]) for row in rows.iter_rows(named=True)]
+    keys = sites_of(rows)
     kept = [i for i, key in enumerate(keys) if key != squash or squash in sites]
     sizes = rows["estimate"].abs().fill_null(0.0).to_numpy()[kept]
     return float(roc_auc_score([keys[i] in sites for i in kept], sizes))

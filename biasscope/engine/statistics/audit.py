@@ -1,5 +1,4 @@
-"""What a run's own data say of its tests: how often a star would appear without any effect, and the effect
-that would be found.
+"""What a run's own data say of its tests: how often a star would be false, and what would be found.
 
 200 studies of each kind are simulated from the residuals of the run's groups, for all members of the family
 at once: with random signs, which keeps variances and the correlation of sites and makes errors symmetric;
@@ -31,9 +30,7 @@ _AUDIT = 6
 
 @dataclass(frozen=True)
 class Audit:
-    """What 200 studies like the run say, and the smallest effects that one would find with power 0.8,
-    infinite where none is.
-    """
+    """What 200 studies like the run say, and the smallest effects found with power 0.8 (infinite: none)."""
 
     symmetric: float
     """Share of studies with random signs in which a star appears."""
@@ -49,9 +46,7 @@ class Audit:
 
 @dataclass(frozen=True)
 class Study:
-    """The statistic of every site in one simulated study, and what remains of it without each cluster,
-    `cluster site`.
-    """
+    """The statistic of every site in a simulated study, and its rest without each cluster, `cluster site`."""
 
     estimate: Array
     error: Array
@@ -108,8 +103,7 @@ class Model(Protocol):
 
 
 def audit(model: Model, seed: int) -> Audit:
-    """Simulate the studies, on all cores: each with draws of its own, so that the result is the same on any
-    number of them.
+    """Simulate the studies, on all cores, each with draws of its own: any number of cores gives the same.
 
     An effect is found where it moves a site of a normal study over what is asked there, once that study has
     the run's own standard error: variances that are uneven make it larger. It grows with the run's own
@@ -185,9 +179,7 @@ class SlopeModel:
 
     @cached_property
     def leaving(self) -> slopes.Draws:
-        """What leaving out each cluster in turn needs of x; a slope that hangs on one cluster does not come
-        up.
-        """
+        """What leaving out each cluster needs of x; a slope that hangs on one cluster does not come up."""
         return self.line.draws(1.0 - np.eye(self.cluster.max() + 1))[0]
 
     @property
@@ -309,9 +301,7 @@ def _turned(rng: np.random.Generator, residual: Array, cluster: NDArray[np.intp]
 
 
 def _drawn_again(rng: np.random.Generator, cluster: NDArray[np.intp]) -> NDArray[np.intp]:
-    """Rows of groups of as many clusters, drawn with replacement among those of their size, in the places of
-    those they replace.
-    """
+    """Rows of as many clusters, drawn with replacement among those of their size and put in their places."""
     rows, sizes = np.empty(len(cluster), np.intp), np.bincount(cluster)
     for size in np.unique(sizes):
         members = np.stack([np.flatnonzero(cluster == c) for c in np.flatnonzero(sizes == size)])

@@ -33,9 +33,7 @@ LIBRARIES = ("torch", "transformers", "transformer_lens")
 
 @dataclass
 class Journal:
-    """The units of one run that are done, and what was decided for all of them. Write only while holding the
-    run's lock.
-    """
+    """The units of one run that are done, and what was decided for all. Write only under the run's lock."""
 
     folder: Path
     units: dict[str, dict[str, str]] = field(default_factory=dict)
@@ -80,9 +78,7 @@ class Journal:
         self.seconds += time.monotonic() - begun
 
     def _content(self, unit: str, table: str) -> bytes | None:
-        """The bytes of a shard, None where it is missing or corrupted: hashed once, and again where its file
-        has changed.
-        """
+        """A shard's bytes, None where missing or corrupted: hashed once, and again if its file changed."""
         file = self.shard(unit, table)
         try:
             now, content = _state(file), file.read_bytes()
@@ -136,9 +132,7 @@ class Journal:
         self.facts[fact] = value
 
     def threads(self) -> list[int]:
-        """The numbers of threads with which the run has been measured, the present one written down where it
-        is new.
-        """
+        """The numbers of threads with which the run was measured, the present one noted where new."""
         import torch
 
         known: list[int] = self.facts.get("threads", [])
@@ -196,8 +190,7 @@ def _checked(line: bytes) -> dict[str, Any] | None:
 def opened(
     root: Path, identity: Mapping[str, Any], *, wait: bool = False, fresh: bool = False
 ) -> Iterator[Journal]:
-    """The journal of the run with that identity, locked; with `fresh`, emptied. Its shards are not checked
-    yet.
+    """The journal of the run with that identity, locked; with `fresh`, emptied. Shards are not yet checked.
 
     LockedError where another process holds it.
     """
@@ -258,9 +251,7 @@ def clear(folder: Path) -> None:
 
 
 def nearest(root: Path, identity: Mapping[str, Any]) -> list[str]:
-    """The fields in which the most similar stored run of the same command differs; empty where there is
-    none.
-    """
+    """The fields in which the most similar stored run of the same command differs; empty if there is none."""
     differing = []
     for folder in folders(root):
         with contextlib.suppress(OSError, ValueError, AttributeError):

@@ -6,9 +6,11 @@ import difflib
 import importlib
 import pkgutil
 import random
+from bisect import bisect_right
 from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import replace
+from itertools import accumulate, chain
 from pathlib import Path
 from types import ModuleType
 
@@ -99,14 +101,14 @@ def unknown(noun: str, name: str, known: Sequence[str]) -> str:
 
 
 def sample(examples: Sequence[Example], limit: int, seed: int) -> tuple[Example, ...]:
-    """A seeded sample of `limit` examples, spread evenly over groups, in data order. A smaller limit draws a
-    subset.
+    """A seeded sample of at most `limit` examples, spread evenly over groups, in data order: whole units of
+    those that stand together, one at least. A smaller limit draws a subset.
     """
     rng = random.Random(seed)  # noqa: S311 - a sample, not a secret
-    groups: dict[str, list[int]] = defaultdict(list)
+    groups: dict[str, dict[object, list[int]]] = defaultdict(lambda: defaultdict(list))
     for index, example in enumerate(examples):
-        groups[example.group].append(index)
-    queues = list(groups.values())
+        groups[example.group][example.together or index].append(index)
+    queues = [list(units.values()) for units in groups.values()]
     rng.shuffle(queues)
     for queue in queues:
         rng.shuffle(queue)
@@ -117,7 +119,9 @@ def sample(examples: Sequence[Example], limit: int, seed: int) -> tuple[Example,
         for queue in queues
         if turn < len(queue)
     ]
-    return tuple(examples[index] for index in sorted(turns[:limit]))
+    sizes = list(accumulate(map(len, turns)))
+    drawn = turns[: max(bisect_right(sizes, limit), 1)]
+    return tuple(examples[index] for index in sorted(chain.from_iterable(drawn)))
 
 
 def _module(name: str) -> ModuleType:

@@ -80,9 +80,7 @@ def _digest(records: list[Record]) -> str:
 def _stored(
     data_dir: Path, split: str, *, skip_invalid: bool = False
 ) -> tuple[list[Record], Counter[str], tuple[str, ...]]:
-    path = data_dir / ORIGIN.name / f"{split}.json"
-    if not path.is_file():
-        raise DataError(f"{path} does not exist; run `biasscope download stereoset --data-dir {data_dir}`")
+    (path,) = reading.stored(ORIGIN, data_dir, f"{split}.json").values()
     return _checked(reading.read_list(path), path, split, skip_invalid=skip_invalid)
 
 
