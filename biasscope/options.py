@@ -16,6 +16,7 @@ from biasscope.engine.settings import (
     Control,
     Direction,
     Dtype,
+    Form,
     Format,
     Holdout,
     Measure,
@@ -32,6 +33,7 @@ from biasscope.engine.settings import (
 __all__ = (
     "Control",
     "Direction",
+    "Form",
     "Format",
     "Holdout",
     "Measure",

@@ -38,6 +38,7 @@ COMMANDS = {
     "compare": "compare {ablate} {patch} -o results",
     "download": f"download {' '.join(download.names())} --from {{data}} --data-dir data",
     "encode": f"encode {SMALL}",
+    "example-prompts": "example-prompts",
     "pairs": f"pairs {SMALL}",
     "patch": f"patch {BIASED} --components z,mlp_out",
     "probe": f"probe {SMALL} --split holdout --site z",
@@ -47,9 +48,9 @@ COMMANDS = {
 }
 """Command → a short call; {name} is the run that the call of that name saves."""
 MEASURING = ("baseline", "ablate", "patch", "probe", "encode", "circuit")
-PRINTING = [name for name in COMMANDS if name not in ("download", "verify")]
-"""The others are tested where they are at home: `download` prints no table, `verify` takes as long as all of
-these.
+PRINTING = [name for name in COMMANDS if name not in ("download", "verify", "example-prompts")]
+"""The others are tested where they are at home: `download` and `example-prompts` print no table, `verify`
+takes as long as all of these.
 """
 
 

@@ -55,6 +55,8 @@ Negatives = Literal["anti", "unrelated"]
 """What a probe tells the stereotype's filler apart from."""
 Holdout = Literal["kfold", "holdout"]
 """How a probe's groups are held out."""
+Form = Literal["pronouns", "fillers", "paired", "phrases", "twins"]
+"""The forms that prompts of one's own may have; each has a file of examples."""
 Stream = Literal["resid", "z", "mlp_out"]
 """What activations are read of."""
 Read = Literal["last", "term", "mean"]

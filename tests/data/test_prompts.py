@@ -2,13 +2,16 @@
 
 from dataclasses import replace
 from pathlib import Path
+from typing import get_args
 
 import pytest
 
 import biasscope as bs
 from biasscope.engine.data import datasets
 from biasscope.engine.data.download import download
+from biasscope.engine.settings import Form
 from biasscope.engine.types import Covariate, Example
+from tests.support.cli import biasscope
 from tests.support.own_prompts import ROWS, as_csv, form, load, own, row, write
 
 # Forms
@@ -98,6 +101,19 @@ def test_winogender_as_csv_is_winogender(shared_data: Path, tmp_path: Path) -> N
         "prompts_winogender",
         "occupation",
     )
+
+
+@pytest.mark.parametrize("kind", get_args(Form))
+def test_every_form_has_a_file_of_examples_without_a_fault(tmp_path: Path, kind: str) -> None:
+    code, out, _ = biasscope("example-prompts", "--form", kind)
+    found = load(write(tmp_path / "prompts.csv", out))
+    assert code == 0 and len(found.examples) == found.found >= 2 and not found.notes
+    assert (found.rule, bool(found.covariates)) == (
+        {"paired": "sides", "twins": "given"}.get(kind, "none"),
+        kind == "pronouns",
+    )
+    assert any(e.per_token for e in found.examples) == (kind == "phrases")
+    assert any(e.unrelated for e in found.examples) == (kind == "fillers")
 
 
 # What the columns mean

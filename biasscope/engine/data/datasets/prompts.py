@@ -22,6 +22,10 @@ NOUNS = ("cluster", "occupation")
 """Names of the group's column that say what a group is."""
 
 
+EXAMPLES = Path(__file__).parent / "example_prompts"
+"""A folder with a file of examples for each form."""
+
+
 def read(name: str, data_dir: Path, *, skip_invalid: bool = False, no_space: bool = False) -> Dataset:
     """The examples of a file, in its order; `name` is its path.
 
