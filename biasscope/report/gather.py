@@ -14,7 +14,7 @@ from biasscope.engine.schemas import SUMMARY, TOTAL
 from biasscope.engine.statistics import summary
 from biasscope.engine.store import files, reproduce
 from biasscope.engine.store.cache import Stored, finished, load, models
-from biasscope.engine.store.runs import RunRecord
+from biasscope.engine.store.runs import DatasetPart, RunRecord
 from biasscope.engine.store.seals import DEPTH, Seal
 from biasscope.engine.types import SOURCES
 
@@ -64,9 +64,14 @@ class ReportRun:
         return "/".join([*self.folder.parts[-DEPTH:], "summary.parquet"])
 
     @property
+    def data(self) -> DatasetPart:
+        """What it was measured on."""
+        return self.record.datasets[0]
+
+    @property
     def dataset(self) -> str:
         """The dataset's name."""
-        return self.record.datasets[0].name
+        return self.data.name
 
 
 @dataclass(frozen=True)
@@ -126,7 +131,8 @@ class Part:
     model: str
     model_option: str
     """What --model was."""
-    dataset: str
+    data: DatasetPart
+    """What the runs were measured on."""
     baseline: ReportRun | None
     maps: list[Map]
     """Maps over all positions, measured ones first."""
@@ -136,6 +142,11 @@ class Part:
     circuits: list[ReportRun]
     edited: list[ReportRun] = field(default_factory=list)
     """Baselines of the model in which something was replaced all the while."""
+
+    @property
+    def dataset(self) -> str:
+        """The dataset's name."""
+        return self.data.name
 
     @property
     def name(self) -> str:
@@ -274,7 +285,7 @@ def part(runs: Sequence[ReportRun]) -> Part:
     return Part(
         model=runs[0].model,
         model_option=reproduce.relative(str(runs[0].record.params.get("model", runs[0].model))),
-        dataset=runs[0].dataset,
+        data=runs[0].data,
         baseline=next((run for run in of["baseline"] if not run.record.given), None),
         maps=list(whole.values()),
         along=[m for m in maps if _split(m)],

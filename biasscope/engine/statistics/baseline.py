@@ -66,7 +66,8 @@ def baseline(
                 end: np.clip(columns[end], 0, 100) for end in ("ci_low", "ci_high") if measured_in == "%"
             }
             label = {**labels, "metric": metric, "statistic": statistic, "unit": measured_in}
-            tables.append(table(names, columns, label).filter(pl.col("n") > 0))
+            rows = table(names, columns, label).filter(pl.col("n") > 0)
+            tables.append(rows.filter(~pl.col("subset").str.starts_with("polarity: ")))  # it takes both
         if metric == "target" and dataset.covariates:
             everything = cells.sites(first)
             associated = {**_correlations(everything, groups, dataset, design.seed), **_joint(own, dataset)}
