@@ -81,6 +81,9 @@ class Map:
     run: ReportRun
     method: str
     source: str
+    statistic: str
+    """The ranking statistic."""
+    unit: str
     rows: pl.DataFrame
     ranked: pl.DataFrame
     """The rows that rank sites, single sites alone."""
@@ -103,16 +106,6 @@ class Map:
     def partial(self) -> bool:
         """Whether only chosen sites were measured."""
         return any(self.run.record.params.get(name) for name in ("top", "heads", "layers", "adaptive"))
-
-    @property
-    def statistic(self) -> str:
-        """The ranking statistic."""
-        return str(self.ranked["statistic"][0])
-
-    @property
-    def unit(self) -> str:
-        """Its unit."""
-        return str(self.ranked["unit"][0])
 
     @property
     def groups(self) -> int:
@@ -306,5 +299,6 @@ def _maps(run: ReportRun) -> list[Map]:
         ranked = summary.ranking(rows).filter(pl.col("component") != TOTAL, schemas.single_sites())
         tested = ranked["p_family"].is_not_null().any() or rows["method"][0] == own["method"][0]
         if ranked.height and tested:  # the exact effects of --calibrate are no map
-            maps.append(Map(run, rows["method"][0], rows["source"][0], rows, ranked))
+            method, source, statistic, unit = ranked.select("method", "source", "statistic", "unit").row(0)
+            maps.append(Map(run, method, source, statistic, unit, rows, ranked))
     return maps
