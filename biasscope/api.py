@@ -1,5 +1,4 @@
-"""The Python API: what the commands do as functions, and their results as tables, figures and pages of a
-notebook.
+"""The Python API: what the commands do as functions, their results as tables, figures and pages.
 
 `import biasscope as bs` loads nothing of this; the first name that is asked for does. An experiment here has
 the run key of the command with the same options: each finds what the other has measured.
@@ -16,7 +15,8 @@ from typing import TYPE_CHECKING, Any, Literal, get_args, get_origin, get_type_h
 
 import polars as pl
 
-from biasscope.engine.data import datasets
+from biasscope.engine.data import datasets, sheets
+from biasscope.engine.data.datasets import prompts as own_prompts
 from biasscope.engine.errors import UsageError
 from biasscope.engine.model import loading
 from biasscope.engine.schemas import RELIABILITY, SUMMARY
@@ -32,9 +32,7 @@ if TYPE_CHECKING:
 
 DEFAULTS = Measure()
 SETTINGS = tuple(f for f in fields(Measure) if f.name not in (*OUTPUT, "model", "dataset", "held", "assess"))
-"""The settings that every experiment takes beside its model, data set and own options: the options of the
-commands.
-"""
+"""The settings that every experiment takes beside its model, data set and own options."""
 
 
 class Bars(Voice):
@@ -92,18 +90,14 @@ def _settings(model: Any, dataset: Any, given: Mapping[str, Any]) -> Measure:
 
 
 def _checked(data: Dataset) -> Dataset:
-    """The data set; one whose examples are not, or no longer, what its name means is known by its content
-    alone.
-    """
-    content = digests.of_examples(data.examples)
+    """The data set; one whose examples are not what its name means is known by its content alone."""
+    content = digests.of_examples(data.examples, data.covariates)
     same = data.loaded is not None and data.loaded.content == content
     return data if same else replace(data, digest=content, record={}, loaded=None)
 
 
 def _drawn(data: Dataset, values: Mapping[str, Any]) -> dict[str, Any]:
-    """The settings by which a data set was loaded, so that the run's record says them. UsageError where the
-    run has another seed.
-    """
+    """The settings by which a data set was loaded, for the record. UsageError where the seed is another."""
     if data.loaded is None:
         return {}
     sampled = {"limit": len(data.examples), "seed": data.loaded.seed} if data.whole else {}
@@ -112,13 +106,12 @@ def _drawn(data: Dataset, values: Mapping[str, Any]) -> dict[str, Any]:
             f"the sample of {data.name} was drawn with seed {data.loaded.seed}, the run has "
             f"{values['seed']}; give both the same"
         )
-    return {"data_dir": data.loaded.data_dir, **sampled}
+    how = {name: getattr(data.loaded, name) for name in ("data_dir", "skip_invalid", "no_space")}
+    return how | sampled
 
 
 def _option(name: str, kind: Any, value: Any) -> Any:
-    """An option as the command line has it: lists joined by commas. UsageError where it is none of a few
-    words.
-    """
+    """An option as the command line has it: lists joined by commas. UsageError: none of a few words."""
     words = [
         word
         for choice in (kind, *get_args(kind))
@@ -131,9 +124,7 @@ def _option(name: str, kind: Any, value: Any) -> Any:
 
 
 def experiment(name: str) -> Callable[..., Run]:
-    """The experiment of that name as a function of a model, data sets, its own options and those that all
-    share, all by name.
-    """
+    """The experiment of that name as a function: its model, data sets, own and shared options, by name."""
     measured = getattr(importlib.import_module(f"biasscope.engine.experiments.{name}"), name)
     hints = get_type_hints(measured)
     own = [
@@ -182,8 +173,7 @@ def circuit(
     minimal: bool = False,
     target: float = 0.8,
 ) -> Run:
-    """Keep only the strongest sites of a run of `ablate` or `patch`, or remove them: how much of the bias is
-    theirs.
+    """Keep or remove only the strongest sites of a run of `ablate` or `patch`: what is theirs of the bias.
 
     As `biasscope circuit --from RUN`.
     """
@@ -209,9 +199,7 @@ def circuit(
 def load(
     run: str, output_dir: str | Path = DEFAULTS.output_dir, cache_dir: str | Path = DEFAULTS.cache_dir
 ) -> Run:
-    """A finished run by its folder or the first characters of its key. UsageError where there is none,
-    DamagedError where it changed.
-    """
+    """A finished run by its folder or the start of its key. UsageError: none; DamagedError: it changed."""
     stored, record = cache.load(Path(output_dir), run, Path(cache_dir))
     part = record.datasets[0].model_copy(update={"path": str(stored.folder)})
     tables = {
@@ -230,8 +218,7 @@ def load(
 def compare(
     *compared: Run | str, top: int = 10, output_dir: str | Path = DEFAULTS.output_dir
 ) -> pl.DataFrame:
-    """How far the rankings of runs agree, pair by pair: Spearman's ρ over the sites both have, the first
-    `top` shared, and what luck gives.
+    """How far rankings agree, pair by pair: Spearman's ρ over common sites, the first `top` shared, luck.
 
     The same rows as `biasscope compare`.
     """
@@ -254,8 +241,7 @@ def load_model(
     cache_dir: str | Path = DEFAULTS.cache_dir,
     offline: bool = False,
 ) -> loading.LM:
-    """A model, checked and ready for every function here: by name, folder or .gguf file, or one that is in
-    memory already.
+    """A model, checked and ready for all functions here: by name, folder, .gguf file, or from memory.
 
     In memory: a causal model of transformers with its tokenizer (copied; it stays as it is, on its device and
     in its dtype), or a `TransformerBridge` of TransformerLens. Its name is the one it was loaded by, its
@@ -279,19 +265,32 @@ def load_model(
 def load_dataset(
     name: str, *, data_dir: str | Path = DEFAULTS.data_dir, limit: int | None = None, seed: int = 0
 ) -> Dataset:
-    """The data set of that name, or of a file; `limit` draws a seeded sample, spread evenly over groups.
-    UsageError: unknown name.
-    """
+    """The data set of that name, or of a file; `limit`: a seeded sample, spread evenly over groups."""
     data = datasets.load(name, Path(data_dir), limit=limit, seed=seed)
-    return replace(data, loaded=Loaded(name, Path(data_dir), seed, digests.of_examples(data.examples)))
+    content = digests.of_examples(data.examples, data.covariates)
+    return replace(data, loaded=Loaded(name, Path(data_dir), seed, content))
+
+
+def prompts(
+    table: Any, *, name: str = "prompts", skip_invalid: bool = False, no_space: bool = False
+) -> Dataset:
+    """Prompts of your own as a data set: a polars or pandas frame, a list of dictionaries, or a file's path.
+
+    Columns as in a file of `--dataset`. A table in memory is called `name`. DataError, with every fault,
+    where columns or records cannot be used.
+    """
+    how = {"skip_invalid": skip_invalid, "no_space": no_space}
+    if not isinstance(table, str | Path):
+        return own_prompts.of_sheet(sheets.of_rows(table, name), name, **how)
+    data = datasets.read(str(table), DEFAULTS.data_dir, **how)
+    content = digests.of_examples(data.examples, data.covariates)
+    return replace(data, loaded=Loaded(str(table), DEFAULTS.data_dir, 0, content, **how))
 
 
 def forest(
     lm: loading.LM, dataset: Dataset | Sequence[Example], *, share: Literal["all", "example"] = "all"
 ) -> "Forest":
-    """The examples as packed prefix trees, what every pass goes over (`share="example"`: no node is shared
-    between examples).
-    """
+    """The examples as packed prefix trees (`share="example"`: no node is shared between examples)."""
     from biasscope.engine.model import tokens
 
     return tokens.forest(lm, dataset.examples if isinstance(dataset, Dataset) else dataset, share=share)
@@ -300,9 +299,7 @@ def forest(
 def sites(
     lm: loading.LM, components: Sequence[str] = ("z", "mlp_out"), layers: Sequence[int] | None = None
 ) -> list[Site]:
-    """The sites of those components in the layers (all by default), heads one by one. UsageError outside the
-    model.
-    """
+    """The sites of those components and layers (default: all), heads one by one, or UsageError."""
     from biasscope.engine.measure import sources
 
     return sources.sites(lm, components, layers)
@@ -315,9 +312,7 @@ def sweep(
     source: "str | Source" = "mean",
     metrics: Sequence[str] = ("target", "competence", "kl"),
 ) -> pl.DataFrame:
-    """EFFECTS of replacing each site alone by the source, exact: one row per example, site and metric.
-    Nothing is stored.
-    """
+    """EFFECTS of replacing each site alone, exact: one row per example, site and metric; not stored."""
     from biasscope.engine.measure import exact, sources
 
     replacement = sources.source(source, lm, forest, sites) if isinstance(source, str) else source
@@ -325,9 +320,7 @@ def sweep(
 
 
 class _Report(ModuleType):
-    """The package `biasscope.report`, which is also the function of its name: `bs.report` beside
-    `bs.ablate`.
-    """
+    """The package `biasscope.report`, and the function of its name: `bs.report` beside `bs.ablate`."""
 
     def __call__(
         self,
@@ -336,8 +329,7 @@ class _Report(ModuleType):
         *,
         output_dir: str | Path = DEFAULTS.output_dir,
     ) -> Path:
-        """The report's page, written with its Markdown twin and figures beside it: of these runs, else of all
-        in `output_dir`.
+        """The page of a report of these runs, else of all in `output_dir`, with its Markdown twin beside it.
 
         DataError where there is no run to show, DamagedError where one is corrupted.
         """

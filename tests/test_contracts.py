@@ -19,6 +19,7 @@ from biasscope.engine.data import datasets, download
 from biasscope.engine.errors import DataError
 from biasscope.engine.measure import sources
 from biasscope.engine.model import forward, metrics, tokens
+from biasscope.engine.model.packing import MASS
 from biasscope.engine.types import Site
 from biasscope.report import gather
 from tests.golden import steps
@@ -37,6 +38,7 @@ COMMANDS = {
     "compare": "compare {ablate} {patch} -o results",
     "download": f"download {' '.join(download.names())} --from {{data}} --data-dir data",
     "encode": f"encode {SMALL}",
+    "example-prompts": "example-prompts",
     "pairs": f"pairs {SMALL}",
     "patch": f"patch {BIASED} --components z,mlp_out",
     "probe": f"probe {SMALL} --split holdout --site z",
@@ -46,9 +48,9 @@ COMMANDS = {
 }
 """Command → a short call; {name} is the run that the call of that name saves."""
 MEASURING = ("baseline", "ablate", "patch", "probe", "encode", "circuit")
-PRINTING = [name for name in COMMANDS if name not in ("download", "verify")]
-"""The others are tested where they are at home: `download` prints no table, `verify` takes as long as all of
-these.
+PRINTING = [name for name in COMMANDS if name not in ("download", "verify", "example-prompts")]
+"""The others are tested where they are at home: `download` and `example-prompts` print no table, `verify`
+takes as long as all of these.
 """
 
 
@@ -261,7 +263,12 @@ def test_every_metric_has_a_function_and_every_function_a_row():
 def test_a_metric_keeps_a_nan_to_its_example_and_0_means_what_its_row_says(name):
     logp = torch.tensor([[[-1.0, -1.0, -1.0, -2.0, -2.0, -2.0]] * 2])
     logp[0, 1] = torch.nan
-    readouts = forward.Readouts(logp, torch.ones(2, 6, dtype=torch.int64), torch.tensor([[0.0, torch.nan]]))
+    readouts = forward.Readouts(
+        logp,
+        torch.ones(2, 6, dtype=torch.int64),
+        torch.tensor([MASS, MASS]),
+        torch.tensor([[0.0, torch.nan]]),
+    )
     values = metrics.METRICS[name].fn(readouts)[0]
     assert values[0] == 0 and values[1].isnan()
     assert types.METRICS[name].unit and types.METRICS[name].zero

@@ -70,7 +70,8 @@ def test_the_python_of_the_readme_runs(home):
 
 
 def test_every_subcommand_stands_in_the_readme_and_every_file_it_links_to_exists():
-    names = {path.stem for path in (ROOT / "biasscope" / "commands").glob("*.py")} - {"__init__"}
+    files = {path.stem for path in (ROOT / "biasscope" / "commands").glob("*.py")} - {"__init__"}
     table = README.split("## Commands")[1].split("\n## ")[0]
-    assert names == set(re.findall(r"^\| `(\w+)", table, re.MULTILINE))
+    names = {name.replace("_", "-") for name in files}
+    assert names == set(re.findall(r"^\| `(\w[\w-]*)", table, re.MULTILINE))
     assert all((ROOT / link).is_file() for link in re.findall(r"\]\((?!http)([^)#]+)\)", README))

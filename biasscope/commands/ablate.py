@@ -59,9 +59,7 @@ def ablate(
     ] = None,
     plot: options.Plot = False,
 ) -> None:
-    """Replace every head and MLP in turn and measure what changes, exactly: target, competence,
-    distribution.
-    """
+    """Replace each head and MLP in turn; measure what changes, exactly: target, competence, distribution."""
     from biasscope.console import Screen
     from biasscope.engine.experiments import ablate as experiment
     from biasscope.report import formats

@@ -27,9 +27,7 @@ def baseline(
     ] = None,
     given: options.Given = None,
 ) -> None:
-    """Score the clean model: StereoSet's LMS, SS and ICAT, target and sentence gaps, WinoGender's shift and
-    slope.
-    """
+    """Score the clean model: StereoSet's LMS, SS, ICAT, target and sentence gaps, WinoGender's slope."""
     from biasscope.console import Screen
     from biasscope.engine.errors import UsageError
     from biasscope.engine.experiments import baseline as experiment

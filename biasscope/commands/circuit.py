@@ -27,9 +27,7 @@ def circuit(
         options.option("--target", "Share of the statistic that --minimal has to keep", min=0.0, max=1.0),
     ] = 0.8,
 ) -> None:
-    """Keep only the strongest sites, or remove them: how much of the bias is theirs, on groups that did not
-    choose them.
-    """
+    """Keep or remove only the strongest sites: how much of the bias is theirs, on groups held out."""
     from biasscope.console import Screen
     from biasscope.engine.experiments import circuit as experiment
     from biasscope.report import formats

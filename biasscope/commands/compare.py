@@ -28,9 +28,7 @@ def compare(
     json: options.Json = False,
     debug: options.Debug = False,
 ) -> None:
-    """Compare rankings of sites: across datasets, sources and methods of a model, and by relative depth
-    across models.
-    """
+    """Compare rankings of sites across datasets, sources and methods, and by depth across models."""
     from biasscope.engine.experiments import compare as experiment
     from biasscope.report import comparison
 

@@ -55,9 +55,7 @@ def patch(
     ] = None,
     plot: options.Plot = False,
 ) -> None:
-    """Effect of replacing every head, MLP, attention output and residual site: estimated by gradients, or
-    exact.
-    """
+    """Effect of replacing each head, MLP, attention output and residual site, estimated or exact."""
     from biasscope.console import Screen
     from biasscope.engine.experiments import patch as experiment
     from biasscope.report import formats

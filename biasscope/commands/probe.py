@@ -32,9 +32,7 @@ def probe(
     given: options.Given = None,
     plot: options.Plot = False,
 ) -> None:
-    """Where bias is linearly readable, layer by layer: held-out accuracy, AUC and selectivity, against
-    shuffled labels.
-    """
+    """Where bias is linearly readable, by layer: held-out accuracy, AUC, selectivity, shuffled labels."""
     from biasscope.console import Screen
     from biasscope.engine.experiments import probe as experiment
     from biasscope.report import formats

@@ -34,9 +34,7 @@ def report(
     quiet: options.Quiet = False,
     debug: options.Debug = False,
 ) -> None:
-    """Turn finished runs into a report: Markdown with figures, and one HTML page. Measures nothing and loads
-    no model.
-    """
+    """Turn finished runs into a report: Markdown with figures, and one HTML page. Measures nothing."""
     from biasscope.report import document, gather
 
     gathered = gather.gather(output_dir, runs or [], model, cache_dir)

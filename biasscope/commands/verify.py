@@ -27,9 +27,7 @@ def verify(
     quiet: options.Quiet = False,
     debug: options.Debug = False,
 ) -> None:
-    """Run the commands on models whose effects are known, and show what they find and must miss; exit 1 if a
-    guarantee breaks.
-    """
+    """Find the known effects of planted models, miss what must be missed; exit 1 if a guarantee breaks."""
     from dataclasses import asdict
 
     from biasscope.console import Screen

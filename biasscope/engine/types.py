@@ -236,6 +236,7 @@ class Metric:
 METRICS = {
     "target": Metric("nats", "both equally likely", bias=True),
     "sentence": Metric("nats", "both equally likely", bias=True, swept=False),
+    "sentence_sum": Metric("nats", "both sentences equally likely", swept=False),
     "competence": Metric(
         "nats", "sense and nonsense equally likely (pronouns: all probability mass on them)"
     ),

@@ -1,6 +1,4 @@
-"""A report as text, tables and pictures, and its two forms: Markdown with PNG files beside it, and one HTML
-page.
-"""
+"""A report as text, tables and pictures, and its two forms: Markdown with PNG files, and one HTML page."""
 
 import functools
 import importlib.metadata
@@ -38,9 +36,7 @@ class Picture:
 
 @dataclass(frozen=True)
 class Block:
-    """One thing after another: a paragraph, a list, a table, a row of pictures, lines of code, or what is
-    missing.
-    """
+    """A paragraph, a list, a table, a row of pictures, lines of code, or what is missing."""
 
     kind: str
     text: str = ""
@@ -65,17 +61,18 @@ class Section:
 
 @dataclass
 class Gallery:
-    """The folder of a report's figures: draws each that is not there yet, and drops those that no report
-    shows any more.
-    """
+    """The folder of a report's figures: draws what is not there yet, drops what is shown no more."""
 
     folder: Path
     drawn: int = 0
     kept: int = 0
     names: set[str] = field(default_factory=set)
 
-    def picture(self, name: str, alt: str, draw: Callable[..., Any], data: Any, **named: Any) -> Picture:
-        """The figure that `draw(data, **named)` gives; the same call finds the files of the last time."""
+    def picture(
+        self, name: str, draw: Callable[..., Any], data: Any, says: str, *, title: str, **named: Any
+    ) -> Picture:
+        """The figure that `draw(data, title=title, **named)` gives, which `says` more; drawn only once."""
+        named = {"title": title, **named}
         seen = {"name": name, "data": _plain(data), "named": _plain(named), "code": _code()}
         stem = f"{name}-{digests.digest(seen)[:12]}"
         png, svg = (self.folder / f"{stem}.{end}" for end in ("png", "svg"))
@@ -88,7 +85,8 @@ class Gallery:
             files.write_bytes(png, canvas.png(figure))
             self.drawn += 1
         self.names |= {png.name, svg.name}
-        return Picture(stem, safe_text(alt), png, svg.read_text(encoding="utf-8"))
+        alt = safe_text(f"{title}{says}".replace("\n", ", "))
+        return Picture(stem, alt, png, svg.read_text(encoding="utf-8"))
 
     def sweep(self) -> None:
         """Remove the figures of earlier reports."""
@@ -123,6 +121,11 @@ def paragraph(text: str) -> Block:
 def bullets(lines: Sequence[str]) -> Block:
     """A block of points."""
     return Block("list", lines=lines)
+
+
+def pictures(drawn: Sequence[Picture]) -> list[Block]:
+    """A row of figures, where there are any."""
+    return [Block("pictures", pictures=drawn)] if drawn else []
 
 
 def missing(text: str) -> Block:
@@ -161,8 +164,6 @@ def fenced(text: str) -> str:
 
 
 def _drawn(picture: Picture) -> Markup:
-    """The figure's SVG with a name for those who do not see it. Its text is drawn as outlines, so no markup
-    of data is in it.
-    """
+    """The figure's SVG with a name for those who do not see it. Its text is outlines: no markup of data."""
     label = Markup('role="img" aria-label="{}"').format(picture.alt)
     return Markup(picture.svg.replace("<svg ", f"<svg {label} ", 1))  # noqa: S704  made by matplotlib, escaped by it

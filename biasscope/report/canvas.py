@@ -1,6 +1,4 @@
-"""Sheets that figures are drawn on: size, colours, axes and legible ticks, and how a sheet becomes PNG and
-SVG bytes.
-"""
+"""Sheets that figures are drawn on: size, colours, axes, ticks, and how one becomes PNG and SVG bytes."""
 
 import functools
 import io
@@ -17,9 +15,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
 WARM, COOL = "#c85a1e", "#2864be"
-"""Towards the stereotype and away from it: told apart by the colour-blind too. The terminal's heat maps have
-the same two.
-"""
+"""Towards the stereotype and away from it, as in the terminal: told apart by the colour-blind too."""
 INK = "#1b1b1f"
 """Text and axes. Replaced by the page's own colour in SVG, so that a figure reads on dark pages too."""
 MUTED, NEUTRAL = "#8a8a94", "#f4f4f2"
@@ -75,8 +71,7 @@ def sheet(
     right: float = RIGHT,
     bottom: float = BOTTOM,
 ) -> Sheet:
-    """An empty sheet of the standard width with axes of the given heights (inches) below each other, and a
-    title of up to 3 lines.
+    """An empty sheet of the standard width: axes of these heights (inches) below each other, a title.
 
     The margins are fixed, not computed: drawing stays quick, and the figures of a row line up.
     """
@@ -183,9 +178,7 @@ def png(drawn: Figure) -> bytes:
 
 
 def svg(drawn: Figure, prefix: str) -> str:
-    """The figure for an HTML page: no paper, text and axes in the page's colour, ids that begin with
-    `prefix`, no outer header.
-    """
+    """The figure for an HTML page: no paper, no header, the page's colour, ids that begin with `prefix`."""
     out = io.StringIO()
     with matplotlib.rc_context(SETTINGS):
         drawn.savefig(

@@ -1,6 +1,4 @@
-"""A result as it leaves the command: tables for people, data for programs, each on the stream where it
-belongs.
-"""
+"""A result as it leaves the command: tables for people, data for programs, each on its stream."""
 
 import json
 import math
@@ -30,8 +28,7 @@ LONG = 32
 
 
 def result(result: Result, options: Measure, *, plot: bool = False) -> None:
-    """Write the result to stdout in the chosen format, and the table to stderr where data went to a pipe and
-    a person watches.
+    """Write the result to stdout as chosen, the table to stderr where a person watches a pipe.
 
     `plot`: it is drawn too, under the tables, or on stderr beside data. PartialError where values had to be
     left out.
@@ -163,9 +160,7 @@ def draw_plots(result: Result, stream: TextIO) -> None:
 
 
 def draw(table: tables.Table, stream: TextIO) -> None:
-    """Draw one table, in as many columns as the stream has (80 where it is no terminal): what does not fit
-    leaves as whole columns.
-    """
+    """Draw one table as wide as the stream (80 where it is no terminal); what has no room leaves whole."""
     from rich.console import Console
     from rich.text import Text
 
@@ -173,27 +168,23 @@ def draw(table: tables.Table, stream: TextIO) -> None:
         return encodable(safe_text(text), stream)
 
     console = Console(file=stream, width=None if stream.isatty() else 80, highlight=False, soft_wrap=False)
-    columns, notes = list(map(shown, table.columns)), list(map(shown, table.notes))
+    columns = list(map(shown, table.columns))
     sections = [[list(map(shown, cells)) for cells in section] for section in table.sections]
-    spare = tuple(map(shown, table.spare))
-    table = replace(
-        table, title=shown(table.title), columns=columns, sections=sections, notes=notes, spare=spare
-    )
-    kept = list(range(len(table.columns)))
-    while _width(table, kept) > console.width and len(kept) > 1:
+    fit = replace(table, title=shown(table.title), columns=columns, sections=sections)
+    kept = list(range(len(columns)))
+    while _width(fit, kept) > console.width and len(kept) > 1:
         kept.remove(_least(table, kept))
-    if table.columns:
-        console.print(_drawn(table, kept))
-    left = [table.columns[index] for index in range(len(table.columns)) if index not in kept]
-    kept_notes = [note for note in table.notes if note.split(":")[0] not in left]
-    for note in [*kept_notes, *([f"no room for: {', '.join(left)}"] if left else [])]:
-        console.print(Text(note), soft_wrap=True)
+    if columns:
+        console.print(_drawn(fit, kept))
+    left = [name for index, name in enumerate(table.columns) if index not in kept]
+    about = [table.about.get(name) for name in left]
+    notes = [note for note in table.notes if note not in about]
+    for note in [*notes, *([f"no room for: {', '.join(left)}"] if left else [])]:
+        console.print(Text(shown(note)), soft_wrap=True)
 
 
 def _least(table: tables.Table, kept: Sequence[int]) -> int:
-    """The column that is needed least of those kept, the first never: the table's spare ones, then from the
-    right.
-    """
+    """The column needed least of those kept, never the first: the table's spare ones, then from the right."""
     names = [table.columns[index] for index in kept]
     return next((kept[names.index(name, 1)] for name in table.spare if name in names[1:]), kept[-1])
 
@@ -248,9 +239,7 @@ def listing(
     chosen: Format | None,
     columns: list[str] | None = None,
 ) -> None:
-    """Write a plain list to stdout: `cells` as a table (their columns by default the rows' first keys), or
-    the rows as data.
-    """
+    """Write a list to stdout: `cells` as a table (columns: the rows' first keys), or the rows as data."""
     chosen = chosen or (Format.TABLE if sys.stdout.isatty() else Format.JSON)
     if chosen is Format.JSON:
         sys.stdout.write(json.dumps(rows, allow_nan=False, indent=2) + "\n")
@@ -271,9 +260,7 @@ def listing(
 
 
 def record(record: RunRecord, table: tables.Table, seal: str, chosen: Format | None) -> None:
-    """Write one run's record to stdout, whole for programs and the essentials for people, and whether it is
-    sealed.
-    """
+    """Write one run's record to stdout, whole for programs, the essentials and the seal for people."""
     if (chosen or (Format.TABLE if sys.stdout.isatty() else Format.JSON)) is Format.TABLE:
         draw(replace(table, notes=[*table.notes, f"{'record':<12} {seal}"]), sys.stdout)
     else:

@@ -1,7 +1,6 @@
-"""Which runs a report shows, one of each kind, by model and dataset; and its nouns: a finished run, a map of
-its sites, what is known.
-"""
+"""Which runs a report shows, one of each kind, and its nouns: a finished run, a map, what is known."""
 
+import itertools
 import json
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
@@ -9,6 +8,7 @@ from pathlib import Path
 
 import polars as pl
 
+from biasscope.engine import schemas
 from biasscope.engine.errors import DataError, PartialError
 from biasscope.engine.schemas import SUMMARY, TOTAL
 from biasscope.engine.statistics import summary
@@ -30,22 +30,10 @@ KIND = (
 )
 """Parameters that make another kind of measurement."""
 SIZE = (
-    "heads",
-    "layers",
-    "top",
-    "by",
-    "adaptive",
-    "miss",
-    "calibrate",
-    "causal",
-    "sizes",
-    "minimal",
-    "target",
-    "run",
+    *("heads", "layers", "top", "by", "adaptive", "miss", "calibrate", "causal"),
+    *("sizes", "minimal", "target", "run"),
 )
 """Those that make a larger or smaller one of the same kind: the largest, then the newest, is shown."""
-PREFERRED = tuple(f"{method} {source}" for method in ("exact", "attribution") for source in SOURCES)
-"""Which map of a dataset stands first among measured and among estimated ones."""
 
 
 @dataclass(frozen=True)
@@ -67,20 +55,13 @@ class ReportRun:
 
     @property
     def model(self) -> str:
-        """What its model is called: the short name, and the first of its digest where several have that
-        name.
-        """
+        """Its model's short name, and the first of its digest where several have that name."""
         return self.label or str(self.summary["model"][0])
 
     @property
     def file(self) -> str:
         """The file of its summary, from the results folder on."""
         return "/".join([*self.folder.parts[-DEPTH:], "summary.parquet"])
-
-    @property
-    def given(self) -> str:
-        """What was replaced all the while, as a clause; empty where nothing was."""
-        return self.record.given
 
     @property
     def dataset(self) -> str:
@@ -104,22 +85,14 @@ class Map:
         """What was done, in words; what was not measured is called estimated."""
         how = "estimated by attribution" if self.estimated else self.method
         steps = self.run.record.params.get("steps")
-        more = (
-            (f" in {steps} steps" if steps else "")
-            + self.run.given
-            + (", chosen sites" if self.partial else "")
-        )
-        return f"{SOURCES[self.source].title}, {how}{more}"
+        how += f" in {steps} steps" if steps else ""
+        chosen = ", chosen sites" if self.partial else ""
+        return f"{SOURCES[self.source].title}, {how}{self.run.record.given}{chosen}"
 
     @property
     def estimated(self) -> bool:
         """Whether the effects are gradient estimates."""
         return self.method == "attribution"
-
-    @property
-    def given(self) -> bool:
-        """Whether other sites were ablated all the while."""
-        return bool(self.run.given)
 
     @property
     def partial(self) -> bool:
@@ -136,9 +109,14 @@ class Map:
         """Its unit."""
         return str(self.ranked["unit"][0])
 
+    @property
+    def groups(self) -> int:
+        """The most groups that a site has."""
+        return max(self.ranked["clusters"].drop_nulls().to_list(), default=0)
+
     def sites(self, component: str) -> pl.DataFrame:
         """The ranked rows of heads (`z`) or of another component."""
-        return self.ranked.filter(pl.col("component") == component)
+        return self.ranked.filter(component=component)
 
 
 @dataclass(frozen=True)
@@ -166,23 +144,14 @@ class Part:
 
     @property
     def shown(self) -> list[Map]:
-        """The maps that are drawn: no estimates where all of the same sites were measured, and as many as a
-        row has.
-        """
-        whole = {m.source for m in self.maps if not (m.estimated or m.partial or m.given)}
+        """The maps drawn: no estimates where all of the same sites were measured; as many as a row has."""
+        whole = {m.source for m in self.maps if not (m.estimated or m.partial or m.run.record.given)}
         return [m for m in self.maps if not m.estimated or m.source not in whole][:ROW]
 
-    @property
-    def first(self) -> Map | None:
-        """The map that the first screen, the first figure and the first table are about."""
-        return next(iter(self.shown), None)
-
-    def measured(self, site_map: Map) -> Map | None:
-        """The shown map of chosen sites whose measurements stand before these estimates; None where there is
-        none.
-        """
-        same = [m for m in self.shown if not m.estimated and not m.given and m.source == site_map.source]
-        return same[0] if site_map.estimated and same else None
+    def measured(self, estimates: Map) -> Map | None:
+        """The shown, measured map of chosen sites that stands before these estimates; None if none does."""
+        exact = (m for m in self.shown if not (m.estimated or m.run.record.given))
+        return next((m for m in exact if estimates.estimated and m.source == estimates.source), None)
 
 
 @dataclass(frozen=True)
@@ -200,10 +169,8 @@ class Gathered:
         """Raise PartialError where runs could not be read."""
         if self.damaged:
             what = "; ".join(f"{run.folder} {run.damage}" for run in self.damaged[:5])
-            raise PartialError(
-                f"missing in the report, {len(self.damaged)} in all: {what}; rerun the commands that made "
-                "them"
-            )
+            what = f"missing in the report, {len(self.damaged)} in all: {what}"
+            raise PartialError(f"{what}; rerun the commands that made them")
 
 
 def gather(output_dir: Path, wanted: Sequence[str], model: str | None, cache: Path | None = None) -> Gathered:
@@ -214,35 +181,20 @@ def gather(output_dir: Path, wanted: Sequence[str], model: str | None, cache: Pa
     named = {run.folder: run for run, _ in (load(output_dir, name, cache) for name in wanted)}
     stored = list(named.values()) or finished(output_dir, cache)
     called = models(stored)
-    whole = [
-        _read(run, run.record, called[run.folder])
-        for run in stored
-        if run.record and run.record.command in SHOWN
-    ]
+    found = [(run, run.record) for run in stored if run.record and run.record.command in SHOWN]
+    whole = [_read(run, record, called[run.folder]) for run, record in found]
     if others := set(named) - {run.folder for run in whole}:
-        raise DataError(
-            f"{others.pop()} is no run of {', '.join(SHOWN)}: a report does not show it; leave it out"
-        )
+        other = f"{others.pop()} is no run of {', '.join(SHOWN)}"
+        raise DataError(f"{other}: a report does not show it; leave it out")
     shown = [run for run in whole if model is None or model in _names(run)]
     if not shown:
-        which = (
-            f" of model '{model}' (there are: {', '.join(sorted({f.model for f in whole}))})"
-            if model and whole
-            else ""
-        )
-        raise DataError(
-            f"no finished run{which} under {output_dir}; `biasscope baseline` and `biasscope patch` make the "
-            "first"
-        )
-    parts: list[Part] = []
-    left: list[tuple[ReportRun, str]] = []
-    for name, dataset in dict.fromkeys(
-        (f.model, f.dataset) for f in sorted(shown, key=lambda f: (_order(f.dataset), f.model))
-    ):
-        more, rest = _parts(
-            name, dataset, [f for f in shown if (f.model, f.dataset) == (name, dataset)], every=bool(wanted)
-        )
-        parts, left = parts + more, left + rest
+        there = ", ".join(sorted({run.model for run in whole}))
+        which = f" of model '{model}' (there are: {there})" if model and whole else ""
+        make = "`biasscope baseline` and `biasscope patch` make the first"
+        raise DataError(f"no finished run{which} under {output_dir}; {make}")
+    together = itertools.groupby(sorted(shown, key=_place), _place)
+    chosen = [_parts(list(runs), every=bool(wanted)) for _, runs in together]
+    parts, left = [part for more, _ in chosen for part in more], [each for _, rest in chosen for each in rest]
     unused = {run.folder for run, _ in left}
     used = [run for run in shown if run.folder not in unused]
     return Gathered(parts, used, left, [run for run in stored if run.record is None])
@@ -253,31 +205,23 @@ def _names(run: ReportRun) -> tuple[str, ...]:
     return run.model, files.safe_name(run.model), run.record.model.name if run.record.model else ""
 
 
-def _parts(
-    model: str, dataset: str, runs: Sequence[ReportRun], *, every: bool
-) -> tuple[list[Part], list[tuple[ReportRun, str]]]:
-    """One part with one run of each kind, and the others with the reason; with `every`, each of those in a
-    part of its own.
-    """
+def _parts(runs: Sequence[ReportRun], *, every: bool) -> tuple[list[Part], list[tuple[ReportRun, str]]]:
+    """One part with one run of each kind, and the rest with the reason; `every`: in parts of their own."""
     best, left = _one_of_each(runs)
-    part = _part(model, dataset, best)
-    drawn = {m.run.key for m in (*(part.shown if every else part.maps), *part.along)}
-    left += [
-        (f, "another run shows the same sites and source")
-        for f in best
-        if f.record.command in MAPS and f.key not in drawn
-    ]
+    whole = part(best)
+    drawn = {m.run.key for m in (*(whole.shown if every else whole.maps), *whole.along)}
+    hidden = [run for run in best if run.record.command in MAPS and run.key not in drawn]
+    left += [(run, "another run shows the same sites and source") for run in hidden]
     if not every:
-        return [part], left
-    own = [replace(run, label=f"{model} (run {run.key})") for run, _ in left]
-    return [part, *(_part(run.model, dataset, [run]) for run in own)], []
+        return [whole], left
+    own = [replace(run, label=f"{run.model} (run {run.key})") for run, _ in left]
+    return [whole, *(part([run]) for run in own)], []
 
 
-def _order(dataset: str) -> tuple[int, str]:
-    return (
-        ("winogender", "occupations").index(dataset) if dataset in ("winogender", "occupations") else 2,
-        dataset,
-    )
+def _place(run: ReportRun) -> tuple[int, str, str]:
+    """Where the run's model and dataset stand in the report."""
+    first = ("winogender", "occupations")
+    return first.index(run.dataset) if run.dataset in first else len(first), run.dataset, run.model
 
 
 def _read(run: Stored, record: RunRecord, model: str) -> ReportRun:
@@ -290,17 +234,14 @@ def _read(run: Stored, record: RunRecord, model: str) -> ReportRun:
 
 
 def _one_of_each(runs: Sequence[ReportRun]) -> tuple[list[ReportRun], list[tuple[ReportRun, str]]]:
-    """Of each kind the run with the most sites, then examples, then the newest; the others with the
-    reason.
-    """
+    """Of each kind the run with most sites, then examples, then the newest; the others with the reason."""
+
+    def size(run: ReportRun) -> tuple[int, int, str, str]:
+        return run.summary.height, run.record.datasets[0].used, run.record.created, run.key
+
     best: dict[str, ReportRun] = {}
-    order = sorted(
-        runs,
-        key=lambda f: (f.summary.height, f.record.datasets[0].used, f.record.created, f.key),
-        reverse=True,
-    )
     left = []
-    for run in order:
+    for run in sorted(runs, key=size, reverse=True):
         first = best.setdefault(_kind(run), run)
         if first is not run:
             left.append((run, f"{first.key} is of the same kind, larger or newer"))
@@ -316,38 +257,30 @@ def _kind(run: ReportRun) -> str:
     return json.dumps([run.record.command, run.model, run.dataset, params], sort_keys=True, default=str)
 
 
-def _part(model: str, dataset: str, runs: Sequence[ReportRun]) -> Part:
-    maps = [m for run in runs if run.record.command in MAPS for m in _maps(run)]
-    order = {name: i for i, name in enumerate(PREFERRED)}
+def part(runs: Sequence[ReportRun]) -> Part:
+    """What these runs of one model on one dataset, no two of a kind, say together."""
 
     def place(m: Map) -> tuple[bool, bool, bool, int, bool, bool, int]:
-        first = order.get(f"{m.method} {m.source}", len(order))
         steps, costs = bool(m.run.record.params.get("steps")), m.ranked["specificity"].is_null().all()
-        return m.given, m.estimated, m.partial, first, steps, costs, -m.ranked.height
+        first = list(SOURCES).index(m.source)
+        return bool(m.run.record.given), m.estimated, m.partial, first, steps, costs, -m.ranked.height
 
-    maps.sort(key=place)
-    seen: dict[str, Map] = {}
+    maps = sorted((m for run in runs if run.record.command in MAPS for m in _maps(run)), key=place)
+    whole: dict[str, Map] = {}
     for m in maps:
-        if _split(m):
-            continue
-        seen.setdefault(m.name, m)
-    of = {
-        name: [run for run in runs if run.record.command == name] for name in ("baseline", "probe", "circuit")
-    }
-    baselines = {
-        edited: [run for run in of["baseline"] if bool(run.given) == edited] for edited in (False, True)
-    }
-    option = reproduce.relative(str(runs[0].record.params.get("model", model)))
+        if not _split(m):
+            whole.setdefault(m.name, m)
+    of = {name: [run for run in runs if run.record.command == name] for name in SHOWN}
     return Part(
-        model,
-        option,
-        dataset,
-        next(iter(baselines[False]), None),
-        list(seen.values()),
-        [m for m in maps if _split(m)],
-        sorted(of["probe"], key=lambda run: bool(run.given)),
-        of["circuit"],
-        baselines[True],
+        model=runs[0].model,
+        model_option=reproduce.relative(str(runs[0].record.params.get("model", runs[0].model))),
+        dataset=runs[0].dataset,
+        baseline=next((run for run in of["baseline"] if not run.record.given), None),
+        maps=list(whole.values()),
+        along=[m for m in maps if _split(m)],
+        probes=sorted(of["probe"], key=lambda run: bool(run.record.given)),
+        circuits=of["circuit"],
+        edited=[run for run in of["baseline"] if run.record.given],
     )
 
 
@@ -356,12 +289,10 @@ def _split(site_map: Map) -> bool:
 
 
 def _maps(run: ReportRun) -> list[Map]:
-    own = run.summary.filter(pl.col("dataset") == run.summary["dataset"][0])
+    own = run.summary.filter(dataset=run.summary["dataset"][0])
     maps = []
     for rows in own.partition_by("method", "source", maintain_order=True):
-        ranked = summary.ranking(rows).filter(
-            pl.col("component") != TOTAL, (pl.col("component") != "z") | pl.col("head").is_not_null()
-        )
+        ranked = summary.ranking(rows).filter(pl.col("component") != TOTAL, schemas.single_sites())
         tested = ranked["p_family"].is_not_null().any() or rows["method"][0] == own["method"][0]
         if ranked.height and tested:  # the exact effects of --calibrate are no map
             maps.append(Map(run, rows["method"][0], rows["source"][0], rows, ranked))

@@ -1,4 +1,4 @@
-"""RELIABILITY, and effects by layer and position, as tables that people read at 80 columns. Text only."""
+"""RELIABILITY, and effects by layer and position, as tables that people read at 80 columns, as sentences."""
 
 from collections.abc import Iterator
 from typing import Any
@@ -6,20 +6,19 @@ from typing import Any
 import polars as pl
 
 from biasscope.engine import schemas
-from biasscope.engine.schemas import NONE, number
+from biasscope.engine.schemas import NONE, RELIABILITY, number
 from biasscope.engine.types import POSITIONS
-from biasscope.report.tables import Table, overlap
+from biasscope.report.gather import LISTED, Map
+from biasscope.report.tables import Overlap, Table, overlap
 
 KINDS = {"z": "z (whole)", "mlp_out": "MLPs"}
 
 
 def tables(summary: pl.DataFrame, reliability: pl.DataFrame) -> Iterator[Table]:
-    """What follows the effects of a dataset: the map of positions, how far rankings repeat and agree, the
-    calibration, the stars.
-    """
+    """What follows a dataset's effects: positions, how far rankings repeat and agree, calibration, stars."""
     for rows in summary.partition_by("dataset", "method", "source", maintain_order=True):
         yield from _positions(rows)
-    for make in (_repeated, _agreeing, calibrated):
+    for make in (_halves, _agreeing, calibrated):
         table = make(reliability)
         if table.sections[0]:
             yield table
@@ -29,60 +28,86 @@ def tables(summary: pl.DataFrame, reliability: pl.DataFrame) -> Iterator[Table]:
 
 def family(reliability: pl.DataFrame) -> str | None:
     """Over which sites p_family is, where not all of them were measured."""
-    row = _single(reliability, "family_sites")
+    row = _row(reliability, "family_sites")
     if row is None or row["n"] >= row["estimate"]:
         return None
-    return (
-        f"p_family is over all {row['estimate']:.0f} sites that could have been chosen, {row['n']} of them "
-        "measured"
-    )
+    chosen = f"p_family is over all {row['estimate']:.0f} sites that could have been chosen"
+    return f"{chosen}, {row['n']} of them measured"
 
 
 def false_alarms(reliability: pl.DataFrame) -> str | None:
     """How often a star appears where there is nothing to find; None where that was not simulated."""
     names = {"false_alarms_symmetric": "symmetric", "false_alarms_resampled": "as skewed as here"}
-    rows = {label: _single(reliability, name) for name, label in names.items()}
-    shares = [f"{100 * row['estimate']:.0f} % ({label})" for label, row in rows.items() if row]
-    return (
-        f"in data like these without any effect a star appears in {' to '.join(shares)} of studies"
-        if shares
-        else None
-    )
+    rows = {label: _row(reliability, name) for name, label in names.items()}
+    shares = " to ".join(f"{100 * row['estimate']:.0f} % ({label})" for label, row in rows.items() if row)
+    start = "in data like these without any effect a star appears in"
+    return f"{start} {shares} of studies" if shares else None
 
 
-def _single(reliability: pl.DataFrame, quantity: str) -> dict[str, Any] | None:
-    """The row of a quantity of heads and MLPs, which are one family in all sources; None where it has no
-    number.
-    """
-    rows = reliability.filter(
-        pl.col("quantity") == quantity, pl.col("component") == "single", pl.col("estimate").is_not_null()
-    )
-    return rows.row(0, named=True) if rows.height else None
+def family_size(site_map: Map) -> tuple[int, int]:
+    """How many sites the map's family has, and how many of them it holds numbers of."""
+    row = _row(_own(site_map), "family_sites")
+    own = site_map.ranked.filter(pl.col("p_family").is_not_null(), schemas.heads_and_mlps()).height
+    return (own, own) if row is None else (int(row["estimate"]), row["n"])
+
+
+def detectable(site_map: Map) -> float | None:
+    """The effect found with power 0.8 at one of all heads."""
+    row = _row(_own(site_map), "detectable_family", "z")
+    return None if row is None else row["estimate"]
+
+
+def repeated(site_map: Map) -> Overlap | None:
+    """How many of the ten strongest heads repeat in half of the groups; None where luck gives most."""
+    row, chance = (_row(_own(site_map), name, "z") for name in ("split_top10", "split_top10_chance"))
+    if row is None:
+        return None
+    luck = chance["estimate"] if chance else LISTED / max(1, site_map.sites("z").height)
+    return overlap(LISTED * row["estimate"], LISTED, LISTED * luck)
+
+
+def sentences(site_map: Map) -> list[str]:
+    """What repeats in the other half of the groups, and how often a star would appear without an effect."""
+    row, again, lines = _row(_own(site_map), "split_top10", "z"), repeated(site_map), []
+    if row and again:
+        low, high = (f"{LISTED * (row[name] or 0):.0f}" for name in ("low", "high"))
+        text = f"of the {again.top} strongest heads {again.shared:.0f} come up again in the other half"
+        splits = f"5–95 % of splits: {low} to {high}; {again.luck:.1f} by luck"
+        lines.append(f"{text} of the groups ({splits})")
+    if alarms := false_alarms(_own(site_map)):
+        lines.append(alarms)
+    return [f"Run {site_map.run.key}: {line}." for line in lines]
+
+
+def _own(site_map: Map) -> pl.DataFrame:
+    """RELIABILITY of the map's method, source and statistic, and what is of all sources together."""
+    table = site_map.run.reliability
+    if table is None:
+        return RELIABILITY.to_frame()
+    own = (pl.col("source") == site_map.source) | pl.col("source").is_null()
+    return table.filter(own, method=site_map.method, statistic=site_map.statistic)
+
+
+def _row(reliability: pl.DataFrame, quantity: str, kind: str = "single") -> dict[str, Any] | None:
+    """The row of a quantity of heads (`z`), or of heads and MLPs, one family in all sources (`single`)."""
+    own = pl.col("heads") == (kind == "z"), pl.col("estimate").is_not_null()
+    rows = reliability.filter(*own, quantity=quantity, component=kind)
+    return next(rows.iter_rows(named=True), None)
 
 
 def _positions(summary: pl.DataFrame) -> Iterator[Table]:
-    """Layer × position of a residual component: what share of the total effect is recovered there, else the
-    effect.
-    """
-    rows = summary.filter(
-        pl.col("metric") == "target",
-        pl.col("component").is_in(["resid_post", "resid_pre"]),
-        pl.col("subset") == "all",
-    )
+    """Layer × position of a residual component: the share of the total recovered, else the effect."""
+    stream = pl.col("component").is_in(["resid_post", "resid_pre"])
+    rows = summary.filter(stream, metric="target", subset="all")
     columns = [p for p in POSITIONS if p in set(rows["position"])]
     for part in rows.partition_by("component", maintain_order=True) if len(columns) > 1 else []:
-        part = part.filter(pl.col("statistic") == part["statistic"][0])
+        part = part.filter(statistic=part["statistic"][0])
         shown = "recovered" if part["recovered"].is_not_null().any() else "estimate"
         cells = {(row["layer"], row["position"]): row for row in part.iter_rows(named=True)}
         layers = sorted({layer for layer, _ in cells})
-        body = [
-            [str(layer), *(_marked(cells.get((layer, position)), shown) for position in columns)]
-            for layer in layers
-        ]
-        unit = "effect / total" if shown == "recovered" else part["unit"][0]
-        yield Table(
-            f"{part['component'][0]}, {unit}", ["layer", *columns], [body], schemas.legend(cells.values())
-        )
+        body = [[str(layer), *(_marked(cells.get((layer, p)), shown) for p in columns)] for layer in layers]
+        title = f"{part['component'][0]}, {'effect / total' if shown == 'recovered' else part['unit'][0]}"
+        yield Table(title, ["layer", *columns], [body], schemas.legend(cells.values()))
 
 
 def _marked(row: dict[str, Any] | None, column: str) -> str:
@@ -101,10 +126,8 @@ def _band(row: dict[str, Any] | None) -> str:
         return NONE
     if row["unit"] not in ("rho", "share"):
         return number(row["estimate"])
-    low, middle, high = (
-        "" if row[name] is None else f"{row[name]:.2f}".replace("-", "−")
-        for name in ("low", "estimate", "high")
-    )
+    ends = (row[name] for name in ("low", "estimate", "high"))
+    low, middle, high = ("" if end is None else f"{end:.2f}".replace("-", "−") for end in ends)
     return f"{middle} [{low}, {high}]" if low else middle
 
 
@@ -118,7 +141,7 @@ def _wide(reliability: pl.DataFrame, prefix: str) -> dict[tuple[Any, ...], dict[
     return by_key
 
 
-def _repeated(reliability: pl.DataFrame) -> Table:
+def _halves(reliability: pl.DataFrame) -> Table:
     """What could be detected, and what a random half of the groups repeats."""
     halves, seen = _wide(reliability, "split_"), _wide(reliability, "detectable")
     body = []
@@ -132,12 +155,8 @@ def _repeated(reliability: pl.DataFrame) -> Table:
         "halves: 100 random splits of the groups; ρ of the two rankings [5–95 %], how many of the top 10 are "
         "in both, and by luck",
     ]
-    return Table(
-        "how far the ranking can be trusted",
-        ["sites", "one", "of all", "halves: ρ", "top 10 in both"],
-        [body],
-        notes,
-    )
+    columns = ["sites", "one", "of all", "halves: ρ", "top 10 in both"]
+    return Table("how far the ranking can be trusted", columns, [body], notes)
 
 
 def _luck(reliability: pl.DataFrame, kind: str) -> float | None:
@@ -150,22 +169,17 @@ def _luck(reliability: pl.DataFrame, kind: str) -> float | None:
 
 def _shared(row: dict[str, Any] | None, luck: float | None) -> str:
     """How many of the ten strongest are shared, beside luck."""
-    if row is None or row["estimate"] is None:
+    if row is None or row["estimate"] is None or luck is None:
         return NONE
-    return overlap(10 * row["estimate"], 10, None if luck is None else 10 * luck)
+    return str(overlap(10 * row["estimate"], 10, 10 * luck) or NONE)
 
 
 def _agreeing(reliability: pl.DataFrame) -> Table:
     """How far sources name the same sites."""
-    body = [
-        [
-            kind,
-            f"{source}, {against}",
-            _band(row.get("spearman")),
-            _shared(row.get("top10"), 10 / max(1, row["top10"]["n"])),
-        ]
-        for (kind, _, source, against), row in _wide(reliability, "agreement_").items()
-    ]
+    body = []
+    for (kind, _, source, against), row in _wide(reliability, "agreement_").items():
+        shared = _shared(row.get("top10"), 10 / max(1, row["top10"]["n"]))
+        body.append([kind, f"{source}, {against}", _band(row.get("spearman")), shared])
     return Table("agreement between sources", ["sites", "sources", "ρ", "top 10 shared"], [body], [])
 
 

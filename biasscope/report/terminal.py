@@ -1,6 +1,4 @@
-"""Heat maps and bars in the terminal, because people look before they read: colour where there is a terminal,
-signs everywhere.
-"""
+"""Heat maps and bars in the terminal: colour where there is one, signs everywhere."""
 
 from collections.abc import Iterable, Mapping
 from typing import TYPE_CHECKING, Any, TextIO
@@ -27,17 +25,13 @@ MARKS = {
 }
 """The marks of a table in few words."""
 WARM, COOL, GREY = (200, 90, 30), (40, 100, 190), (128, 128, 128)
-"""Colours of positive and negative effects, told apart by the colour-blind too, and of what is not
-significant.
-"""
+"""Colours of positive and negative effects, and of what is not significant."""
 WIDTH = 20
 """Characters of the longest bar, to either side of the middle."""
 
 
 def sites(summary: pl.DataFrame, stream: TextIO) -> None:
-    """Draw the heads as layers × heads, and the MLPs as bars on the same scale, by the ranking statistic,
-    with the marks of the tables.
-    """
+    """Draw heads as layers × heads and MLPs as bars on one scale, by the ranking statistic, with marks."""
     ranked = ranking(summary).filter(pl.col("position") == pl.col("position").first())
     what = f"{ranked['statistic'][0]}, {ranked['unit'][0]}" if ranked.height else ""
     heads = ranked.filter(pl.col("component") == "z", pl.col("head").is_not_null())
@@ -115,9 +109,7 @@ def probes(summary: pl.DataFrame, stream: TextIO) -> None:
 
 
 def _bars(rows: list[tuple[str, float | None, str]], title: str, scale: float, stream: TextIO) -> None:
-    """Bars from a middle line, to the right where positive; full (and in colour) where starred, else pale
-    (and grey).
-    """
+    """Bars from a middle line, to the right where positive; full and coloured with a star, else pale."""
     from rich.text import Text
 
     console = _console(stream)

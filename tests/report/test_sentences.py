@@ -104,8 +104,8 @@ def found(
     return ReportRun(Path(f"/results/{key}"), made, summary, reliability)
 
 
-def part(*runs: ReportRun, dataset: str = "winogender") -> Part:
-    return gather._part("m", dataset, runs)
+def part(*runs: ReportRun) -> Part:
+    return gather.part(runs)
 
 
 # One run a sentence, named; a measurement stands before an estimate
@@ -146,7 +146,7 @@ def test_every_sentence_of_the_summary_names_one_run(two_maps: Part):
 
 def test_a_measured_number_stands_before_its_estimate_and_alone(two_maps: Part):
     text = "\n".join(summary_lines(two_maps))
-    assert two_maps.first.run.key == "measured" and [m.run.key for m in two_maps.shown] == [
+    assert two_maps.shown[0].run.key == "measured" and [m.run.key for m in two_maps.shown] == [
         "measured",
         "estimate",
     ]
@@ -235,14 +235,16 @@ def test_no_head_is_called_most_specific_without_an_interval():
 
 
 def test_what_repeats_stands_beside_luck():
-    (found_map,) = part(found("ablate", rows({}), "k", trusted(**CERTAIN))).shown
-    assert words.repeated(found_map) == "8 of 10, 0.4 by luck"
-    assert (
-        "8 come up again" in words.certainty(found_map)[0] and "0.4 by luck" in words.certainty(found_map)[0]
-    )
+    one = part(found("ablate", rows({}), "k", trusted(**CERTAIN)))
+    (found_map,) = one.shown
+    assert reliability.repeated(found_map) == tables.Overlap(8.0, 10, 10 * 10 / 270)
+    (said,) = reliability.sentences(found_map)
+    assert "8 come up again" in said and "0.4 by luck" in said
+    (cells,) = document._first_screen(Gathered([one], [])).blocks[1].table.sections[0]
+    assert cells[3] == "8 of 10 repeat in half of the groups, 0.4 by luck (run k)"
     few = trusted(**CERTAIN | {"split_top10_chance": 10 / 16})
     (found_map,) = part(found("ablate", rows({}), "k", few)).shown
-    assert words.repeated(found_map) is None and words.certainty(found_map) == []
+    assert reliability.repeated(found_map) is None and reliability.sentences(found_map) == []
 
 
 @pytest.mark.parametrize(
@@ -291,7 +293,7 @@ def test_false_alarms_are_said_on_the_terminal_and_in_the_report():
         said,
     ]
     (found_map,) = part(found("ablate", rows({}), "k", audit)).shown
-    assert words.certainty(found_map) == [f"Run k: {said}."]
+    assert reliability.sentences(found_map) == [f"Run k: {said}."]
     assert reliability.false_alarms(trusted(**CERTAIN)) is None
 
 
@@ -337,7 +339,7 @@ def test_the_clean_model_is_called_what_its_data_can_show(dataset: str, values: 
         "unit": "nats",
         "dataset": dataset,
     }
-    text = words.clean_model(part(found("baseline", rows(place | values), "k"), dataset=dataset))
+    text = words.clean_model(part(found("baseline", rows(place | values), "k")))
     assert text.endswith(said) and ("stereotype" in text) == said.endswith("stereotype's word.")
 
 
@@ -410,3 +412,14 @@ def test_on_a_narrow_terminal_columns_leave_and_names_stay_whole(monkeypatch, wi
     text = stream.getvalue()
     assert "L26H1" in text and "…" not in text and "0.714* [0.600, 0.800]" in text
     assert (f"no room for: {left}\n" in text and "kl: " not in text) if left else ("no room" not in text)
+
+
+def test_a_note_leaves_with_the_column_that_it_is_about_and_with_no_other(monkeypatch):
+    monkeypatch.setenv("COLUMNS", "14")
+    monkeypatch.setenv("TERM", "xterm")
+    notes, stream = ["wide: in nats", "wide: this stays"], Terminal()
+    formats.draw(
+        tables.Table("t", ["a", "wide"], [[["x" * 8, "y" * 8]]], notes, about={"wide": notes[0]}), stream
+    )
+    assert "no room for: wide" in stream.getvalue() and "wide: this stays" in stream.getvalue()
+    assert "wide: in nats" not in stream.getvalue()

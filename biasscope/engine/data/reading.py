@@ -24,6 +24,8 @@ class Problem(NamedTuple):
     """The same for all records with this fault: what --skip-invalid counts by."""
     where: str
     """Which record it is, and what was found in it."""
+    text: str = ""
+    """What a message says in the place of the reason, where it can be more exact."""
 
 
 class Row(NamedTuple):
@@ -139,11 +141,15 @@ def kind(value: Any) -> str:
     return names.get(type(value), "a number")
 
 
-def refuse(problems: Sequence[Problem], where: Path, total: int, *, skip: bool) -> Counter[str]:
-    """Reason → number of records left out. Without `skip`, DataError that lists up to five of them."""
+SHOWN = 20
+"""Records that cannot be used that a message names."""
+
+
+def refuse(problems: Sequence[Problem], where: Path | str, total: int, *, skip: bool) -> Counter[str]:
+    """Reason → number of records left out. Without `skip`, DataError that lists the first of them."""
     if problems and not skip:
-        shown = "\n".join(f"  {p.where}: {p.reason}" for p in problems[:5])
-        more = f"\n  and {len(problems) - 5} more" if len(problems) > 5 else ""
+        shown = "\n".join(f"  {p.where}: {p.text or p.reason}" for p in problems[:SHOWN])
+        more = f"\n  and {len(problems) - SHOWN} more" if len(problems) > SHOWN else ""
         raise DataError(
             f"{where}: {len(problems)} of {total} records cannot be used; mend them, or leave them out with "
             f"--skip-invalid\n{shown}{more}"

@@ -1,7 +1,6 @@
-"""The steps of `baseline`: the clean model's scores, or the published scores of somebody else's
-predictions.
-"""
+"""The steps of `baseline`: the clean model's scores, or the published scores of another's predictions."""
 
+from dataclasses import replace
 from pathlib import Path
 
 import polars as pl
@@ -12,6 +11,7 @@ from biasscope.engine.errors import UsageError
 from biasscope.engine.experiments import scan, selection, session
 from biasscope.engine.settings import SILENT, Measure, Voice
 from biasscope.engine.statistics import baseline as statistics
+from biasscope.engine.statistics import published
 from biasscope.engine.store import digests, files, journal, runs, seals
 
 
@@ -30,12 +30,15 @@ def baseline(settings: Measure, *, given: str | None = None, voice: Voice = SILE
         name = each.dataset.name
         with run.phase("statistics"):
             known = set(scores["example_id"])
-            examples = [example for example in each.dataset.examples if example.id in known]
-            summary = statistics.baseline(scores, examples, model=run.slug, design=each.ungrouped)
+            examples = tuple(example for example in each.dataset.examples if example.id in known)
+            measured = replace(each.dataset, examples=examples)
+            summary = statistics.baseline(scores, measured, model=run.slug, design=each.ungrouped)
             if triples.height:
-                summary = pl.concat(
-                    [statistics.stereoset(triples, model=run.slug, dataset=name, seed=settings.seed), summary]
+                metric = "likelihood" if any(e.per_token for e in examples) else "stereoset"
+                scored = published.stereoset(
+                    triples, model=run.slug, dataset=name, seed=settings.seed, metric=metric
                 )
+                summary = pl.concat([scored, summary])
         each.save(summary)
     return run.finish()
 
@@ -53,7 +56,7 @@ def score(settings: Measure, file: Path, *, voice: Voice = SILENT) -> runs.Resul
         with run.phase("statistics"):
             triples = predictions.load(file, name, settings.data_dir)
             run.slug = seals.claim(settings.output_dir, files.safe_name(file.stem), digests.of_file(file))
-            summary = statistics.stereoset(triples, model=run.slug, dataset=name, seed=settings.seed)
+            summary = published.stereoset(triples, model=run.slug, dataset=name, seed=settings.seed)
         part = runs.DatasetPart(
             name=name,
             digest=digests.digest(sorted(triples["example_id"])),

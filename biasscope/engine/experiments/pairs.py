@@ -11,9 +11,7 @@ from biasscope.engine.store import files
 
 
 def pairs(settings: Measure, *, acdc: Path | None = None, voice: Voice = SILENT) -> list[dict[str, Any]]:
-    """A row per prompt; the pairs that fit are also written as the original study's ACDC files into the
-    folder `acdc`.
-    """
+    """A row per prompt; pairs that fit are also written as the original study's ACDC files into `acdc`."""
     from biasscope.engine.model import twins
 
     run = session.start("pairs", settings, voice=voice)

@@ -1,6 +1,4 @@
-"""The steps of `probe` on one dataset: inputs, their activations from the shared store, probes, and what
-removing directions does.
-"""
+"""The steps of `probe` on one dataset: inputs, their activations, probes, what removing directions does."""
 
 from collections import Counter
 from collections.abc import Mapping, Sequence
@@ -130,9 +128,7 @@ def _targets(scan: Scan, names: Sequence[str]) -> dict[str, float]:
 def _activations(
     scan: Scan, texts: Sequence[Any], options: Mapping[str, Any], edit: Edit
 ) -> dict[int, np.ndarray]:
-    """Row of the result → activations of the texts, read from a store of their own, which every probe of
-    these texts shares.
-    """
+    """Row of the result → activations of the texts, from a store that every probe of these texts shares."""
     from biasscope.engine.measure import activations
 
     run, component, position = scan.run, options["site"], options["position"]

@@ -1,6 +1,4 @@
-"""What removing a direction from the residual stream does, against random directions: readable is not
-used.
-"""
+"""What removing a direction from the residual stream does, against random ones: readable is not used."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -51,8 +49,7 @@ class Removal:
 def units(
     lm: LM, forest: Forest, removals: Sequence[Removal], edit: Edit = UNEDITED, batch: int | None = None
 ) -> list[Unit]:
-    """EFFECTS of the removals at all nodes but the first position, on target, competence and kl: a unit per
-    row block and removal.
+    """EFFECTS of the removals at all nodes but the first position: a unit per row block and removal.
 
     Neighbours share the block's clean pass.
     """
@@ -99,9 +96,7 @@ def _without(
 
 
 def against_random(summary: pl.DataFrame) -> pl.DataFrame:
-    """SUMMARY of the probe's direction, followed by rows of source `random`: median and 5 to 95 % of the
-    random directions' estimates.
-    """
+    """SUMMARY of the probe's direction, then rows of source `random`: their median and 5 to 95 %."""
     own = summary.filter(pl.col("source") == PROBE)
     keys = [name for name in own.columns if name in _KEYS]
     others = summary.filter(pl.col("source") != PROBE).group_by(keys, maintain_order=True)

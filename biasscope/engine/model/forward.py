@@ -20,9 +20,7 @@ from biasscope.engine.model.packing import SLOTS, Block, Scored, pack
 from biasscope.engine.types import Site
 
 Hook = Callable[[Tensor], Tensor | None]
-"""What a hook does to the activation [copy×row node …] it sees; what it returns, if anything, goes on in its
-place.
-"""
+"""What a hook does to the activation [copy×row node …] it sees; what it returns, if any, replaces it."""
 
 
 @dataclass(frozen=True)
@@ -44,9 +42,11 @@ class Readouts:
     """What is read from one pass over a block, per edited copy."""
 
     logp: Float[Tensor, "copy example slot"]
-    """Σ log p of the scored tokens, nats; NaN where the example has no such continuation."""
+    """Σ log p of the scored tokens, nats, or their mean; NaN where the example has no such continuation."""
     count: Int[Tensor, "example slot"]
     """How many tokens the sum is over."""
+    form: Int[Tensor, " example"]
+    """What the continuations say of competence: see `packing.MASS`."""
     kl: Float[Tensor, "copy example"] | None = None
     """KL(clean ‖ this pass) of the next-token distribution at the last prefix node, nats."""
 
@@ -65,9 +65,7 @@ class Clean:
 
 
 def clean(lm: LM, block: Block, puts: Puts = MappingProxyType({})) -> Clean:
-    """The clean pass over a block; with `puts`, the pass of a model in which those sites are replaced
-    already.
-    """
+    """The clean pass over a block; with `puts`, of the model in which those sites are replaced already."""
     form: list[bool] = []
     watch = lm.bridge.blocks[0].register_forward_hook(
         lambda module, args, out: form.append(isinstance(out, tuple))
@@ -84,9 +82,7 @@ def clean(lm: LM, block: Block, puts: Puts = MappingProxyType({})) -> Clean:
 def capture(
     lm: LM, block: Block, sites: Sequence[Site], puts: Puts = MappingProxyType({})
 ) -> tuple[dict[Site, Tensor], Float[Tensor, "1 place d_vocab"]]:
-    """The activations [row node …] of whole hook points in a clean pass (or one with the sites of `puts`
-    replaced), and its logits.
-    """
+    """The activations [row node …] of whole hook points in a pass (with `puts` in place), and its logits."""
     seen: dict[Site, Tensor] = {}
     hooks = overwrites([puts])
 
@@ -115,9 +111,7 @@ def attention(lm: LM, ids: Sequence[int], head: Site) -> Float[Tensor, "dest_pos
 
 
 def edited(lm: LM, block: Block, start: Clean, edits: Sequence[Puts]) -> Readouts:
-    """What is read when each copy of the block has its own edit, resumed from the first layer that any of
-    them touches.
-    """
+    """What is read when each copy of the block has its own edit, resumed from the first layer edited."""
     layer = min(site.layer for edit in edits for site in edit)
     with torch.no_grad():
         logits = run(lm, block, overwrites(edits), copies=len(edits), layer=layer, start=start)
@@ -158,9 +152,7 @@ def run(
     layer: int = 0,
     start: Clean | None = None,
 ) -> Float[Tensor, "copy place d_vocab"]:
-    """The logits at the block's places, in float32; with `start`, resumed from its residual stream entering
-    `layer`.
-    """
+    """The logits at the block's places, in float32; with `start`, resumed from what entered `layer`."""
     fwd = [(name, _as_hook(f)) for name, f in hooks.items()]
     where: dict[str, Any] = {}
     if block.mask is not None:
@@ -193,17 +185,13 @@ def run(
 
 
 def _as_hook(function: Hook) -> Callable[..., Tensor | None]:
-    """The hook in TransformerLens's form, which also passes the hook point (whose name is no key: it is the
-    module's own).
-    """
+    """The hook in TransformerLens's form, which also passes the hook point (the module's own: no key)."""
     return lambda act, hook: function(act)
 
 
 @contextmanager
 def _skipped(lm: LM, layer: int, tuples: bool) -> Iterator[None]:
-    """Blocks below `layer` as pass-through: TransformerLens's start_at_layer runs them all and discards what
-    they did.
-    """
+    """Blocks below `layer` as pass-through: TransformerLens's start_at_layer runs them for nothing."""
 
     def straight(hidden_states: Tensor, *args: Any, **kwargs: Any) -> Tensor | tuple[Tensor]:
         return (hidden_states,) if tuples else hidden_states
@@ -219,9 +207,7 @@ def _skipped(lm: LM, layer: int, tuples: bool) -> Iterator[None]:
 
 
 def read(block: Block, logits: Float[Tensor, "copy place d_vocab"], before: Tensor | None = None) -> Readouts:
-    """The sums of log p of every continuation, differentiable; with the clean log-distributions `before`, the
-    divergence from them.
-    """
+    """Σ log p of every continuation, differentiable; with the clean log-distributions `before`, also kl."""
     place, target, key = block.predict.to(logits.device).unbind(1)
     size = len(block.examples) * len(SLOTS)
     every = logits.log_softmax(-1)
@@ -230,17 +216,17 @@ def read(block: Block, logits: Float[Tensor, "copy place d_vocab"], before: Tens
     total = torch.zeros(len(logits), size, dtype=torch.float64, device=logits.device).index_add(
         1, key, logp.double()
     )
-    total = total.masked_fill(count == 0, torch.nan)
+    means = block.per_token.to(count.device).repeat_interleave(len(SLOTS))
+    total = torch.where(means, total / count.clamp(min=1), total).masked_fill(count == 0, torch.nan)
     kl = None if before is None else _kl(block, before, every)
-    return Readouts(total.view(len(logits), -1, len(SLOTS)), count.view(-1, len(SLOTS)), kl)
+    form = block.form.to(count.device)
+    return Readouts(total.view(len(logits), -1, len(SLOTS)), count.view(-1, len(SLOTS)), form, kl)
 
 
 def _kl(
     block: Block, before: Tensor, after: Float[Tensor, "copy place d_vocab"]
 ) -> Float[Tensor, "copy example"]:
-    """KL(clean ‖ edited) as Σ p (eᵈ − 1 − d) with d = log q − log p: every term is non-negative, so nothing
-    cancels.
-    """
+    """KL(clean ‖ edited) as Σ p (eᵈ − 1 − d), d = log q − log p: no term is negative, none cancels."""
     places, example = block.readout.to(after.device).unique(return_inverse=True)
     p, rows = before.exp(), []
     for copy in after:  # one at a time: the difference is as large as the logits
@@ -250,8 +236,7 @@ def _kl(
 
 
 def check_packing(lm: LM) -> LM:
-    """The model with `packed` set to what is exact for it, found by comparing with plain passes of three
-    short sequences.
+    """The model with `packed` as is exact for it, by comparison with plain passes of three sequences.
 
     One head is ablated in both. Above the tolerance it falls back to one sequence a row; DataError if that
     differs too.

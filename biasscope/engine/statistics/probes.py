@@ -1,6 +1,4 @@
-"""Aggregates of probes: accuracy, AUC, log-loss and selectivity per layer, with intervals over groups,
-against chance and shuffles.
-"""
+"""Aggregates of probes: accuracy, AUC, log-loss, selectivity per layer over groups, against shuffles."""
 
 from collections.abc import Iterator, Mapping
 
@@ -28,8 +26,7 @@ def summarise(
     place: Mapping[str, str],
     seed: int = 0,
 ) -> pl.DataFrame:
-    """SUMMARY per layer (null: the bag of tokens), metric = the task: held-out numbers, each a mean over
-    inputs with whole groups drawn.
+    """SUMMARY per layer (null: the bag of tokens), metric = the task: means over inputs, whole groups drawn.
 
     Balanced accuracy and AUC are means of pseudo-values (for AUC: placements, so that the variance over
     groups is Obuchowski's 1997). Method `shuffled`: median and 5 to 95 % of the accuracies under shuffled
@@ -44,7 +41,7 @@ def summarise(
         if rows.is_empty():
             continue
         for statistic, values in _values(rows).items():
-            columns = estimates.mean(values[1], seed, tested=False)
+            columns = estimates.mean(values[1], seed, None)
             if statistic != "log_loss":
                 columns |= {end: np.clip(columns[end], 0.0, 1.0) for end in ("ci_low", "ci_high")}
             label = {
@@ -57,7 +54,7 @@ def summarise(
     both = predictions.filter(pl.col("probe").is_in(["within", "control"]))
     if both.height:
         layers, cells = _selectivity(both)
-        columns = estimates.mean(cells, seed, tested=False)
+        columns = estimates.mean(cells, seed, None)
         parts.append(
             table(
                 _sites(layers, place),
@@ -100,9 +97,7 @@ def _cells(columns: list[tuple[NDArray[np.int64], Array]], groups: int) -> Cells
 
 
 def values_of(label: NDArray[np.int64], p: Array) -> Iterator[Array]:
-    """Values per input whose means are accuracy, balanced accuracy, AUC and log-loss; NaN-free, AUC ½ where
-    one label is missing.
-    """
+    """Values per input whose means are accuracy, balanced accuracy, AUC (½ of one label) and log-loss."""
     right = ((p > 0.5) == (label == 1)).astype(float)
     yield right
     n, ones = len(label), int(label.sum())
@@ -114,9 +109,7 @@ def values_of(label: NDArray[np.int64], p: Array) -> Iterator[Array]:
 
 
 def _placements(positive: NDArray[np.bool_], p: Array) -> Array:
-    """Pseudo-values of the AUC: AUC + n/n₁ (share of negatives below − AUC), and for negatives n/n₀ (share of
-    positives above − AUC).
-    """
+    """Pseudo-values of the AUC: AUC + n/n₁ (negatives below − AUC); of negatives n/n₀ (positives above …)."""
     n, ones = len(p), int(positive.sum())
     if not 0 < ones < n:
         return np.full(n, 0.5)

@@ -73,9 +73,7 @@ def of_file(path: Path) -> str:
 
 
 def remembered(path: Path, memory: Path) -> str:
-    """The sha256 of a large file, hashed once and remembered in the folder `memory` under path, size, times
-    and inode.
-    """
+    """A large file's sha256, hashed once and kept in the folder `memory` by path, size, times, inode."""
     path = path.resolve()
     stat = path.stat()
     seen = [str(path), stat.st_size, stat.st_mtime_ns, stat.st_ctime_ns, stat.st_ino]
@@ -95,9 +93,7 @@ def remembered(path: Path, memory: Path) -> str:
 
 
 def misremembered(note: Path) -> str | None:
-    """Why a remembered sum is wrong; None where it is right, or its file is gone or has changed since (it is
-    then hashed anew).
-    """
+    """Why a remembered sum is wrong; None if it is right, or the file is gone or changed since."""
     try:
         known = json.loads(note.read_bytes())
         seen, sha256 = known["seen"], known["sha256"]

@@ -32,9 +32,7 @@ def export(
     effects: pl.LazyFrame | None = None,
     key: str = "",
 ) -> list[Path]:
-    """The files written for a finished `baseline`, `patch`, `ablate` or `probe` of that key; `effects`: its
-    EFFECTS, if it has any.
-    """
+    """The files written for a finished `baseline`, `patch`, `ablate`, `probe`; effects: EFFECTS, if any."""
     folder.mkdir(parents=True, exist_ok=True)
     rows = _studied(command, summary)
     if command == "baseline":
@@ -52,9 +50,7 @@ def export(
 
 
 def _studied(command: str, summary: pl.DataFrame) -> pl.DataFrame:
-    """The rows that the original study had: of `patch` the estimates over all positions, of `ablate` one
-    source, if it can be the mean.
-    """
+    """The original study's rows: of `patch` the estimates over all positions, of `ablate` one source."""
     if command == "patch":
         return summary.filter(
             pl.col("method").ne_missing("exact"), pl.col("position").fill_null("all") == "all"
@@ -68,9 +64,7 @@ def _studied(command: str, summary: pl.DataFrame) -> pl.DataFrame:
 
 
 def _estimates(folder: Path, dataset: str, rows: pl.DataFrame, effects: pl.LazyFrame | None) -> list[Path]:
-    """The estimates of every site; none where only exact effects, or those of single positions, were
-    measured.
-    """
+    """The estimates of every site; none where only exact effects, or single positions, were measured."""
     means = _sites(rows)
     if not means and effects is not None and rows.height:
         # SUMMARY has no mean of twins that go both ways, because it says nothing about the stereotype; the
@@ -108,9 +102,7 @@ def _ablations(folder: Path, dataset: str, rows: pl.DataFrame) -> list[Path]:
 
 
 def _probes(folder: Path, dataset: str, summary: pl.DataFrame) -> list[Path]:
-    """Row of the residual stream (or layer) → accuracy and AUC, and the best of them in the summary of all
-    datasets.
-    """
+    """Row of the residual stream (or layer) → accuracy and AUC, and the best of them in the summary."""
     rows = summary.filter(pl.col("method") == "probe", pl.col("statistic").is_in(["accuracy", "auc"]))
     layers: dict[str, dict[str, float | None]] = {}
     for row in rows.iter_rows(named=True):
