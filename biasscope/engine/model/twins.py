@@ -43,6 +43,9 @@ def _first(lm: LM, example: Example, candidates: Sequence[Twin]) -> Twin | str:
     for twin in candidates:
         if shapes(continuations(lm, example, example.exchanged(twin.prompt))) == clean:
             return twin
+    sizes = [len(encode(lm, prompt)) for prompt in (example.twin or example.prompt, example.prompt)]
+    if sizes[0] != sizes[1]:
+        return f"its twin has {sizes[0]} tokens, the prompt {sizes[1]}"
     return "no twin of as many tokens"
 
 
