@@ -10,7 +10,7 @@ import pytest
 
 import biasscope as bs
 from tests.support.cli import biasscope
-from tests.support.own_prompts import as_csv, row, write
+from tests.support.own_prompts import as_csv, row, winogender_as_rows, write
 
 pytestmark = pytest.mark.usefixtures("few_draws")
 WORDS = ("nurse", "clerk", "plumber", "teacher", "engineer", "carpenter")
@@ -98,6 +98,27 @@ def test_a_path_and_its_options_are_the_run_of_the_command(call: Any, tiny_gpt2:
     data = bs.prompts("mine.csv", skip_invalid=True, no_space=True)
     held = bs.baseline(str(tiny_gpt2), data, cache_dir="cache", output_dir="results", device="cpu")
     assert held.record.reproduce == named["reproduce"] and held.record.datasets[0].reused
+
+
+@pytest.mark.real
+def test_winogender_as_csv_has_winogender_s_numbers(call: Any, shared_data: Path, tmp_path: Path) -> None:
+    biasscope("download", "winogender", "--from", shared_data)
+    truth = bs.load_dataset("winogender")
+    mine = call("baseline", winogender_as_rows(truth))["summary"]
+    known = call("baseline", [row()], "-d", "winogender")["summary"]
+    mine, known = (
+        {
+            (r["metric"], r["statistic"].removesuffix("_bls")): [
+                r[n] or 0.0 for n in ("estimate", "ci_low", "p")
+            ]
+            for r in summary
+            if r["dataset"] == name and r["subset"] == "all" and "bergsma" not in r["statistic"]
+        }
+        for summary, name in ((mine, "mine"), (known, "winogender"))
+    )
+    assert set(mine) == set(known) and ("target", "slope") in mine and len(mine) > 5
+    # other subsets beside them move the last bits
+    assert all(mine[key] == pytest.approx(known[key], rel=1e-12) for key in mine)
 
 
 # Designs that give no number, and must give no traceback
