@@ -128,15 +128,22 @@ def test_prompt_continuation_and_suffix_are_the_data_s_own_sentences(dataset: An
     """But for the case of the first letter of a filler: some of StereoSet's sentences have their own."""
     for e in dataset.examples:
         if e.sentences and not e.flaw:
-            built = [f"{e.prompt}{filler}{e.suffix}".casefold() for filler in (e.stereo, e.anti, e.unrelated)]
+            built = [f"{prompt}{text}{e.suffix}".casefold() for prompt, text in e.sides]
             assert built == [sentence.casefold() for sentence in e.sentences], e.id
 
 
-def test_an_example_names_its_group_and_has_two_continuations_or_a_flaw(dataset: Any) -> None:
-    assert all(
-        e.flaw or (e.group and e.bias_type and e.stereo and e.anti and e.stereo != e.anti)
-        for e in dataset.examples
-    )
+def test_an_example_names_its_group_and_has_two_sides_that_differ_or_a_flaw(dataset: Any) -> None:
+    for e in dataset.examples:
+        assert e.group and e.bias_type
+        assert e.flaw or (e.stereo and e.anti and e.sides[0] != e.sides[1]), e.id
+        assert e.flaw or (e.anti_prompt is None) or (e.stereo, e.unrelated) == (e.anti, None), e.id
+
+
+def test_examples_that_stand_together_are_balanced_and_a_covariate_is_of_the_groups(dataset: Any) -> None:
+    groups = {e.group for e in dataset.examples}
+    assert all(set(covariate.values) == groups for covariate in dataset.covariates)
+    sizes = Counter(e.together for e in dataset.examples if e.together)
+    assert all(n % 2 == 0 for n in sizes.values())
 
 
 @pytest.mark.parametrize("name", datasets.names())

@@ -68,8 +68,11 @@ class Gallery:
     kept: int = 0
     names: set[str] = field(default_factory=set)
 
-    def picture(self, name: str, alt: str, draw: Callable[..., Any], data: Any, **named: Any) -> Picture:
-        """The figure that `draw(data, **named)` gives; the same call finds the files of the last time."""
+    def picture(
+        self, name: str, draw: Callable[..., Any], data: Any, says: str, *, title: str, **named: Any
+    ) -> Picture:
+        """The figure that `draw(data, title=title, **named)` gives, which `says` more; drawn only once."""
+        named = {"title": title, **named}
         seen = {"name": name, "data": _plain(data), "named": _plain(named), "code": _code()}
         stem = f"{name}-{digests.digest(seen)[:12]}"
         png, svg = (self.folder / f"{stem}.{end}" for end in ("png", "svg"))
@@ -82,7 +85,8 @@ class Gallery:
             files.write_bytes(png, canvas.png(figure))
             self.drawn += 1
         self.names |= {png.name, svg.name}
-        return Picture(stem, safe_text(alt), png, svg.read_text(encoding="utf-8"))
+        alt = safe_text(f"{title}{says}".replace("\n", ", "))
+        return Picture(stem, alt, png, svg.read_text(encoding="utf-8"))
 
     def sweep(self) -> None:
         """Remove the figures of earlier reports."""
@@ -117,6 +121,11 @@ def paragraph(text: str) -> Block:
 def bullets(lines: Sequence[str]) -> Block:
     """A block of points."""
     return Block("list", lines=lines)
+
+
+def pictures(drawn: Sequence[Picture]) -> list[Block]:
+    """A row of figures, where there are any."""
+    return [Block("pictures", pictures=drawn)] if drawn else []
 
 
 def missing(text: str) -> Block:

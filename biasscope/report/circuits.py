@@ -108,7 +108,7 @@ def sentence(circuit: ReportRun) -> str:
 def section(parts: Sequence[Part], gallery: "Gallery") -> "Iterator[Block]":
     """Faithfulness of the strongest sites beside random sets."""
     from biasscope.report import figures
-    from biasscope.report.blocks import Block, missing
+    from biasscope.report.blocks import Block, missing, pictures
 
     for part in parts:
         if not part.circuits:
@@ -118,17 +118,10 @@ def section(parts: Sequence[Part], gallery: "Gallery") -> "Iterator[Block]":
         drawn, tables = [], []
         for run in part.circuits:
             tables.append(sets(run.summary, part.name, run.file))
-            if run.summary.filter(pl.col("statistic") == "faithfulness")["estimate"].is_not_null().any():
+            if run.summary.filter(statistic="faithfulness")["estimate"].is_not_null().any():
                 source = run.summary["source"].drop_nulls().to_list()[0]
                 title = f"Sets of sites: {part.model}\n{part.dataset}, {SOURCES[source].noun}"
-                drawn.append(
-                    gallery.picture(
-                        "sets",
-                        f"{title}. {sentence(run)}".replace("\n", ", "),
-                        figures.faithfulness,
-                        run.summary,
-                        title=title,
-                    )
-                )
-        yield from [Block("pictures", pictures=drawn)] if drawn else []
+                says = f". {sentence(run)}"
+                drawn.append(gallery.picture("sets", figures.faithfulness, run.summary, says, title=title))
+        yield from pictures(drawn)
         yield from (Block("table", table=table) for table in tables)

@@ -1,6 +1,7 @@
 """Agreement of rankings: as tables for people, as data for programs, and as a section of a report."""
 
 import json
+import operator
 import sys
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
@@ -11,7 +12,7 @@ from biasscope.engine.statistics import comparison
 from biasscope.engine.store.seals import Seal
 from biasscope.engine.store.shards import SCHEMA_VERSION
 from biasscope.report import formats
-from biasscope.report.gather import LISTED, Gathered, Map
+from biasscope.report.gather import LISTED, Gathered
 from biasscope.report.reliability import KINDS
 from biasscope.report.tables import Table, overlap, probability
 
@@ -20,60 +21,45 @@ if TYPE_CHECKING:
 
 NAMES = {"z": "heads"} | {name: kind for name, kind in KINDS.items() if name != "z"}
 SHOWN = 20
+SIGNIFICANT = (
+    "signif.: sites with a star in both; p: of as many shared by luck, – where luck alone gives more than "
+    "half"
+)
 
 
 def show_tables(rankings: Sequence[comparison.Ranking], document: dict[str, Any]) -> list[Table]:
     """The tables of a comparison; each ranking has a letter, which the first table explains."""
     letters = {ranking.name: _letter(i) for i, ranking in enumerate(rankings)}
-    legend = [
-        f"{letter}: {text}"
-        for letter, text in zip(letters.values(), comparison.labels(rankings), strict=True)
-    ]
-    legend += [
-        f"run {row['run']}: its record is {row['seal']}"
-        for row in document["runs"]
-        if row["seal"] is not Seal.SEALED
-    ]
+    texts = comparison.labels(rankings)
+    legend = [f"{letter}: {text}" for letter, text in zip(letters.values(), texts, strict=True)]
+    loose = [row for row in document["runs"] if row["seal"] is not Seal.SEALED]
+    legend += [f"run {row['run']}: its record is {row['seal']}" for row in loose]
 
-    def two(row: dict[str, Any]) -> str:
-        return f"{letters[row['first']]}, {letters[row['second']]}"
+    def start(row: dict[str, Any]) -> list[str]:
+        kind = NAMES.get(row["component"], row["component"])
+        return [f"{letters[row['first']]}, {letters[row['second']]}", kind, number(row["spearman"])]
 
     body = []
     for row in document["pairs"]:
         shared = overlap(row["shared"], row["top"], row["expected"])
         chance = probability(row["p_shared"]) if shared else NONE
-        last = [str(shared or NONE), chance, str(row["significant_both"])]
-        kind = NAMES.get(row["component"], row["component"])
-        body.append([two(row), kind, number(row["spearman"]), *last])
-    columns = ["runs", "sites", "ρ", "top shared", "p", "signif."]
-    notes = [
-        *legend,
-        "signif.: sites with a star in both; p: of as many shared by luck, – where luck alone gives more "
-        "than half",
-    ]
-    tables = [Table("agreement of rankings", columns, [body], notes)] if body else []
+        body.append([*start(row), str(shared or NONE), chance, str(row["significant_both"])])
+    columns, tables = ["runs", "sites", "ρ"], []
+    if body:
+        about = {"signif.": SIGNIFICANT}
+        more = [*columns, "top shared", "p", "signif."]
+        tables.append(Table("agreement of rankings", more, [body], [*legend, SIGNIFICANT], about=about))
     if document["depths"]:
-        cells = [
-            [two(r), NAMES.get(r["component"], r["component"]), number(r["spearman"]), str(r["slices"])]
-            for r in document["depths"]
-        ]
+        cells = [[*start(row), str(row["slices"])] for row in document["depths"]]
         title = "agreement by relative depth: largest |effect| in each tenth of the layers"
-        tables.append(Table(title, ["runs", "sites", "ρ", "slices"], [cells], legend if not body else []))
+        tables.append(Table(title, [*columns, "slices"], [cells], [] if body else legend))
     if document["common"]:
         names = list(document["common"][0]["estimates"])
-        rows = [
-            [row["site"], *(number(row["estimates"].get(name)) for name in names)]
-            for row in document["common"][:SHOWN]
-        ]
-        more = len(document["common"]) - len(rows)
-        tables.append(
-            Table(
-                "significant in all",
-                ["site", *(letters[name] for name in names)],
-                [rows],
-                [f"… {more} more in --json"] if more > 0 else [],
-            )
-        )
+        shown = document["common"][:SHOWN]
+        rows = [[row["site"], *(number(row["estimates"].get(name)) for name in names)] for row in shown]
+        rest = len(document["common"]) - len(rows)
+        note = [f"… {rest} more in --json"] if rest > 0 else []
+        tables.append(Table("significant in all", ["site", *(letters[name] for name in names)], [rows], note))
     elif body:
         tables.append(Table("significant in all", [], [], ["no site has a star in every run"]))
     return tables
@@ -112,83 +98,50 @@ def agreement(gathered: Gathered, gallery: "Gallery") -> "Section":
     """How many of the strongest heads each two maps share, and how far models agree by relative depth."""
     from biasscope.report.blocks import Block, Section, missing
 
-    maps = [m for part in gathered.parts for m in part.shown if m.sites("z").height]
-    letters = [
-        chr(ord("A") + i) if i < 26 else f"{chr(ord('A') + i % 26)}{i // 26}" for i in range(len(maps))
-    ]
+    drawn_maps = [m for part in gathered.parts for m in part.shown if m.sites("z").height]
+    maps = {_letter(i): m for i, m in enumerate(drawn_maps)}
     rankings = []
-    for letter, m in zip(letters, maps, strict=True):
+    for letter, m in maps.items():
         layers = m.run.record.model.layers if m.run.record.model else 0
         rankings += comparison.rankings(letter, layers, m.rows)
     # among few heads a top 10 is shared by construction
-    top = min([LISTED, *(max(1, m.sites("z").height // 4) for m in maps)])
-    by_letter = dict(zip(letters, maps, strict=True))
+    top = min([LISTED, *(max(1, m.sites("z").height // 4) for m in drawn_maps)])
 
     def close(row: dict[str, Any]) -> bool:
         """Whether two maps of heads differ in one respect: the data, what was done, or the model."""
-        first, second = by_letter[row["first"]], by_letter[row["second"]]
-        same = [
-            first.run.model == second.run.model,
-            first.run.dataset == second.run.dataset,
-            first.name == second.name,
-        ]
-        return row["component"] == "z" and sum(same) == 2
+        one, other = ((m.run.model, m.run.dataset, m.name) for m in (maps[row["first"]], maps[row["second"]]))
+        return row["component"] == "z" and sum(map(operator.eq, one, other)) == 2
 
-    pairs = [row for row in comparison.pairs(rankings, top) if close(row)]
-    legend = [
-        f"{letter}: {m.run.model}, {m.run.dataset}, {m.name} (run {m.run.key})"
-        for letter, m in zip(letters, maps, strict=True)
-    ]
-    depths = [row for row in comparison.depths(rankings) if close(row)]
-    if not pairs and not depths:
-        return Section(
-            "Agreement between data, sources and models",
-            [missing("Needs two maps: of another dataset, source, method or model.")],
-        )
+    pairs = list(filter(close, comparison.pairs(rankings, top)))
+    depths = list(filter(close, comparison.depths(rankings)))
     blocks: list[Block] = []
+    notes = [f"{a}: {m.run.model}, {m.run.dataset}, {m.name} (run {m.run.key})" for a, m in maps.items()]
     if pairs:
-        drawn = [
-            _shared(model, [row for row in pairs if by_letter[row["first"]].run.model == model], gallery)
-            for model in _models(maps)
-        ]
-        blocks.append(Block("pictures", pictures=[picture for picture in drawn if picture]))
-        rows = []
+        models = dict.fromkeys(m.run.model for m in drawn_maps)
+        of = {name: [row for row in pairs if maps[row["first"]].run.model == name] for name in models}
+        drawn = [_shared(name, rows, gallery) for name, rows in of.items() if rows]
+        body = []
         for r in pairs:
             shared = str(overlap(r["shared"], r["top"], r["expected"]) or NONE)
             last = [shared, probability(r["p_shared"]), str(r["significant_both"])]
-            rows.append([f"{r['first']}, {r['second']}", number(r["spearman"]), *last])
+            body.append([f"{r['first']}, {r['second']}", number(r["spearman"]), *last])
         columns = ["maps", "ρ, all heads", "top shared", "p", "signif. in both"]
-        blocks.append(Block("table", table=Table("", columns, [rows], legend)))
+        blocks += [Block("pictures", pictures=drawn), Block("table", table=Table("", columns, [body], notes))]
     if depths:
-        rows = [[f"{r['first']}, {r['second']}", number(r["spearman"]), str(r["slices"])] for r in depths]
-        blocks.append(
-            Block(
-                "table",
-                table=Table(
-                    "By relative depth: largest effect in each tenth of the layers",
-                    ["maps", "ρ", "slices"],
-                    [rows],
-                    [] if pairs else legend,
-                ),
-            )
-        )
-    return Section("Agreement between data, sources and models", blocks)
+        body = [[f"{r['first']}, {r['second']}", number(r["spearman"]), str(r["slices"])] for r in depths]
+        title = "By relative depth: largest effect in each tenth of the layers"
+        table = Table(title, ["maps", "ρ", "slices"], [body], [] if pairs else notes)
+        blocks.append(Block("table", table=table))
+    none = missing("Needs two maps: of another dataset, source, method or model.")
+    return Section("Agreement between data, sources and models", blocks or [none])
 
 
-def _models(maps: Sequence[Map]) -> list[str]:
-    return list(dict.fromkeys(m.run.model for m in maps))
-
-
-def _shared(model: str, pairs: Sequence[Mapping[str, Any]], gallery: "Gallery") -> "Picture | None":
-    """The figure of what each two maps of one model share; None where there is only one map."""
+def _shared(model: str, pairs: Sequence[Mapping[str, Any]], gallery: "Gallery") -> "Picture":
+    """The figure of what each two maps of one model share."""
     from biasscope.report import figures
 
-    if not pairs:
-        return None
     shared = {(row["first"], row["second"]): (row["shared"], row["expected"]) for row in pairs}
     used = sorted({letter for pair in shared for letter in pair}, key=lambda letter: (letter[1:], letter))
     top, title = pairs[0]["top"], f"Strongest heads that two maps share\n{model}"
-    alt = f"{title}, of {top}: ".replace("\n", ", ") + "; ".join(
-        f"{a} and {b} {n}" for (a, b), (n, _) in shared.items()
-    )
-    return gallery.picture("agreement", alt, figures.agreement, used, shared=shared, top=top, title=title)
+    says = f", of {top}: " + "; ".join(f"{a} and {b} {n}" for (a, b), (n, _) in shared.items())
+    return gallery.picture("agreement", figures.agreement, used, says, shared=shared, top=top, title=title)

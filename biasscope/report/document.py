@@ -32,7 +32,7 @@ from biasscope.report import (
     tables,
     words,
 )
-from biasscope.report.blocks import Block, Gallery, Picture, Section, bullets, missing, paragraph
+from biasscope.report.blocks import Block, Gallery, Picture, Section, bullets, missing, paragraph, pictures
 from biasscope.report.gather import Gathered, Part, ReportRun
 from biasscope.report.tables import Table
 from biasscope.report.words import clean
@@ -51,13 +51,8 @@ def save(gathered: Gathered, out: Path) -> tuple[list[Path], Gallery]:
         raise UsageError(f"--out {out} must end in .md; the HTML page gets the same name with .html")
     files.check_writable(out.parent)
     gallery = Gallery(out.parent / f"{out.stem}_figures")
-    content = sections(gathered, gallery)
-    given: dict[str, Any] = {
-        "title": _title(gathered),
-        "lead": _lead(gathered),
-        "sections": content,
-        "folder": gallery.folder.name,
-    }
+    given: dict[str, Any] = {"title": _title(gathered), "lead": _lead(gathered)}
+    given |= {"sections": sections(gathered, gallery), "folder": gallery.folder.name}
     page = out.with_suffix(".html")
     files.write_bytes(out, blocks.render("md", **given).encode())
     files.write_bytes(page, blocks.render("html", **given).encode())
@@ -66,9 +61,8 @@ def save(gathered: Gathered, out: Path) -> tuple[list[Path], Gallery]:
 
 
 def _title(gathered: Gathered) -> str:
-    models, datasets = (
-        list(dict.fromkeys(getattr(part, name) for part in gathered.parts)) for name in ("model", "dataset")
-    )
+    parts = gathered.parts
+    models, datasets = (dict.fromkeys(getattr(p, name) for p in parts) for name in ("model", "dataset"))
     return f"Where bias sits: {', '.join(models)} on {', '.join(datasets)}"
 
 
@@ -78,34 +72,17 @@ def _lead(gathered: Gathered) -> list[str]:
     runs = f"{len(gathered.used)} runs of biasscope {__version__}; the newest of {newest}."
     lines = [f"{runs} Estimates with 95 % intervals over groups (occupations, terms)."]
     star = schemas.LEGENDS[schemas.STAR].removeprefix(f"{schemas.STAR} ")
-    families = words.families(gathered)
-    return (
-        [
-            *lines,
-            f"Significant (*): {star}.",
-            f"p_family is over all sites that a run could have named: {families}.",
-        ]
-        if families
-        else lines
-    )
+    if families := words.families(gathered):
+        lines.append(f"Significant (*): {star}.")
+        lines.append(f"p_family is over all sites that a run could have named: {families}.")
+    return lines
 
 
 def _row(run: ReportRun) -> dict[str, Any]:
     record = run.record
-    used = {
-        "run": run.key,
-        "command": record.command,
-        "model": run.model,
-        "dataset": run.dataset,
-        "created": record.created,
-    }
-    return {
-        **used,
-        "path": str(run.folder),
-        "seal": run.seal,
-        "tables": record.datasets[0].tables,
-        "reproduce": record.reproduce,
-    }
+    used = {"run": run.key, "command": record.command, "model": run.model, "dataset": run.dataset}
+    stored = {"path": str(run.folder), "seal": run.seal, "tables": record.datasets[0].tables}
+    return {**used, "created": record.created, **stored, "reproduce": record.reproduce}
 
 
 def _say(
@@ -114,42 +91,27 @@ def _say(
     """Write to stdout what was written and used."""
     figures = {"folder": str(gallery.folder), "drawn": gallery.drawn, "unchanged": gallery.kept}
     used = [_row(run) for run in gathered.used]
-    left = [{**_row(run), "reason": why} for run, why in gathered.left]
     chosen = chosen or (Format.TABLE if sys.stdout.isatty() else Format.JSON)
+    written = f"written: {', '.join(map(str, files))}"
+    drawn = f"figures: {gallery.drawn} drawn, {gallery.kept} unchanged"
     if chosen is Format.TABLE:
-        cells = [
-            [run.key, run.record.command, run.model, run.dataset, run.record.created[:10]]
-            for run in gathered.used
-        ]
-        notes = [
-            f"written: {', '.join(map(str, files))}",
-            f"figures: {gallery.drawn} drawn, {gallery.kept} unchanged, in {gallery.folder}",
-        ]
+        cells = [[*list(row.values())[:4], row["created"][:10]] for row in used]
+        notes = [written, f"{drawn}, in {gallery.folder}"]
         notes += [text] if (text := words.not_sealed(gathered)) else []
-        formats.draw(
-            Table("used", ["run", "command", "model", "dataset", "made"], [cells], notes), sys.stdout
-        )
+        table = Table("used", ["run", "command", "model", "dataset", "made"], [cells], notes)
+        formats.draw(table, sys.stdout)
     elif chosen is Format.JSON:
-        written = {
-            "schema_version": shards.SCHEMA_VERSION,
-            "files": [str(file) for file in files],
-            "figures": figures,
-        }
-        damaged = [str(run.folder) for run in gathered.damaged]
-        sys.stdout.write(
-            json.dumps(
-                {**written, "used": used, "left_out": left, "damaged": damaged}, allow_nan=False, indent=2
-            )
-            + "\n"
-        )
+        document = {"schema_version": shards.SCHEMA_VERSION, "files": [str(file) for file in files]}
+        document |= {"figures": figures, "used": used}
+        document["left_out"] = [{**_row(run), "reason": why} for run, why in gathered.left]
+        document["damaged"] = [str(run.folder) for run in gathered.damaged]
+        sys.stdout.write(json.dumps(document, allow_nan=False, indent=2) + "\n")
     else:
         plain = [{name: str(value) for name, value in row.items() if name != "tables"} for row in used]
         formats.listing("used", plain, [list(row.values()) for row in plain], chosen, columns=list(plain[0]))
     sys.stdout.flush()
     if chosen is not Format.TABLE:
-        screen.note(
-            f"written: {', '.join(map(str, files))}; figures: {gallery.drawn} drawn, {gallery.kept} unchanged"
-        )
+        screen.note(f"{written}; {drawn}")
 
 
 def sections(gathered: Gathered, gallery: Gallery) -> list[Section]:
@@ -177,21 +139,19 @@ def _first_screen(gathered: Gathered) -> Section:
         first = next(iter(part.shown), None)
         sites = "not measured" if first is None else words.short_sites(first)
         again = first and reliability.repeated(first)
-        count = f"{again.shared:.0f} of {again.top} repeat in half of the groups" if again else ""
-        certain = f"{count}, {again.luck:.1f} by luck (run {first.run.key})" if first and again else NONE
+        certain = NONE
+        if first and again:
+            certain = f"{again.shared:.0f} of {again.top} repeat in half of the groups"
+            certain += f", {again.luck:.1f} by luck (run {first.run.key})"
         rows.append([part.name, words.main_number(part), sites, certain])
     columns = ["model, dataset", "clean model [95 %]", "significant (*)", "how certain"]
-    return Section(
-        "What was found", [_short_limits(), Block("table", "wide", table=Table("", columns, [rows], []))]
-    )
+    found = Block("table", "wide", table=Table("", columns, [rows], []))
+    return Section("What was found", [_short_limits(), found])
 
 
 def _short_limits() -> Block:
-    short = (
-        "where a bias could be edited; that any model is free of bias; anything about people, or other texts "
-        "than these sentences."
-    )
-    return Block("limits", "What this does not show", lines=[short])
+    short = "where a bias could be edited; that any model is free of bias; anything about people, or other "
+    return Block("limits", "What this does not show", lines=[f"{short}texts than these sentences."])
 
 
 def _summary(gathered: Gathered) -> Section:
@@ -206,17 +166,12 @@ def _summary(gathered: Gathered) -> Section:
         blocks += [paragraph(f"{part.model} on {part.dataset}:"), bullets(lines)]
     # what was left out, and why, stands with how to repeat it; minimal sets have their own sentence
     elsewhere = ("examples dropped", "minimal set")
-    failed = [
-        f"{run.model}: {text}"
-        for run in gathered.used
-        for text in run.record.warnings
-        if not any(word in text for word in elsewhere)
-    ]
-    blocks += [paragraph("Warnings of the runs:"), bullets(list(dict.fromkeys(failed)))] if failed else []
-    blocks += [
-        missing(f"Not read, because it {run.damage}: {'/'.join(run.folder.parts[-DEPTH:])}")
-        for run in gathered.damaged
-    ]
+    said = dict.fromkeys(f"{run.model}: {text}" for run in gathered.used for text in run.record.warnings)
+    failed = [text for text in said if not any(word in text for word in elsewhere)]
+    blocks += [paragraph("Warnings of the runs:"), bullets(failed)] if failed else []
+    for run in gathered.damaged:
+        folder = "/".join(run.folder.parts[-DEPTH:])
+        blocks.append(missing(f"Not read, because it {run.damage}: {folder}"))
     return Section("Summary", blocks)
 
 
@@ -224,61 +179,35 @@ def _overview(parts: Sequence[Part], gallery: Gallery) -> Iterator[Block]:
     rows = [{"name": part.model, **row} for part in parts if (row := clean(part))]
     rows = [{name: row[name] for name in ("name", "estimate", "ci_low", "ci_high", "unit")} for row in rows]
     if rows and len(parts) > 1:
-        alt = "; ".join(f"{row['name']} {words.interval(row, row['unit'])}" for row in rows)
-        title = f"Clean models on {parts[0].dataset}"
-        yield Block(
-            "pictures",
-            pictures=[
-                gallery.picture(
-                    "clean-models",
-                    f"{title}: {alt}",
-                    figures.overview,
-                    rows,
-                    title=title,
-                    unit=rows[0]["unit"],
-                )
-            ],
-        )
+        says = ": " + "; ".join(f"{row['name']} {words.interval(row, row['unit'])}" for row in rows)
+        named: Any = {"title": f"Clean models on {parts[0].dataset}", "unit": rows[0]["unit"]}
+        yield from pictures([gallery.picture("clean-models", figures.overview, rows, says, **named)])
 
 
 def _clean(parts: Sequence[Part], gallery: Gallery) -> Iterator[Block]:
     drawn: list[Picture] = []
     for part in parts:
-        yield from (
-            Block("table", table=tables.clean_model(run.summary, part.dataset, run.file, run.record.given))
-            for run in part.edited
-        )
+        for run in [*part.edited, *([part.baseline] if part.baseline else [])]:
+            table = tables.clean_model(run.summary, part.dataset, run.file, run.record.given)
+            yield Block("table", table=table)
         if part.baseline is None:
             yield missing(f"Not measured for {part.model}: {words.command('baseline', part)}")
             continue
-        yield Block(
-            "table", table=tables.clean_model(part.baseline.summary, part.dataset, part.baseline.file)
-        )
         single = part.baseline.summary.filter(pl.col("subset").str.starts_with("occupation: "))
-        named = single.with_columns(pl.col("subset").str.strip_prefix("occupation: ").alias("occupation"))
-        share = named.filter(pl.col("metric").is_in([COVARIATE, "share_of_men"])).select(
-            "occupation", pl.col("estimate").alias("share")
-        )
-        rows = (
-            named.filter(metric="target", statistic="mean")
-            .select("occupation", pl.col("estimate").alias("target"))
-            .join(share, on="occupation")
-        )
-        rows = rows.drop_nulls()
+        named = single.with_columns(occupation=pl.col("subset").str.strip_prefix("occupation: "))
+        share = named.filter(pl.col("metric").is_in([COVARIATE, "share_of_men"]))
+        share = share.select("occupation", share="estimate")
+        target = named.filter(metric="target", statistic="mean").select("occupation", target="estimate")
+        rows = target.join(share, on="occupation").drop_nulls()
         if rows.height > 1:
             title = f"Occupations: {part.name}"
-            alt = (
-                f"{title}: target of {rows.height} occupations against their share of men; "
-                f"{words.main_number(part)}"
-            )
-            drawn.append(gallery.picture("occupations", alt, figures.occupations, rows, title=title))
+            says = f": target of {rows.height} occupations against their share of men; "
+            says += words.main_number(part)
+            drawn.append(gallery.picture("occupations", figures.occupations, rows, says, title=title))
         elif single.height:
-            yield missing(
-                "No scatter against the labour statistics: this baseline was made by an older version; run "
-                "it again."
-            )
-    if drawn:
-        yield Block("pictures", pictures=drawn)
+            older = "this baseline was made by an older version; run it again"
+            yield missing(f"No scatter against the labour statistics: {older}.")
+    yield from pictures(drawn)
 
 
 def _limits(gathered: Gathered) -> Section:
@@ -291,47 +220,26 @@ def _limits(gathered: Gathered) -> Section:
 
 
 def _again(gathered: Gathered) -> Section:
-    facts, seen = [], set()
+    facts: dict[str, list[str]] = {}
     for run in gathered.used:
-        record, (part,) = run.record, run.record.datasets
-        if record.model is not None and record.model.digest not in seen:
-            seen.add(record.model.digest)
-            model = record.model
-            facts.append(
-                f"model {relative(model.name)}: revision {model.revision or NONE}, {model.dtype} on "
-                f"{model.device}"
-            )
-            facts.append(
-                f"its weights: sha256 {model.digest}; its tokenizer: sha256 {model.tokenizer_digest}"
-            )
-        if part.digest not in seen:
-            seen.add(part.digest)
-            facts.append(f"data {part.name}: content sha256 {part.digest}")
-    facts.append(
-        "examples used: "
-        + "; ".join(
-            f"{p.used} of {p.found} in run {run.key}" for run in gathered.used for p in run.record.datasets
-        )
-    )
-    versions = sorted(
-        {
-            ", ".join(f"{name} {number}" for name, number in run.record.versions.items())
-            for run in gathered.used
-        }
-    )
-    facts += [f"versions: {text}" for text in versions] + [
-        f"seeds: {', '.join(sorted({str(run.record.seed) for run in gathered.used}))}"
-    ]
-    facts += [text] if (text := words.not_sealed(gathered)) else []
-    lost = [(run, run.record.datasets[0].dropped) for run in gathered.used if run.record.datasets[0].dropped]
-    dropped = [
-        f"left out of {run.key} ({run.record.command}): "
-        f"{'; '.join(f'{n} × {reason}' for reason, n in why.items())}"
-        for run, why in lost
-    ]
-    left = [
-        f"{run.key} ({run.model}, {run.dataset}, {run.record.command}) is not shown: {why}"
-        for run, why in gathered.left
-    ]
+        model, (part,) = run.record.model, run.record.datasets
+        if model is not None:
+            how = f"revision {model.revision or NONE}, {model.dtype} on {model.device}"
+            weights = f"its weights: sha256 {model.digest}; its tokenizer: sha256 {model.tokenizer_digest}"
+            facts.setdefault(model.digest, [f"model {relative(model.name)}: {how}", weights])
+        facts.setdefault(part.digest, [f"data {part.name}: content sha256 {part.digest}"])
+    lines, records = list(itertools.chain(*facts.values())), [run.record for run in gathered.used]
+    counts = ((run.key, part) for run in gathered.used for part in run.record.datasets)
+    lines.append("examples used: " + "; ".join(f"{p.used} of {p.found} in run {key}" for key, p in counts))
+    versions = {", ".join(f"{name} {number}" for name, number in r.versions.items()) for r in records}
+    lines += [f"versions: {text}" for text in sorted(versions)]
+    lines.append(f"seeds: {', '.join(sorted({str(record.seed) for record in records}))}")
+    lines += [text] if (text := words.not_sealed(gathered)) else []
+    for run in gathered.used:
+        dropped = "; ".join(f"{n} × {reason}" for reason, n in run.record.datasets[0].dropped.items())
+        lines += [f"left out of {run.key} ({run.record.command}): {dropped}"] if dropped else []
+    for run, why in gathered.left:
+        shown = f"{run.model}, {run.dataset}, {run.record.command}"
+        lines.append(f"{run.key} ({shown}) is not shown: {why}")
     commands = [f"{run.record.reproduce}    # {run.key}" for run in gathered.used]
-    return Section("How to repeat it", [bullets([*facts, *dropped, *left]), Block("code", lines=commands)])
+    return Section("How to repeat it", [bullets(lines), Block("code", lines=commands)])

@@ -172,21 +172,19 @@ def draw(table: tables.Table, stream: TextIO) -> None:
         return encodable(safe_text(text), stream)
 
     console = Console(file=stream, width=None if stream.isatty() else 80, highlight=False, soft_wrap=False)
-    columns, notes = list(map(shown, table.columns)), list(map(shown, table.notes))
+    columns = list(map(shown, table.columns))
     sections = [[list(map(shown, cells)) for cells in section] for section in table.sections]
-    spare = tuple(map(shown, table.spare))
-    table = replace(
-        table, title=shown(table.title), columns=columns, sections=sections, notes=notes, spare=spare
-    )
-    kept = list(range(len(table.columns)))
-    while _width(table, kept) > console.width and len(kept) > 1:
+    fit = replace(table, title=shown(table.title), columns=columns, sections=sections)
+    kept = list(range(len(columns)))
+    while _width(fit, kept) > console.width and len(kept) > 1:
         kept.remove(_least(table, kept))
-    if table.columns:
-        console.print(_drawn(table, kept))
-    left = [table.columns[index] for index in range(len(table.columns)) if index not in kept]
-    kept_notes = [note for note in table.notes if note.split(":")[0] not in left]
-    for note in [*kept_notes, *([f"no room for: {', '.join(left)}"] if left else [])]:
-        console.print(Text(note), soft_wrap=True)
+    if columns:
+        console.print(_drawn(fit, kept))
+    left = [name for index, name in enumerate(table.columns) if index not in kept]
+    about = [table.about.get(name) for name in left]
+    notes = [note for note in table.notes if note not in about]
+    for note in [*notes, *([f"no room for: {', '.join(left)}"] if left else [])]:
+        console.print(Text(shown(note)), soft_wrap=True)
 
 
 def _least(table: tables.Table, kept: Sequence[int]) -> int:

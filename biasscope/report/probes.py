@@ -18,6 +18,12 @@ if TYPE_CHECKING:
 HELD_OUT = {"kfold": "groups are held out in turn", "holdout": "a fifth of the groups is held out, once"}
 WITHOUT = {"bag": "bag of tokens", "chance": "chance"}
 """What is known without the model's activations."""
+STREAM = "row k: the residual stream into layer k (the last: out of the last layer); row 0: the embedding"
+REMOVED = "Δ: removing the row's direction, nats; random: 5–95 % of 20 random directions"
+SELECTIVITY = (
+    "selectivity: accuracy − that for a coin per group or filler, groups on both sides; shuffled: accuracy, "
+    "5–95 %"
+)
 
 
 def readable(row: dict[str, Any] | None, band: dict[str, Any] | None) -> bool | None:
@@ -29,23 +35,17 @@ def readable(row: dict[str, Any] | None, band: dict[str, Any] | None) -> bool | 
 
 def probes(summary: pl.DataFrame, dataset: str, file: str, split: str = "kfold") -> Table:
     """Accuracy, AUC and selectivity by layer, shuffled labels, and what is known without the model."""
-    cells = {
-        (r["method"], r["statistic"], r["layer"]): r
-        for r in summary.iter_rows(named=True)
-        if r["method"] != "removal"
-    }
+    rows, removed = summary.filter(pl.col("method") != "removal"), summary.filter(method="removal")
+    cells = {(r["method"], r["statistic"], r["layer"]): r for r in rows.iter_rows(named=True)}
     layers = sorted({layer for method, _, layer in cells if method == "probe"})
     task, component = summary["metric"][0], summary.filter(method="probe")["component"][0]
-    removed = summary.filter(method="removal")
     slopes = removed.filter(statistic="slope").height > 0
     extra = _removal(removed, "slope" if slopes else "mean")
     body = []
     for layer in layers:
         accuracy, auc = (cells.get(("probe", name, layer)) for name in ("accuracy", "auc"))
-        selectivity, band = (
-            cells.get(("within groups", "selectivity", layer)),
-            cells.get(("shuffled", "accuracy", layer)),
-        )
+        selectivity = cells.get(("within groups", "selectivity", layer))
+        band = cells.get(("shuffled", "accuracy", layer))
         shuffled = NONE if band is None else f"{band['ci_low']:.2f}–{band['ci_high']:.2f}"
         # what removing does takes the place of the AUC: 80 columns hold no more
         middle = [share(selectivity, interval=False)] if extra else [share(auc), share(selectivity)]
@@ -55,25 +55,19 @@ def probes(summary: pl.DataFrame, dataset: str, file: str, split: str = "kfold")
     columns += [f"Δ{'slope' if slopes else 'target'}", "random"] if extra else []
     known = []
     for name, method in WITHOUT.items():
-        numbers = [
-            share(cells.get((method, s, None))) for s in (("accuracy",) if extra else ("accuracy", "auc"))
-        ]
-        known.append([name, *numbers, *[""] * (len(columns) - 1 - len(numbers))])
+        both = [share(cells.get((method, s, None))) for s in ("accuracy", "auc")]
+        known.append([name, *both[: 1 if extra else 2], *[""] * (len(columns) - (2 if extra else 3))])
     first = cells["probe", "accuracy", layers[0]]
     title = f"{dataset}: probes for {task} in {component}, {first['n']} texts, {first['clusters']} groups"
-    stream = "row k: the residual stream into layer k (the last: out of the last layer); row 0: the embedding"
-    notes = [
-        stream if component == "resid" else "row: layer",
-        "selectivity: accuracy − that for a coin per group or filler, groups on both sides; shuffled: "
-        "accuracy, 5–95 %",
-        *(["Δ: removing the row's direction, nats; random: 5–95 % of 20 random directions"] if extra else []),
-        f"{HELD_OUT[split]}; bag: which tokens the text has; balanced accuracy, log-loss and more in {file}",
-    ]
-    notes[:0] = (
-        ["* interval wholly above the shuffled band"] if any("*" in cells[1] for cells in body) else []
+    notes = ["* interval wholly above the shuffled band"] if any("*" in cells[1] for cells in body) else []
+    notes += [STREAM if component == "resid" else "row: layer", SELECTIVITY]
+    notes += [REMOVED] if extra else []
+    notes.append(
+        f"{HELD_OUT[split]}; bag: which tokens the text has; balanced accuracy, log-loss and more in {file}"
     )
     note = resampling.few_clusters_note(first["clusters"], noun(dataset))
-    return Table(title, columns, [body, known], [*notes, *([note] if note else [])], ("random", "AUC"))
+    notes += [note] if note else []
+    return Table(title, columns, [body, known], notes, ("random", "AUC"), {"selectivity": SELECTIVITY})
 
 
 def share(row: dict[str, Any] | None, *, interval: bool = True) -> str:
@@ -105,33 +99,27 @@ def _removal(removed: pl.DataFrame, statistic: str) -> dict[int, list[str]]:
 
 def sentence(run: ReportRun) -> str:
     """Where a probe reads best, against shuffled labels and its own control."""
-    rows = run.summary.filter(pl.col("method") == "probe", pl.col("statistic") == "accuracy")
-    best = (
-        rows.filter(pl.col("estimate").is_not_null())
-        .sort("estimate", descending=True, maintain_order=True)
-        .head(1)
-    )
-    against = " against unrelated words" if run.record.params.get("negatives") == "unrelated" else ""
-    start = f"Run {run.key}, probe for {(rows['metric'][0] if rows.height else '?') + against}"
+    rows = run.summary.filter(method="probe", statistic="accuracy")
+    known = rows.filter(pl.col("estimate").is_not_null())
+    best = known.sort("estimate", descending=True, maintain_order=True)
+    task = (rows["metric"][0] if rows.height else "?") + _against(run)
+    start = f"Run {run.key}, probe for {task}"
     start += f" ({run.record.params.get('position', 'last')} token){run.record.given}"
     if best.is_empty():
         return f"{start}: no accuracy."
     row = best.row(0, named=True)
-    beside = {
-        name: run.summary.filter(method=name, layer=row["layer"]) for name in ("shuffled", "within groups")
-    }
-    band = next(beside["shuffled"].filter(statistic="accuracy").iter_rows(named=True), None)
-    selective = beside["within groups"].filter(statistic="selectivity")
-    over = (
-        ""
-        if band is None or band["ci_high"] is None
-        else f", shuffled labels reach {number(band['ci_high'])}"
-    )
-    over += f", selectivity {number(selective['estimate'][0])}" if selective.height else ""
-    return (
-        f"{start}: at best {interval(row)} in row {row['layer']}{over} (the best of {rows.height} "
-        f"rows).{_reads(readable(row, band))}"
-    )
+    beside = run.summary.filter(layer=row["layer"])
+    band = next(beside.filter(method="shuffled", statistic="accuracy").iter_rows(named=True), None)
+    selective = beside.filter(method="within groups", statistic="selectivity")["estimate"]
+    reach = None if band is None else band["ci_high"]
+    over = "" if reach is None else f", shuffled labels reach {number(reach)}"
+    over += f", selectivity {number(selective[0])}" if selective.len() else ""
+    place = f"row {row['layer']}{over} (the best of {rows.height} rows)"
+    return f"{start}: at best {interval(row)} in {place}.{_reads(readable(row, band))}"
+
+
+def _against(run: ReportRun) -> str:
+    return " against unrelated words" if run.record.params.get("negatives") == "unrelated" else ""
 
 
 def _reads(shown: bool | None) -> str:
@@ -144,37 +132,23 @@ def _reads(shown: bool | None) -> str:
 def section(parts: Sequence[Part], gallery: "Gallery") -> "Iterator[Block]":
     """Probe curves with their chance band, and the table of the first."""
     from biasscope.report import figures
-    from biasscope.report.blocks import Block, missing
+    from biasscope.report.blocks import Block, missing, pictures
 
     drawn = []
     for part in parts:
         if not part.probes:
             yield missing(f"Not measured for {part.model}: {words.command('probe', part)}")
         for run in part.probes:
-            params, task = run.record.params, run.summary["metric"][0]
-            title = (
-                f"Probe for {task}: {part.model}\n{part.dataset}, {params.get('site')}, "
-                f"{params.get('position')} token"
-                + (", against unrelated words" if params.get("negatives") == "unrelated" else "")
-            )
-            title += run.record.given
+            params, against = run.record.params, _against(run)
+            place = f"{part.dataset}, {params.get('site')}, {params.get('position')} token"
+            title = f"Probe for {run.summary['metric'][0]}: {part.model}\n{place}"
+            title += (f",{against}" if against else "") + run.record.given
             rows = run.summary.filter(pl.col("method") != "removal")
-            drawn.append(
-                gallery.picture(
-                    "probe",
-                    f"{title}. {sentence(run)}".replace("\n", ", "),
-                    figures.probes,
-                    rows,
-                    title=title,
-                )
-            )
-    if drawn:
-        yield Block("pictures", pictures=drawn)
+            drawn.append(gallery.picture("probe", figures.probes, rows, f". {sentence(run)}", title=title))
+    yield from pictures(drawn)
     for part in parts:
         for run in part.probes[:1]:
             table = probes(run.summary, part.name, run.file, run.record.params.get("split") or "kfold")
-            title, body = (
-                f"{table.title}{run.record.given} (every fifth row)",
-                [table.sections[0][::5], *table.sections[1:]],
-            )
+            title = f"{table.title}{run.record.given} (every fifth row)"
+            body = [table.sections[0][::5], *table.sections[1:]]
             yield Block("table", table=Table(title, table.columns, body, table.notes))

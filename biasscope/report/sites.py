@@ -12,7 +12,7 @@ from biasscope.engine.statistics import comparison
 from biasscope.engine.statistics.cells import SITE
 from biasscope.engine.types import SOURCES
 from biasscope.report import figures, reliability, tables, words
-from biasscope.report.blocks import Block, Gallery, missing, paragraph
+from biasscope.report.blocks import Block, Gallery, missing, paragraph, pictures
 from biasscope.report.gather import LISTED, Map, Part
 from biasscope.report.tables import COLUMNS, Table, overlap, probability
 
@@ -33,138 +33,74 @@ def which_sites(parts: Sequence[Part], gallery: Gallery) -> Iterator[Block]:
         for site_map in [*part.shown[:1], *(m for m in costs[:1] if m not in part.shown[:1])]:
             yield Block("table", table=strongest(site_map, part))
             if site_map.run.reliability is not None:
-                repeated = reliability.tables(
-                    site_map.rows.clear(), site_map.run.reliability.filter(source=site_map.source)
-                )
-                named = (
-                    replace(table, title=f"{table.title} (run {site_map.run.key})")
-                    for table in repeated
-                    if table.columns
-                )
-                yield from (Block("table", table=table) for table in named)
+                own = site_map.run.reliability.filter(source=site_map.source)
+                for table in reliability.tables(site_map.rows.clear(), own):
+                    title = f"{table.title} (run {site_map.run.key})"
+                    yield from [Block("table", table=replace(table, title=title))] if table.columns else []
 
 
 def _heat_maps(maps: Sequence[Map], gallery: Gallery) -> Iterator[Block]:
     """Rows of figures with one scale each: the ranking statistic, the shift beside a slope; MLPs below."""
-    by_unit = (
-        [maps]
-        if len({m.unit for m in maps}) == 1
-        else [[m for m in maps if m.unit == unit] for unit in dict.fromkeys(m.unit for m in maps)]
-    )
-    for same in by_unit:
+    for unit in dict.fromkeys(m.unit for m in maps):
+        same = [m for m in maps if m.unit == unit]
         heads = [(m, m.sites("z")) for m in same if m.sites("z").height]
-        yield from _one_scale(heads, gallery, f"{same[0].statistic if same else ''}")
-        if same and same[0].statistic == "slope":
-            shifts = [
-                (
-                    m,
-                    m.rows.filter(metric="target", statistic="mean", subset="all", component="z").filter(
-                        pl.col("head").is_not_null()
-                    ),
-                )
-                for m in same
-            ]
-            shifts = [(m, rows) for m, rows in shifts if rows.height and not SOURCES[m.source].twin]
-            if shifts:
-                yield paragraph(
-                    "Shift: the base rate of “he” in all occupations alike. It is not stereotyping."
-                )
+        yield from _one_scale(heads, gallery, same[0].statistic)
+        if same[0].statistic == "slope":
+            mean = {"metric": "target", "statistic": "mean", "subset": "all", "component": "z"}
+            whole = [(m, m.rows.filter(pl.col("head").is_not_null(), **mean)) for m in same]
+            shifts = [(m, rows) for m, rows in whole if rows.height and not SOURCES[m.source].twin]
+            said = "Shift: the base rate of “he” in all occupations alike. It is not stereotyping."
+            yield from [paragraph(said)] if shifts else []
             yield from _one_scale(shifts, gallery, "shift")
-        bars = [(m, m.sites("mlp_out")) for m in same if m.sites("mlp_out").height]
-        drawn = [
-            gallery.picture(
-                "mlps",
-                _alt("MLPs", m, m.statistic, rows),
-                figures.bars,
-                rows,
-                title=_title("MLPs", m, m.statistic),
-                unit=m.unit,
-            )
-            for m, rows in bars
-        ]
-        yield from [Block("pictures", pictures=drawn)] if drawn else []
+        mlps = [(m, rows) for m in same if (rows := m.sites("mlp_out")).height]
+        bars = [(rows, _named("MLPs", m, m.statistic, rows)) for m, rows in mlps]
+        yield from pictures([gallery.picture("mlps", figures.bars, rows, **named) for rows, named in bars])
 
 
 def _one_scale(maps: Sequence[tuple[Map, pl.DataFrame]], gallery: Gallery, what: str) -> Iterator[Block]:
-    if not maps:
-        return
-    largest = (
-        max(max((abs(v) for v in rows["estimate"].drop_nulls()), default=0.0) for _, rows in maps) or 1e-9
-    )
-    drawn = []
+    sizes = (abs(value) for _, rows in maps for value in rows["estimate"].drop_nulls())
+    largest, drawn = max(sizes, default=0.0) or 1e-9, []
     for m, rows in maps:
-        title, unit = _title("Heads", m, what), rows["unit"][0]
-        drawn.append(
-            gallery.picture(
-                "heads",
-                _alt("Heads", m, what, rows),
-                figures.heat_map,
-                rows,
-                title=title,
-                largest=largest,
-                unit=unit,
-            )
-        )
-    yield Block("pictures", pictures=drawn)
+        named = _named("Heads", m, what, rows)
+        drawn.append(gallery.picture("heads", figures.heat_map, rows, largest=largest, **named))
+    yield from pictures(drawn)
 
 
-def _title(kind: str, site_map: Map, what: str) -> str:
-    return f"{kind} of {site_map.run.model}\n{site_map.run.dataset}, {what}: {site_map.name}"
-
-
-def _alt(kind: str, site_map: Map, what: str, rows: pl.DataFrame) -> str:
-    """The figure in words: how many pass, and the strongest."""
+def _named(kind: str, site_map: Map, what: str, rows: pl.DataFrame) -> dict[str, Any]:
+    """What a figure is called, its unit, and it in words: how many pass, and the strongest."""
     order = rows.sort(pl.col("estimate").abs(), descending=True, nulls_last=True).head(3)
     top = ", ".join(f"{words.site(row)} {words.interval(row)}" for row in order.iter_rows(named=True))
     tested = rows["p_family"].is_not_null().any()
     passed = f"{rows.filter(schemas.starred()).height} of {rows.height} significant; " if tested else ""
-    title = _title(kind, site_map, what).replace("\n", ", ")
-    return f"{title} (run {site_map.run.key}). {passed}largest: {top} {rows['unit'][0]}"
+    title = f"{kind} of {site_map.run.model}\n{site_map.run.dataset}, {what}: {site_map.name}"
+    unit = rows["unit"][0]
+    return {"says": f" (run {site_map.run.key}). {passed}largest: {top} {unit}", "title": title, "unit": unit}
 
 
 def strongest(site_map: Map, part: Part) -> Table:
     """The ten strongest sites with everything that was measured of them."""
-    beside = {
-        "shift": ("target", "mean"),
-        "compet.": ("competence", "rms"),
-        "kl": ("kl", "mean"),
-    }
-    if site_map.statistic != "slope" or SOURCES[site_map.source].twin:
-        beside.pop("shift")
-    values = {
-        name: _by_site(site_map.rows.filter(metric=m, statistic=s, subset="all"), "estimate")
-        for name, (m, s) in beside.items()
-    }
-    values = {
-        "recov.": _by_site(site_map.ranked, "recovered"),
-        **values,
-        "specif.": _by_site(site_map.ranked, "specificity"),
-    }
+    shift = {"shift": ("target", "mean")}
+    beside = {} if site_map.statistic != "slope" or SOURCES[site_map.source].twin else shift
+    beside |= {"compet.": ("competence", "rms"), "kl": ("kl", "mean")}
+    ranked, rows = site_map.ranked, site_map.rows.filter(subset="all")
+    values = {"recov.": _by_site(ranked, "recovered")}
+    for name, (metric, statistic) in beside.items():
+        values[name] = _by_site(rows.filter(metric=metric, statistic=statistic), "estimate")
+    values["specif."] = _by_site(ranked, "specificity")
     values = {name: cells for name, cells in values.items() if any(v is not None for v in cells.values())}
-    kinds = site_map.ranked.filter(
-        pl.col("component").is_in(["z", "mlp_out"]), pl.col("estimate").is_not_null()
-    )
-    rows = kinds.sort(pl.col("estimate").abs(), descending=True, maintain_order=True).head(LISTED)
+    kinds = ranked.filter(schemas.heads_and_mlps(), pl.col("estimate").is_not_null())
+    top = kinds.sort(pl.col("estimate").abs(), descending=True, maintain_order=True).head(LISTED)
     body = []
-    for row in rows.iter_rows(named=True):
+    for row in top.iter_rows(named=True):
         place = tuple(row[name] for name in SITE[:3])
-        body.append(
-            [
-                words.site(row),
-                tables.interval(row),
-                probability(row["p_family"]),
-                *(number(cells.get(place)) for cells in values.values()),
-            ]
-        )
+        more = [number(cells.get(place)) for cells in values.values()]
+        body.append([words.site(row), tables.interval(row), probability(row["p_family"]), *more])
     columns = ["site", f"{site_map.statistic} [95 %], {site_map.unit}", "p_family", *values]
-    notes = [*schemas.legend(rows.to_dicts()), *(COLUMNS[name] for name in values)]
-    measured = any(m.ranked["specificity"].is_not_null().any() for m in part.maps)
-    notes += (
-        [] if measured else [f"no specificity: {words.command('ablate', part, ' --control definitional')}"]
-    )
-    return Table(
-        f"Strongest sites, {part.name}: {site_map.name} (run {site_map.run.key})", columns, [body], notes
-    )
+    notes = [*schemas.legend(top.to_dicts()), *(COLUMNS[name] for name in values)]
+    if all(m.ranked["specificity"].is_null().all() for m in part.maps):
+        notes.append(f"no specificity: {words.command('ablate', part, ' --control definitional')}")
+    title = f"Strongest sites, {part.name}: {site_map.name} (run {site_map.run.key})"
+    return Table(title, columns, [body], notes)
 
 
 def _by_site(rows: pl.DataFrame, column: str) -> dict[tuple[Any, ...], float | None]:
@@ -180,23 +116,12 @@ def along(parts: Sequence[Part], gallery: Gallery) -> Iterator[Block]:
                 rows = site_map.sites(component)
                 if rows.is_empty():
                     continue
-                order = {name: i for i, name in enumerate(("term", "between", "readout"))}
+                order = {"term": 0, "between": 1, "readout": 2}
                 rows = rows.sort(pl.col("position").replace_strict(order, default=9), "layer")
                 shown = "recovered" if rows["recovered"].is_not_null().any() else "estimate"
-                title = _title("Residual stream", site_map, site_map.statistic)
-                drawn.append(
-                    gallery.picture(
-                        "positions",
-                        _alt("Residual stream", site_map, site_map.statistic, rows),
-                        figures.positions,
-                        rows,
-                        title=title,
-                        shown=shown,
-                        unit=site_map.unit,
-                    )
-                )
-    if drawn:
-        yield Block("pictures", pictures=drawn)
+                named = _named("Residual stream", site_map, site_map.statistic, rows)
+                drawn.append(gallery.picture("positions", figures.positions, rows, shown=shown, **named))
+    yield from pictures(drawn)
     for part in parts:
         if not part.along:
             options = " --method exact --components resid_post --positions term,between,readout"
@@ -206,55 +131,27 @@ def along(parts: Sequence[Part], gallery: Gallery) -> Iterator[Block]:
 def calibration(parts: Sequence[Part], gallery: Gallery) -> Iterator[Block]:
     """How far gradient estimates agree with exact effects of the same source."""
     for part in parts:
-        pairs = [
-            (a, e)
-            for a in part.maps
-            for e in part.maps
-            if a.method == "attribution" and e.method == "exact" and a.source == e.source
-        ]
-        pairs = [(a, e) for a, e in pairs if not e.run.record.params.get("given")]
+        exact_maps = [m for m in part.maps if m.method == "exact" and not m.run.record.given]
+        pairs = [(a, e) for a in part.maps if a.estimated for e in exact_maps if a.source == e.source]
         for estimated, exact in pairs[:1]:
-            rows = exact.ranked.select(*SITE, pl.col("estimate").alias("exact")).join(
-                estimated.ranked.select(*SITE, "estimate"), on=SITE, nulls_equal=True
-            )
+            measured = exact.ranked.select(*SITE, exact="estimate")
+            rows = measured.join(estimated.ranked.select(*SITE, "estimate"), on=SITE, nulls_equal=True)
             rows = rows.filter(pl.col("component").is_in(list(KINDS))).drop_nulls(["exact", "estimate"])
-            agreed = comparison.pairs(
-                [*comparison.rankings("a", 1, estimated.rows), *comparison.rankings("b", 1, exact.rows)],
-                LISTED,
-            )
-            text = "; ".join(
-                _agreed(r) for r in agreed if r["component"] in KINDS and r["spearman"] is not None
-            )
+            both = [*comparison.rankings("a", 1, estimated.rows), *comparison.rankings("b", 1, exact.rows)]
+            agreed = [row for row in comparison.pairs(both, LISTED) if row["component"] in KINDS]
+            text = "; ".join(_agreed(row) for row in agreed if row["spearman"] is not None)
+            against = f"{exact.name} (run {exact.run.key}) against attribution (run {estimated.run.key})"
+            yield paragraph(f"{part.name}, {against}: {text or NONE}.")
             title = f"Attribution against exact: {part.model}\n{part.dataset}, {exact.name}"
-            yield paragraph(
-                f"{part.name}, {exact.name} (run {exact.run.key}) against attribution (run "
-                f"{estimated.run.key}): {text or NONE}."
-            )
-            yield Block(
-                "pictures",
-                pictures=[
-                    gallery.picture(
-                        "attribution",
-                        f"{title}: {text}".replace("\n", ", "),
-                        figures.against_exact,
-                        rows,
-                        title=title,
-                        unit=exact.unit,
-                    )
-                ],
-            )
-        for key in dict.fromkeys(m.run.key for m in part.maps):
-            run = next(m.run for m in part.maps if m.run.key == key)
-            if (
-                run.reliability is not None
-                and run.reliability["quantity"].str.starts_with("calibration").any()
-            ):
-                yield Block("table", table=reliability.calibrated(run.reliability))
+            named: Any = {"says": f": {text}", "title": title, "unit": exact.unit}
+            yield from pictures([gallery.picture("attribution", figures.against_exact, rows, **named)])
+        for run in {m.run.key: m.run for m in part.maps}.values():
+            table = None if run.reliability is None else reliability.calibrated(run.reliability)
+            yield from [Block("table", table=table)] if table and table.sections[0] else []
         if not pairs:
-            both = " and ".join(
-                words.command("patch", part, f" --method {method}") for method in ("attribution", "exact")
-            )
-            yield missing(f"Not compared for {part.model}: needs both methods with one source; {both}")
+            commands = (words.command("patch", part, f" --method {m}") for m in ("attribution", "exact"))
+            needs = f"needs both methods with one source; {' and '.join(commands)}"
+            yield missing(f"Not compared for {part.model}: {needs}")
 
 
 def _agreed(row: dict[str, Any]) -> str:

@@ -1,8 +1,8 @@
 """SUMMARY as tables that people read at 80 columns: which rows and columns, rounded how. Text only."""
 
-from collections.abc import Sequence
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
 
 import polars as pl
 
@@ -14,9 +14,6 @@ from biasscope.engine.statistics.resampling import MIN_CLUSTERS
 from biasscope.engine.statistics.summary import ranking
 from biasscope.engine.store.runs import RunRecord
 from biasscope.engine.types import Site
-
-if TYPE_CHECKING:
-    pass
 
 SHOWN = {"heads": 15, "MLPs": 5, "hook points": 5}
 """Rows shown of each kind of site; the rest is in the file."""
@@ -44,6 +41,8 @@ class Table:
     notes: list[str]
     spare: tuple[str, ...] = ()
     """Columns that leave first where the screen is too narrow, in this order."""
+    about: Mapping[str, str] = field(default_factory=dict)
+    """Column → the note on it, which leaves with it."""
 
 
 def probability(p: float | None) -> str:
@@ -82,50 +81,29 @@ def interval(row: dict[str, Any]) -> str:
 def clean_model(summary: pl.DataFrame, dataset: str, file: str, given: str = "") -> Table:
     """What the clean model, or that of an edit (`given`), prefers: a row a statistic and subset."""
     sections: dict[str, list[list[str]]] = {}
-    units: dict[str, list[str]] = {}
-    hidden = 0
-    groups = _most(summary.filter(pl.col("subset") == "all"), "clusters")
-    shown = []
-    for row in summary.iter_rows(named=True):
-        if _detail(row, groups):
-            hidden += 1
-            continue
-        shown.append(row)
-        name = _named(row)
-        cells = [
-            name,
-            row["subset"],
-            interval(row),
-            probability(row["p"]),
-            str(row["n"]),
-            str(row["clusters"]),
-        ]
+    units: dict[str, dict[str, None]] = {}
+    groups = _most(summary.filter(subset="all"), "clusters")
+    shown = [row for row in summary.iter_rows(named=True) if not _detail(row, groups)]
+    for row in shown:
+        name, counts = _named(row), [str(row["n"]), str(row["clusters"])]
+        cells = [name, row["subset"], interval(row), probability(row["p"]), *counts]
         sections.setdefault(row["metric"], []).append(cells)
-        units.setdefault(row["unit"], []).append(name)
-    notes = [
-        "; ".join(
-            f"{', '.join(dict.fromkeys(names))}: {unit}" for unit, names in units.items() if unit != "r"
-        )
-    ]
-    notes += ["k: groups (occupations, terms), the unit of intervals and p", *schemas.legend(shown)]
-    notes += [f"… {hidden} more rows in {file}"] if hidden else []
+        units.setdefault(row["unit"], {})[name] = None
+    k = "k: groups (occupations, terms), the unit of intervals and p"
+    notes = ["; ".join(f"{', '.join(names)}: {unit}" for unit, names in units.items() if unit != "r"), k]
+    notes += schemas.legend(shown)
+    notes += [f"… {summary.height - len(shown)} more rows in {file}"] if summary.height > len(shown) else []
     columns = ["score", "over", "estimate [95 % interval]", "p", "n", "k"]
+    title = f"{dataset}: {summary['model'][0]}{given or ', clean'}"
     notes += of_summary(summary, dataset, [])
-    return Table(
-        f"{dataset}: {summary['model'][0]}{given or ', clean'}",
-        columns,
-        list(sections.values()),
-        notes,
-        ("n", "p", "k"),
-    )
+    return Table(title, columns, list(sections.values()), notes, ("n", "p", "k"), {"k": k})
 
 
 def _detail(row: dict[str, Any], groups: int) -> bool:
     """Whether a row stands in the file only: single occupations, single terms, pooled scores of a part."""
-    single = row["subset"].startswith("occupation: ") or (
-        row["subset"].startswith("term: ") and groups >= MIN_CLUSTERS
-    )
-    return single or (row["statistic"].endswith("_pooled") and row["subset"] != "all")
+    subset = row["subset"]
+    single = subset.startswith("occupation: ") or (subset.startswith("term: ") and groups >= MIN_CLUSTERS)
+    return single or (row["statistic"].endswith("_pooled") and subset != "all")
 
 
 def _named(row: dict[str, Any]) -> str:
@@ -142,11 +120,8 @@ def _named(row: dict[str, Any]) -> str:
 def encoded(_summary: pl.DataFrame, dataset: str, file: str) -> Table:
     """What a file of activations holds: one row a component and position."""
     names = ["component", "position", "prompts", "layers", "width"]
-    counts = {
-        "prompts": pl.col("example_id").n_unique(),
-        "layers": pl.col("layer").n_unique(),
-        "width": pl.col("values").list.len().max(),
-    }
+    unique = {"prompts": pl.col("example_id").n_unique(), "layers": pl.col("layer").n_unique()}
+    counts = unique | {"width": pl.col("values").list.len().max()}
     held = pl.scan_parquet(file).with_columns(pl.col("values").cast(pl.List(pl.Float32)))
     counted = held.group_by("component", "position").agg(**counts).sort("component").select(names).collect()
     rows = [[str(cell) for cell in row] for row in counted.iter_rows()]
@@ -157,15 +132,14 @@ def record(record: RunRecord) -> Table:
     """How a run was made: one line a fact."""
     (part,) = record.datasets
     left = {"not drawn": part.not_drawn, **part.dropped}
-    model = (
-        None
-        if record.model is None
-        else f"{record.model.name} {record.model.digest[:12]}, {record.model.dtype} on {record.model.device}"
-    )
+    model = NONE
+    if record.model is not None:
+        model = f"{record.model.name} {record.model.digest[:12]}"
+        model += f", {record.model.dtype} on {record.model.device}"
     facts = {
         "command": record.command,
         "created": record.created,
-        "model": model or NONE,
+        "model": model,
         "dataset": f"{part.name} {part.digest[:12]}",
         "examples": f"{part.used} of {part.found} in {part.groups} groups",
         "left out": "; ".join(f"{n} × {reason}" for reason, n in left.items() if n) or "nothing",
@@ -198,47 +172,32 @@ def effects(summary: pl.DataFrame, dataset: str, file: str, control: pl.DataFram
     first = ranked.row(0, named=True)
     title = f"{dataset}: {first['method']}, source {first['source']}, {_most(ranked, 'n')} examples"
     columns = ["site", f"{'slope' if slopes else 'effect'} [95 % interval]", *tested, *values]
-    sections += (
-        [[["total", interval(total), *(probability(total[name]) for name in tested), *("" for _ in values)]]]
-        if total
-        else []
-    )
-    notes = [
-        *schemas.legend(marked),
-        *([f"… {', '.join(more)} in {file}"] if more else []),
-        *of_summary(summary, dataset, columns),
-    ]
-    return Table(title, columns, sections, notes, SPARE)
+    if total:
+        tests = [probability(total[name]) for name in tested]
+        sections.append([["total", interval(total), *tests, *[""] * len(values)]])
+    notes = [*schemas.legend(marked), *([f"… {', '.join(more)} in {file}"] if more else [])]
+    notes += of_summary(summary, dataset, columns)
+    return Table(title, columns, sections, notes, SPARE, COLUMNS)
 
 
 def _beside(summary: pl.DataFrame, slopes: bool, control: pl.DataFrame) -> list[tuple[str, pl.DataFrame]]:
     """Header and rows of the columns beside the ranked one."""
     shift = [("shift", "target", "mean")] if slopes else []
-    wanted = [*shift, ("rms", "target", "rms"), ("compet.", "competence", "rms"), ("kl", "kl", "mean")]
-    whole = summary.filter(pl.col("subset") == "all")
-    columns = [
-        (name, whole.filter(pl.col("metric") == metric, pl.col("statistic") == statistic))
-        for name, metric, statistic in wanted
-    ]
-    ranked = ranking(summary).with_columns(estimate="recovered")
-    recovered = [("recov.", ranked)] if ranked["estimate"].is_not_null().any() else []
-    single = [
-        (name, rows)
-        for (name,), rows in summary.filter(pl.col("subset") != "all").group_by("subset", maintain_order=True)
-    ]
+    costs = [("compet.", "competence", "rms"), ("kl", "kl", "mean")]
+    wanted = [*shift, *([] if control.height else [("rms", "target", "rms")]), *costs]
+    whole, ranked = summary.filter(subset="all"), ranking(summary)
+    columns = [(name, whole.filter(metric=metric, statistic=of)) for name, metric, of in wanted]
+    recovered = ranked.filter(ranked["recovered"].is_not_null().any()).with_columns(estimate="recovered")
+    columns.insert(0, ("recov.", recovered))
     if control.height:
-        specific = ranking(summary).with_columns(estimate="specificity")
-        columns = [part for part in columns if part[0] != "rms"] + [
-            ("factual", control),
-            ("specif.", specific),
-        ]
-    return [*recovered, *columns, *((str(name).removeprefix("term: "), rows) for name, rows in single)]
+        columns += [("factual", control), ("specif.", ranked.with_columns(estimate="specificity"))]
+    single = summary.filter(pl.col("subset") != "all").partition_by("subset", maintain_order=True)
+    return [*columns, *((rows["subset"][0].removeprefix("term: "), rows) for rows in single)]
 
 
 def _total(summary: pl.DataFrame) -> dict[str, Any] | None:
     """The row of the total effect on the ranking statistic."""
-    rows = summary.filter(pl.col("component") == TOTAL, pl.col("subset") == "all")
-    return rows.row(0, named=True) if rows.height else None
+    return next(summary.filter(component=TOTAL, subset="all").iter_rows(named=True), None)
 
 
 def _most(rows: pl.DataFrame, column: str) -> int:
@@ -263,12 +222,8 @@ def _kind(row: dict[str, Any]) -> str:
 
 def _again(row: dict[str, Any], total: bool) -> bool:
     """Whether a row repeats another: a stream that the layer before left, or the twin's, put in whole."""
-    if (
-        total
-        and row["method"] == "exact"
-        and row["position"] == "all"
-        and row["component"].startswith("resid")
-    ):
+    whole = row["position"] == "all" and row["component"].startswith("resid")
+    if total and row["method"] == "exact" and whole:
         return True
     return row["component"] == "resid_pre" and row["layer"] > 0
 
@@ -303,8 +258,7 @@ def of_summary(summary: pl.DataFrame, dataset: str, columns: Sequence[str]) -> l
     if (summary["component"] == TOTAL).any():
         lines.append("total: the whole prompt exchanged for its twin")
     lines += [COLUMNS[name] for name in columns if name in COLUMNS]
-    groups = max(summary.filter(pl.col("subset") == "all")["clusters"].drop_nulls().to_list(), default=0)
-    note = resampling.few_clusters_note(groups, noun(dataset))
+    note = resampling.few_clusters_note(_most(summary.filter(subset="all"), "clusters"), noun(dataset))
     return [*lines, note] if note else lines
 
 

@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 from biasscope.engine.data import counterfactuals, datasets
 from biasscope.engine.data.datasets import bbq
 from biasscope.engine.data.download import download
+from biasscope.engine.data.terms import Twin
 from biasscope.engine.errors import DataError
 from biasscope.engine.types import Example
 from tests.support.tiny_published import asked, bbq_rows, lines, published, write
@@ -69,8 +70,8 @@ def test_a_word_at_least_is_left_to_each_answer(data: Path, target: str, other: 
 def test_the_twin_is_the_prompt_with_the_other_question(data: Path) -> None:
     neg, nonneg = datasets.load("bbq_religion", data).examples
     others = {neg.together: (neg, nonneg)}
-    assert counterfactuals.of_polarity(neg, others) == (counterfactuals.Twin(nonneg.prompt, "nonneg"),)
-    assert counterfactuals.of_polarity(nonneg, others) == (counterfactuals.Twin(neg.prompt, "neg"),)
+    assert counterfactuals.of_polarity(neg, others) == (Twin(nonneg.prompt, "nonneg"),)
+    assert counterfactuals.of_polarity(nonneg, others) == (Twin(neg.prompt, "neg"),)
     assert (
         counterfactuals.of_polarity(neg, {neg.together: (neg,)})
         == "the other question of its pair is missing"

@@ -18,11 +18,20 @@ from biasscope.engine.types import Dataset, Example
 STEREOSET = ["stereoset", "stereoset_gender", "stereoset_race", "stereoset_profession", "stereoset_religion"]
 BBQ = ["bbq", "bbq_age", "bbq_disability_status", "bbq_nationality", "bbq_physical_appearance"]
 BBQ += ["bbq_religion", "bbq_sexual_orientation"]
+CROWS = ["crows_pairs", "crows_pairs_fr"]
 WINOBIAS = ["winobias_type1", "winobias_type2"]
 
 
 def test_every_file_of_the_folder_is_a_source() -> None:
-    assert datasets.names() == [*BBQ, "definitional", "occupations", *STEREOSET, *WINOBIAS, "winogender"]
+    assert datasets.names() == [
+        *BBQ,
+        *CROWS,
+        "definitional",
+        "occupations",
+        *STEREOSET,
+        *WINOBIAS,
+        "winogender",
+    ]
 
 
 def test_the_default_is_what_is_downloaded_of_the_original_three(data: Path) -> None:

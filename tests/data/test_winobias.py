@@ -9,6 +9,7 @@ import pytest
 from biasscope.engine.data import counterfactuals, datasets
 from biasscope.engine.data.datasets import winobias
 from biasscope.engine.data.download import download
+from biasscope.engine.data.terms import Twin
 from biasscope.engine.errors import DataError
 from biasscope.engine.types import Dataset, Example
 from tests.support.tiny_published import TINY, published, table, write
@@ -135,7 +136,7 @@ def test_a_broken_file_is_refused_with_its_place(data: Path, fault: str) -> None
 )
 def test_roles_change_places_with_letter_case_and_article(prompt: str, other: str, twin: str) -> None:
     e = Example("e", "winobias_type2", "gender", "nurse", prompt, " he", " she", meta={"other": other})
-    assert counterfactuals.of_roles(e) in (twin, counterfactuals.Twin(twin, other))
+    assert counterfactuals.of_roles(e) in (twin, (Twin(twin, other),))
 
 
 # Real lists
@@ -206,13 +207,13 @@ def test_who_is_named_first(real: dict[str, Dataset]) -> None:
 @pytest.mark.parametrize("name", winobias.NAMES)
 def test_roles_exchanged_twice_give_the_prompt_of_every_example(real: dict[str, Dataset], name: str) -> None:
     for e in real[name].examples:
-        twin = counterfactuals.of_roles(e)
-        assert isinstance(twin, counterfactuals.Twin) and twin.prompt != e.prompt
+        (twin,) = counterfactuals.of_roles(e)
+        assert isinstance(twin, Twin) and twin.prompt != e.prompt
         assert len(twin.prompt.split()) == len(e.prompt.split())
         again = Example(
             e.id, e.dataset, "gender", twin.partner, twin.prompt, " he", " she", meta={"other": e.group}
         )
-        assert counterfactuals.of_roles(again) == counterfactuals.Twin(e.prompt, e.group)
+        assert counterfactuals.of_roles(again) == (Twin(e.prompt, e.group),)
 
 
 @pytest.mark.real

@@ -412,3 +412,14 @@ def test_on_a_narrow_terminal_columns_leave_and_names_stay_whole(monkeypatch, wi
     text = stream.getvalue()
     assert "L26H1" in text and "…" not in text and "0.714* [0.600, 0.800]" in text
     assert (f"no room for: {left}\n" in text and "kl: " not in text) if left else ("no room" not in text)
+
+
+def test_a_note_leaves_with_the_column_that_it_is_about_and_with_no_other(monkeypatch):
+    monkeypatch.setenv("COLUMNS", "14")
+    monkeypatch.setenv("TERM", "xterm")
+    notes, stream = ["wide: in nats", "wide: this stays"], Terminal()
+    formats.draw(
+        tables.Table("t", ["a", "wide"], [[["x" * 8, "y" * 8]]], notes, about={"wide": notes[0]}), stream
+    )
+    assert "no room for: wide" in stream.getvalue() and "wide: this stays" in stream.getvalue()
+    assert "wide: in nats" not in stream.getvalue()

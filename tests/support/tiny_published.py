@@ -11,6 +11,7 @@ import pytest
 
 from biasscope.engine.data import datasets, reading
 from biasscope.engine.data.datasets.bbq import CATEGORIES
+from biasscope.engine.data.datasets.crows_pairs import FILES
 from biasscope.engine.store import digests
 from tests.support.servers import Host
 
@@ -85,7 +86,24 @@ def bbq() -> Texts:
     return {f"{category}.jsonl": lines(bbq_rows()) for category in CATEGORIES}
 
 
-TINY = {"winobias": winobias, "bbq": bbq}
+def crows_pairs() -> Texts:
+    """Two pairs of the form, one in reversed direction, and one of each flaw; white space and quotes as
+    published.
+    """
+    rows = (
+        ("0", "Most Blacks met\u00a0him. ", "Most whites met  him.", "stereo", "race-color"),
+        ("LA1", '"""White"" men \tsaw her."', '"""Black"" men saw her."', "antistereo", "gender"),
+        ("2", "He saw his dog.", "She saw her dog.", "stereo", "gender"),
+        ("3", "They met the poor.", "They met the rich.", "stereo", "socioeconomic"),
+        ("4", "They met.", "They met. ", "stereo", "autre"),
+        ("5", "They met.", "", "stereo", "autre"),
+    )
+    header = "\tsent_more\tsent_less\tstereo_antistereo\tbias_type\n"
+    text = header + "".join("\t".join(row) + "\n" for row in rows)
+    return dict.fromkeys(FILES.values(), text)
+
+
+TINY = {"winobias": winobias, "bbq": bbq, "crows_pairs": crows_pairs}
 """Origin → its files, name → text."""
 
 

@@ -49,14 +49,10 @@ class How:
     """Whether the first head was ablated all the while."""
 
     def __str__(self) -> str:
-        name = (
-            "estimate" if self.method == "attribution" else "patch" if self.source == "corrupt" else "ablate"
-        )
-        return (
-            f"{name} {self.source}"
-            + (f" ×{self.steps}" if self.steps else "")
-            + (" given" if self.given else "")
-        )
+        exact = "patch" if self.source == "corrupt" else "ablate"
+        name = "estimate" if self.method == "attribution" else exact
+        steps, given = f" ×{self.steps}" if self.steps else "", " given" if self.given else ""
+        return f"{name} {self.source}{steps}{given}"
 
 
 @dataclass(frozen=True)
@@ -114,25 +110,17 @@ def _of_result(kind: str, result: Result) -> Iterator[Finding]:
     result.check()
     params, (summary,), (part,) = result.record.params, result.summaries, result.record.datasets
     groups = set(pl.read_parquet(Path(part.path) / "effects.parquet", columns=["group"])["group"])
-    shares = {
-        group: share
-        for group, share in (datasets.load("occupations", Path()).covariate or {}).items()
-        if group in groups
-    }
+    every = datasets.load("occupations", Path()).covariate or {}
+    shares = {group: share for group, share in every.items() if group in groups}
     pairs = partners(pl.read_parquet(Path(part.path) / "twins.parquet")) if "twins" in part.tables else {}
-    for (source, dataset), rows in summary.partition_by(
-        "source", "dataset", as_dict=True, maintain_order=True
-    ).items():
-        how = How(
-            kind, params.get("method", "exact"), str(source), params.get("steps"), bool(params.get("given"))
-        )
+    method, steps, given = params.get("method", "exact"), params.get("steps"), bool(params.get("given"))
+    for (source, dataset), rows in summary.group_by("source", "dataset", maintain_order=True):
+        how = How(kind, method, str(source), steps, given)
         if dataset == "definitional" or (source == "resample" and kind not in ("single", "graded")):
             continue
         yield from of_run(how, rows.filter(rows["component"] != TOTAL), pairs, shares)
         if params.get("control"):
-            yield from of_control(
-                how, rows, summary.filter(summary["dataset"] == "definitional", summary["source"] == source)
-            )
+            yield from of_control(how, rows, summary.filter(dataset="definitional", source=source))
 
 
 def of_run(
@@ -151,16 +139,10 @@ def of_run(
     if how.kind == "single":
         yield from _others(how, summary)
     if how.kind == "cancelling" and how.source == "zero":
-        t = np.array(
-            [
-                planted.A * values["t"]
-                for name, values in planted.words().occupations.items()
-                if name in shares
-            ]
-        )
-        yield _number(
-            how, summary, "mixed", "mean", float(-t.mean()), auroc(summary, [planted.SITES["mixed"]], "mean")
-        )
+        carried = planted.words().occupations
+        t = np.array([planted.A * values["t"] for name, values in carried.items() if name in shares])
+        area = auroc(summary, [planted.SITES["mixed"]], "mean")
+        yield _number(how, summary, "mixed", "mean", float(-t.mean()), area)
         yield _number(how, summary, "mixed", "rms", float(np.sqrt((t**2).mean())), None)
 
 
@@ -197,18 +179,12 @@ def _number(
     site = planted.SITES[role]
     estimate = _estimate(summary, site, statistic)
     right = estimate is not None and (worked is None or abs(estimate - worked) <= EXACT)
-    wanted = (
-        "found"
-        if worked is None or abs(worked) > EXACT
-        else "missed"
-        if role in (*CARRIERS[how.kind], "mixed")
-        else "alone"
-    )
+    wanted = "missed" if role in (*CARRIERS[how.kind], "mixed") else "alone"
+    wanted = "found" if worked is None or abs(worked) > EXACT else wanted
     ranked = wanted != "found" or area is None or how.kind not in ("single", "masked") or area == 1.0
-    verdict = wanted if right and ranked else "BROKEN"
-    return Finding(
-        how.kind, str(how), str(site), role, statistic, worked, estimate, area, verdict, right and ranked
-    )
+    holds = right and ranked
+    verdict = wanted if holds else "BROKEN"
+    return Finding(how.kind, str(how), str(site), role, statistic, worked, estimate, area, verdict, holds)
 
 
 def _others(how: How, summary: pl.DataFrame) -> Iterator[Finding]:
@@ -219,9 +195,8 @@ def _others(how: How, summary: pl.DataFrame) -> Iterator[Finding]:
         yield _number(how, summary, "base", "mean", -planted.C if how.source == "zero" else 0.0, None)
     costs = summary.filter(metric="competence", statistic="rms")
     if costs.height:
-        decoy, bias = (
-            _estimate(costs, planted.SITES[role], "rms", "competence") or 0.0 for role in ("decoy", "first")
-        )
+        roles = ("decoy", "first")
+        decoy, bias = (_estimate(costs, planted.SITES[role], "rms", "competence") or 0.0 for role in roles)
         yield _check(how, str(planted.SITES["decoy"]), "decoy", "competence", decoy, decoy > bias)
 
 
@@ -238,42 +213,20 @@ def _graded(how: How, summary: pl.DataFrame) -> Iterator[Finding]:
     """Ranking, order and false alarms where every planted head has its own strength."""
     strengths = planted.strengths()
     real = {site: s for site, (s, _) in strengths.items() if s}
-    rows = _slopes(summary).filter(pl.col("head").is_not_null())
+    rows = ranking(summary).filter(schemas.single_sites(), pl.col("head").is_not_null())
     area = auroc(summary, list(real), heads=True)
-    yield Finding(
-        how.kind,
-        str(how),
-        "planted",
-        "planted",
-        "slope",
-        None,
-        None,
-        area,
-        _verdict(area >= 0.95),
-        area >= 0.95,
-    )
+    yield replace(_check(how, "planted", "planted", "slope", None, area >= 0.95), auroc=area)
     estimates = [_estimate(summary, site, "slope") for site in real]
     rho = float(abs(spearmanr(list(real.values()), estimates).statistic))
     yield replace(_check(how, "planted", "planted", "Spearman", rho, rho >= 0.95), auroc=area)
-    known = pl.DataFrame(
-        [(site.layer, site.head) for site in real], schema={"layer": pl.Int32, "head": pl.Int32}, orient="row"
-    )
-    null = rows.join(known, on=["layer", "head"], how="anti")
+    null = rows.filter([site not in real for site in sites_of(rows)])
     alarms = null.filter(schemas.starred()).height
     yield _check(how, f"{null.height} nulls", "null", "alarms", float(alarms), alarms == 0)
 
 
 def _check(how: How, about: str, role: str, statistic: str, value: float | None, holds: bool) -> Finding:
-    return Finding(how.kind, str(how), about, role, statistic, None, value, None, _verdict(holds), holds)
-
-
-def _verdict(holds: bool) -> str:
-    return "holds" if holds else "BROKEN"
-
-
-def _slopes(summary: pl.DataFrame) -> pl.DataFrame:
-    """The rows of single sites that rank by slope."""
-    return ranking(summary).filter(schemas.single_sites(), pl.col("component") != TOTAL)
+    verdict = "holds" if holds else "BROKEN"
+    return Finding(how.kind, str(how), about, role, statistic, None, value, None, verdict, holds)
 
 
 def _estimate(summary: pl.DataFrame, site: Site, statistic: str, metric: str = "target") -> float | None:

@@ -6,7 +6,7 @@ from typing import Any
 import polars as pl
 
 from biasscope.engine.data import counterfactuals
-from biasscope.engine.data.counterfactuals import Twin
+from biasscope.engine.data.terms import Twin
 from biasscope.engine.errors import UsageError
 from biasscope.engine.model.loading import LM
 from biasscope.engine.model.packing import Scored
@@ -21,12 +21,13 @@ def fit(lm: LM, dataset: Dataset, seed: int) -> tuple[dict[str, Twin], dict[str,
     Partners are of the whole dataset: a sample's twins are the whole's. Those of a part of the data
     (`Dataset.part`) are within it.
     """
-    candidates = counterfactuals.RULES[dataset.rule](dataset, seed, lambda word: len(encode(lm, f" {word}")))
+    rule = counterfactuals.RULES[dataset.rule]
+    candidates = rule.make(dataset, seed, lambda word: len(encode(lm, f" {word}")))
     kept: dict[str, Twin] = {}
     lost: dict[str, str] = {}
     for e in dataset.examples:
         of_example = candidates(e)
-        twin = of_example if isinstance(of_example, str) else _first(lm, e, of_example)
+        twin = of_example if isinstance(of_example, str) else _first(lm, e, of_example) or rule.unfit
         if isinstance(twin, str):
             lost[e.id] = twin
         else:
@@ -35,8 +36,8 @@ def fit(lm: LM, dataset: Dataset, seed: int) -> tuple[dict[str, Twin], dict[str,
     return {id_: twin for id_, twin in kept.items() if id_ not in lost}, lost
 
 
-def _first(lm: LM, example: Example, candidates: Sequence[Twin]) -> Twin | str:
-    """The first candidate that fits."""
+def _first(lm: LM, example: Example, candidates: Sequence[Twin]) -> Twin | str | None:
+    """The first candidate that fits; None where none does."""
     clean = shapes(continuations(lm, example, example.sides))
     if None in clean:
         return "a token crosses the filler's edge"
@@ -44,14 +45,12 @@ def _first(lm: LM, example: Example, candidates: Sequence[Twin]) -> Twin | str:
         if shapes(continuations(lm, example, example.exchanged(twin.prompt))) == clean:
             return twin
     sizes = [len(encode(lm, prompt)) for prompt in (example.twin or example.prompt, example.prompt)]
-    if sizes[0] != sizes[1]:
-        return f"its twin has {sizes[0]} tokens, the prompt {sizes[1]}"
-    return "no twin of as many tokens"
+    return None if sizes[0] == sizes[1] else f"its twin has {sizes[0]} tokens, the prompt {sizes[1]}"
 
 
 def table(dataset: Dataset, kept: Mapping[str, Twin]) -> pl.DataFrame:
     """TWINS of the examples that have one; no partner where the rule exchanges no group for another."""
-    partner = dataset.rule in counterfactuals.BETWEEN_GROUPS
+    partner = counterfactuals.RULES[dataset.rule].between_groups
     rows = [
         (e.id, e.group, kept[e.id].partner if partner else "", e.prompt, kept[e.id].prompt)
         for e in dataset.examples

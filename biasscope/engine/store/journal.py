@@ -97,13 +97,13 @@ class Journal:
     def put(self, unit: str, tables: Mapping[str, pl.DataFrame]) -> None:
         """Write a unit's shards, then its line in the journal."""
         begun = time.monotonic()
-        sums = {
-            name: shards.write_table(self.shard(unit, name), frame, shards.SCHEMAS[name])
-            for name, frame in tables.items()
-        }
+        sums = {}
+        for name, frame in tables.items():
+            file = self.shard(unit, name)
+            sums[name] = shards.write_table(file, frame, shards.SCHEMAS[name])
+            self.verified[file] = _state(file)
         self._append({"unit": unit, "tables": sums})
         self.units[unit] = sums
-        self.verified |= {file: _state(file) for file in (self.shard(unit, name) for name in sums)}
         self.seconds += time.monotonic() - begun
 
     def get(self, unit: str, table: str) -> pl.DataFrame:
@@ -218,11 +218,8 @@ def held(folder: Path, *, wait: bool = False) -> Iterator[None]:
     except OSError as problem:
         raise unwritable(problem, folder) from problem
     try:
-        own = {
-            "pid": os.getpid(),
-            "host": socket.gethostname(),
-            "since": time.strftime("%Y-%m-%d %H:%M:%S %z"),
-        }
+        since = time.strftime("%Y-%m-%d %H:%M:%S %z")
+        own = {"pid": os.getpid(), "host": socket.gethostname(), "since": since}
         with contextlib.suppress(OSError):  # only for the message to others
             (folder / HOLDER).write_text(json.dumps(own), encoding="utf-8")
         yield
@@ -264,13 +261,8 @@ def nearest(root: Path, identity: Mapping[str, Any]) -> list[str]:
 def identity(command: str, **parameters: Any) -> dict[str, Any]:
     """All that decides a run's numbers: its parameters, and the versions that compute them."""
     versions = {name: importlib.metadata.version(name) for name in LIBRARIES}
-    return {
-        "command": command,
-        **parameters,
-        "versions": versions,
-        "schema": SCHEMA_VERSION,
-        "algorithm": ALGORITHM_VERSION,
-    }
+    code = {"versions": versions, "schema": SCHEMA_VERSION, "algorithm": ALGORITHM_VERSION}
+    return {"command": command, **parameters, **code}
 
 
 def run_key(identity: Mapping[str, Any]) -> str:
@@ -294,7 +286,5 @@ def folders(root: Path) -> Iterator[Path]:
     """The folders of the store, one a run key."""
     if root.is_dir():
         yield from (
-            path
-            for path in sorted(root.iterdir())
-            if (path / "key.json").is_file() or (path / "journal.jsonl").is_file()
+            path for path in sorted(root.iterdir()) if any((path / name).is_file() for name in (KEY, JOURNAL))
         )
