@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any, Literal, get_args, get_origin, get_type_h
 
 import polars as pl
 
-from biasscope.engine.data import datasets, sheets
+from biasscope.engine.data import datasets
 from biasscope.engine.data.datasets import prompts as own_prompts
 from biasscope.engine.errors import UsageError
 from biasscope.engine.model import loading
@@ -235,15 +235,9 @@ def prompts(
 ) -> Dataset:
     """Prompts of your own as a data set: a polars or pandas frame, a list of dictionaries, or a file's path.
 
-    Columns as in a file of `--dataset`. A table in memory is called `name`. DataError, with every fault,
-    where columns or records cannot be used.
+    Columns as in a file of `--dataset`. A table in memory is called `name`. DataError names every fault.
     """
-    how = {"skip_invalid": skip_invalid, "no_space": no_space}
-    if not isinstance(table, str | Path):
-        return own_prompts.of_sheet(sheets.of_rows(table, name), name, **how)
-    data = datasets.read(str(table), DEFAULTS.data_dir, **how)
-    content = digests.of_examples(data.examples, data.covariates)
-    return replace(data, loaded=Loaded(str(table), DEFAULTS.data_dir, 0, content, **how))
+    return own_prompts.of_table(table, name, skip_invalid=skip_invalid, no_space=no_space)
 
 
 def forest(

@@ -65,11 +65,15 @@ def write_data(result: Result, chosen: Format, with_rows: bool) -> None:
         for record in records(stored(result.rows) if with_rows else [summary]):
             sys.stdout.write(json.dumps(record, allow_nan=False) + "\n")
     elif chosen is Format.CSV:
-        sys.stdout.write(
-            summary.with_columns(pl.col(pl.String).map_elements(safe_text, pl.String)).write_csv()
-        )
+        sys.stdout.write(summary.with_columns(pl.col(pl.String).map_elements(_inert, pl.String)).write_csv())
     else:
         sys.stdout.write(markdown(summary))
+
+
+def _inert(text: str) -> str:
+    """The text of a CSV cell, which no spreadsheet takes for a formula."""
+    text = safe_text(text)
+    return f"'{text}" if text[:1] in ("=", "+", "-", "@") else text
 
 
 def stored(files: Iterable[Path]) -> Iterable[pl.DataFrame]:
@@ -250,8 +254,9 @@ def listing(
         if chosen is Format.TABLE:
             draw(tables.Table(title, columns, [cells], [] if rows else ["nothing"]), sys.stdout)
         else:
+            shown = safe_text if chosen is Format.MARKDOWN else _inert
             frame = pl.DataFrame(
-                [list(map(safe_text, row)) for row in cells],
+                [list(map(shown, row)) for row in cells],
                 schema=dict.fromkeys(columns, pl.String),
                 orient="row",
             )

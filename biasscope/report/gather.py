@@ -31,7 +31,7 @@ KIND = (
 """Parameters that make another kind of measurement."""
 SIZE = (
     *("heads", "layers", "top", "by", "adaptive", "miss", "calibrate", "causal"),
-    *("sizes", "minimal", "target", "run"),
+    *("sizes", "minimal", "target", "run", "group_by"),
 )
 """Those that make a larger or smaller one of the same kind: the largest, then the newest, is shown."""
 
