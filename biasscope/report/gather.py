@@ -59,6 +59,11 @@ class ReportRun:
         return self.label or str(self.summary["model"][0])
 
     @property
+    def names(self) -> tuple[str, ...]:
+        """What --model may call its model."""
+        return self.model, files.safe_name(self.model), self.record.model.name if self.record.model else ""
+
+    @property
     def file(self) -> str:
         """The file of its summary, from the results folder on."""
         return "/".join([*self.folder.parts[-DEPTH:], "summary.parquet"])
@@ -187,26 +192,18 @@ def gather(output_dir: Path, wanted: Sequence[str], model: str | None, cache: Pa
     called = models(stored)
     found = [(run, run.record) for run in stored if run.record and run.record.command in SHOWN]
     whole = [_read(run, record, called[run.folder]) for run, record in found]
-    if others := set(named) - {run.folder for run in whole}:
-        other = f"{others.pop()} is no run of {', '.join(SHOWN)}"
-        raise DataError(f"{other}: a report does not show it; leave it out")
-    shown = [run for run in whole if model is None or model in _names(run)]
+    for other in set(named) - {run.folder for run in whole}:
+        raise DataError(f"{other} is no run of {', '.join(SHOWN)}: a report does not show it; leave it out")
+    shown = [run for run in whole if model is None or model in run.names]
     if not shown:
         there = ", ".join(sorted({run.model for run in whole}))
         which = f" of model '{model}' (there are: {there})" if model and whole else ""
-        make = "`biasscope baseline` and `biasscope patch` make the first"
-        raise DataError(f"no finished run{which} under {output_dir}; {make}")
+        raise DataError(f"no finished run{which} under {output_dir}; `biasscope baseline` makes the first")
     together = itertools.groupby(sorted(shown, key=_place), _place)
     chosen = [_parts(list(runs), every=bool(wanted)) for _, runs in together]
     parts, left = [part for more, _ in chosen for part in more], [each for _, rest in chosen for each in rest]
-    unused = {run.folder for run, _ in left}
-    used = [run for run in shown if run.folder not in unused]
+    used = [run for run in shown if run.folder not in {other.folder for other, _ in left}]
     return Gathered(parts, used, left, [run for run in stored if run.record is None])
-
-
-def _names(run: ReportRun) -> tuple[str, ...]:
-    """What --model may call the model of a run."""
-    return run.model, files.safe_name(run.model), run.record.model.name if run.record.model else ""
 
 
 def _parts(runs: Sequence[ReportRun], *, every: bool) -> tuple[list[Part], list[tuple[ReportRun, str]]]:
@@ -243,8 +240,7 @@ def _one_of_each(runs: Sequence[ReportRun]) -> tuple[list[ReportRun], list[tuple
     def size(run: ReportRun) -> tuple[int, int, str, str]:
         return run.summary.height, run.record.datasets[0].used, run.record.created, run.key
 
-    best: dict[str, ReportRun] = {}
-    left = []
+    best, left = dict[str, ReportRun](), []
     for run in sorted(runs, key=size, reverse=True):
         first = best.setdefault(_kind(run), run)
         if first is not run:
