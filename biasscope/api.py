@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any, Literal, get_args, get_origin, get_type_h
 
 import polars as pl
 
-from biasscope.engine.data import datasets, sheets
+from biasscope.engine.data import datasets
 from biasscope.engine.data.datasets import prompts as own_prompts
 from biasscope.engine.errors import UsageError
 from biasscope.engine.model import loading
@@ -61,32 +61,21 @@ def _settings(model: Any, dataset: Any, given: Mapping[str, Any]) -> Measure:
         values["dtype"] = Dtype(_option("dtype", Literal[tuple(Dtype)], values["dtype"]))
     if "batch_size" in values:
         values["batch_size"] = str(values["batch_size"])
-    held = (
-        [model]
-        if isinstance(model, loading.LM)
-        else []
-        if isinstance(model, str | Path)
-        else [load_model(model)]
-    )
-    values["model"] = str(model)
-    for lm in held:
+    values["model"], lm = str(model), None
+    if not isinstance(model, str | Path):
+        lm = model if isinstance(model, loading.LM) else load_model(model)
         values |= {"model": lm.name, "dtype": Dtype(lm.dtype), "device": lm.device, "revision": lm.revision}
-    several = (
-        [] if dataset is None else [dataset] if isinstance(dataset, str | Path | Dataset) else list(dataset)
-    )
+    single = isinstance(dataset, str | Path | Dataset)
+    several = [] if dataset is None else [dataset] if single else list(dataset)
     known = [_checked(data) for data in several if isinstance(data, Dataset)]
     if known and len(known) < len(several):
         raise UsageError("give data sets by name or as Dataset, not both at once")
     if known and values.get("limit") is not None:
-        raise UsageError(
-            "limit draws from a data set by its name; for a Dataset: load_dataset(name, limit=…)"
-        )
+        raise UsageError("limit draws from a data set by name; for a Dataset: load_dataset(name, limit=…)")
     for data in known:
         values |= _drawn(data, values)
-    names = [data.loaded.name if data.loaded else data.name for data in known] or [
-        str(data) for data in several
-    ]
-    return replace(DEFAULTS, **values, dataset=names or None, held=Held(next(iter(held), None), tuple(known)))
+    names = [data.loaded.name if data.loaded else data.name for data in known] or list(map(str, several))
+    return replace(DEFAULTS, **values, dataset=names or None, held=Held(lm, tuple(known)))
 
 
 def _checked(data: Dataset) -> Dataset:
@@ -102,22 +91,16 @@ def _drawn(data: Dataset, values: Mapping[str, Any]) -> dict[str, Any]:
         return {}
     sampled = {"limit": len(data.examples), "seed": data.loaded.seed} if data.whole else {}
     if sampled and values.get("seed", data.loaded.seed) != data.loaded.seed:
-        raise UsageError(
-            f"the sample of {data.name} was drawn with seed {data.loaded.seed}, the run has "
-            f"{values['seed']}; give both the same"
-        )
+        drawn = f"the sample of {data.name} was drawn with seed {data.loaded.seed}"
+        raise UsageError(f"{drawn}, the run has {values['seed']}; give both the same")
     how = {name: getattr(data.loaded, name) for name in ("data_dir", "skip_invalid", "no_space")}
     return how | sampled
 
 
 def _option(name: str, kind: Any, value: Any) -> Any:
     """An option as the command line has it: lists joined by commas. UsageError: none of a few words."""
-    words = [
-        word
-        for choice in (kind, *get_args(kind))
-        if get_origin(choice) is Literal
-        for word in get_args(choice)
-    ]
+    choices = [choice for choice in (kind, *get_args(kind)) if get_origin(choice) is Literal]
+    words = [word for choice in choices for word in get_args(choice)]
     if words and value is not None and value not in words:
         raise UsageError(f"{name} '{value}' is none of: {', '.join(words)}")
     return ",".join(map(str, value)) if isinstance(value, list | tuple) else value
@@ -127,30 +110,21 @@ def experiment(name: str) -> Callable[..., Run]:
     """The experiment of that name as a function: its model, data sets, own and shared options, by name."""
     measured = getattr(importlib.import_module(f"biasscope.engine.experiments.{name}"), name)
     hints = get_type_hints(measured)
-    own = [
-        p
-        for p in inspect.signature(measured).parameters.values()
-        if p.kind is inspect.Parameter.KEYWORD_ONLY and p.name != "voice"
-    ]
-    keyword = inspect.Parameter.KEYWORD_ONLY
-    either = inspect.Parameter.POSITIONAL_OR_KEYWORD
-    shared = [inspect.Parameter(f.name, keyword, default=f.default, annotation=f.type) for f in SETTINGS]
-    first = [
-        inspect.Parameter("model", either, default=DEFAULTS.model),
-        inspect.Parameter("dataset", either, default=None),
-    ]
-    progress = inspect.Parameter("progress", keyword, default=None)
+    parameter = inspect.Parameter
+    keyword, either = parameter.KEYWORD_ONLY, parameter.POSITIONAL_OR_KEYWORD
+    of = inspect.signature(measured).parameters.values()
+    own = [p for p in of if p.kind is keyword and p.name != "voice"]
+    first = [parameter("model", either, default=DEFAULTS.model), parameter("dataset", either, default=None)]
+    shared = [parameter(f.name, keyword, default=f.default, annotation=f.type) for f in SETTINGS]
+    progress = parameter("progress", keyword, default=None)
     signature = inspect.Signature([*first, *own, *shared, progress], return_annotation=Run)
 
     def run(*args: Any, **values: Any) -> Run:
         if unknown := [key for key in values if key not in signature.parameters]:
             raise TypeError(datasets.unknown(f"option of {name}", unknown[0], list(signature.parameters)))
         given = signature.bind(*args, **values).arguments
-        settings = _settings(
-            given.get("model", DEFAULTS.model),
-            given.get("dataset"),
-            {f.name: given[f.name] for f in SETTINGS if f.name in given},
-        )
+        chosen = {f.name: given[f.name] for f in SETTINGS if f.name in given}
+        settings = _settings(given.get("model", DEFAULTS.model), given.get("dataset"), chosen)
         options = {p.name: _option(p.name, hints[p.name], given[p.name]) for p in own if p.name in given}
         result = measured(settings, **options, voice=_voice(given.get("progress")))
         return Run(result, settings.held)
@@ -179,21 +153,13 @@ def circuit(
     """
     from biasscope.engine.experiments import circuit as experiments
 
-    ranked_run = load(run) if isinstance(run, str) else run
-    places = {name: ranked_run.record.params[name] for name in ("cache_dir", "output_dir", "data_dir")}
-    settings = replace(
-        _settings(ranked_run._held.lm or ranked_run.record.params["model"], None, places),
-        held=ranked_run._held,
-    )
-    result = experiments.circuit(
-        settings,
-        str(ranked_run.folder),
-        sizes=_option("sizes", str, sizes),
-        minimal=minimal,
-        target=target,
-        voice=_voice(None),
-    )
-    return Run(result, ranked_run._held)
+    ranked = load(run) if isinstance(run, str) else run
+    places = {name: ranked.record.params[name] for name in ("cache_dir", "output_dir", "data_dir")}
+    model = ranked._held.lm or ranked.record.params["model"]
+    settings = replace(_settings(model, None, places), held=ranked._held)
+    options: Any = {"sizes": _option("sizes", str, sizes), "minimal": minimal, "target": target}
+    result = experiments.circuit(settings, str(ranked.folder), **options, voice=_voice(None))
+    return Run(result, ranked._held)
 
 
 def load(
@@ -202,17 +168,18 @@ def load(
     """A finished run by its folder or the start of its key. UsageError: none; DamagedError: it changed."""
     stored, record = cache.load(Path(output_dir), run, Path(cache_dir))
     part = record.datasets[0].model_copy(update={"path": str(stored.folder)})
-    tables = {
-        name: pl.read_parquet(stored.folder / f"{name}.parquet")
-        for name in ("summary", "reliability")
-        if name in part.tables
-    }
-    reliability = tables.get("reliability", RELIABILITY.to_frame())
-    summary = tables.get("summary", SUMMARY.to_frame())
-    return Run(
-        runs.Result(record.model_copy(update={"datasets": [part]}), [summary], [reliability], []),
-        DEFAULTS.held,
+    summary, reliability = (
+        pl.read_parquet(stored.folder / f"{name}.parquet") if name in part.tables else schema.to_frame()
+        for name, schema in (("summary", SUMMARY), ("reliability", RELIABILITY))
     )
+    shown = record.model_copy(update={"datasets": [part]})
+    return Run(runs.Result(shown, [summary], [reliability], []), DEFAULTS.held)
+
+
+def _names(given: Iterable[Run | str]) -> list[str]:
+    """The names of runs, and the folders of those that are in memory."""
+    parts = ([run] if isinstance(run, str) else [part.path for part in run.record.datasets] for run in given)
+    return [name for names in parts for name in names]
 
 
 def compare(
@@ -224,10 +191,7 @@ def compare(
     """
     from biasscope.engine.experiments import compare as experiments
 
-    named = [
-        [run] if isinstance(run, str) else [part.path for part in run.record.datasets] for run in compared
-    ]
-    rankings, _ = experiments.rankings([name for names in named for name in names], Path(output_dir))
+    rankings, _ = experiments.rankings(_names(compared), Path(output_dir))
     return pl.DataFrame(comparison.pairs(rankings, top))
 
 
@@ -252,20 +216,15 @@ def load_model(
     if not isinstance(model, str | Path):
         return forward.check_packing(loading.adopt(model, tokenizer))
     with SILENT.hushed():
-        where = {
-            "device": device,
-            "dtype": str(dtype),
-            "revision": revision,
-            "cache_dir": Path(cache_dir).expanduser(),
-            "offline": offline,
-        }
-        return forward.check_packing(loading.load(str(model), **where))  # type: ignore[arg-type]
+        where: Any = {"device": device, "dtype": str(dtype), "revision": revision, "offline": offline}
+        where["cache_dir"] = Path(cache_dir).expanduser()
+        return forward.check_packing(loading.load(str(model), **where))
 
 
 def load_dataset(
     name: str, *, data_dir: str | Path = DEFAULTS.data_dir, limit: int | None = None, seed: int = 0
 ) -> Dataset:
-    """The data set of that name, or of a file; `limit`: a seeded sample, spread evenly over groups."""
+    """The data set of that name, or of a file; `limit`: a seeded sample, spread evenly. UsageError: none."""
     data = datasets.load(name, Path(data_dir), limit=limit, seed=seed)
     content = digests.of_examples(data.examples, data.covariates)
     return replace(data, loaded=Loaded(name, Path(data_dir), seed, content))
@@ -276,15 +235,9 @@ def prompts(
 ) -> Dataset:
     """Prompts of your own as a data set: a polars or pandas frame, a list of dictionaries, or a file's path.
 
-    Columns as in a file of `--dataset`. A table in memory is called `name`. DataError, with every fault,
-    where columns or records cannot be used.
+    Columns as in a file of `--dataset`. A table in memory is called `name`. DataError names every fault.
     """
-    how = {"skip_invalid": skip_invalid, "no_space": no_space}
-    if not isinstance(table, str | Path):
-        return own_prompts.of_sheet(sheets.of_rows(table, name), name, **how)
-    data = datasets.read(str(table), DEFAULTS.data_dir, **how)
-    content = digests.of_examples(data.examples, data.covariates)
-    return replace(data, loaded=Loaded(str(table), DEFAULTS.data_dir, 0, content, **how))
+    return own_prompts.of_table(table, name, skip_invalid=skip_invalid, no_space=no_space)
 
 
 def forest(
@@ -335,11 +288,7 @@ class _Report(ModuleType):
         """
         from biasscope.report import document, gather
 
-        named = [
-            [run] if isinstance(run, str) else [part.path for part in run.record.datasets]
-            for run in runs or []
-        ]
-        shown = gather.gather(Path(output_dir), [name for names in named for name in names], None)
+        shown = gather.gather(Path(output_dir), _names(runs or []), None)
         (_, page), _ = document.save(shown, Path(out).with_suffix(".md"))
         shown.check()
         return page

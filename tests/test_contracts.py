@@ -33,6 +33,7 @@ COMMANDS = {
     "ablate": f"ablate {BIASED} --source all --layers 1",
     "baseline": f"baseline {SMALL}",
     "cache": "cache ls --cache-dir cache",
+    "check": "check occupations",
     "circuit": f"circuit --from {{ablate}} --sizes 1,2 {KEPT}",
     "compare": "compare {ablate} {patch} -o results",
     "download": f"download {' '.join(download.names())} --from {{data}} --data-dir data",

@@ -65,11 +65,15 @@ def write_data(result: Result, chosen: Format, with_rows: bool) -> None:
         for record in records(stored(result.rows) if with_rows else [summary]):
             sys.stdout.write(json.dumps(record, allow_nan=False) + "\n")
     elif chosen is Format.CSV:
-        sys.stdout.write(
-            summary.with_columns(pl.col(pl.String).map_elements(safe_text, pl.String)).write_csv()
-        )
+        sys.stdout.write(summary.with_columns(pl.col(pl.String).map_elements(_inert, pl.String)).write_csv())
     else:
         sys.stdout.write(markdown(summary))
+
+
+def _inert(text: str) -> str:
+    """The text of a CSV cell, which no spreadsheet takes for a formula."""
+    text = safe_text(text)
+    return f"'{text}" if text[:1] in ("=", "+", "-", "@") else text
 
 
 def stored(files: Iterable[Path]) -> Iterable[pl.DataFrame]:
@@ -110,11 +114,11 @@ def tables_of(result: Result) -> Iterator[tables.Table]:
     for part, summary, trusted in zip(record.datasets, result.summaries, result.reliability, strict=True):
         file = f"{part.path}/summary.parquet"
         if record.command == "baseline":
-            yield tables.clean_model(summary, part.name, file, record.given)
+            yield tables.clean_model(summary, part, file, record.given)
         elif record.command == "probe":
-            yield edited(probes.probes(summary, part.name, file, record.params["split"]))
+            yield edited(probes.probes(summary, part.name, part.noun, file, record.params["split"]))
         elif record.command == "circuit":
-            yield circuits.sets(summary, part.name, file)
+            yield circuits.sets(summary, part.name, part.noun, file)
         elif record.command == "encode":
             yield edited(tables.encoded(summary, part.name, f"{part.path}/activations.parquet"))
         else:
@@ -123,7 +127,7 @@ def tables_of(result: Result) -> Iterator[tables.Table]:
                 control = summary.filter(
                     pl.col("dataset") != summary["dataset"][0], pl.col("source") == rows["source"][0]
                 )
-                yield edited(tables.effects(rows, part.name, file, control))
+                yield edited(tables.effects(rows, part, file, control))
             yield from reliability.tables(summary, trusted)
 
 
@@ -250,8 +254,9 @@ def listing(
         if chosen is Format.TABLE:
             draw(tables.Table(title, columns, [cells], [] if rows else ["nothing"]), sys.stdout)
         else:
+            shown = safe_text if chosen is Format.MARKDOWN else _inert
             frame = pl.DataFrame(
-                [list(map(safe_text, row)) for row in cells],
+                [list(map(shown, row)) for row in cells],
                 schema=dict.fromkeys(columns, pl.String),
                 orient="row",
             )

@@ -14,7 +14,7 @@ from biasscope.engine.schemas import SUMMARY, TOTAL
 from biasscope.engine.statistics import summary
 from biasscope.engine.store import files, reproduce
 from biasscope.engine.store.cache import Stored, finished, load, models
-from biasscope.engine.store.runs import RunRecord
+from biasscope.engine.store.runs import DatasetPart, RunRecord
 from biasscope.engine.store.seals import DEPTH, Seal
 from biasscope.engine.types import SOURCES
 
@@ -31,7 +31,7 @@ KIND = (
 """Parameters that make another kind of measurement."""
 SIZE = (
     *("heads", "layers", "top", "by", "adaptive", "miss", "calibrate", "causal"),
-    *("sizes", "minimal", "target", "run"),
+    *("sizes", "minimal", "target", "run", "group_by"),
 )
 """Those that make a larger or smaller one of the same kind: the largest, then the newest, is shown."""
 
@@ -64,9 +64,14 @@ class ReportRun:
         return "/".join([*self.folder.parts[-DEPTH:], "summary.parquet"])
 
     @property
+    def data(self) -> DatasetPart:
+        """What it was measured on."""
+        return self.record.datasets[0]
+
+    @property
     def dataset(self) -> str:
         """The dataset's name."""
-        return self.record.datasets[0].name
+        return self.data.name
 
 
 @dataclass(frozen=True)
@@ -76,6 +81,9 @@ class Map:
     run: ReportRun
     method: str
     source: str
+    statistic: str
+    """The ranking statistic."""
+    unit: str
     rows: pl.DataFrame
     ranked: pl.DataFrame
     """The rows that rank sites, single sites alone."""
@@ -100,16 +108,6 @@ class Map:
         return any(self.run.record.params.get(name) for name in ("top", "heads", "layers", "adaptive"))
 
     @property
-    def statistic(self) -> str:
-        """The ranking statistic."""
-        return str(self.ranked["statistic"][0])
-
-    @property
-    def unit(self) -> str:
-        """Its unit."""
-        return str(self.ranked["unit"][0])
-
-    @property
     def groups(self) -> int:
         """The most groups that a site has."""
         return max(self.ranked["clusters"].drop_nulls().to_list(), default=0)
@@ -126,7 +124,8 @@ class Part:
     model: str
     model_option: str
     """What --model was."""
-    dataset: str
+    data: DatasetPart
+    """What the runs were measured on."""
     baseline: ReportRun | None
     maps: list[Map]
     """Maps over all positions, measured ones first."""
@@ -136,6 +135,11 @@ class Part:
     circuits: list[ReportRun]
     edited: list[ReportRun] = field(default_factory=list)
     """Baselines of the model in which something was replaced all the while."""
+
+    @property
+    def dataset(self) -> str:
+        """The dataset's name."""
+        return self.data.name
 
     @property
     def name(self) -> str:
@@ -274,7 +278,7 @@ def part(runs: Sequence[ReportRun]) -> Part:
     return Part(
         model=runs[0].model,
         model_option=reproduce.relative(str(runs[0].record.params.get("model", runs[0].model))),
-        dataset=runs[0].dataset,
+        data=runs[0].data,
         baseline=next((run for run in of["baseline"] if not run.record.given), None),
         maps=list(whole.values()),
         along=[m for m in maps if _split(m)],
@@ -295,5 +299,6 @@ def _maps(run: ReportRun) -> list[Map]:
         ranked = summary.ranking(rows).filter(pl.col("component") != TOTAL, schemas.single_sites())
         tested = ranked["p_family"].is_not_null().any() or rows["method"][0] == own["method"][0]
         if ranked.height and tested:  # the exact effects of --calibrate are no map
-            maps.append(Map(run, rows["method"][0], rows["source"][0], rows, ranked))
+            method, source, statistic, unit = ranked.select("method", "source", "statistic", "unit").row(0)
+            maps.append(Map(run, method, source, statistic, unit, rows, ranked))
     return maps

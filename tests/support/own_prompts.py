@@ -69,3 +69,13 @@ def own(*rows: dict[str, Any], **how: bool) -> Dataset:
 
 def row(**cells: Any) -> dict[str, Any]:
     return {"prompt": "The nurse said that", "a": "he", "b": "she", **cells}
+
+
+def winogender_as_rows(truth: Dataset) -> list[dict[str, Any]]:
+    """WinoGender as a user would write it: pronouns, occupations and their share of men."""
+    men = truth.covariates[0].values
+    return [
+        {"id": e.id, "prompt": e.prompt, "a": e.stereo, "b": e.anti, "occupation": e.group}
+        | {"suffix": e.suffix, "category": "gender", "covariate: share of men [%]": repr(men[e.group])}
+        for e in truth.examples
+    ]

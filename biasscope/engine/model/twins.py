@@ -44,7 +44,8 @@ def _first(lm: LM, example: Example, candidates: Sequence[Twin]) -> Twin | str |
     for twin in candidates:
         if shapes(continuations(lm, example, example.exchanged(twin.prompt))) == clean:
             return twin
-    return None
+    sizes = [len(encode(lm, prompt)) for prompt in (example.twin or example.prompt, example.prompt)]
+    return None if sizes[0] == sizes[1] else f"its twin has {sizes[0]} tokens, the prompt {sizes[1]}"
 
 
 def table(dataset: Dataset, kept: Mapping[str, Twin]) -> pl.DataFrame:

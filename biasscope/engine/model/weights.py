@@ -75,6 +75,20 @@ def unconverted(name: str, cache_dir: Path) -> Path | None:
         return None if file is None or _conversion(file, cache_dir)[1].is_dir() else file
 
 
+def tokenizer(name: str, *, revision: str | None = None, cache_dir: Path, offline: bool = False) -> Path:
+    """The folder, or the GGUF file, that holds the tokenizer of a `--model` value; no weights are fetched."""
+    with _in_one_line(cache_dir):
+        if (file := gguf(name)) is not None:
+            folder = _conversion(file, cache_dir)[1]
+            return folder if folder.is_dir() else file
+        path = Path(name).expanduser()
+        if path.is_dir():
+            return path
+        if name.startswith((PLANTED, ".", "~")) or path.is_absolute():
+            return _located(name, revision, offline, cache_dir).folder
+        return _fetched(name, revision, offline, ["config.json", *TOKENIZER_FILES])
+
+
 @contextlib.contextmanager
 def _in_one_line(cache_dir: Path) -> Iterator[None]:
     """Turn a failure to read a file, or to write it into the cache, into an error of one line."""
@@ -108,7 +122,8 @@ def _located(name: str, revision: str | None, offline: bool, cache_dir: Path) ->
         raise DataError(
             f"no model folder at {name}; give an existing folder, a .gguf file or a hub id such as gpt2"
         )
-    return _snapshot(name, revision, offline, cache_dir)
+    folder = _fetched(name, revision, offline, SNAPSHOT)
+    return Weights(name, folder, folder.name, _folder_digest(folder, cache_dir))
 
 
 def gguf(name: str) -> Path | None:
@@ -207,7 +222,8 @@ def quiet() -> Iterator[None]:
             logging.enable_progress_bar()
 
 
-def _snapshot(name: str, revision: str | None, offline: bool, cache_dir: Path) -> Weights:
+def _fetched(name: str, revision: str | None, offline: bool, wanted: list[str]) -> Path:
+    """The folder with a hub model's files that are wanted."""
     from huggingface_hub import constants, snapshot_download
     from huggingface_hub.errors import (
         GatedRepoError,
@@ -219,14 +235,15 @@ def _snapshot(name: str, revision: str | None, offline: bool, cache_dir: Path) -
 
     hub = ALIASES.get(name.lower(), name)
     try:
-        files = snapshot_download(
-            hub,
-            revision=revision,
-            allow_patterns=SNAPSHOT,
-            ignore_patterns=NOT_NEEDED,
-            local_files_only=offline,
+        return Path(
+            snapshot_download(
+                hub,
+                revision=revision,
+                allow_patterns=wanted,
+                ignore_patterns=NOT_NEEDED,
+                local_files_only=offline,
+            )
         )
-        folder = Path(files)
     except HFValidationError as error:
         raise UsageError(
             f"'{name}' is neither a folder, a .gguf file nor a hub id; known short names: {known_names()}"
@@ -250,7 +267,6 @@ def _snapshot(name: str, revision: str | None, offline: bool, cache_dir: Path) -
         raise NetworkError(
             f"model {hub} is not in the local cache and {reason}; use --model FOLDER or go online once"
         ) from error
-    return Weights(name, folder, folder.name, _folder_digest(folder, cache_dir))
 
 
 def known_names() -> str:

@@ -32,7 +32,12 @@ Mask = NDArray[np.bool_]
 
 
 def baseline(
-    scores: pl.DataFrame, dataset: Dataset, *, model: str, design: Design = Design()
+    scores: pl.DataFrame,
+    dataset: Dataset,
+    *,
+    model: str,
+    design: Design = Design(),
+    group_by: str | None = None,
 ) -> pl.DataFrame:
     """SUMMARY of SCORES on one dataset: target's slope, mean and rms, other metrics' means, correlations.
 
@@ -41,7 +46,7 @@ def baseline(
     group means of target with each covariate, which stands beside each group as metric `covariate`.
     """
     refuse_empty(scores)
-    masks = of_examples(dataset)
+    masks = of_examples(dataset, group_by)
     labels = {"model": model, "method": "baseline", "dataset": scores["dataset"][0]}
     names = pl.DataFrame({"subset": list(masks)})
     tables = []
@@ -66,7 +71,8 @@ def baseline(
                 end: np.clip(columns[end], 0, 100) for end in ("ci_low", "ci_high") if measured_in == "%"
             }
             label = {**labels, "metric": metric, "statistic": statistic, "unit": measured_in}
-            tables.append(table(names, columns, label).filter(pl.col("n") > 0))
+            rows = table(names, columns, label).filter(pl.col("n") > 0)
+            tables.append(rows.filter(~pl.col("subset").str.starts_with("polarity: ")))  # it takes both
         if metric == "target" and dataset.covariates:
             everything = cells.sites(first)
             associated = {**_correlations(everything, groups, dataset, design.seed), **_joint(own, dataset)}
@@ -200,12 +206,12 @@ def nothing_to_find(effects: pl.LazyFrame, design: Design) -> str | None:
     )
 
 
-def of_examples(dataset: Dataset) -> dict[str, Mask]:
+def of_examples(dataset: Dataset, group_by: str | None = None) -> dict[str, Mask]:
     """The selections of one dataset's examples, "all" first; one that would hold every example is left out.
 
     "bias type: X" · "without someone", "someone only" · "case: X" · "referent: occupation", "referent:
-    participant" · "gender: X", "polarity: X", "direction: X" · then each group alone ("occupation: X") where
-    there is a covariate, else in a bias type of fewer than 6 groups.
+    participant" · "gender: X", "polarity: X", "direction: X" · by the values of the column `group_by` · then
+    each group alone ("occupation: X") where there is a covariate, else in a bias type of fewer than 6 groups.
     """
     examples = dataset.examples
     masks = {"all": np.ones(len(examples), bool)}
@@ -225,7 +231,7 @@ def of_examples(dataset: Dataset) -> dict[str, Mask]:
     split = _distinguished(examples)
     for answer in seen(e.meta.get("answer") for e in examples):
         add(f"referent: {answer}", (e.group in split and e.meta.get("answer") == answer for e in examples))
-    for key in ("gender", "polarity", "direction"):
+    for key in ("gender", "polarity", "direction", *([group_by] if group_by else [])):
         for value in seen(e.meta.get(key) for e in examples):
             add(f"{key}: {value}", (e.meta.get(key) == value for e in examples))
     few = few_groups([(e.bias_type, e.group) for e in examples])

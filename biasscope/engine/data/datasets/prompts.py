@@ -6,12 +6,14 @@ import re
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 from biasscope.engine.data import datasets, prompt_columns, prompt_records, reading, sheets
 from biasscope.engine.data.prompt_columns import Columns
 from biasscope.engine.data.prompt_records import Parsed
 from biasscope.engine.data.reading import Origin
 from biasscope.engine.data.sheets import Sheet
+from biasscope.engine.settings import Loaded, Measure
 from biasscope.engine.store import digests
 from biasscope.engine.types import Covariate, Dataset, Example
 
@@ -36,6 +38,17 @@ def read(name: str, data_dir: Path, *, skip_invalid: bool = False, no_space: boo
     sheet = sheets.read(path)
     dataset = of_sheet(sheet, path.stem, skip_invalid=skip_invalid, no_space=no_space)
     return replace(dataset, record={**ORIGIN.record(), "file": path.name})
+
+
+def of_table(table: Any, name: str, *, skip_invalid: bool = False, no_space: bool = False) -> Dataset:
+    """The examples of a table in memory, as a data set of that name, or of a file by its path."""
+    how = {"skip_invalid": skip_invalid, "no_space": no_space}
+    if not isinstance(table, str | Path):
+        return of_sheet(sheets.of_rows(table, name), name, **how)
+    folder = Measure().data_dir
+    data = datasets.read(str(table), folder, **how)
+    content = digests.of_examples(data.examples, data.covariates)
+    return replace(data, loaded=Loaded(str(table), folder, 0, content, **how))
 
 
 def of_sheet(sheet: Sheet, name: str, *, skip_invalid: bool = False, no_space: bool = False) -> Dataset:
