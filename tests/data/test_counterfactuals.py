@@ -186,6 +186,11 @@ def reader(name: str, shared_data: Path, smollm2: LM) -> LM:
 
 COUNTS = {"winogender": (232, 236), "stereoset_gender": (179, 180), "stereoset_profession": (620, 600)}
 COUNTS |= {"stereoset_race": (827, 851), "stereoset_religion": (60, 60), "intersentence": (2027, 2024)}
+COUNTS |= {"winobias_type1": (790, 790), "winobias_type2": (783, 783)}
+COUNTS |= {"crows_pairs": (895, 882), "crows_pairs_fr": (342, 330)}
+COUNTS |= {"bbq_age": (456, 764), "bbq_physical_appearance": (316, 316), "bbq_religion": (160, 160)}
+COUNTS |= {"bbq_sexual_orientation": (152, 200)}
+"""Data set → examples kept with GPT-2's tokenizer and with SmolLM2's."""
 
 
 @pytest.mark.real
