@@ -30,8 +30,9 @@ def _lines(facts: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
         yield "bias types", ", ".join(f"{kind} {n}" for kind, n in facts["bias_types"].items())
     yield "groups", f"{facts['groups']} ({facts['noun']}), {_range(facts['group_sizes'])} each"
     if covariate := facts["covariate"]:
-        unit = f" {covariate['unit']}" if covariate["unit"] else ""
-        yield covariate["name"], f"{_range(covariate)}{unit}, known of {covariate['groups']} groups"
+        unit = f" [{covariate['unit']}]" if covariate["unit"] else ""
+        known = f"{_range(covariate)}, in {covariate['groups']} of {facts['groups']} groups"
+        yield f"{covariate['name']}{unit}", known
     yield "ranks", f"slope of target on {covariate['name']}" if covariate else "mean of target"
     yield "intervals", "yes" if facts["intervals"] else f"none: they need {MIN_CLUSTERS} groups"
     yield "twins", RULES.get(facts["rule"], "by rule, see `biasscope pairs`").format(n=facts["twins"])
