@@ -98,7 +98,7 @@ def _without(
 def against_random(summary: pl.DataFrame) -> pl.DataFrame:
     """SUMMARY of the probe's direction, then rows of source `random`: their median and 5 to 95 %."""
     own = summary.filter(pl.col("source") == PROBE)
-    keys = [name for name in own.columns if name in _KEYS]
+    keys = [name for name in own.columns[: own.columns.index("n")] if name != "source"]
     others = summary.filter(pl.col("source") != PROBE).group_by(keys, maintain_order=True)
     band = others.agg(
         n=pl.len().cast(pl.Int64),
@@ -110,18 +110,3 @@ def against_random(summary: pl.DataFrame) -> pl.DataFrame:
         pl.lit(None).alias(name) for name in own.columns if name not in {*band.columns, "source"}
     )
     return pl.concat([own, band.select(own.columns).cast(dict(own.schema))])  # type: ignore[arg-type]
-
-
-_KEYS: Sequence[str] = (
-    "model",
-    "dataset",
-    "subset",
-    "method",
-    "metric",
-    "statistic",
-    "unit",
-    "component",
-    "layer",
-    "head",
-    "position",
-)
