@@ -28,19 +28,8 @@ def of_examples(examples: Iterable[Example]) -> str:
 
 
 def _row(e: Example) -> list[Any]:
-    row = [
-        e.id,
-        e.bias_type,
-        e.group,
-        e.prompt,
-        e.stereo,
-        e.anti,
-        e.unrelated,
-        e.suffix,
-        e.sentences,
-        e.flaw,
-        dict(e.meta),
-    ]
+    first = [e.id, e.bias_type, e.group, e.prompt, e.stereo, e.anti, e.unrelated, e.suffix]
+    row = [*first, e.sentences, e.flaw, dict(e.meta)]
     # where there is none, the digests are those published before there was a term
     return row if e.term is None else [*row, e.term]
 
