@@ -228,8 +228,8 @@ def matrices(
             heads = part["head"].unique().sort()
             for head in heads:
                 of_head = part.filter(pl.col("head").eq_missing(head))
-                values = np.array(of_head["values"].to_list(), np.float32)
-                width = values.shape[1]
+                width = of_head["values"].list.len()[0]
+                values = of_head["values"].list.to_array(width).to_numpy()
                 start = 0 if head is None else int(head) * width
                 if number not in by_row:
                     by_row[number] = np.full((len(ids), width * len(heads)), np.nan, np.float32)
