@@ -80,6 +80,9 @@ def test_a_run_on_a_file_is_repeated_by_its_command_and_feeds_a_circuit_and_a_no
     folder = run["datasets"][0]["path"]
     code, _, err = biasscope("circuit", "--from", folder, "--cache-dir", "cache", "-o", "results", ok=False)
     assert code in (0, 4) and "unknown dataset" not in err
+    write(Path("mine.csv"), as_csv(ROWS[2:]))
+    code, _, err = biasscope("circuit", "--from", folder, "--cache-dir", "cache", "-o", "results", ok=False)
+    assert code == 4 and "measured other examples than mine has now; measure it again" in err
 
 
 def test_a_table_in_memory_is_another_run_where_only_its_covariate_differs(tiny_folder, tmp_path) -> None:
