@@ -35,27 +35,19 @@ def ablate(
     by: Annotated[options.Ranking, options.option("--by", "What ranks the sites of --top")] = "attribution",
     given: Annotated[
         str | None,
-        options.option(
-            "--given", "Ablate these all the while, LAYER.HEAD or LAYER.mlp", metavar="5.3,10.mlp"
-        ),
+        options.option("--given", "Ablated all the while: LAYER.HEAD or LAYER.mlp", metavar="5.3,10.mlp"),
     ] = None,
     adaptive: Annotated[
         bool,
-        options.option(
-            "--adaptive", "Down attribution's ranking until hardly any other site can be among the strongest"
-        ),
+        options.option("--adaptive", "Down attribution's ranking until hardly any other can be in the top"),
     ] = False,
     miss: Annotated[
         float,
-        options.option(
-            "--miss", "Share of unmeasured sites that may exceed them (--adaptive)", min=0.001, max=0.5
-        ),
-    ] = (0.02),
+        options.option("--miss", "Share of others that may exceed them (--adaptive)", min=0.001, max=0.5),
+    ] = 0.02,
     control: Annotated[
         options.Control | None,
-        options.option(
-            "--control", "Also scan prompts where gender is a fact: gives each site's specificity"
-        ),
+        options.option("--control", "Scan prompts where gender is a fact, too: each site's specificity"),
     ] = None,
     plot: options.Plot = False,
 ) -> None:

@@ -1,11 +1,14 @@
 """`biasscope cache`."""
 
 from enum import StrEnum
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from biasscope import options
+
+if TYPE_CHECKING:
+    from biasscope.engine.store.cache import Entry
 
 PANEL = "Manage"
 EXAMPLES = (
@@ -54,53 +57,40 @@ def cache(
         raise UsageError("`cache rm` takes the keys of what to remove, or --all; the other actions take none")
     if action is Action.VERIFY:
         damaged = contents.damage(cache_dir, repair=repair)
-        formats.listing(
-            "damaged", [{"damaged": text} for text in damaged], [[text] for text in damaged], chosen
-        )
+        rows = [{"damaged": text} for text in damaged]
+        formats.listing("damaged", rows, [[text] for text in damaged], chosen)
         if damaged and not repair:
-            raise DamagedError(
-                f"{len(damaged)} corrupted in {cache_dir} (checksum mismatch); `biasscope cache verify "
-                "--repair` drops them"
-            )
-        return screen.note(
-            f"dropped, because corrupted: {len(damaged)}"
-            if damaged
-            else f"everything in {cache_dir} matches its checksum"
-        )
+            corrupted = f"{len(damaged)} corrupted in {cache_dir} (checksum mismatch)"
+            raise DamagedError(f"{corrupted}; `biasscope cache verify --repair` drops them")
+        dropped, whole = "dropped, because corrupted", f"everything in {cache_dir} matches its checksum"
+        return screen.note(f"{dropped}: {len(damaged)}" if damaged else whole)
     entries = contents.entries(cache_dir)
     if action is Action.PRUNE:
         entries = contents.stale(entries, older_than)
     elif keys:
         entries = contents.chosen(entries, keys)
-    total = (
-        f"{len(entries)} {'entry' if len(entries) == 1 else 'entries'}, "
-        f"{in_bytes(sum(e.bytes for e in entries))}"
-    )
+    size = in_bytes(sum(entry.bytes for entry in entries))
+    total = f"{len(entries)} {'entry' if len(entries) == 1 else 'entries'}, {size}"
     if action is not Action.LS and not dry_run:
         if entries and not (yes or confirmed(f"remove {total} from {cache_dir}?")):
             return screen.note("nothing removed")
         contents.sweep(cache_dir)
         for entry in entries:
             contents.drop(entry)
-    rows: list[dict[str, Any]] = []
+    rows = [_row(entry) for entry in entries]
     cells = []
-    for e in entries:
-        state = "in use" if e.locked else "finished" if e.finished else "unfinished"
-        what = e.command or e.kind
-        rows.append(
-            {
-                "key": e.key,
-                "what": what,
-                "model": e.model,
-                "dataset": e.dataset,
-                "state": state,
-                "size": e.bytes,
-            }
-        )
-        rows[-1] |= {"age": round(e.age_days, 4), "units": e.units, "path": str(e.path)}
-        cells.append([e.key[:8], what, e.model, e.dataset, state, in_bytes(e.bytes), age(e.age_days)])
+    for entry, row in zip(entries, rows, strict=True):
+        cells.append([row["key"][:8], *list(row.values())[1:5], in_bytes(entry.bytes), age(entry.age_days)])
     formats.listing(str(cache_dir), rows, cells, chosen)
-    done = {"ls": "in all", "prune": "pruned", "rm": "removed"}[action.value] + (
-        " (not done: --dry-run)" if dry_run else ""
-    )
+    done = {"ls": "in all", "prune": "pruned", "rm": "removed"}[action.value]
+    done += " (not done: --dry-run)" if dry_run else ""
     return screen.note(f"{total} {done}")
+
+
+def _row(entry: "Entry") -> dict[str, Any]:
+    """An entry as programs read it; its first fields are what people see."""
+    state = "in use" if entry.locked else "finished" if entry.finished else "unfinished"
+    row = {"key": entry.key, "what": entry.command or entry.kind, "model": entry.model}
+    row |= {"dataset": entry.dataset, "state": state}
+    counts = {"size": entry.bytes, "age": round(entry.age_days, 4), "units": entry.units}
+    return {**row, **counts, "path": str(entry.path)}

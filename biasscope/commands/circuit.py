@@ -18,7 +18,7 @@ def circuit(
     ],
     sizes: Annotated[
         str, options.option("--sizes", "How many of the strongest sites to keep, or remove", metavar="1,2,5")
-    ] = ("1,2,5,10,20,50"),
+    ] = "1,2,5,10,20,50",
     minimal: Annotated[
         bool, options.option("--minimal", "Also a smallest set that keeps --target, by greedy removal")
     ] = False,

@@ -18,29 +18,23 @@ def patch(
     method: Annotated[
         options.Method,
         options.option("--method", "attribution: gradient estimates; exact: each site replaced in turn"),
-    ] = ("attribution"),
+    ] = "attribution",
     source: Annotated[
         options.Patched,
         options.option("--source", "What the activations are replaced by; corrupt: the twin's"),
     ] = "corrupt",
     direction: Annotated[
         options.Direction,
-        options.option(
-            "--direction", "noising: the twin's into the clean run; denoising: clean ones into the twin's run"
-        ),
+        options.option("--direction", "noising: the twin's into the clean run; denoising: the reverse"),
     ] = "noising",
     components: Annotated[
         str,
-        options.option(
-            "--components", "Some of z, attn_out, mlp_out, resid_pre, resid_post", metavar="NAME,…"
-        ),
+        options.option("--components", "Of z, attn_out, mlp_out, resid_pre, resid_post", metavar="NAME,…"),
     ] = "z,attn_out,mlp_out,resid_pre,resid_post",
     layers: Annotated[str | None, options.option("--layers", "Only these layers", metavar="0-5,11")] = None,
     positions: Annotated[
         str,
-        options.option(
-            "--positions", "Where: all, or some of term, between, readout one at a time", metavar="all|NAME,…"
-        ),
+        options.option("--positions", "Some of term, between, readout, one at a time", metavar="all|NAME,…"),
     ] = "all",
     given: options.Given = None,
     steps: Annotated[
@@ -49,9 +43,7 @@ def patch(
     ] = None,
     calibrate: Annotated[
         int | None,
-        options.option(
-            "--calibrate", "Also measure exactly the first N and N random sites of each kind", min=1
-        ),
+        options.option("--calibrate", "Also measure exactly the first N and N random sites a kind", min=1),
     ] = None,
     plot: options.Plot = False,
 ) -> None:

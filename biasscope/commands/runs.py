@@ -2,11 +2,14 @@
 
 from enum import StrEnum
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from biasscope import options
+
+if TYPE_CHECKING:
+    from biasscope.engine.store.cache import Stored
 
 PANEL = "Manage"
 EXAMPLES = (
@@ -37,7 +40,6 @@ def runs(
     """List the finished runs, or show how one was made."""
     from biasscope.engine.errors import UsageError
     from biasscope.engine.store import cache, reproduce
-    from biasscope.engine.store.seals import Seal
     from biasscope.report import formats, tables
 
     chosen = options.Format.JSON if json else format
@@ -47,42 +49,27 @@ def runs(
         shown, record = cache.load(output_dir, run, cache_dir)
         record = reproduce.renewed(record)
         return formats.record(record, tables.record(record), shown.seal, chosen)
-    rows: list[dict[str, Any]] = []
-    cells: list[list[str]] = []
     stored = cache.finished(output_dir, cache_dir)
     models = cache.models(stored)
-    for each in stored:
-        run_record, (_, dataset, command, key) = each.record, each.folder.parts[-4:]
-        how = "edited" if each.seal is Seal.EDITED else "damaged or older"
-        row = {
-            "run": key,
-            "command": command,
-            "model": models[each.folder],
-            "dataset": dataset,
-            "how": how,
-            "created": None,
-        }
-        if run_record is not None:
-            how = " ".join(
-                str(run_record.params[name])
-                for name in ("method", "source", "site")
-                if run_record.params.get(name)
-            )
-            row |= {"how": how, "created": run_record.created}
-        cells.append(
-            [
-                *list(map(str, row.values()))[:5],
-                "–" if run_record is None else run_record.created[5:16].replace("T", " "),
-            ]
-        )
-        used = None if run_record is None else run_record.datasets[0].used
-        rows.append(
-            {
-                **row,
-                "used": used,
-                "intact": run_record is not None,
-                "seal": each.seal,
-                "path": str(each.folder),
-            }
-        )
+    rows = [_row(each, models[each.folder]) for each in stored]
+    cells = [[*list(map(str, row.values()))[:5], _minute(row["created"])] for row in rows]
     return formats.listing(str(output_dir), rows, cells, chosen)
+
+
+def _row(stored: "Stored", model: str) -> dict[str, Any]:
+    """A run as programs read it; its first fields are what people see."""
+    from biasscope.engine.store.seals import Seal
+
+    record, (_, dataset, command, key) = stored.record, stored.folder.parts[-4:]
+    row: dict[str, Any] = {"run": key, "command": command, "model": model, "dataset": dataset}
+    if record is None:
+        how = "edited" if stored.seal is Seal.EDITED else "damaged or older"
+        row |= {"how": how, "created": None, "used": None}
+    else:
+        how = " ".join(str(record.params[n]) for n in ("method", "source", "site") if record.params.get(n))
+        row |= {"how": how, "created": record.created, "used": record.datasets[0].used}
+    return {**row, "intact": record is not None, "seal": stored.seal, "path": str(stored.folder)}
+
+
+def _minute(created: str | None) -> str:
+    return "–" if created is None else created[5:16].replace("T", " ")

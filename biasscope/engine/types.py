@@ -109,7 +109,7 @@ class Dataset:
     found: int
     """Examples read; found = len(examples) + Σ dropped + those that --limit did not draw."""
     dropped: Counter[str] = field(default_factory=Counter)
-    """Reason → number of examples refused while reading (only with --skip-invalid)."""
+    """Reason → number of examples left out while reading: faulty as published, or with --skip-invalid."""
     notes: tuple[str, ...] = ()
     """Warnings for the reader of the results: repaired labels, licence, and the like."""
     record: Mapping[str, Any] = field(default_factory=dict)

@@ -21,7 +21,7 @@ NAMED = 20
 """Sites of a set that are named; the rest is in the file."""
 
 
-def sets(summary: pl.DataFrame, dataset: str, file: str) -> Table:
+def sets(summary: pl.DataFrame, of: str, noun: str, file: str) -> Table:
     """f of the strongest sites kept alone and removed, random sets of their size beside, and the areas."""
     f = {(row["method"], row["kind"], row["k"]): row for row in sized(summary).iter_rows(named=True)}
     sizes = [k for mode, kind, k in f if (mode, kind) == ("keep", "top")]
@@ -45,7 +45,7 @@ def sets(summary: pl.DataFrame, dataset: str, file: str) -> Table:
         rows = summary.filter(method=mode, statistic=name)
         areas.append(f"{name} {mode}: {share(rows.row(0, named=True) if rows.height else None)}")
     title = (
-        f"{dataset}: sets of heads and MLPs, source {first['source']}, {first['n']} examples, "
+        f"{of}: sets of heads and MLPs, source {first['source']}, {first['n']} examples, "
         f"{first['clusters']} groups"
     )
     notes = [
@@ -56,9 +56,7 @@ def sets(summary: pl.DataFrame, dataset: str, file: str) -> Table:
         *areas,
         f"more in {file}",
     ]
-    note = resampling.few_clusters_note(
-        first["clusters"], "term" if dataset.startswith("stereoset") else "group"
-    )
+    note = resampling.few_clusters_note(first["clusters"], noun)
     notes += [note] if note else []
     return Table(
         title,
@@ -117,7 +115,7 @@ def section(parts: Sequence[Part], gallery: "Gallery") -> "Iterator[Block]":
             )
         drawn, tables = [], []
         for run in part.circuits:
-            tables.append(sets(run.summary, part.name, run.file))
+            tables.append(sets(run.summary, part.name, part.data.noun, run.file))
             if run.summary.filter(statistic="faithfulness")["estimate"].is_not_null().any():
                 source = run.summary["source"].drop_nulls().to_list()[0]
                 title = f"Sets of sites: {part.model}\n{part.dataset}, {SOURCES[source].noun}"

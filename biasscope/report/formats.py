@@ -114,11 +114,11 @@ def tables_of(result: Result) -> Iterator[tables.Table]:
     for part, summary, trusted in zip(record.datasets, result.summaries, result.reliability, strict=True):
         file = f"{part.path}/summary.parquet"
         if record.command == "baseline":
-            yield tables.clean_model(summary, part.name, file, record.given)
+            yield tables.clean_model(summary, part, file, record.given)
         elif record.command == "probe":
-            yield edited(probes.probes(summary, part.name, file, record.params["split"]))
+            yield edited(probes.probes(summary, part.name, part.noun, file, record.params["split"]))
         elif record.command == "circuit":
-            yield circuits.sets(summary, part.name, file)
+            yield circuits.sets(summary, part.name, part.noun, file)
         elif record.command == "encode":
             yield edited(tables.encoded(summary, part.name, f"{part.path}/activations.parquet"))
         else:
@@ -127,7 +127,7 @@ def tables_of(result: Result) -> Iterator[tables.Table]:
                 control = summary.filter(
                     pl.col("dataset") != summary["dataset"][0], pl.col("source") == rows["source"][0]
                 )
-                yield edited(tables.effects(rows, part.name, file, control))
+                yield edited(tables.effects(rows, part, file, control))
             yield from reliability.tables(summary, trusted)
 
 

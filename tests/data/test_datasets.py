@@ -15,7 +15,8 @@ from biasscope.engine.model import tokens
 from biasscope.engine.store import digests
 from biasscope.engine.types import Dataset, Example
 
-STEREOSET = ["stereoset", "stereoset_gender", "stereoset_race", "stereoset_profession", "stereoset_religion"]
+TYPES = ("gender", "race", "profession", "religion")
+STEREOSET = [name for of in ("stereoset", "intersentence") for name in (of, *(f"{of}_{t}" for t in TYPES))]
 BBQ = ["bbq", "bbq_age", "bbq_disability_status", "bbq_nationality", "bbq_physical_appearance"]
 BBQ += ["bbq_religion", "bbq_sexual_orientation"]
 CROWS = ["crows_pairs", "crows_pairs_fr"]

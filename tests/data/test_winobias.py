@@ -5,6 +5,8 @@ from pathlib import Path
 from statistics import correlation, mean, pstdev
 
 import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
 
 from biasscope.engine.data import counterfactuals, datasets
 from biasscope.engine.data.datasets import winobias
@@ -13,6 +15,8 @@ from biasscope.engine.data.terms import Twin
 from biasscope.engine.errors import DataError
 from biasscope.engine.types import Dataset, Example
 from tests.support.tiny_published import TINY, published, table, write
+
+FEW = settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 
 
 @pytest.fixture
@@ -123,6 +127,18 @@ def test_a_broken_file_is_refused_with_its_place(data: Path, fault: str) -> None
     write(data / "winobias", {name: text})
     with pytest.raises(DataError, match=message):
         datasets.load("winobias_type2", data, skip_invalid=True)
+
+
+@FEW
+@given(name=st.sampled_from(["README.md", "pro_stereotyped_type2.txt.dev"]), text=st.text(max_size=60))
+def test_any_text_in_a_file_is_a_dataset_or_a_data_error(data: Path, name: str, text: str) -> None:
+    base, text = TINY["winobias"]()[name], text.encode("utf-8", "replace").decode()
+    write(data / "winobias", {name: base.replace("tailor", text).replace("sewer", text)})
+    try:
+        loaded = datasets.load("winobias_type2", data, skip_invalid=True)
+    except DataError:
+        return
+    assert loaded.found == len(loaded.examples) + loaded.dropped.total()
 
 
 @pytest.mark.parametrize(

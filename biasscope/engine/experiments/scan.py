@@ -216,6 +216,9 @@ class Scan:
             dropped=dict(dataset.dropped + dropped),
             partly=dict(partly or {}),
             groups=len({e.group for e in used}),
+            noun=dataset.noun,
+            sides=dataset.sides,
+            covariate=next(((c.name, c.unit) for c in dataset.covariates), None),
             units=len(units),
             threads=self.journal.facts.get("threads", []),
         )

@@ -100,15 +100,11 @@ def zero(lm: LM) -> Source:
 
 def mean_of(lm: LM, table: pl.DataFrame) -> Source:
     """The source that puts the means of the table."""
-    by_site: dict[Site, list[Tensor]] = {}
+    by_site: dict[Site, list[list[float]]] = defaultdict(list)
     for row in table.sort("first", descending=True).iter_rows(named=True):
-        by_site.setdefault(Site(row["layer"], row["component"]), []).append(
-            torch.tensor(row["values"], dtype=torch.float64)
-        )
-    means = {
-        site: torch.stack(both).to(device=lm.device, dtype=getattr(torch, lm.dtype))
-        for site, both in by_site.items()
-    }
+        by_site[Site(row["layer"], row["component"])].append(row["values"])
+    kind = {"device": lm.device, "dtype": getattr(torch, lm.dtype)}
+    means = {site: torch.tensor(both, dtype=torch.float64).to(**kind) for site, both in by_site.items()}
 
     def at(block: Block, site: Site) -> Tensor:
         values = means[whole(site)]
@@ -140,15 +136,12 @@ def resample(lm: LM, forest: Forest, wanted: Sequence[Site], seed: int) -> Sourc
         for attempt in range(ATTEMPTS):
             drawn = [donor_of(prefixes, prefix, seed, attempt) for _, prefix in takers]
             number = {donor: i for i, donor in enumerate(dict.fromkeys(drawn))}
-            acts, at = (
-                donor_activations(lm, list(number), points),
-                torch.tensor([number[donor] for donor in drawn]),
-            )
+            acts = donor_activations(lm, list(number), points)
+            at = torch.tensor([number[donor] for donor in drawn])
             row, node = torch.tensor([place for place, _ in takers]).T
             for point, act in acts.items():
-                replacements.setdefault(point, act.new_zeros(*block.ids.shape, *act.shape[1:]))[row, node] = (
-                    act[at]
-                )
+                empty = act.new_zeros(*block.ids.shape, *act.shape[1:])
+                replacements.setdefault(point, empty)[row, node] = act[at]
             finite = torch.stack([act.flatten(1).isfinite().all(1) for act in acts.values()]).all(0)[at]
             takers = [taker for taker, fine in zip(takers, finite.tolist(), strict=True) if not fine]
             if not takers:
@@ -200,24 +193,17 @@ def means(lm: LM, forest: Forest, wanted: Sequence[Site], track: Track = silent)
     sums, left_out = _Sums(), 0
     for block in track(list(forest.blocks), "means"):
         part = _summed(lm, block, points)
-        for single, alone in (
-            [(block, part)] if part.finite else [(b, _summed(lm, b, points)) for b in block.alone()]
-        ):
+        apart = [(block, part)] if part.finite else [(b, _summed(lm, b, points)) for b in block.alone()]
+        for single, alone in apart:
             if alone.finite:
                 sums.add(alone)
             else:
                 left_out += sum(map(len, single.examples))
-    rows = [
-        (
-            point.component,
-            point.layer,
-            depth == 0,
-            left_out,
-            (total[depth] / sums.weight[depth].clamp(min=1)).flatten().tolist(),
-        )
-        for point, total in sums.totals.items()
-        for depth in (0, 1)
-    ]
+    rows = []
+    for point, total in sums.totals.items():
+        for depth, weight in enumerate(sums.weight.clamp(min=1)):
+            values = (total[depth] / weight).flatten().tolist()
+            rows.append((point.component, point.layer, depth == 0, left_out, values))
     if not rows:
         raise DataError(f"no mean can be taken: {lm.name} gives no prompt finite activations in {lm.dtype}")
     return pl.DataFrame(rows, schema=MEANS, orient="row")

@@ -71,7 +71,8 @@ def baseline(
                 end: np.clip(columns[end], 0, 100) for end in ("ci_low", "ci_high") if measured_in == "%"
             }
             label = {**labels, "metric": metric, "statistic": statistic, "unit": measured_in}
-            tables.append(table(names, columns, label).filter(pl.col("n") > 0))
+            rows = table(names, columns, label).filter(pl.col("n") > 0)
+            tables.append(rows.filter(~pl.col("subset").str.starts_with("polarity: ")))  # it takes both
         if metric == "target" and dataset.covariates:
             everything = cells.sites(first)
             associated = {**_correlations(everything, groups, dataset, design.seed), **_joint(own, dataset)}
@@ -187,8 +188,12 @@ def _correlations(
 
 
 def nothing_to_find(effects: pl.LazyFrame, design: Design) -> str | None:
-    """A warning where the interval of the clean model's own ranking statistic holds 0; None else."""
-    clean = effects.filter(pl.col("metric") == "target").unique("example_id").sort("example_id").collect()
+    """A warning where the interval of the model's own ranking statistic holds 0; None else."""
+    # with --given each source has a model, and so a baseline, of its own
+    first = pl.col("source").eq_missing(pl.col("source").first())
+    clean = (
+        effects.filter(pl.col("metric") == "target", first).unique("example_id").sort("example_id").collect()
+    )
     columns = {
         "effect": pl.col("baseline"),
         "component": pl.lit("clean"),
@@ -200,9 +205,7 @@ def nothing_to_find(effects: pl.LazyFrame, design: Design) -> str | None:
     ends = f"{row['estimate']:.2g} [{row['ci_low']:.2g}, {row['ci_high']:.2g}] {row['unit']}".replace(
         "-", "−"
     )
-    return (
-        f"the clean model's own {row['statistic']} is {ends}: it may be 0, and then there is no place to find"
-    )
+    return f"the model's own {row['statistic']} is {ends}: it may be 0, and then there is no place to find"
 
 
 def of_examples(dataset: Dataset, group_by: str | None = None) -> dict[str, Mask]:

@@ -111,17 +111,12 @@ def judge(table: dict[str, Array], tests: Sequence[Tests], families: Sequence[Fa
         table["p_family"][sites] = np.fmax(table["p_family"][sites], judged.p_family)
         for each, own in nulls:
             _carried(table, each, own, judged.critical)
-    alone = (
-        ~np.any([family.members for family in families], axis=0)
-        if families
-        else np.ones(len(table["p"]), bool)
-    )
+    alone = ~np.any([np.zeros(len(table["p"]), bool), *(family.members for family in families)], axis=0)
     for each in tests:
         here = alone[each.sites]
         if here.any():
-            table["p"][each.sites[here]] = np.fmax(
-                table["p"][each.sites[here]], resampling.judged([each.null.sites(here)]).p
-            )
+            sites, judged = each.sites[here], resampling.judged([each.null.sites(here)])
+            table["p"][sites] = np.fmax(table["p"][sites], judged.p)
 
 
 def _carried(table: dict[str, Array], tests: Tests, own: NDArray[np.bool_], critical: float) -> None:

@@ -59,6 +59,12 @@ class DatasetPart(Strict):
     partly: dict[str, int]
     """Reason → number of used examples without `target` (two BLANKs, …) but with `sentence`."""
     groups: int
+    noun: str = "group"
+    """What a group is called."""
+    sides: tuple[str, str] = ("the first side", "the second side")
+    """What a positive and a negative target are nearer to, in a sentence."""
+    covariate: tuple[str, str] | None = None
+    """Name and unit of what slopes are on; null where the data have no covariate."""
     units: int = 0
     """Pieces that the run consists of."""
     reused: int = 0

@@ -35,7 +35,7 @@ def read(name: str, data_dir: Path, *, skip_invalid: bool = False) -> Dataset:
         record=ORIGIN.record(),
         noun="sentence pair",
         rule="stereoset",
-        sides=("the pronoun that fits", "the one that does not"),
+        sides=("the gender that the noun has", "the other gender than the noun has"),
     )
 
 

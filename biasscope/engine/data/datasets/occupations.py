@@ -69,7 +69,7 @@ def about(examples: Sequence[Example]) -> dict[str, Any]:
     """What sets of occupations and pronouns have in common, as fields of `Dataset`: shares of men, words."""
     men = {key: {e.group: 100.0 - float(e.meta[f"{key}_pct_female"]) for e in examples} for key in SHARES}
     covariates = tuple(Covariate(name, "%", men[key], key) for key, name in SHARES.items())
-    return {"covariates": covariates, "noun": "occupation", "sides": ("he", "she"), "rule": "occupation"}
+    return {"covariates": covariates, "noun": "occupation", "sides": ("“he”", "“she”"), "rule": "occupation"}
 
 
 def _example(fact: tuple[str, ...], template: tuple[str, ...], participant: str) -> Example:
