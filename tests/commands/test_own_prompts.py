@@ -49,6 +49,14 @@ def test_rows_by_a_column_are_the_means_of_its_values(call: Any) -> None:
     assert "--group-by verb" in document["run"]["reproduce"]
 
 
+@pytest.mark.parametrize(("kinds", "has"), [(("neg", "nonneg"), True), (("neg", "positive"), False)])
+def test_a_preference_is_of_questions_in_both_polarities_alone(
+    call: Any, kinds: tuple[str, str], has: bool
+) -> None:
+    summary = call("baseline", [r | {"polarity": kinds[n % 2]} for n, r in enumerate(ROWS)])["summary"]
+    assert has == any(r["statistic"] == "preference" for r in summary)
+
+
 def test_without_the_option_there_are_no_such_rows_and_another_run(call: Any) -> None:
     grouped, plain = call("baseline", ROWS, "--group-by", "verb"), call("baseline", ROWS)
     assert not [r for r in plain["summary"] if r["subset"].startswith("verb")]
