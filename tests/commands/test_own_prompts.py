@@ -49,6 +49,14 @@ def test_rows_by_a_column_are_the_means_of_its_values(call: Any) -> None:
     assert "--group-by verb" in document["run"]["reproduce"]
 
 
+@pytest.mark.parametrize(("kinds", "has"), [(("neg", "nonneg"), True), (("neg", "positive"), False)])
+def test_a_preference_is_of_questions_in_both_polarities_alone(
+    call: Any, kinds: tuple[str, str], has: bool
+) -> None:
+    summary = call("baseline", [r | {"polarity": kinds[n % 2]} for n, r in enumerate(ROWS)])["summary"]
+    assert has == any(r["statistic"] == "preference" for r in summary)
+
+
 def test_without_the_option_there_are_no_such_rows_and_another_run(call: Any) -> None:
     grouped, plain = call("baseline", ROWS, "--group-by", "verb"), call("baseline", ROWS)
     assert not [r for r in plain["summary"] if r["subset"].startswith("verb")]
@@ -80,6 +88,9 @@ def test_a_run_on_a_file_is_repeated_by_its_command_and_feeds_a_circuit_and_a_no
     folder = run["datasets"][0]["path"]
     code, _, err = biasscope("circuit", "--from", folder, "--cache-dir", "cache", "-o", "results", ok=False)
     assert code in (0, 4) and "unknown dataset" not in err
+    write(Path("mine.csv"), as_csv(ROWS[2:]))
+    code, _, err = biasscope("circuit", "--from", folder, "--cache-dir", "cache", "-o", "results", ok=False)
+    assert code == 4 and "measured other examples than mine has now; measure it again" in err
 
 
 def test_a_table_in_memory_is_another_run_where_only_its_covariate_differs(tiny_folder, tmp_path) -> None:

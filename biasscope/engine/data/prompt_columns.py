@@ -32,8 +32,6 @@ COVARIATE = re.compile(r"covariate:\s*(?P<name>[^\[\]]*[^\[\]\s])\s*(?:\[(?P<uni
 ONE, TWO = ("stereo", "anti"), ("prompt_b", "continuation")
 """What the two forms need beside `prompt`: two continuations of it, or another prompt of one continuation."""
 NOT_WITH_TWO = {"twin": "each prompt is the other's", "unrelated": "there is one continuation"}
-
-
 EMPTY = "{} holds no record; one row of column names and one of texts is the least"
 
 
@@ -91,7 +89,8 @@ def columns(sheet: Sheet) -> Columns:
 
 def _missing(names: Mapping[str, str], sheet: Sheet) -> list[str]:
     """What is wrong with the columns taken together."""
-    first, seen = next(iter(sheet.columns.values())), ", ".join(sheet.columns)
+    first, *_ = sheet.columns.values()
+    seen = ", ".join(list(sheet.columns)[:12]) + (", …" if len(sheet.columns) > 12 else "")
     one, two = ([names[column] for column in form if column in names] for form in (ONE, TWO))
     faults = []
     if "prompt" not in names:

@@ -131,9 +131,8 @@ def _flag(record: Record, columns: Columns) -> bool:
     cell = record.cells.get(columns.names.get("per_token", ""), False)
     flag = cell if isinstance(cell, bool) else {"true": True, "false": False}.get(str(cell).strip().lower())
     if flag is None:
-        raise _RecordError(
-            "per_token is neither true nor false", f"per_token must be true or false, found {cell!r}"
-        )
+        text = f"per_token must be true or false, found {_shown(cell)}"
+        raise _RecordError("per_token is neither true nor false", text)
     return flag
 
 

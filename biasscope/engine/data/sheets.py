@@ -138,8 +138,8 @@ def _tsv(path: Path) -> Sheet:
 
 
 def _of_lines(path: Path, rows: Iterator[tuple[int, list[str]]], decimals: str) -> Sheet:
-    """The table whose first row that is not empty names the columns."""
-    filled = ((line, row) for line, row in rows if row)
+    """The table whose first row names the columns; rows without any text are none."""
+    filled = ((line, row) for line, row in rows if any(map(str.strip, row)))
     first, names = next(filled, (1, []))
     twice = [name for name, n in Counter(filter(str.strip, names)).items() if n > 1]
     if twice:
@@ -155,9 +155,8 @@ def _of_lines(path: Path, rows: Iterator[tuple[int, list[str]]], decimals: str) 
         if "" in map(str.strip, cells):
             number = next(n for n, name in enumerate(names) if not name.strip() and row[n].strip()) + 1
             raise DataError(f"{path}:{first}: column {number} has no name; give it one, or leave it out")
-        if cells:
-            _count(len(records), path)
-            records.append(Record(f"{path}:{line}", cells))
+        _count(len(records), path)
+        records.append(Record(f"{path}:{line}", cells))
     columns = {name: f"{path}:{first}" for name in names if name.strip()}
     return Sheet(str(path), columns, records, decimals)
 

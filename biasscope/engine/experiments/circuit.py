@@ -65,12 +65,17 @@ class RankedRun:
     seal: Seal
 
     def check(self, run: session.Running) -> None:
-        """Say where the run's record is not sealed; DataError where the model is not the one it measured."""
+        """Say where the record is not sealed; DataError where model or data are not what it measured."""
         digest = self.record.model.digest if self.record.model else ""
         if run.weights.digest != digest:
             raise DataError(
                 f"{self.folder} measured weights {digest[:12]}…, {run.options.model} has "
                 f"{run.weights.digest[:12]}…; measure it again"
+            )
+        (data,), (part,) = run.datasets, self.record.datasets
+        if data.digest != part.digest:
+            raise DataError(
+                f"{self.folder} measured other examples than {data.name} has now; measure it again"
             )
         if self.seal is not Seal.SEALED:
             run.warn(f"run {self.folder.name} is {self.seal}: made by an older version, or copied")

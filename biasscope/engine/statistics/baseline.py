@@ -98,11 +98,11 @@ def _of_some(
     what is asked. score, sentence_score: per cent of pairs of prompts (of sentences) of which the first is
     likelier.
     """
-    polarity = {
-        e.id: -1.0 if e.meta.get("polarity") == "nonneg" else 1.0 for e in examples if "polarity" in e.meta
-    }
-    if metric == "target" and polarity:
-        sign = pl.col("example_id").replace_strict(polarity, default=None, return_dtype=pl.Float64)
+    polarity = {e.id: e.meta["polarity"] for e in examples if "polarity" in e.meta}
+    # a column of that name in a user's file may hold anything
+    if metric == "target" and set(polarity.values()) == {"neg", "nonneg"}:
+        signs = {name: -1.0 if asked == "nonneg" else 1.0 for name, asked in polarity.items()}
+        sign = pl.col("example_id").replace_strict(signs, default=None, return_dtype=pl.Float64)
         yield (
             "preference",
             METRICS[metric].unit,
