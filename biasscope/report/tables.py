@@ -114,7 +114,8 @@ def _named(row: dict[str, Any]) -> str:
     """A short name of a row's metric and statistic."""
     statistic = row["statistic"]
     if row["metric"] in ("stereoset", "likelihood"):
-        return statistic.upper().replace("_POOLED", " pooled")
+        name = statistic.upper().replace("_POOLED", " pooled")
+        return f"{name}, by likelihood" if row["metric"] == "likelihood" else name
     for name, letter in (("pearson", "r"), ("spearman", "ρ")):
         if statistic.startswith(name):
             source = statistic.removeprefix(name).strip("_")

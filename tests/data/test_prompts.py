@@ -144,9 +144,10 @@ def test_unrelated_and_shared_continuations_get_their_space_too() -> None:
 @pytest.mark.parametrize(
     ("cells", "sides"),
     [
-        ({"a": "he", "b": "she"}, ("a", "b")),
+        ({"a": "he", "b": "she"}, ("“he”", "“she”")),
         ({"stereo": "he", "anti": "she"}, ("the stereotype", "the anti-stereotype")),
-        ({"stereo": "he", "b": "she"}, ("a", "b")),
+        ({"stereo": "he", "b": "she"}, ("“he”", "“she”")),
+        ({"a": "a pronoun of some length", "b": "she"}, ("side a", "side b")),
         ({"prompt_b": "Y", "continuation": "he"}, ("the first prompt", "the second prompt")),
     ],
 )

@@ -24,6 +24,8 @@ NOUNS = ("cluster", "occupation")
 """Names of the group's column that say what a group is."""
 
 
+SHORT = 20
+"""Characters of a continuation that names a side in a sentence."""
 EXAMPLES = Path(__file__).parent / "example_prompts"
 """A folder with a file of examples for each form."""
 
@@ -69,7 +71,7 @@ def of_sheet(sheet: Sheet, name: str, *, skip_invalid: bool = False, no_space: b
         (*_notes(columns, examples), *notes),
         covariates=covariates,
         noun=_noun(columns),
-        sides=_sides(columns),
+        sides=_sides(columns, examples),
         rule=_rule(columns, examples),
     )
 
@@ -107,12 +109,19 @@ def _noun(columns: Columns) -> str:
     return group if group in (*NOUNS, "prompt") else "group"
 
 
-def _sides(columns: Columns) -> tuple[str, str]:
-    """What the sides are called: a stereotype only where the file says so of both."""
+def _sides(columns: Columns, examples: Sequence[Example]) -> tuple[str, str]:
+    """What the sides are called: by their text where all have one, a stereotype only where the file says
+    so.
+    """
     if columns.two_prompts:
         return "the first prompt", "the second prompt"
     stereotyped = (columns.names["stereo"], columns.names["anti"]) == ("stereo", "anti")
-    return ("the stereotype", "the anti-stereotype") if stereotyped else ("a", "b")
+    if stereotyped:
+        return "the stereotype", "the anti-stereotype"
+    first, second = ({e.stereo.strip() for e in examples}, {e.anti.strip() for e in examples})
+    if len(first) == len(second) == 1 and max(map(len, (*first, *second))) <= SHORT:
+        return f"“{first.pop()}”", f"“{second.pop()}”"
+    return "side a", "side b"
 
 
 def _rule(columns: Columns, examples: Sequence[Example]) -> str:
