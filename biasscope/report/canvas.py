@@ -63,14 +63,7 @@ class Sheet:
     axes: tuple[Axes, ...]
 
 
-def sheet(
-    title: str,
-    heights: tuple[float, ...],
-    *,
-    left: float = LEFT,
-    right: float = RIGHT,
-    bottom: float = BOTTOM,
-) -> Sheet:
+def sheet(title: str, heights: tuple[float, ...], *, left: float = LEFT, right: float = RIGHT) -> Sheet:
     """An empty sheet of the standard width: axes of these heights (inches) below each other, a title.
 
     The margins are fixed, not computed: drawing stays quick, and the figures of a row line up.
@@ -79,26 +72,15 @@ def sheet(
     lines = [line for part in parts[-1:] for line in textwrap.wrap(shortened(part, 2 * TITLE - 8), TITLE)]
     lines = [*(shortened(part, TITLE) for part in parts[:-1]), *lines]
     gap = 0.18
-    total = bottom + sum(heights) + gap * (len(heights) - 1) + LINE * len(lines) + HEAD
+    total = BOTTOM + sum(heights) + gap * (len(heights) - 1) + LINE * len(lines) + HEAD
     with matplotlib.rc_context(SETTINGS):
         figure = Figure(figsize=(WIDTH, total))
         top, axes = total - LINE * len(lines) - HEAD, []
-        figure.text(
-            0.06 / WIDTH,
-            1 - 0.07 / total,
-            "\n".join(lines),
-            va="top",
-            ha="left",
-            weight="bold",
-            size=8.5,
-            linespacing=1.25,
-        )
+        look: Any = {"va": "top", "ha": "left", "weight": "bold", "size": 8.5, "linespacing": 1.25}
+        figure.text(0.06 / WIDTH, 1 - 0.07 / total, "\n".join(lines), **look)
         for height in heights:
-            axes.append(
-                figure.add_axes(
-                    (left / WIDTH, (top - height) / total, (WIDTH - left - right) / WIDTH, height / total)
-                )
-            )
+            width = (WIDTH - left - right) / WIDTH
+            axes.append(figure.add_axes((left / WIDTH, (top - height) / total, width, height / total)))
             top -= height + gap
     return Sheet(figure, tuple(axes))
 
@@ -147,14 +129,8 @@ def labels(drawn: Sheet, points: Sequence[tuple[float, float, str]]) -> None:
     inside = axes.get_window_extent()
     for x, y, name in points:
         right = x > sum(axes.get_xlim()) / 2
-        text = axes.annotate(
-            shortened(name, 24),
-            (x, y),
-            xytext=(-4 if right else 4, 3),
-            textcoords="offset points",
-            size=7,
-            ha="right" if right else "left",
-        )
+        look: Any = {"textcoords": "offset points", "size": 7, "ha": "right" if right else "left"}
+        text = axes.annotate(shortened(name, 24), (x, y), xytext=(-4 if right else 4, 3), **look)
         box = text.get_window_extent()
         clear = inside.x0 <= box.x0 and box.x1 <= inside.x1 and inside.y0 <= box.y0 and box.y1 <= inside.y1
         if clear and not any(box.overlaps(other) for other in taken):
@@ -181,12 +157,8 @@ def svg(drawn: Figure, prefix: str) -> str:
     """The figure for an HTML page: no paper, no header, the page's colour, ids that begin with `prefix`."""
     out = io.StringIO()
     with matplotlib.rc_context(SETTINGS):
-        drawn.savefig(
-            out,
-            format="svg",
-            transparent=True,
-            metadata={"Date": None, "Creator": None, "Format": None, "Type": None},
-        )
+        nothing = dict.fromkeys(("Date", "Creator", "Format", "Type"))
+        drawn.savefig(out, format="svg", transparent=True, metadata=nothing)
     text = out.getvalue()
     text = re.sub(r"<metadata>.*?</metadata>", "", text[text.index("<svg") :], flags=re.DOTALL)
     text = re.sub(r'(\bid="|href="#|url\(#)', rf"\g<1>{prefix}-", text)

@@ -1,6 +1,5 @@
 """Agreement of rankings: as tables for people, as data for programs, and as a section of a report."""
 
-import json
 import operator
 import sys
 from collections.abc import Mapping, Sequence
@@ -81,12 +80,12 @@ def show_comparison(
         "depths": comparison.depths(rankings),
         "common": comparison.common(rankings),
     }
-    chosen = chosen or (Format.TABLE if sys.stdout.isatty() else Format.JSON)
+    chosen = formats.form(chosen)
     if chosen is Format.TABLE:
         for table in show_tables(rankings, document):
             formats.draw(table, sys.stdout)
     elif chosen is Format.JSON:
-        sys.stdout.write(json.dumps(document, allow_nan=False, indent=2) + "\n")
+        formats.write_json(document)
     else:  # rows of one kind alone fit the other formats
         rows = document["pairs"]
         cells = [[str(value) for value in row.values()] for row in rows]

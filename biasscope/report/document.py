@@ -1,7 +1,6 @@
 """A report: its sections (what shows what was gathered, and what is missing) and the files people open."""
 
 import itertools
-import json
 import sys
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -91,7 +90,7 @@ def _say(
     """Write to stdout what was written and used."""
     figures = {"folder": str(gallery.folder), "drawn": gallery.drawn, "unchanged": gallery.kept}
     used = [_row(run) for run in gathered.used]
-    chosen = chosen or (Format.TABLE if sys.stdout.isatty() else Format.JSON)
+    chosen = formats.form(chosen)
     written = f"written: {', '.join(map(str, files))}"
     drawn = f"figures: {gallery.drawn} drawn, {gallery.kept} unchanged"
     if chosen is Format.TABLE:
@@ -105,7 +104,7 @@ def _say(
         document |= {"figures": figures, "used": used}
         document["left_out"] = [{**_row(run), "reason": why} for run, why in gathered.left]
         document["damaged"] = [str(run.folder) for run in gathered.damaged]
-        sys.stdout.write(json.dumps(document, allow_nan=False, indent=2) + "\n")
+        formats.write_json(document)
     else:
         plain = [{name: str(value) for name, value in row.items() if name != "tables"} for row in used]
         formats.listing("used", plain, [list(row.values()) for row in plain], chosen, columns=list(plain[0]))

@@ -1,7 +1,6 @@
 """A result as it leaves the command: tables for people, data for programs, each on its stream."""
 
 import json
-import math
 import sys
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import replace
@@ -30,11 +29,10 @@ LONG = 32
 def result(result: Result, options: Measure, *, plot: bool = False) -> None:
     """Write the result to stdout as chosen, the table to stderr where a person watches a pipe.
 
-    `plot`: it is drawn too, under the tables, or on stderr beside data. PartialError where values had to be
-    left out.
+    `plot`: it is drawn too, under the tables, or on stderr beside data. PartialError: values were left out.
     """
     explicit = Format.JSON if options.json else options.format
-    chosen = explicit or (Format.TABLE if sys.stdout.isatty() else Format.JSON)
+    chosen = form(explicit)
     if chosen is Format.TABLE:
         show_tables(result, sys.stdout)
     else:
@@ -47,25 +45,31 @@ def result(result: Result, options: Measure, *, plot: bool = False) -> None:
     result.check()
 
 
+def form(chosen: Format | None) -> Format:
+    """The format that was chosen, else the table on a terminal and JSON in a pipe."""
+    return chosen or (Format.TABLE if sys.stdout.isatty() else Format.JSON)
+
+
+def write_json(document: Any) -> None:
+    """Write a document to stdout, strict JSON."""
+    sys.stdout.write(json.dumps(document, allow_nan=False, indent=2) + "\n")
+
+
 def write_data(result: Result, chosen: Format, with_rows: bool) -> None:
     """Write the result to stdout in a format for programs."""
     summary = pl.concat(result.summaries)
     if chosen is Format.JSON:
-        document = {
-            "schema_version": result.record.schema_version,
-            "run": result.record.model_dump(mode="json"),
-            "summary": list(records([summary])),
-            "reliability": list(records(result.reliability)),
-            "warnings": result.record.warnings,
-        }
-        if with_rows:
-            document["rows"] = list(records(stored(result.rows)))
-        sys.stdout.write(json.dumps(document, allow_nan=False, indent=2) + "\n")
+        run = result.record
+        document = {"schema_version": run.schema_version, "run": run.model_dump(mode="json")}
+        document |= {"summary": list(records([summary])), "reliability": list(records(result.reliability))}
+        document["warnings"] = run.warnings
+        write_json(document | ({"rows": list(records(stored(result.rows)))} if with_rows else {}))
     elif chosen is Format.JSONL:
         for record in records(stored(result.rows) if with_rows else [summary]):
             sys.stdout.write(json.dumps(record, allow_nan=False) + "\n")
     elif chosen is Format.CSV:
-        sys.stdout.write(summary.with_columns(pl.col(pl.String).map_elements(_inert, pl.String)).write_csv())
+        safe = summary.with_columns(pl.col(pl.String).map_elements(_inert, pl.String))
+        sys.stdout.write(safe.write_csv())
     else:
         sys.stdout.write(markdown(summary))
 
@@ -85,22 +89,18 @@ def stored(files: Iterable[Path]) -> Iterable[pl.DataFrame]:
 
 def records(frames: Iterable[pl.DataFrame]) -> Iterable[dict[str, Any]]:
     """The rows as dictionaries fit for strict JSON: numbers unrounded, null for what is not finite."""
+    numbers = pl.selectors.float()
     for frame in frames:
-        for part in frame.iter_slices(FLUSH):
-            for row in part.iter_rows(named=True):
-                yield {
-                    k: None if isinstance(v, float) and not math.isfinite(v) else v for k, v in row.items()
-                }
+        finite = frame.with_columns(pl.when(numbers.is_finite()).then(numbers))
+        for part in finite.iter_slices(FLUSH):
+            yield from part.iter_rows(named=True)
 
 
 def markdown(summary: pl.DataFrame) -> str:
     """The summary as a Markdown table, columns that are empty throughout left out."""
     shown = summary.select(c for c in summary.columns if summary[c].null_count() < summary.height)
-    lines = [
-        shown.columns,
-        ["---"] * shown.width,
-        *(["" if v is None else str(v) for v in row.values()] for row in records([shown])),
-    ]
+    rows = (["" if value is None else str(value) for value in row.values()] for row in records([shown]))
+    lines = [shown.columns, ["---"] * shown.width, *rows]
     return "".join(f"| {' | '.join(escaped(cell) for cell in line)} |\n" for line in lines)
 
 
@@ -122,11 +122,10 @@ def tables_of(result: Result) -> Iterator[tables.Table]:
         elif record.command == "encode":
             yield edited(tables.encoded(summary, part.name, f"{part.path}/activations.parquet"))
         else:
-            own = summary.filter(pl.col("dataset") == summary["dataset"][0])  # a control's rows follow
+            own = summary.filter(dataset=part.name)
             for rows in own.partition_by("method", "source", maintain_order=True):
-                control = summary.filter(
-                    pl.col("dataset") != summary["dataset"][0], pl.col("source") == rows["source"][0]
-                )
+                # a control's rows follow
+                control = summary.filter(pl.col("dataset") != part.name, source=rows["source"][0])
                 yield edited(tables.effects(rows, part, file, control))
             yield from reliability.tables(summary, trusted)
 
@@ -144,9 +143,8 @@ def html(table: tables.Table) -> str:
         return f"<tr>{''.join(f'<{tag}>{escape(safe_text(cell))}</{tag}>' for cell in cells)}</tr>"
 
     head = f"<thead>{row(table.columns, 'th')}</thead>" if table.columns else ""
-    body = "".join(
-        f"<tbody>{''.join(row(cells, 'td') for cells in section)}</tbody>" for section in table.sections
-    )
+    sections = ("".join(row(cells, "td") for cells in section) for section in table.sections)
+    body = "".join(f"<tbody>{section}</tbody>" for section in sections)
     notes = "".join(f"<div><small>{escape(safe_text(note))}</small></div>" for note in table.notes)
     caption = f"<caption>{escape(safe_text(table.title))}</caption>" if table.title else ""
     return f"<table>{caption}{head}{body}</table>{notes}"
@@ -202,10 +200,8 @@ def _longest(table: tables.Table, index: int) -> int:
     """Characters of a column's longest cell."""
     from rich.cells import cell_len
 
-    return max(
-        cell_len(cell)
-        for cell in [table.columns[index], *(row[index] for rows in table.sections for row in rows)]
-    )
+    column = [table.columns[index], *(row[index] for rows in table.sections for row in rows)]
+    return max(map(cell_len, column))
 
 
 def _drawn(table: tables.Table, kept: Sequence[int]) -> "Drawing":
@@ -213,22 +209,12 @@ def _drawn(table: tables.Table, kept: Sequence[int]) -> "Drawing":
     from rich.table import Table
     from rich.text import Text
 
-    drawn = Table(
-        title=Text(table.title),
-        title_justify="left",
-        box=box.SIMPLE_HEAD,
-        padding=(0, 1),
-        pad_edge=False,
-        collapse_padding=True,
-    )
+    look: Any = {"box": box.SIMPLE_HEAD, "padding": (0, 1), "pad_edge": False, "collapse_padding": True}
+    drawn = Table(title=Text(table.title), title_justify="left", **look)
     for index in kept:
-        text = _longest(table, index) > LONG
-        drawn.add_column(
-            Text(table.columns[index]),
-            justify="left" if index == 0 or text else "right",
-            no_wrap=not text,
-            overflow="fold",
-        )
+        text, name = _longest(table, index) > LONG, Text(table.columns[index])
+        side: Any = "left" if index == 0 or text else "right"
+        drawn.add_column(name, justify=side, no_wrap=not text, overflow="fold")
     for section in table.sections:
         for cells in section:
             drawn.add_row(*(Text(cells[index]) for index in kept))
@@ -244,9 +230,9 @@ def listing(
     columns: list[str] | None = None,
 ) -> None:
     """Write a list to stdout: `cells` as a table (columns: the rows' first keys), or the rows as data."""
-    chosen = chosen or (Format.TABLE if sys.stdout.isatty() else Format.JSON)
+    chosen = form(chosen)
     if chosen is Format.JSON:
-        sys.stdout.write(json.dumps(rows, allow_nan=False, indent=2) + "\n")
+        write_json(rows)
     elif chosen is Format.JSONL:
         sys.stdout.write("".join(json.dumps(row, allow_nan=False) + "\n" for row in rows))
     else:
@@ -255,21 +241,16 @@ def listing(
             draw(tables.Table(title, columns, [cells], [] if rows else ["nothing"]), sys.stdout)
         else:
             shown = safe_text if chosen is Format.MARKDOWN else _inert
-            frame = pl.DataFrame(
-                [list(map(shown, row)) for row in cells],
-                schema=dict.fromkeys(columns, pl.String),
-                orient="row",
-            )
+            texts, schema = [list(map(shown, row)) for row in cells], dict.fromkeys(columns, pl.String)
+            frame = pl.DataFrame(texts, schema, orient="row")
             sys.stdout.write(markdown(frame) if chosen is Format.MARKDOWN else frame.write_csv())
     sys.stdout.flush()
 
 
 def record(record: RunRecord, table: tables.Table, seal: str, chosen: Format | None) -> None:
     """Write one run's record to stdout, whole for programs, the essentials and the seal for people."""
-    if (chosen or (Format.TABLE if sys.stdout.isatty() else Format.JSON)) is Format.TABLE:
+    if form(chosen) is Format.TABLE:
         draw(replace(table, notes=[*table.notes, f"{'record':<12} {seal}"]), sys.stdout)
     else:
-        sys.stdout.write(
-            json.dumps(record.model_dump(mode="json") | {"seal": seal}, allow_nan=False, indent=2) + "\n"
-        )
+        write_json(record.model_dump(mode="json") | {"seal": seal})
     sys.stdout.flush()

@@ -34,19 +34,15 @@ def sites(summary: pl.DataFrame, stream: TextIO) -> None:
     """Draw heads as layers × heads and MLPs as bars on one scale, by the ranking statistic, with marks."""
     ranked = ranking(summary).filter(pl.col("position") == pl.col("position").first())
     what = f"{ranked['statistic'][0]}, {ranked['unit'][0]}" if ranked.height else ""
-    heads = ranked.filter(pl.col("component") == "z", pl.col("head").is_not_null())
-    mlps = ranked.filter(pl.col("component") == "mlp_out").sort("layer")
+    heads = ranked.filter(pl.col("head").is_not_null(), component="z")
+    mlps = ranked.filter(component="mlp_out").sort("layer")
     if heads.height:
         _heat_map(heads.to_dicts(), what, stream)
     if mlps.height:
         rows = [(f"L{r['layer']}.mlp", r["estimate"], _mark(r)) for r in mlps.iter_rows(named=True)]
         legend = [f"MLPs: {what}", *_explained({mark for _, _, mark in rows})]
-        _bars(
-            rows,
-            "; ".join(legend),
-            _largest(r["estimate"] for r in [*heads.to_dicts(), *mlps.to_dicts()]),
-            stream,
-        )
+        largest = _largest(r["estimate"] for r in [*heads.to_dicts(), *mlps.to_dicts()])
+        _bars(rows, "; ".join(legend), largest, stream)
 
 
 def _heat_map(heads: list[dict[str, Any]], what: str, stream: TextIO) -> None:
@@ -55,9 +51,8 @@ def _heat_map(heads: list[dict[str, Any]], what: str, stream: TextIO) -> None:
     console, largest = _console(stream), _largest(row["estimate"] for row in heads)
     drawn = {(row["layer"], row["head"]): _cell(row, largest) for row in heads}
     columns = range(max(head for _, head in drawn) + 1)
-    console.print(
-        Text("; ".join([f"heads: {what}", *_legend({text for text, _ in drawn.values()}, largest)]))
-    )
+    legend = [f"heads: {what}", *_legend({text for text, _ in drawn.values()}, largest)]
+    console.print(Text("; ".join(legend)))
     console.print(Text("layer " + "".join(f"{head:<3}" for head in columns)))
     for layer in sorted({layer for layer, _ in drawn}):
         line = Text(f"{layer:>5} ")
@@ -93,18 +88,13 @@ def _largest(values: Iterable[float | None]) -> float:
 
 def probes(summary: pl.DataFrame, stream: TextIO) -> None:
     """Draw held-out accuracy by layer as bars from one half; `*`: see `probes.readable`."""
-    rows = summary.filter(pl.col("method") == "probe", pl.col("statistic") == "accuracy").sort("layer")
-    band = {
-        r["layer"]: r for r in summary.filter(method="shuffled", statistic="accuracy").iter_rows(named=True)
-    }
-    bars = [
-        (
-            f"row {r['layer']}",
-            None if r["estimate"] is None else r["estimate"] - 0.5,
-            schemas.STAR if readable(r, band.get(r["layer"])) else "",
-        )
-        for r in rows.iter_rows(named=True)
-    ]
+    rows, shuffled = (summary.filter(method=name, statistic="accuracy") for name in ("probe", "shuffled"))
+    band = {row["layer"]: row for row in shuffled.iter_rows(named=True)}
+    bars = []
+    for row in rows.sort("layer").iter_rows(named=True):
+        above = None if row["estimate"] is None else row["estimate"] - 0.5
+        mark = schemas.STAR if readable(row, band.get(row["layer"])) else ""
+        bars.append((f"row {row['layer']}", above, mark))
     _bars(bars, "held-out accuracy − ½; * interval above the band of shuffled labels", 0.5, stream)
 
 
@@ -120,9 +110,8 @@ def _bars(rows: list[tuple[str, float | None, str]], title: str, scale: float, s
         colour = GREY if not sure else WARM if positive else COOL
         left, right = (0, length) if positive else (length, 0)
         line, style, letter = Text(f"{name:>8} "), "rgb({},{},{})".format(*colour), "█" if sure else "░"
-        line.append(f"{letter * left:>{WIDTH}}", style).append("│").append(
-            f"{letter * right:<{WIDTH}}", style
-        )
+        line.append(f"{letter * left:>{WIDTH}}", style).append("│")
+        line.append(f"{letter * right:<{WIDTH}}", style)
         line.append(f" {number(value)}{mark}")
         console.print(line)
 

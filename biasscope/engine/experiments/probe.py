@@ -187,7 +187,7 @@ def summary(scan: Scan, chosen: str, component: str, position: str, *, causal: b
     effects = scan.table("effects")
     with scan.run.phase("statistics"):
         removed = summarise(effects, model=model, method="removal", design=scan.ungrouped)
-        return pl.concat([probed, directions.against_random(removed)])
+        return pl.concat([probed, probe_statistics.against_random(removed, directions.PROBE)])
 
 
 def write_weights(scan: Scan) -> None:

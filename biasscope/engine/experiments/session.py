@@ -132,17 +132,12 @@ class Session:
             exports.export(study, self.command, part.name, summary, effects=effects, key=part.run_key)
         self.parts.append(part)
         self.summaries.append(summary)
-        self.reliability.append(
-            pl.read_parquet(folder / "reliability.parquet")
-            if "reliability" in part.tables
-            else RELIABILITY.to_frame()
-        )
+        trusted = "reliability" in part.tables
+        table = pl.read_parquet(folder / "reliability.parquet") if trusted else RELIABILITY.to_frame()
+        self.reliability.append(table)
         if self.options.rows:
-            self.rows += [
-                folder / f"{name}.parquet"
-                for name in part.tables
-                if name not in ("summary", "reliability", "twins", "control", "bands", "probes")
-            ]
+            aside = ("summary", "reliability", "twins", "control", "bands", "probes")
+            self.rows += [folder / f"{name}.parquet" for name in part.tables if name not in aside]
 
     def finish(self) -> runs.Result:
         """The result of all datasets; its `check` says whether values had to be left out."""

@@ -71,12 +71,8 @@ def units(lm: LM, texts: Sequence[Text], component: str, position: str, edit: Ed
             f"no text names its term: position '{position}' has nothing to read; try --position last"
         )
     # a text's last token is read, not predicted: the 0 behind it stands for nothing
-    blocks = rows(
-        [[Scored((*t.ids, 0), len(t.ids), 0)] for t in kept],
-        min(ROWS["example"], lm.window),
-        "all",
-        lm.packed,
-    )
+    scored = [[Scored((*t.ids, 0), len(t.ids), 0)] for t in kept]
+    blocks = rows(scored, min(ROWS["example"], lm.window), "all", lm.packed)
     wanted = sites(lm, component)
 
     def read(block: Block) -> dict[str, pl.DataFrame]:

@@ -54,13 +54,10 @@ def units(lm: LM, forest: Forest, wanted: Sweep, steps: int | None = None) -> li
         change = []
         for site, position in sweep.places:
             product = products[whole(site)]
-            nodes = (
-                product[..., site.head]
-                if site.head is not None
-                else product.flatten(2).sum(-1)
-                if product.dim() > 2
-                else product
-            )
+            if site.head is not None:
+                nodes = product[..., site.head]
+            else:
+                nodes = product.flatten(2).sum(-1) if product.dim() > 2 else product
             change.append(_per_example(block, source.where(block, site, parts[position]), nodes))
         after = (clean + torch.stack(change)).numpy()
         tables = [effects(forest, block, source.name, sweep.places, {metric: before}, {metric: after})]

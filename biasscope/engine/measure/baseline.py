@@ -41,11 +41,8 @@ def _scores(lm: LM, forest: Forest, edit: Edit, block: Block) -> dict[str, pl.Da
     with torch.no_grad():
         readouts = forward.read(block, forward.run(lm, block, forward.overwrites([edit.puts(block)])))
     examples, of = forest.members(block)
-    who = {
-        "example_id": [e.id for e in examples],
-        "group": [e.group for e in examples],
-        "dataset": [e.dataset for e in examples],
-    }
+    who = {"example_id": [e.id for e in examples], "group": [e.group for e in examples]}
+    who["dataset"] = [e.dataset for e in examples]
     scores = []
     for m in CLEAN:
         values = defined(m, readouts)

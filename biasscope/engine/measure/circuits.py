@@ -77,22 +77,15 @@ def units(
         edits = [{site: put for site, put in puts.items() if site in point.replaced} for point in sets]
         before = defined(METRIC, clean.readouts)
         after = METRICS[METRIC].fn(forward.edited(lm, block, clean, edits)).cpu().numpy()
-        return {
-            "effects": effects(
-                forest, block, source.name, [(SET, p.name) for p in sets], {METRIC: before}, {METRIC: after}
-            )
-        }
+        places = [(SET, point.name) for point in sets]
+        return {"effects": effects(forest, block, source.name, places, {METRIC: before}, {METRIC: after})}
 
     pieces = []
     for number, block in enumerate(forest.blocks):
         copies = max(1, size // block.ids.numel())
         for first in range(0, len(wanted), copies):
-            pieces.append(
-                Unit(
-                    f"B{number:05}-S{first:05}",
-                    partial(soundly, partial(compute, wanted[first : first + copies]), block),
-                )
-            )
+            some = partial(compute, wanted[first : first + copies])
+            pieces.append(Unit(f"B{number:05}-S{first:05}", partial(soundly, some, block)))
     return pieces
 
 

@@ -93,35 +93,3 @@ def _without(
     entering = site.component == "resid_pre"
     act = clean.residuals[site.layer] if entering else forward.capture(lm, block, [site], puts)[0][site]
     return [act - ((act - centre) @ v)[..., None] * v for v in vectors]
-
-
-def against_random(summary: pl.DataFrame) -> pl.DataFrame:
-    """SUMMARY of the probe's direction, then rows of source `random`: their median and 5 to 95 %."""
-    own = summary.filter(pl.col("source") == PROBE)
-    keys = [name for name in own.columns if name in _KEYS]
-    others = summary.filter(pl.col("source") != PROBE).group_by(keys, maintain_order=True)
-    band = others.agg(
-        n=pl.len().cast(pl.Int64),
-        estimate=pl.col("estimate").median(),
-        ci_low=pl.col("estimate").quantile(0.05, "linear"),
-        ci_high=pl.col("estimate").quantile(0.95, "linear"),
-    )
-    band = band.with_columns(source=pl.lit("random")).with_columns(
-        pl.lit(None).alias(name) for name in own.columns if name not in {*band.columns, "source"}
-    )
-    return pl.concat([own, band.select(own.columns).cast(dict(own.schema))])  # type: ignore[arg-type]
-
-
-_KEYS: Sequence[str] = (
-    "model",
-    "dataset",
-    "subset",
-    "method",
-    "metric",
-    "statistic",
-    "unit",
-    "component",
-    "layer",
-    "head",
-    "position",
-)

@@ -110,15 +110,8 @@ def _above(dataset: Dataset) -> dict[str, bool]:
 
 
 def _filled(e: Example, label: int, prompt: str, filler: str) -> Input:
-    return Input(
-        f"{e.id}.{'stereo' if label else 'other'}",
-        e.id,
-        e.group,
-        prompt + filler,
-        e.word,
-        label,
-        filler.strip().lower(),
-    )
+    name, words = f"{e.id}.{'stereo' if label else 'other'}", filler.strip().lower()
+    return Input(name, e.id, e.group, prompt + filler, e.word, label, words)
 
 
 def items(chosen: Sequence[Input]) -> Items:
@@ -127,17 +120,9 @@ def items(chosen: Sequence[Input]) -> Items:
     def numbered(values: list[str]) -> np.ndarray:
         return np.unique(values, return_inverse=True)[1]
 
-    columns = {
-        name: numbered([getattr(i, name) for i in chosen])
-        for name in ("group", "example_id", "words", "kind")
-    }
-    return Items(
-        np.array([i.label for i in chosen]),
-        columns["group"],
-        columns["example_id"],
-        columns["words"],
-        columns["kind"],
-    )
+    names = ("group", "example_id", "words", "kind")
+    columns = (numbered([getattr(i, name) for i in chosen]) for name in names)
+    return Items(np.array([i.label for i in chosen]), *columns)
 
 
 @contextmanager
@@ -209,14 +194,8 @@ def _tables(
     frames = []
     for name, outcome in held.items():
         label = linear.coins(items, seed) if name == "control" else items.label
-        columns: dict[str, Any] = {
-            name: [getattr(i, name) for i in chosen] for name in ("example_id", "group")
-        }
-        columns |= {
-            "item_id": [i.id for i in chosen],
-            "layer": [layer] * len(chosen),
-            "probe": [name] * len(chosen),
-        }
+        columns: dict[str, Any] = {key: [getattr(i, key) for i in chosen] for key in ("example_id", "group")}
+        columns |= {"item_id": [i.id for i in chosen], "layer": layer, "probe": name}
         columns |= {"fold": outcome.fold, "label": label, "probability": outcome.probability}
         frame = pl.DataFrame(columns, schema_overrides=PREDICTIONS).select(PREDICTIONS.names())
         frames.append(frame.filter(pl.col("fold") >= 0))

@@ -106,11 +106,8 @@ def rows(groups: Sequence[list[Scored]], limit: int, share: str, packed: bool) -
     for chunk in _chunks([group for group, _ in distinct], limit, share, packed):
         members = [distinct[i] for i in chunk]
         fits = len(chunk) > 1 or len(set(_paths(members[0][0]))) <= limit
-        blocks.append(
-            pack(
-                [group for group, _ in members], [tuple(same) for _, same in members], share, packed and fits
-            )
-        )
+        same = [tuple(examples) for _, examples in members]
+        blocks.append(pack([group for group, _ in members], same, share, packed and fits))
     return blocks
 
 

@@ -84,25 +84,14 @@ def _side(lm: LM, example: Example, prompt: str, term: str) -> dict[str, Any]:
     sentence = prompt + example.stereo + example.suffix
     about: dict[str, Any] = {"example_id": example.id}
     if "bls_pct_female" in example.meta:
-        about |= {
-            "profession": term,
-            "word": example.meta.get("participant", ""),
-            "pronoun": example.stereo.strip(),
-            "label": "male",
-        }
+        about |= {"profession": term, "word": example.meta.get("participant", "")}
+        about |= {"pronoun": example.stereo.strip(), "label": "male"}
         about |= {"male_token_ids": stereo, "female_token_ids": anti}
     else:
-        about |= {
-            "bias_type": example.bias_type,
-            "target": term,
-            "context_prefix": prompt,
-            "context_suffix": example.suffix,
-        }
-        about |= {
-            "stereotype_word": example.stereo.strip(),
-            "antistereotype_word": example.anti.strip(),
-            "label": "stereotype",
-        }
+        about |= {"bias_type": example.bias_type, "target": term}
+        about |= {"context_prefix": prompt, "context_suffix": example.suffix}
+        fillers = {"stereotype_word": example.stereo.strip(), "antistereotype_word": example.anti.strip()}
+        about |= {**fillers, "label": "stereotype"}
         about |= {"stereo_token_ids": stereo, "antistereo_token_ids": anti}
     about["logit_position"] = before.first - 1 if isinstance(before, Scored) else None
     return {"context": prompt, "sentence": sentence, "tokens": encode(lm, sentence), "metadata": about}

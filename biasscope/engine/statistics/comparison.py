@@ -99,14 +99,8 @@ def common(rankings: Sequence[Ranking]) -> list[dict[str, Any]]:
             if all(row["starred"] for row in each):
                 site = Site(*(each[0][name] for name in ("layer", "component", "head")))
                 values = {r.name: row["estimate"] for r, row in zip(same, each, strict=True)}
-                place = {
-                    "site": str(site),
-                    "component": site.component,
-                    "layer": site.layer,
-                    "head": site.head,
-                    "position": key[3],
-                }
-                rows.append({"model": model, **place, "estimates": values})
+                place = {name: each[0][name] for name in SITE}
+                rows.append({"model": model, "site": str(site), **place, "estimates": values})
     return sorted(rows, key=lambda row: -float(np.mean(np.abs(list(row["estimates"].values())))))
 
 
@@ -123,15 +117,8 @@ def depths(rankings: Sequence[Ranking]) -> list[dict[str, Any]]:
             first_known, second_known = (profile[known] for profile in profiles)
             varied = known.sum() > 2 and np.ptp(first_known) > 0 and np.ptp(second_known) > 0
             rho = float(spearmanr(first_known, second_known).statistic) if varied else None
-            rows.append(
-                {
-                    "first": first.name,
-                    "second": second.name,
-                    "component": component,
-                    "slices": int(known.sum()),
-                    "spearman": rho,
-                }
-            )
+            names = {"first": first.name, "second": second.name, "component": component}
+            rows.append({**names, "slices": int(known.sum()), "spearman": rho})
     return rows
 
 

@@ -117,12 +117,8 @@ class Draws:
         spread -= 2 * level * ((a * d) @ xs - c * ((a * d) @ s)) + 2 * shift * (
             (a * q) @ xs - c * ((a * q) @ s)
         )
-        both = (
-            (a * d * d).sum(1, keepdims=True),
-            (a * d * q).sum(1, keepdims=True),
-            (a * q * q).sum(1, keepdims=True),
-        )
-        spread += level**2 * both[0] + 2 * level * shift * both[1] + shift**2 * both[2]
+        dd, dq, qq = ((a * x * y).sum(1, keepdims=True) for x, y in ((d, d), (d, q), (q, q)))
+        spread += level**2 * dd + 2 * level * shift * dq + shift**2 * qq
         return shift, np.maximum(spread, 0.0)
 
 

@@ -66,26 +66,14 @@ def _run(folder: Path) -> Entry:
         command = model = dataset = "?"
     held = journal.Journal.read(folder)
     size, changed = _extent(folder)
-    return Entry(
-        folder.name,
-        "run",
-        command,
-        model,
-        dataset,
-        len(held.units),
-        "finished" in held.facts,
-        size,
-        changed,
-        locked(folder),
-        folder,
-    )
+    about = (folder.name, "run", command, model, dataset, len(held.units), "finished" in held.facts)
+    return Entry(*about, size, changed, locked(folder), folder)
 
 
 def _model(folder: Path) -> Entry:
     size, changed = _extent(folder)
-    return Entry(
-        folder.name, "model", "", "", "", 0, (folder / "config.json").is_file(), size, changed, False, folder
-    )
+    about = (folder.name, "model", "", "", "", 0, (folder / "config.json").is_file())
+    return Entry(*about, size, changed, False, folder)
 
 
 def _extent(folder: Path) -> tuple[int, float]:
@@ -246,12 +234,12 @@ def models(stored_runs: Collection[Stored]) -> dict[Path, str]:
 
 def finished(output: Path, cache: Path | None = None) -> list[Stored]:
     """The runs under results/, the newest first; corrupted ones last."""
-    stored_runs = [stored(file.parent, cache) for file in output.glob(f"*/*/*/*/{runs.RECORD}")]
-    return sorted(
-        stored_runs,
-        key=lambda run: ("" if run.record is None else run.record.created, str(run.folder)),
-        reverse=True,
-    )
+
+    def when(run: Stored) -> tuple[str, str]:
+        return "" if run.record is None else run.record.created, str(run.folder)
+
+    each = (stored(file.parent, cache) for file in output.glob(f"*/*/*/*/{runs.RECORD}"))
+    return sorted(each, key=when, reverse=True)
 
 
 def find(output: Path, name: str) -> Path:

@@ -36,21 +36,9 @@ def of_examples(examples: Iterable[Example], covariates: Sequence[Covariate] = (
 
 
 def _row(e: Example) -> list[Any]:
-    row = [
-        e.id,
-        e.bias_type,
-        e.group,
-        e.prompt,
-        e.stereo,
-        e.anti,
-        e.unrelated,
-        e.suffix,
-        e.sentences,
-        e.flaw,
-        dict(e.meta),
-    ]
+    first = [e.id, e.bias_type, e.group, e.prompt, e.stereo, e.anti, e.unrelated, e.suffix]
+    row = [*first, e.sentences, e.flaw, dict(e.meta), *([] if e.term is None else [e.term])]
     # a field stands in the digest where it is not its default: published digests do not change with a new one
-    row += [] if e.term is None else [e.term]
     different = {name: value for name, default in LATER.items() if (value := getattr(e, name)) != default}
     return [*row, different] if different else row
 

@@ -77,11 +77,8 @@ def _estimates(folder: Path, dataset: str, rows: pl.DataFrame, effects: pl.LazyF
 def _means(rows: pl.DataFrame, effects: pl.LazyFrame) -> list[tuple[Site, float | None]]:
     """Per site of these rows, the mean effect on `target` over the examples."""
     place = ["layer", "component", "head"]
-    whole = effects.filter(
-        pl.col("metric") == "target",
-        pl.col("position").fill_null("all") == "all",
-        pl.col("effect").is_finite(),
-    )
+    everywhere = pl.col("position").fill_null("all") == "all"
+    whole = effects.filter(everywhere, pl.col("effect").is_finite(), metric="target")
     means = whole.group_by(place).agg(pl.col("effect").mean()).collect()
     sites = rows.filter(pl.col("component") != TOTAL).select(place).unique(maintain_order=True)
     each = sites.join(means, on=place, how="left", nulls_equal=True, maintain_order="left")
@@ -109,12 +106,8 @@ def _probes(folder: Path, dataset: str, summary: pl.DataFrame) -> list[Path]:
         layers.setdefault(str(row["layer"]), {})[row["statistic"]] = _number(row["estimate"])
     best = max(layers, key=lambda layer: layers[layer]["accuracy"] or 0.0)
     file = _write(folder / f"linear_probing_{safe_name(dataset)}.json", layers)
-    return [
-        file,
-        _merge(
-            folder / "linear_probing_summary.json", {dataset: {"best_layer": float(best), **layers[best]}}
-        ),
-    ]
+    entry = {dataset: {"best_layer": float(best), **layers[best]}}
+    return [file, _merge(folder / "linear_probing_summary.json", entry)]
 
 
 def _write(file: Path, value: dict[str, Any]) -> Path:
@@ -144,16 +137,9 @@ def _baseline(summary: pl.DataFrame) -> dict[str, float | None]:
 
 def _sites(summary: pl.DataFrame) -> list[tuple[Site, float | None]]:
     """Per site, the mean effect on `target`, in the summary's order."""
-    rows = summary.filter(
-        pl.col("metric") == "target",
-        pl.col("statistic") == "mean",
-        pl.col("component") != TOTAL,
-        pl.col("subset") == "all",
-    )
-    return [
-        (Site(r["layer"], r["component"], r["head"]), _number(r["estimate"]))
-        for r in rows.iter_rows(named=True)
-    ]
+    rows = summary.filter(pl.col("component") != TOTAL, metric="target", statistic="mean", subset="all")
+    each = rows.select("layer", "component", "head", "estimate").rows()
+    return [(Site(*row[:3]), _number(row[3])) for row in each]
 
 
 def _hook(site: Site) -> str:
