@@ -41,7 +41,7 @@ def probes(summary: pl.DataFrame, of: str, noun: str, file: str, split: str = "k
     task, component = summary["metric"][0], summary.filter(method="probe")["component"][0]
     slopes = removed.filter(statistic="slope").height > 0
     extra = _removal(removed, "slope" if slopes else "mean")
-    body = []
+    body, starred = [], False
     for layer in layers:
         accuracy, auc = (cells.get(("probe", name, layer)) for name in ("accuracy", "auc"))
         selectivity = cells.get(("within groups", "selectivity", layer))
@@ -50,6 +50,7 @@ def probes(summary: pl.DataFrame, of: str, noun: str, file: str, split: str = "k
         # what removing does takes the place of the AUC: 80 columns hold no more
         middle = [share(selectivity, interval=False)] if extra else [share(auc), share(selectivity)]
         star = "*" if readable(accuracy, band) else " "
+        starred = starred or star == "*"
         body.append([str(layer), share(accuracy) + star, *middle, shuffled, *extra.get(layer, [])])
     columns = ["row", "accuracy [95 %]", *([] if extra else ["AUC"]), "selectivity", "shuffled"]
     columns += [f"Δ{'slope' if slopes else 'target'}", "random"] if extra else []
@@ -59,7 +60,7 @@ def probes(summary: pl.DataFrame, of: str, noun: str, file: str, split: str = "k
         known.append([name, *both[: 1 if extra else 2], *[""] * (len(columns) - (2 if extra else 3))])
     first = cells["probe", "accuracy", layers[0]]
     title = f"{of}: probes for {task} in {component}, {first['n']} texts, {first['clusters']} groups"
-    notes = ["* interval wholly above the shuffled band"] if any("*" in cells[1] for cells in body) else []
+    notes = ["* interval wholly above the shuffled band"] if starred else []
     notes += [STREAM if component == "resid" else "row: layer", SELECTIVITY]
     notes += [REMOVED] if extra else []
     notes.append(

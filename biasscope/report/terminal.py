@@ -15,9 +15,10 @@ if TYPE_CHECKING:
 
 STEPS = (0.6, 0.3, 0.1)
 """Shares of the largest |effect| from which a cell shows a stronger sign."""
-SIGNS = {1: ("++ ", "+  ", "'  "), -1: ("-- ", "-  ", ",  ")}
-"""Signs of an effect, strongest first; a mark takes the place of the first space after them."""
-SMALL, MISSING = "·  ", "?  "
+SIGNS = {1: ("++", "+", "'"), -1: ("--", "-", ",")}
+"""Signs of an effect, strongest first; a mark follows."""
+SMALL, MISSING = "·", "?"
+REST = {SMALL: "less", MISSING: "no number"}
 MARKS = {
     schemas.STAR: "significant",
     schemas.CARRIED: "significant only with one group",
@@ -51,30 +52,29 @@ def _heat_map(heads: list[dict[str, Any]], what: str, stream: TextIO) -> None:
     console, largest = _console(stream), _largest(row["estimate"] for row in heads)
     drawn = {(row["layer"], row["head"]): _cell(row, largest) for row in heads}
     columns = range(max(head for _, head in drawn) + 1)
-    legend = [f"heads: {what}", *_legend({text for text, _ in drawn.values()}, largest)]
+    signs, marks = ({cell[i] for cell in drawn.values()} for i in (0, 1))
+    legend = [f"heads: {what}", *_legend(signs, largest), *_explained(marks)]
     console.print(Text("; ".join(legend)))
     console.print(Text("layer " + "".join(f"{head:<3}" for head in columns)))
     for layer in sorted({layer for layer, _ in drawn}):
         line = Text(f"{layer:>5} ")
         for head in columns:
-            line.append(*drawn.get((layer, head), ("   ", "")))
+            sign, mark, style = drawn.get((layer, head), ("", "", ""))
+            line.append(f"{sign}{mark}".ljust(3), style)
         console.print(line)
 
 
-def _legend(shown: set[str], largest: float) -> list[str]:
-    """What the signs and marks that are drawn mean, and no others."""
-    signs = {text.rstrip(" " + "".join(MARKS)) for text in shown}
+def _legend(signs: set[str], largest: float) -> list[str]:
+    """What the signs that are drawn mean, and no others."""
     lines = []
     for step, both in zip(STEPS, zip(*SIGNS.values(), strict=True), strict=True):
-        if used := [sign.strip() for sign in both if sign.strip() in signs]:
+        if used := [sign for sign in both if sign in signs]:
             lines.append(f"{' '.join(used)} from {number(step * largest)}")
-    lines += [f"{SMALL.strip()} less"] if SMALL.strip() in signs else []
-    lines += [f"{MISSING.strip()} no number"] if MISSING.strip() in signs else []
-    return lines + _explained(shown)
+    return lines + [f"{sign} {meaning}" for sign, meaning in REST.items() if sign in signs]
 
 
-def _explained(shown: set[str]) -> list[str]:
-    return [f"{mark} {meaning}" for mark, meaning in MARKS.items() if any(mark in text for text in shown)]
+def _explained(marks: set[str]) -> list[str]:
+    return [f"{mark} {meaning}" for mark, meaning in MARKS.items() if mark in marks]
 
 
 def _mark(row: Mapping[str, Any]) -> str:
@@ -116,17 +116,16 @@ def _bars(rows: list[tuple[str, float | None, str]], title: str, scale: float, s
         console.print(line)
 
 
-def _cell(row: Mapping[str, Any], largest: float) -> tuple[str, str]:
-    """Three characters and a style: sign and strength, darker where larger, and the mark of the row."""
+def _cell(row: Mapping[str, Any], largest: float) -> tuple[str, str, str]:
+    """Sign and strength, darker where larger, the mark of the row, and a style."""
     value = row["estimate"]
     if value is None or largest == 0:
-        return MISSING if value is None else SMALL, ""
+        return MISSING if value is None else SMALL, "", ""
     share = abs(value) / largest
     step = next((i for i, least in enumerate(STEPS) if share >= least), None)
-    text = SMALL if step is None else SIGNS[1 if value > 0 else -1][step]
-    text = f"{text.strip()}{_mark(row)}".ljust(3)
+    sign = SMALL if step is None else SIGNS[1 if value > 0 else -1][step]
     red, green, blue = (round(255 - (255 - c) * min(1.0, share)) for c in (WARM if value > 0 else COOL))
-    return text, f"{'white' if share > 0.5 else 'black'} on rgb({red},{green},{blue})"
+    return sign, _mark(row), f"{'white' if share > 0.5 else 'black'} on rgb({red},{green},{blue})"
 
 
 def _console(stream: TextIO) -> "Console":

@@ -102,19 +102,24 @@ def every(layers: int, heads: int) -> dict[str, object]:
     ]
     pairs = sites(layers, heads, 1e-3).with_columns(exact=pl.col("estimate") * 0.9)
     return {
-        "heat map": figures.heat_map(sites(layers, heads), title=LONG, largest=3.0, unit="nats/SD"),
-        "small values": figures.heat_map(sites(layers, heads, 1e-5), title=LONG, largest=3e-5, unit="nats"),
+        "heat_map": figures.heat_map(sites(layers, heads), title=LONG, largest=3.0, unit="nats/SD"),
+        "heat_map of small values": figures.heat_map(
+            sites(layers, heads, 1e-5), title=LONG, largest=3e-5, unit="nats"
+        ),
         "bars": figures.bars(sites(layers, None, 1e-4), title=LONG, unit="nats/SD"),
         "positions": figures.positions(positions(layers), title=LONG, shown="recovered", unit="nats/SD"),
-        "attribution": figures.against_exact(pairs, title=LONG, unit="nats/SD"),
+        "against_exact": figures.against_exact(pairs, title=LONG, unit="nats/SD"),
         "probes": figures.probes(probe_rows(layers), title=LONG),
-        "sets": figures.faithfulness(set_rows(), title=LONG),
-        "groups": figures.scatter(
-            people(60), title=LONG, axes=("a covariate with a name, %", "target, nats: towards “he”")
-        ),
+        "faithfulness": figures.faithfulness(set_rows(), title=LONG),
+        "scatter": figures.scatter(people(60), title=LONG, axes=("covariate, %", "target, nats: “he”")),
         "overview": figures.overview(names, title=LONG, unit="nats/SD"),
         "agreement": figures.agreement(letters, shared, top=10, title=LONG),
     }
+
+
+def test_every_figure_is_drawn_here():
+    own = {name for name, f in vars(figures).items() if getattr(f, "__module__", "") == figures.__name__}
+    assert {name for name in own if not name.startswith("_")} <= every(*SIZES[0]).keys()
 
 
 @pytest.mark.parametrize(("layers", "heads"), SIZES, ids=str)
