@@ -48,9 +48,7 @@ def relative(effects: pl.DataFrame) -> pl.DataFrame:
     effects = effects.unique(["example_id", "position"], maintain_order=True)
     none = effects.filter(pl.col("position") == NO_SITE).select("example_id", none="value")
     rows = effects.join(none, on="example_id", how="inner", maintain_order="left")
-    sets, whole = (
-        rows.filter(kept) for kept in (pl.col("position") != NO_SITE, pl.col("position") == NO_SITE)
-    )
+    sets, whole = rows.filter(pl.col("position") != NO_SITE), rows.filter(position=NO_SITE)
     whole = whole.with_columns(value="baseline", component=pl.lit(TOTAL), position=pl.lit("all"))
     both = pl.concat([sets, whole]).with_columns(effect=pl.col("value") - pl.col("none"), baseline="none")
     return both.select(effects.columns)

@@ -218,6 +218,7 @@ def estimated(
 
     EFFECTS of one dataset and source on target. `ends`: with the interval, and what is recovered of a total.
     """
+    refuse_empty(effects)
     site_effects = replace(measured(effects.lazy(), BIAS[0], design), families=None)
     statistic = site_effects.statistic
     columns = {"estimate": estimates_of(site_effects, statistic)}
