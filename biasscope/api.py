@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any, Literal, get_args, get_origin, get_type_h
 import polars as pl
 
 from biasscope.engine.data import datasets
+from biasscope.engine.data.datasets import prompts as own_prompts
 from biasscope.engine.errors import UsageError
 from biasscope.engine.model import loading
 from biasscope.engine.schemas import RELIABILITY, SUMMARY
@@ -79,7 +80,7 @@ def _settings(model: Any, dataset: Any, given: Mapping[str, Any]) -> Measure:
 
 def _checked(data: Dataset) -> Dataset:
     """The data set; one whose examples are not what its name means is known by its content alone."""
-    content = digests.of_examples(data.examples)
+    content = digests.of_examples(data.examples, data.covariates)
     same = data.loaded is not None and data.loaded.content == content
     return data if same else replace(data, digest=content, record={}, loaded=None)
 
@@ -92,7 +93,8 @@ def _drawn(data: Dataset, values: Mapping[str, Any]) -> dict[str, Any]:
     if sampled and values.get("seed", data.loaded.seed) != data.loaded.seed:
         drawn = f"the sample of {data.name} was drawn with seed {data.loaded.seed}"
         raise UsageError(f"{drawn}, the run has {values['seed']}; give both the same")
-    return {"data_dir": data.loaded.data_dir, **sampled}
+    how = {name: getattr(data.loaded, name) for name in ("data_dir", "skip_invalid", "no_space")}
+    return how | sampled
 
 
 def _option(name: str, kind: Any, value: Any) -> Any:
@@ -224,7 +226,18 @@ def load_dataset(
 ) -> Dataset:
     """The data set of that name, or of a file; `limit`: a seeded sample, spread evenly. UsageError: none."""
     data = datasets.load(name, Path(data_dir), limit=limit, seed=seed)
-    return replace(data, loaded=Loaded(name, Path(data_dir), seed, digests.of_examples(data.examples)))
+    content = digests.of_examples(data.examples, data.covariates)
+    return replace(data, loaded=Loaded(name, Path(data_dir), seed, content))
+
+
+def prompts(
+    table: Any, *, name: str = "prompts", skip_invalid: bool = False, no_space: bool = False
+) -> Dataset:
+    """Prompts of your own as a data set: a polars or pandas frame, a list of dictionaries, or a file's path.
+
+    Columns as in a file of `--dataset`. A table in memory is called `name`. DataError names every fault.
+    """
+    return own_prompts.of_table(table, name, skip_invalid=skip_invalid, no_space=no_space)
 
 
 def forest(

@@ -29,8 +29,9 @@ def stub(name: str) -> TyperCommand:
     """A command as the list of commands shows it: panel, first line and first example, read without importing
     it.
     """
-    tree = ast.parse((Path(commands.__path__[0]) / f"{name}.py").read_text(encoding="utf-8"))
-    function = next(node for node in tree.body if isinstance(node, ast.FunctionDef) and node.name == name)
+    file = name.replace("-", "_")
+    tree = ast.parse((Path(commands.__path__[0]) / f"{file}.py").read_text(encoding="utf-8"))
+    function = next(node for node in tree.body if isinstance(node, ast.FunctionDef) and node.name == file)
     constants = {
         target.id: ast.literal_eval(node.value)
         for node in tree.body
@@ -52,10 +53,11 @@ def in_order(names: Iterable[str]) -> list[str]:
 
 def load(name: str) -> Any:
     """The command of that name, its module imported."""
-    module = importlib.import_module(f"biasscope.commands.{name}")
+    file = name.replace("-", "_")
+    module = importlib.import_module(f"biasscope.commands.{file}")
     app = typer.Typer(add_completion=False)
     app.command(name, epilog="\n\n".join(["Examples:", *module.EXAMPLES]))(
-        options.flatten(getattr(module, name))
+        options.flatten(getattr(module, file))
     )
     return typer.main.get_command(app)
 
@@ -66,7 +68,8 @@ class Folder(TyperGroup):
     """
 
     def __init__(self, **settings: Any) -> None:
-        names = in_order(module.name for module in pkgutil.iter_modules(commands.__path__))
+        files = pkgutil.iter_modules(commands.__path__)
+        names = in_order(file.name.replace("_", "-") for file in files)
         super().__init__(**{**settings, "commands": {name: stub(name) for name in names}})
 
     def list_commands(self, ctx: Any) -> list[str]:

@@ -206,8 +206,9 @@ class Run:
         asked for.
         """
         measured, held = {part.name for part in self.record.datasets}, self._held.datasets
-        folder = Path(self.record.params["data_dir"])
-        read = held or [datasets.load(name, folder) for name in self.record.params["dataset"]]
+        params = self.record.params
+        how = {name: params.get(name, False) for name in ("skip_invalid", "no_space")}
+        read = held or [datasets.read(name, Path(params["data_dir"]), **how) for name in params["dataset"]]
         return [e for data in read if data.name in measured for e in data.examples]
 
     def _load(self) -> "LM":

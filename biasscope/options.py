@@ -16,6 +16,7 @@ from biasscope.engine.settings import (
     Control,
     Direction,
     Dtype,
+    Form,
     Format,
     Holdout,
     Measure,
@@ -32,6 +33,7 @@ from biasscope.engine.settings import (
 __all__ = (
     "Control",
     "Direction",
+    "Form",
     "Format",
     "Holdout",
     "Measure",
@@ -115,8 +117,8 @@ Datasets = Annotated[
     list[str] | None,
     option(
         "--dataset",
-        "Name, or FILE.json of sentences of StereoSet or WinoGender; repeatable (default: the study's three "
-        "if present, else occupations)",
+        "Name, or FILE.csv, .tsv, .jsonl, .json or .parquet of prompts of your own; repeatable (default: the "
+        "study's three if present, else occupations)",
         "-d",
         panel=DATA,
     ),
@@ -134,6 +136,10 @@ SkipInvalid = Annotated[
     option(
         "--skip-invalid", "Leave out and count examples that cannot be read, instead of refusing", panel=DATA
     ),
+]
+NoSpace = Annotated[
+    bool,
+    option("--no-space", "Put no space between the prompts and continuations of a FILE", panel=DATA),
 ]
 OutputDir = Annotated[Path, option("--output-dir", "Where runs are written", "-o", panel=OUTPUT)]
 FormatOption = Annotated[
@@ -176,6 +182,7 @@ SHARED: dict[str, Any] = {
     "revision": Revision,
     "data_dir": DataDir,
     "skip_invalid": SkipInvalid,
+    "no_space": NoSpace,
     "max_memory": MaxMemory,
     "cache_dir": CacheDir,
     "no_cache": NoCache,

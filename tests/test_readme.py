@@ -11,6 +11,9 @@ from pathlib import Path
 
 import pytest
 
+import biasscope as bs
+from biasscope.engine.data import prompt_columns
+
 ROOT = Path(__file__).parents[1]
 README = (ROOT / "README.md").read_text(encoding="utf-8")
 BLOCKS = re.findall(r"^```(\w*)\n(.*?)^```", README, re.MULTILINE | re.DOTALL)
@@ -69,8 +72,25 @@ def test_the_python_of_the_readme_runs(home):
         assert done.returncode == 0 and done.stdout, done.stderr.decode()
 
 
+TABLES = [block for kind, block in BLOCKS if kind == "csv"]
+
+
+def test_every_file_of_prompts_in_the_readme_is_read_without_a_note(tmp_path):
+    assert len(TABLES) == 3
+    for table in TABLES:
+        (tmp_path / "prompts.csv").write_text(table, encoding="utf-8")
+        found = bs.prompts(tmp_path / "prompts.csv")
+        assert len(found.examples) == 2 and not found.notes
+
+
+def test_every_column_of_prompts_stands_in_the_readme():
+    section = README.split("## Your own prompts")[1].split("\n## ")[0]
+    assert set(prompt_columns.KNOWN) <= set(re.findall(r"`(\w+)`", section))
+
+
 def test_every_subcommand_stands_in_the_readme_and_every_file_it_links_to_exists():
-    names = {path.stem for path in (ROOT / "biasscope" / "commands").glob("*.py")} - {"__init__"}
+    files = {path.stem for path in (ROOT / "biasscope" / "commands").glob("*.py")} - {"__init__"}
     table = README.split("## Commands")[1].split("\n## ")[0]
-    assert names == set(re.findall(r"^\| `(\w+)", table, re.MULTILINE))
+    names = {name.replace("_", "-") for name in files}
+    assert names == set(re.findall(r"^\| `(\w[\w-]*)", table, re.MULTILINE))
     assert all((ROOT / link).is_file() for link in re.findall(r"\]\((?!http)([^)#]+)\)", README))

@@ -9,6 +9,7 @@ PANEL = "Measure"
 EXAMPLES = (
     "biasscope baseline",
     "biasscope baseline --model gpt2 --dataset stereoset --dataset winogender",
+    "biasscope baseline --dataset prompts.csv --group-by source",
     "biasscope baseline --predictions predictions.json --dataset stereoset",
 )
 
@@ -26,6 +27,12 @@ def baseline(
         ),
     ] = None,
     given: options.Given = None,
+    group_by: Annotated[
+        str | None,
+        options.option(
+            "--group-by", "Also rows by the values of a column kept of your FILE", panel=options.DATA
+        ),
+    ] = None,
 ) -> None:
     """Score the clean model: StereoSet's LMS, SS, ICAT, target and sentence gaps, WinoGender's slope."""
     from biasscope.console import Screen
@@ -35,9 +42,11 @@ def baseline(
 
     if predictions is not None and given is not None:
         raise UsageError("--given does not go with --predictions: no model is loaded that could be edited")
+    if predictions is not None and group_by is not None:
+        raise UsageError("--group-by does not go with --predictions, whose rows are StereoSet's")
     voice = Screen(o.quiet, o.verbose)
     result = (
-        experiment.baseline(o, given=given, voice=voice)
+        experiment.baseline(o, given=given, group_by=group_by, voice=voice)
         if predictions is None
         else experiment.score(o, predictions, voice=voice)
     )

@@ -16,7 +16,7 @@ EXAMPLES = (
 
 
 def download(
-    datasets: Annotated[list[str], typer.Argument(help="stereoset, winogender")],
+    datasets: Annotated[list[str], typer.Argument(help="bbq, crows_pairs, stereoset, winobias, winogender")],
     data_dir: options.DataDir = Path("data"),
     local: Annotated[
         Path | None,

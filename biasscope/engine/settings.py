@@ -55,6 +55,8 @@ Negatives = Literal["anti", "unrelated"]
 """What a probe tells the stereotype's filler apart from."""
 Holdout = Literal["kfold", "holdout"]
 """How a probe's groups are held out."""
+Form = Literal["pronouns", "fillers", "paired", "phrases", "twins"]
+"""The forms that prompts of one's own may have; each has a file of examples."""
 Stream = Literal["resid", "z", "mlp_out"]
 """What activations are read of."""
 Read = Literal["last", "term", "mean"]
@@ -74,6 +76,8 @@ class Loaded:
     seed: int
     content: str
     """Content digest of its examples."""
+    skip_invalid: bool = False
+    no_space: bool = False
 
 
 @dataclass(frozen=True)
@@ -102,6 +106,7 @@ class Measure:
     revision: str | None = None
     data_dir: Path = Path("data")
     skip_invalid: bool = False
+    no_space: bool = False
     max_memory: str | None = None
     cache_dir: Path = Path(platformdirs.user_cache_dir("biasscope", appauthor=False))
     no_cache: bool = False

@@ -39,36 +39,63 @@ class Example:
     dataset: str
     bias_type: str
     group: str
-    """The cluster for intervals: StereoSet target term, WinoGender occupation, sentence pair of
-    `definitional`.
-    """
+    """The cluster for intervals: StereoSet target term, WinoGender occupation, BBQ question, …"""
     prompt: str
     """The text before the readout, less one space where the continuation begins with one. May be empty."""
     stereo: str
-    """The stereotype's filler, or the male pronoun (for every occupation), with its leading space where it
-    has one.
-
-    Of `definitional`: the pronoun that fits the noun.
-    """
+    """The first side's continuation, with its leading space where it has one: what `Dataset.sides` names."""
     anti: str
-    """The anti-stereotype's filler, or the female pronoun. Of `definitional`: the pronoun that does not
-    fit.
-    """
+    """The second side's continuation."""
     unrelated: str | None = None
     suffix: str = ""
     """The text after the filler. Never scored by `target`; a token that crosses into it drops the example."""
-    sentences: tuple[str, str, str] | None = None
-    """The dataset's own whole sentences (stereotype, anti-stereotype, unrelated): what `sentence` scores."""
+    sentences: tuple[str, ...] | None = None
+    """The dataset's own whole sentences (stereotype, anti-stereotype, and unrelated where there is one): what
+    `sentence` scores.
+    """
     flaw: str | None = None
     """Why `target` is not defined for this example (two BLANKs); `sentence` still is."""
     meta: Mapping[str, str | float] = field(default_factory=dict)
     term: str | None = None
-    """The word of the prompt that it is about, where that is not its group."""
+    """The word of the prompt that it is about, where that is not its group; "": there is none."""
+    anti_prompt: str | None = None
+    """The prompt of `anti` where the sides differ before a shared continuation (`stereo` = `anti`)."""
+    per_token: bool = False
+    """Whether `target` and `competence` are of the mean log p per token: of whole sentences only."""
+    together: str = ""
+    """Examples with the same text here are drawn, and dropped, as one."""
+    twin: str | None = None
+    """Its own counterfactual prompt, where the data give one (rule `given`)."""
 
     @property
     def word(self) -> str:
         """The word of the prompt that it is about: what a twin replaces and `--positions term` finds."""
         return self.group if self.term is None else self.term
+
+    @property
+    def sides(self) -> tuple[tuple[str, str], ...]:
+        """Prompt and continuation of `stereo`, `anti` and, where there is one, `unrelated`."""
+        both = ((self.prompt, self.stereo), (self.anti_prompt or self.prompt, self.anti))
+        return both if self.unrelated is None else (*both, (self.prompt, self.unrelated))
+
+    def exchanged(self, twin: str) -> tuple[tuple[str, str], ...]:
+        """The sides with the counterfactual prompt; of two prompts each takes the other's place."""
+        prompts = (twin, *[twin if self.anti_prompt is None else self.prompt] * 2)
+        return tuple((new, text) for new, (_, text) in zip(prompts, self.sides, strict=False))
+
+
+@dataclass(frozen=True)
+class Covariate:
+    """A number per group that `target` is regressed on."""
+
+    name: str
+    """As a sentence names it: "share of men"."""
+    unit: str
+    """Of its values: "%"; empty where it has none."""
+    values: Mapping[str, float]
+    """Group → value; a group without one counts for the mean and not for the slope."""
+    key: str = ""
+    """What tells its correlations apart from those with another covariate: `pearson_bls`."""
 
 
 @dataclass(frozen=True)
@@ -82,7 +109,7 @@ class Dataset:
     found: int
     """Examples read; found = len(examples) + Σ dropped + those that --limit did not draw."""
     dropped: Counter[str] = field(default_factory=Counter)
-    """Reason → number of examples refused while reading (only with --skip-invalid)."""
+    """Reason → number of examples left out while reading: faulty as published, or with --skip-invalid."""
     notes: tuple[str, ...] = ()
     """Warnings for the reader of the results: repaired labels, licence, and the like."""
     record: Mapping[str, Any] = field(default_factory=dict)
@@ -93,6 +120,14 @@ class Dataset:
     """Of one that was loaded into memory by name; None else."""
     outside: frozenset[str] = frozenset()
     """Words that stand in no twin, because they belong to another part of the data."""
+    covariates: tuple[Covariate, ...] = ()
+    """The first ranks the sites, by its slope; target's correlation with each is given."""
+    noun: str = "group"
+    """What a group is: occupation, term, question, pair of words."""
+    sides: tuple[str, str] = ("the stereotype", "the anti-stereotype")
+    """What `stereo` and `anti` are, in a sentence: ("he", "she")."""
+    rule: str = "none"
+    """How a counterfactual twin is made, by its name in `counterfactuals.RULES`."""
 
     def part(self, name: str, groups: Collection[str]) -> "Dataset":
         """The examples of some groups as data of their own: no twin of theirs names another group of the
@@ -103,16 +138,10 @@ class Dataset:
         examples = tuple(e for e in self.examples if e.group in groups)
         return replace(self, name=name, examples=examples, whole=(), outside=outside)
 
-    def share_of_men(self) -> dict[str, float] | None:
-        """Per cent of men in each occupation (100 − BLS per cent of women), or None where the dataset has no
-        statistic.
-        """
-        shares = {
-            e.group: 100.0 - float(e.meta["bls_pct_female"])
-            for e in self.examples
-            if "bls_pct_female" in e.meta
-        }
-        return shares or None
+    @property
+    def covariate(self) -> Mapping[str, float] | None:
+        """Group → the value that slopes are on; None where there is no covariate."""
+        return self.covariates[0].values if self.covariates else None
 
 
 @dataclass(frozen=True)
@@ -207,6 +236,7 @@ class Metric:
 METRICS = {
     "target": Metric("nats", "both equally likely", bias=True),
     "sentence": Metric("nats", "both equally likely", bias=True, swept=False),
+    "sentence_sum": Metric("nats", "both sentences equally likely", swept=False),
     "competence": Metric(
         "nats", "sense and nonsense equally likely (pronouns: all probability mass on them)"
     ),

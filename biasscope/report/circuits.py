@@ -7,6 +7,7 @@ import polars as pl
 
 from biasscope.engine.schemas import NONE
 from biasscope.engine.statistics import resampling
+from biasscope.engine.statistics.circuits import sized
 from biasscope.engine.types import MEMBER, SOURCES, Site
 from biasscope.report.gather import Part, ReportRun
 from biasscope.report.probes import share
@@ -20,58 +21,42 @@ NAMED = 20
 """Sites of a set that are named; the rest is in the file."""
 
 
-def sets(summary: pl.DataFrame, dataset: str, file: str) -> Table:
+def sets(summary: pl.DataFrame, of: str, noun: str, file: str) -> Table:
     """f of the strongest sites kept alone and removed, random sets of their size beside, and the areas."""
-    named, numbers = (
-        summary.filter(pl.col("statistic") == MEMBER),
-        summary.filter(pl.col("statistic") != MEMBER),
-    )
-    cells = {(row["method"], row["subset"], row["statistic"]): row for row in numbers.iter_rows(named=True)}
-    sizes = [
-        int(subset.split()[1])
-        for method, subset, _ in cells
-        if method == "keep" and subset.startswith("top ")
-    ]
-
-    def f_of(mode: str, subset: str) -> str:
-        return share(cells.get((mode, subset, "faithfulness")))
+    f = {(row["method"], row["kind"], row["k"]): row for row in sized(summary).iter_rows(named=True)}
+    sizes = [k for mode, kind, k in f if (mode, kind) == ("keep", "top")]
+    small = [k for mode, kind, k in f if (mode, kind) == ("keep", "minimal")]
+    members, first = summary.filter(pl.col("statistic") == MEMBER), f["keep", "top", sizes[0]]
 
     def band(mode: str, k: int) -> str:
-        row = cells[mode, f"random {k}", "faithfulness"]
+        row = f[mode, "random", k]
         return NONE if row["ci_low"] is None else share(row)[share(row).index("[") :]
+
+    def sites(kind: str, k: int) -> pl.DataFrame:
+        return members.filter(subset=f["keep", kind, k]["subset"])
 
     body = []
     for k in sizes:
-        both = [cell for mode in ("keep", "remove") for cell in (f_of(mode, f"top {k}"), band(mode, k))]
+        both = [cell for mode in ("keep", "remove") for cell in (share(f[mode, "top", k]), band(mode, k))]
         body.append([str(k), *both])
-    small = [subset for _, subset, _ in cells if subset.startswith("minimal ")]
-    last = [[subset.split()[1] + "*", f_of("keep", subset), "", "", ""] for subset in small]
+    last = [[f"{k}*", share(f["keep", "minimal", k]), "", "", ""] for k in small]
     areas = []
     for mode, name in (("keep", "area"), ("keep", "area_abs"), ("remove", "area"), ("remove", "area_abs")):
-        areas.append(f"{name} {mode}: {share(cells.get((mode, 'all sizes', name)))}")
-    first = cells["keep", f"top {sizes[0]}", "faithfulness"]
+        rows = summary.filter(method=mode, statistic=name)
+        areas.append(f"{name} {mode}: {share(rows.row(0, named=True) if rows.height else None)}")
     title = (
-        f"{dataset}: sets of heads and MLPs, source {first['source']}, {first['n']} examples, "
+        f"{of}: sets of heads and MLPs, source {first['source']}, {first['n']} examples, "
         f"{first['clusters']} groups"
     )
     notes = [
         "groups: those that did not choose the sites; random: 5–95 % of 20 sets of that size",
         "f: 1 as the whole model, 0 as with every head and MLP replaced; – where these two may be equal",
-        *[
-            f"strongest first: {_sites(rows)}"
-            for rows in [named.filter(pl.col("subset").str.starts_with("top "))]
-            if rows.height
-        ],
-        *[
-            f"* the minimal set, chosen on the other half: {_sites(named.filter(subset=subset))}"
-            for subset in small
-        ],
+        *[f"strongest first: {_sites(rows)}" for rows in [sites("top", max(sizes))] if rows.height],
+        *[f"* the minimal set, chosen on the other half: {_sites(sites('minimal', k))}" for k in small],
         *areas,
         f"more in {file}",
     ]
-    note = resampling.few_clusters_note(
-        first["clusters"], "term" if dataset.startswith("stereoset") else "group"
-    )
+    note = resampling.few_clusters_note(first["clusters"], noun)
     notes += [note] if note else []
     return Table(
         title,
@@ -89,9 +74,9 @@ def _sites(rows: pl.DataFrame) -> str:
 
 def sentence(circuit: ReportRun) -> str:
     """What keeping the strongest sites alone keeps, against random sets."""
-    rows = circuit.summary.filter(pl.col("statistic") == "faithfulness", pl.col("method") == "keep")
-    cells = {row["subset"]: row for row in rows.iter_rows(named=True)}
-    tops = [row for name, row in cells.items() if name.startswith("top ") and row["estimate"] is not None]
+    rows = list(sized(circuit.summary).filter(method="keep").iter_rows(named=True))
+    tops = [row for row in rows if row["kind"] == "top" and row["estimate"] is not None]
+    random = {row["k"]: row for row in rows if row["kind"] == "random"}
     source = circuit.summary["source"].drop_nulls().to_list()[0]
     start = f"Run {circuit.key}, sets of sites ({SOURCES[source].noun})"
     if not tops:
@@ -99,26 +84,20 @@ def sentence(circuit: ReportRun) -> str:
     better = [
         row
         for row in tops
-        if row["ci_low"] is not None
-        and row["ci_low"] > (cells[row["subset"].replace("top", "random")]["ci_high"] or 0)
+        if row["ci_low"] is not None and row["ci_low"] > (random[row["k"]]["ci_high"] or 0)
     ]
     last = tops[-1]
-    kept = (
-        f"the {last['subset'].split()[1]} strongest keep f = {interval(last)} of groups that did not choose "
-        "them"
-    )
+    kept = f"the {last['k']} strongest keep f = {interval(last)} of groups that did not choose them"
     beats = (
-        f"more than random sets from {better[0]['subset'].split()[1]} sites on"
-        if better
-        else "never more than random sets"
+        f"more than random sets from {better[0]['k']} sites on" if better else "never more than random sets"
     )
-    small = [row for name, row in cells.items() if name.startswith("minimal ")]
+    small = [row for row in rows if row["kind"] == "minimal"]
     end = ""
     if small:
         row = small[0]
         sure = row["ci_low"] is not None and row["ci_low"] > 0
         end = (
-            f" The minimal set of {row['subset'].split()[1]} keeps {interval(row)} "
+            f" The minimal set of {row['k']} keeps {interval(row)} "
             f"there{'' if sure else ', which does not confirm it'}."
         )
     return f"{start}: {kept}; {beats}.{end}"
@@ -136,7 +115,7 @@ def section(parts: Sequence[Part], gallery: "Gallery") -> "Iterator[Block]":
             )
         drawn, tables = [], []
         for run in part.circuits:
-            tables.append(sets(run.summary, part.name, run.file))
+            tables.append(sets(run.summary, part.name, part.data.noun, run.file))
             if run.summary.filter(statistic="faithfulness")["estimate"].is_not_null().any():
                 source = run.summary["source"].drop_nulls().to_list()[0]
                 title = f"Sets of sites: {part.model}\n{part.dataset}, {SOURCES[source].noun}"

@@ -15,7 +15,7 @@ from biasscope.engine.errors import UsageError
 from biasscope.engine.schemas import NONE
 from biasscope.engine.settings import Format
 from biasscope.engine.statistics import resampling
-from biasscope.engine.statistics.baseline import SHARE
+from biasscope.engine.statistics.baseline import COVARIATE
 from biasscope.engine.store import files, shards
 from biasscope.engine.store.reproduce import relative
 from biasscope.engine.store.seals import DEPTH
@@ -69,7 +69,7 @@ def _lead(gathered: Gathered) -> list[str]:
     """What the report is made of, and what significant means in it."""
     newest = max(run.record.created for run in gathered.used)[:10]
     runs = f"{len(gathered.used)} runs of biasscope {__version__}; the newest of {newest}."
-    lines = [f"{runs} Estimates with 95 % intervals over groups (occupations, terms)."]
+    lines = [f"{runs} Estimates with 95 % intervals over groups (each occupation, term or question is one)."]
     star = schemas.LEGENDS[schemas.STAR].removeprefix(f"{schemas.STAR} ")
     if families := words.families(gathered):
         lines.append(f"Significant (*): {star}.")
@@ -187,24 +187,22 @@ def _clean(parts: Sequence[Part], gallery: Gallery) -> Iterator[Block]:
     drawn: list[Picture] = []
     for part in parts:
         for run in [*part.edited, *([part.baseline] if part.baseline else [])]:
-            table = tables.clean_model(run.summary, part.dataset, run.file, run.record.given)
+            table = tables.clean_model(run.summary, part.data, run.file, run.record.given)
             yield Block("table", table=table)
         if part.baseline is None:
             yield missing(f"Not measured for {part.model}: {words.command('baseline', part)}")
             continue
-        single = part.baseline.summary.filter(pl.col("subset").str.starts_with("occupation: "))
-        named = single.with_columns(occupation=pl.col("subset").str.strip_prefix("occupation: "))
-        share = named.filter(metric=SHARE).select("occupation", share="estimate")
-        target = named.filter(metric="target", statistic="mean").select("occupation", target="estimate")
-        rows = target.join(share, on="occupation").drop_nulls()
+        known = part.baseline.summary.filter(pl.col("metric").is_in([COVARIATE, "share_of_men"]))
+        target = part.baseline.summary.filter(metric="target", statistic="mean")
+        rows = known.select("subset", x="estimate").join(target.select("subset", y="estimate"), on="subset")
+        rows = rows.with_columns(group=pl.col("subset").str.replace("^[^:]*: ", "")).drop_nulls()
         if rows.height > 1:
-            title = f"Occupations: {part.name}"
-            says = f": target of {rows.height} occupations against their share of men; "
-            says += words.main_number(part)
-            drawn.append(gallery.picture("occupations", figures.occupations, rows, says, title=title))
-        elif single.height:
-            older = "this baseline was made by an older version; run it again"
-            yield missing(f"No scatter against the labour statistics: {older}.")
+            name, data = tables.on(part.data), part.data
+            title = f"Each {data.noun}: {part.name}"
+            says = f": target of {rows.height} groups against their {name}; {words.main_number(part)}"
+            unit = f", {data.covariate[1]}" if data.covariate and data.covariate[1] else ""
+            axes = f"{name}{unit}", f"target, nats: towards {data.sides[0]}"
+            drawn.append(gallery.picture("groups", figures.scatter, rows, says, title=title, axes=axes))
     yield from pictures(drawn)
 
 

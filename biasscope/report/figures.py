@@ -9,6 +9,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from biasscope.engine import schemas
+from biasscope.engine.statistics.circuits import sized
 from biasscope.report import canvas
 from biasscope.report.canvas import COOL, DIVERGING, INK, MUTED, WARM, Sheet, few_numbers, sheet, styled
 
@@ -130,13 +131,8 @@ def faithfulness(summary: pl.DataFrame, *, title: str) -> Figure:
     """f of the strongest sites kept alone (above) and removed (below) by number, random sets beside."""
     drawn = sheet(title, (1.35, 1.35))
     for axes, method, name in zip(drawn.axes, ("keep", "remove"), ("kept alone", "removed"), strict=True):
-        rows = summary.filter(method=method, statistic="faithfulness")
-        rows = rows.with_columns(
-            pl.col("subset").str.split(" ").list.get(1).cast(pl.Int64, strict=False).alias("k")
-        )
-        top, random = (
-            rows.filter(pl.col("subset").str.starts_with(kind)).sort("k") for kind in ("top ", "random ")
-        )
+        rows = sized(summary).filter(method=method)
+        top, random = (rows.filter(kind=kind).sort("k") for kind in ("top", "random"))
         _band(axes, random, "k", MUTED, 0.35)
         axes.plot([], [], color=MUTED, alpha=0.4, linewidth=6, label="random sets, 5–95 %")
         middle, low, high = (_floats(top, c) for c in ("estimate", "ci_low", "ci_high"))
@@ -155,24 +151,20 @@ def faithfulness(summary: pl.DataFrame, *, title: str) -> Figure:
 
 
 @styled
-def occupations(rows: pl.DataFrame, *, title: str) -> Figure:
-    """Mean target of each occupation against its share of men, and their line; the farthest are named."""
+def scatter(rows: pl.DataFrame, *, title: str, axes: tuple[str, str]) -> Figure:
+    """y (mean target) of each group against x (its covariate), and their line; the farthest are named."""
     drawn = sheet(title, (2.6,))
-    axes = drawn.axes[0]
-    x, y = rows["share"].to_numpy(), rows["target"].to_numpy()
-    axes.scatter(x, y, s=11, color=WARM, alpha=0.75, linewidths=0)
-    axes.axhline(0, color=MUTED, linewidth=0.8)
+    area = drawn.axes[0]
+    x, y = rows["x"].to_numpy(), rows["y"].to_numpy()
+    area.scatter(x, y, s=11, color=WARM, alpha=0.75, linewidths=0)
+    area.axhline(0, color=MUTED, linewidth=0.8)
     line = np.polyfit(x, y, 1) if np.ptp(x) > 0 else np.array([0.0, y.mean()])
-    axes.plot([x.min(), x.max()], np.polyval(line, [x.min(), x.max()]), color=COOL, linewidth=1.3)
-    axes.set(
-        xlabel="men in the occupation, % (labour statistics)",
-        ylabel="target, nats: log p(he) − log p(she)",
-        xlim=(-4, 104),
-    )
-    axes.margins(y=0.1)
-    few_numbers(axes)
+    area.plot([x.min(), x.max()], np.polyval(line, [x.min(), x.max()]), color=COOL, linewidth=1.3)
+    area.set(xlabel=axes[0], ylabel=axes[1])
+    area.margins(x=0.04, y=0.1)
+    few_numbers(area)
     off = np.argsort(-np.abs(y - np.polyval(line, x)))
-    canvas.labels(drawn, [(float(x[i]), float(y[i]), rows["occupation"][int(i)]) for i in off[:8]])
+    canvas.labels(drawn, [(float(x[i]), float(y[i]), rows["group"][int(i)]) for i in off[:8]])
     return drawn.figure
 
 

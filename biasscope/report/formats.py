@@ -68,10 +68,16 @@ def write_data(result: Result, chosen: Format, with_rows: bool) -> None:
         for record in records(stored(result.rows) if with_rows else [summary]):
             sys.stdout.write(json.dumps(record, allow_nan=False) + "\n")
     elif chosen is Format.CSV:
-        safe = summary.with_columns(pl.col(pl.String).map_elements(safe_text, pl.String))
+        safe = summary.with_columns(pl.col(pl.String).map_elements(_inert, pl.String))
         sys.stdout.write(safe.write_csv())
     else:
         sys.stdout.write(markdown(summary))
+
+
+def _inert(text: str) -> str:
+    """The text of a CSV cell, which no spreadsheet takes for a formula."""
+    text = safe_text(text)
+    return f"'{text}" if text[:1] in ("=", "+", "-", "@") else text
 
 
 def stored(files: Iterable[Path]) -> Iterable[pl.DataFrame]:
@@ -108,11 +114,11 @@ def tables_of(result: Result) -> Iterator[tables.Table]:
     for part, summary, trusted in zip(record.datasets, result.summaries, result.reliability, strict=True):
         file = f"{part.path}/summary.parquet"
         if record.command == "baseline":
-            yield tables.clean_model(summary, part.name, file, record.given)
+            yield tables.clean_model(summary, part, file, record.given)
         elif record.command == "probe":
-            yield edited(probes.probes(summary, part.name, file, record.params["split"]))
+            yield edited(probes.probes(summary, part.name, part.noun, file, record.params["split"]))
         elif record.command == "circuit":
-            yield circuits.sets(summary, part.name, file)
+            yield circuits.sets(summary, part.name, part.noun, file)
         elif record.command == "encode":
             yield edited(tables.encoded(summary, part.name, f"{part.path}/activations.parquet"))
         else:
@@ -120,7 +126,7 @@ def tables_of(result: Result) -> Iterator[tables.Table]:
             for rows in own.partition_by("method", "source", maintain_order=True):
                 # a control's rows follow
                 control = summary.filter(pl.col("dataset") != part.name, source=rows["source"][0])
-                yield edited(tables.effects(rows, part.name, file, control))
+                yield edited(tables.effects(rows, part, file, control))
             yield from reliability.tables(summary, trusted)
 
 
@@ -234,8 +240,9 @@ def listing(
         if chosen is Format.TABLE:
             draw(tables.Table(title, columns, [cells], [] if rows else ["nothing"]), sys.stdout)
         else:
-            texts, schema = [list(map(safe_text, row)) for row in cells], dict.fromkeys(columns, pl.String)
-            frame = pl.DataFrame(texts, schema=schema, orient="row")
+            shown = safe_text if chosen is Format.MARKDOWN else _inert
+            texts, schema = [list(map(shown, row)) for row in cells], dict.fromkeys(columns, pl.String)
+            frame = pl.DataFrame(texts, schema, orient="row")
             sys.stdout.write(markdown(frame) if chosen is Format.MARKDOWN else frame.write_csv())
     sys.stdout.flush()
 

@@ -14,7 +14,7 @@ from biasscope.engine.schemas import SUMMARY, TOTAL
 from biasscope.engine.statistics import summary
 from biasscope.engine.store import files, reproduce
 from biasscope.engine.store.cache import Stored, finished, load, models
-from biasscope.engine.store.runs import RunRecord
+from biasscope.engine.store.runs import DatasetPart, RunRecord
 from biasscope.engine.store.seals import DEPTH, Seal
 from biasscope.engine.types import SOURCES
 
@@ -31,7 +31,7 @@ KIND = (
 """Parameters that make another kind of measurement."""
 SIZE = (
     *("heads", "layers", "top", "by", "adaptive", "miss", "calibrate", "causal"),
-    *("sizes", "minimal", "target", "run"),
+    *("sizes", "minimal", "target", "run", "group_by"),
 )
 """Those that make a larger or smaller one of the same kind: the largest, then the newest, is shown."""
 
@@ -59,14 +59,24 @@ class ReportRun:
         return self.label or str(self.summary["model"][0])
 
     @property
+    def names(self) -> tuple[str, ...]:
+        """What --model may call its model."""
+        return self.model, files.safe_name(self.model), self.record.model.name if self.record.model else ""
+
+    @property
     def file(self) -> str:
         """The file of its summary, from the results folder on."""
         return "/".join([*self.folder.parts[-DEPTH:], "summary.parquet"])
 
     @property
+    def data(self) -> DatasetPart:
+        """What it was measured on."""
+        return self.record.datasets[0]
+
+    @property
     def dataset(self) -> str:
         """The dataset's name."""
-        return self.record.datasets[0].name
+        return self.data.name
 
 
 @dataclass(frozen=True)
@@ -119,7 +129,8 @@ class Part:
     model: str
     model_option: str
     """What --model was."""
-    dataset: str
+    data: DatasetPart
+    """What the runs were measured on."""
     baseline: ReportRun | None
     maps: list[Map]
     """Maps over all positions, measured ones first."""
@@ -129,6 +140,11 @@ class Part:
     circuits: list[ReportRun]
     edited: list[ReportRun] = field(default_factory=list)
     """Baselines of the model in which something was replaced all the while."""
+
+    @property
+    def dataset(self) -> str:
+        """The dataset's name."""
+        return self.data.name
 
     @property
     def name(self) -> str:
@@ -176,26 +192,18 @@ def gather(output_dir: Path, wanted: Sequence[str], model: str | None, cache: Pa
     called = models(stored)
     found = [(run, run.record) for run in stored if run.record and run.record.command in SHOWN]
     whole = [_read(run, record, called[run.folder]) for run, record in found]
-    if others := set(named) - {run.folder for run in whole}:
-        other = f"{others.pop()} is no run of {', '.join(SHOWN)}"
-        raise DataError(f"{other}: a report does not show it; leave it out")
-    shown = [run for run in whole if model is None or model in _names(run)]
+    for other in set(named) - {run.folder for run in whole}:
+        raise DataError(f"{other} is no run of {', '.join(SHOWN)}: a report does not show it; leave it out")
+    shown = [run for run in whole if model is None or model in run.names]
     if not shown:
         there = ", ".join(sorted({run.model for run in whole}))
         which = f" of model '{model}' (there are: {there})" if model and whole else ""
-        make = "`biasscope baseline` and `biasscope patch` make the first"
-        raise DataError(f"no finished run{which} under {output_dir}; {make}")
+        raise DataError(f"no finished run{which} under {output_dir}; `biasscope baseline` makes the first")
     together = itertools.groupby(sorted(shown, key=_place), _place)
     chosen = [_parts(list(runs), every=bool(wanted)) for _, runs in together]
     parts, left = [part for more, _ in chosen for part in more], [each for _, rest in chosen for each in rest]
-    unused = {run.folder for run, _ in left}
-    used = [run for run in shown if run.folder not in unused]
+    used = [run for run in shown if run.folder not in {other.folder for other, _ in left}]
     return Gathered(parts, used, left, [run for run in stored if run.record is None])
-
-
-def _names(run: ReportRun) -> tuple[str, ...]:
-    """What --model may call the model of a run."""
-    return run.model, files.safe_name(run.model), run.record.model.name if run.record.model else ""
 
 
 def _parts(runs: Sequence[ReportRun], *, every: bool) -> tuple[list[Part], list[tuple[ReportRun, str]]]:
@@ -232,8 +240,7 @@ def _one_of_each(runs: Sequence[ReportRun]) -> tuple[list[ReportRun], list[tuple
     def size(run: ReportRun) -> tuple[int, int, str, str]:
         return run.summary.height, run.record.datasets[0].used, run.record.created, run.key
 
-    best: dict[str, ReportRun] = {}
-    left = []
+    best, left = dict[str, ReportRun](), []
     for run in sorted(runs, key=size, reverse=True):
         first = best.setdefault(_kind(run), run)
         if first is not run:
@@ -267,7 +274,7 @@ def part(runs: Sequence[ReportRun]) -> Part:
     return Part(
         model=runs[0].model,
         model_option=reproduce.relative(str(runs[0].record.params.get("model", runs[0].model))),
-        dataset=runs[0].dataset,
+        data=runs[0].data,
         baseline=next((run for run in of["baseline"] if not run.record.given), None),
         maps=list(whole.values()),
         along=[m for m in maps if _split(m)],

@@ -9,7 +9,7 @@ from biasscope.engine.schemas import NONE, number
 from biasscope.engine.statistics import resampling
 from biasscope.report import words
 from biasscope.report.gather import Part, ReportRun
-from biasscope.report.tables import Table, noun
+from biasscope.report.tables import Table
 from biasscope.report.words import interval
 
 if TYPE_CHECKING:
@@ -33,7 +33,7 @@ def readable(row: dict[str, Any] | None, band: dict[str, Any] | None) -> bool | 
     return bool(row["ci_low"] > band["ci_high"])
 
 
-def probes(summary: pl.DataFrame, dataset: str, file: str, split: str = "kfold") -> Table:
+def probes(summary: pl.DataFrame, of: str, noun: str, file: str, split: str = "kfold") -> Table:
     """Accuracy, AUC and selectivity by layer, shuffled labels, and what is known without the model."""
     rows, removed = summary.filter(pl.col("method") != "removal"), summary.filter(method="removal")
     cells = {(r["method"], r["statistic"], r["layer"]): r for r in rows.iter_rows(named=True)}
@@ -59,14 +59,14 @@ def probes(summary: pl.DataFrame, dataset: str, file: str, split: str = "kfold")
         both = [share(cells.get((method, s, None))) for s in ("accuracy", "auc")]
         known.append([name, *both[: 1 if extra else 2], *[""] * (len(columns) - (2 if extra else 3))])
     first = cells["probe", "accuracy", layers[0]]
-    title = f"{dataset}: probes for {task} in {component}, {first['n']} texts, {first['clusters']} groups"
+    title = f"{of}: probes for {task} in {component}, {first['n']} texts, {first['clusters']} groups"
     notes = ["* interval wholly above the shuffled band"] if starred else []
     notes += [STREAM if component == "resid" else "row: layer", SELECTIVITY]
     notes += [REMOVED] if extra else []
     notes.append(
         f"{HELD_OUT[split]}; bag: which tokens the text has; balanced accuracy, log-loss and more in {file}"
     )
-    note = resampling.few_clusters_note(first["clusters"], noun(dataset))
+    note = resampling.few_clusters_note(first["clusters"], noun)
     notes += [note] if note else []
     return Table(title, columns, [body, known], notes, ("random", "AUC"), {"selectivity": SELECTIVITY})
 
@@ -149,7 +149,9 @@ def section(parts: Sequence[Part], gallery: "Gallery") -> "Iterator[Block]":
     yield from pictures(drawn)
     for part in parts:
         for run in part.probes[:1]:
-            table = probes(run.summary, part.name, run.file, run.record.params.get("split") or "kfold")
+            table = probes(
+                run.summary, part.name, part.data.noun, run.file, run.record.params.get("split") or "kfold"
+            )
             title = f"{table.title}{run.record.given} (every fifth row)"
             body = [table.sections[0][::5], *table.sections[1:]]
             yield Block("table", table=Table(title, table.columns, body, table.notes))

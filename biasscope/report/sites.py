@@ -9,7 +9,7 @@ import polars as pl
 from biasscope.engine import schemas
 from biasscope.engine.schemas import NONE, number
 from biasscope.engine.statistics import comparison
-from biasscope.engine.statistics.summary import SITE
+from biasscope.engine.statistics.cells import SITE
 from biasscope.engine.types import SOURCES
 from biasscope.report import figures, reliability, tables, words
 from biasscope.report.blocks import Block, Gallery, missing, paragraph, pictures
@@ -49,7 +49,8 @@ def _heat_maps(maps: Sequence[Map], gallery: Gallery) -> Iterator[Block]:
             mean = {"metric": "target", "statistic": "mean", "subset": "all", "component": "z"}
             whole = [(m, m.rows.filter(pl.col("head").is_not_null(), **mean)) for m in same]
             shifts = [(m, rows) for m, rows in whole if rows.height and not SOURCES[m.source].twin]
-            said = "Shift: the base rate of “he” in all occupations alike. It is not stereotyping."
+            side, noun = same[0].run.data.sides[0], same[0].run.data.noun
+            said = f"Shift: the base rate of {side} in every {noun} alike. It is not stereotyping."
             yield from [paragraph(said)] if shifts else []
             yield from _one_scale(shifts, gallery, "shift")
         mlps = [(m, rows) for m in same if (rows := m.sites("mlp_out")).height]

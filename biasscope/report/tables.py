@@ -12,14 +12,14 @@ from biasscope.engine.schemas import NONE, SMALL, TOTAL, number
 from biasscope.engine.statistics import resampling
 from biasscope.engine.statistics.resampling import MIN_CLUSTERS
 from biasscope.engine.statistics.summary import ranking
-from biasscope.engine.store.runs import RunRecord
+from biasscope.engine.store.runs import DatasetPart, RunRecord
 from biasscope.engine.types import Site
 
 SHOWN = {"heads": 15, "MLPs": 5, "hook points": 5}
 """Rows shown of each kind of site; the rest is in the file."""
 COLUMNS = {
     "recov.": "recov.: effect / total, – where the total's interval holds 0",
-    "shift": "shift: mean change of target, nats, in all occupations alike: base rate of “he”",
+    "shift": "shift: mean change of target, nats",
     "rms": "rms: of target, nats",
     "compet.": "compet.: rms of the change of competence, nats",
     "kl": "kl: nats",
@@ -78,42 +78,50 @@ def interval(row: dict[str, Any]) -> str:
     return f"{number(row['estimate'])}{star} [{low}, {high}]"
 
 
-def clean_model(summary: pl.DataFrame, dataset: str, file: str, given: str = "") -> Table:
+def clean_model(summary: pl.DataFrame, data: DatasetPart, file: str, given: str = "") -> Table:
     """What the clean model, or that of an edit (`given`), prefers: a row a statistic and subset."""
     sections: dict[str, list[list[str]]] = {}
     units: dict[str, dict[str, None]] = {}
     groups = _most(summary.filter(subset="all"), "clusters")
-    shown = [row for row in summary.iter_rows(named=True) if not _detail(row, groups)]
+    every = groups >= MIN_CLUSTERS
+    single = f"{data.noun}: " if every or data.covariate else None
+    shown = [row for row in summary.iter_rows(named=True) if not _detail(row, single)]
     for row in shown:
-        name, counts = _named(row), [str(row["n"]), str(row["clusters"])]
+        name, counts = (
+            _named(row),
+            [NONE if row[size] is None else str(row[size]) for size in ("n", "clusters")],
+        )
         cells = [name, row["subset"], interval(row), probability(row["p"]), *counts]
         sections.setdefault(row["metric"], []).append(cells)
         units.setdefault(row["unit"], {})[name] = None
-    k = "k: groups (occupations, terms), the unit of intervals and p"
+    k = f"k: groups (each {data.noun} is one), the unit of intervals and p"
     notes = ["; ".join(f"{', '.join(names)}: {unit}" for unit, names in units.items() if unit != "r"), k]
     notes += schemas.legend(shown)
     notes += [f"… {summary.height - len(shown)} more rows in {file}"] if summary.height > len(shown) else []
     columns = ["score", "over", "estimate [95 % interval]", "p", "n", "k"]
-    title = f"{dataset}: {summary['model'][0]}{given or ', clean'}"
-    notes += of_summary(summary, dataset, [])
+    title = f"{data.name}: {summary['model'][0]}{given or ', clean'}"
+    notes += of_summary(summary, data, [])
     return Table(title, columns, list(sections.values()), notes, ("n", "p", "k"), {"k": k})
 
 
-def _detail(row: dict[str, Any], groups: int) -> bool:
-    """Whether a row stands in the file only: single occupations, single terms, pooled scores of a part."""
-    subset = row["subset"]
-    single = subset.startswith("occupation: ") or (subset.startswith("term: ") and groups >= MIN_CLUSTERS)
-    return single or (row["statistic"].endswith("_pooled") and subset != "all")
+def _detail(row: dict[str, Any], single: str | None) -> bool:
+    """Whether a row stands in the file only: groups one by one (`single`), pooled scores of a part."""
+    alone = single is not None and row["subset"].startswith(single)
+    return alone or (row["statistic"].endswith("_pooled") and row["subset"] != "all")
 
 
 def _named(row: dict[str, Any]) -> str:
     """A short name of a row's metric and statistic."""
     statistic = row["statistic"]
-    if row["metric"] == "stereoset":
+    if row["metric"] in ("stereoset", "likelihood"):
         return statistic.upper().replace("_POOLED", " pooled")
-    if "_" in statistic:
-        kind, source = statistic.split("_")
-        return f"{'r' if kind == 'pearson' else 'ρ'} {'BLS' if source == 'bls' else source.title()}"
+    for name, letter in (("pearson", "r"), ("spearman", "ρ")):
+        if statistic.startswith(name):
+            source = statistic.removeprefix(name).strip("_")
+            return f"{letter} {'BLS' if source == 'bls' else source.title()}".strip()
+    if statistic in ("score", "sentence_score"):
+        return statistic.replace("_", " ")
+    statistic = statistic.replace("_", " ")
     return row["metric"] if statistic == "mean" else f"{row['metric']} {statistic}"
 
 
@@ -155,7 +163,9 @@ def record(record: RunRecord) -> Table:
     return Table("", [], [], [*lines, f"{'again':<12} {record.reproduce}"])
 
 
-def effects(summary: pl.DataFrame, dataset: str, file: str, control: pl.DataFrame | None = None) -> Table:
+def effects(
+    summary: pl.DataFrame, data: DatasetPart, file: str, control: pl.DataFrame | None = None
+) -> Table:
     """Effects, largest first: heads, MLPs and hook points; with a control's rows, the specificity."""
     control = summary.clear() if control is None else control
     ranked, total = ranking(summary), _total(summary)
@@ -170,14 +180,14 @@ def effects(summary: pl.DataFrame, dataset: str, file: str, control: pl.DataFram
         marked += shown
         more += [f"{len(rows) - len(shown)} more {kind}"] if len(rows) > len(shown) else []
     first = ranked.row(0, named=True)
-    title = f"{dataset}: {first['method']}, source {first['source']}, {_most(ranked, 'n')} examples"
+    title = f"{data.name}: {first['method']}, source {first['source']}, {_most(ranked, 'n')} examples"
     columns = ["site", f"{'slope' if slopes else 'effect'} [95 % interval]", *tested, *values]
     if total:
         tests = [probability(total[name]) for name in tested]
         sections.append([["total", interval(total), *tests, *[""] * len(values)]])
     notes = [*schemas.legend(marked), *([f"… {', '.join(more)} in {file}"] if more else [])]
-    notes += of_summary(summary, dataset, columns)
-    return Table(title, columns, sections, notes, SPARE, COLUMNS)
+    notes += of_summary(summary, data, columns)
+    return Table(title, columns, sections, notes, SPARE, about(data))
 
 
 def _beside(summary: pl.DataFrame, slopes: bool, control: pl.DataFrame) -> list[tuple[str, pl.DataFrame]]:
@@ -237,34 +247,28 @@ def _cells(
     return [name, interval(row), *tests, *(number(column.get(site)) for column in values.values())]
 
 
-def towards(dataset: str) -> tuple[str, str]:
-    """What a positive and a negative target are nearer to; only StereoSet's are stereotypes."""
-    if dataset == "definitional":
-        return "the gender that the noun has", "the other gender than the noun has"
-    if dataset in ("winogender", "occupations"):
-        return "“he”", "“she”"
-    if dataset.startswith("stereoset"):
-        return "the stereotype's word", "the anti-stereotype's word"
-    return "the first of the two words", "the second of the two words"
+def about(data: DatasetPart) -> dict[str, str]:
+    """What a column beside the ranked one holds."""
+    return COLUMNS | {"shift": f"{COLUMNS['shift']}: base rate of {data.sides[0]}"}
 
 
-def of_summary(summary: pl.DataFrame, dataset: str, columns: Sequence[str]) -> list[str]:
+def of_summary(summary: pl.DataFrame, data: DatasetPart, columns: Sequence[str]) -> list[str]:
     """A line for each thing that a table of these rows shows, and only for the columns that it has."""
     lines = []
     if (summary["statistic"] == "slope").any():
-        lines.append("slope: of target on the occupation's share of men, nats per SD: the stereotype")
+        lines.append(f"slope: of target on the {data.noun}'s {on(data)}, nats per SD")
     elif summary["component"].is_not_null().any():
-        lines.append(f"effect: mean change of target, nats; positive: towards {towards(dataset)[0]}")
+        lines.append(f"effect: mean change of target, nats; positive: towards {data.sides[0]}")
     if (summary["component"] == TOTAL).any():
         lines.append("total: the whole prompt exchanged for its twin")
-    lines += [COLUMNS[name] for name in columns if name in COLUMNS]
-    note = resampling.few_clusters_note(_most(summary.filter(subset="all"), "clusters"), noun(dataset))
+    lines += [text for name, text in about(data).items() if name in columns]
+    note = resampling.few_clusters_note(_most(summary.filter(subset="all"), "clusters"), data.noun)
     return [*lines, note] if note else lines
 
 
-def noun(dataset: str) -> str:
-    """What a group of the dataset is called."""
-    return "term" if dataset.startswith("stereoset") else "group"
+def on(data: DatasetPart) -> str:
+    """What slopes are on; in records of older versions it has no name."""
+    return data.covariate[0] if data.covariate else "covariate"
 
 
 def escaped(cell: str) -> str:

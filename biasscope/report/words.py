@@ -8,12 +8,13 @@ import polars as pl
 from biasscope.engine import schemas
 from biasscope.engine.schemas import NONE, TOTAL, number
 from biasscope.engine.statistics import resampling
-from biasscope.engine.statistics.summary import SITE
+from biasscope.engine.statistics.cells import SITE
+from biasscope.engine.store.runs import DatasetPart
 from biasscope.engine.store.seals import Seal
 from biasscope.engine.types import Site
 from biasscope.report import reliability
 from biasscope.report.gather import Gathered, Map, Part, ReportRun
-from biasscope.report.tables import noun, towards
+from biasscope.report.tables import on
 
 LIMITS = (
     "Where a bias could be edited: a site whose replacement changes a score need not be the place to change "
@@ -72,14 +73,14 @@ def edited_model(run: ReportRun) -> str:
     row = headline(run)
     if row is None:
         return f"Run {run.key}{run.record.given}: target was not measured."
-    statistic = "slope of target on the share of men" if row["statistic"] == "slope" else "mean of target"
+    statistic = f"slope of target on the {on(run.data)}" if row["statistic"] == "slope" else "mean of target"
     measured = f"{'' if run.record.given else 'clean '}model's {statistic} is {interval(row, row['unit'])}"
-    return f"Run {run.key}{run.record.given}: the {measured}{_verdict(row, run.dataset)}."
+    return f"Run {run.key}{run.record.given}: the {measured}{_verdict(row, run.data)}."
 
 
-def _verdict(row: dict[str, Any], dataset: str) -> str:
+def _verdict(row: dict[str, Any], data: DatasetPart) -> str:
     """What an interval says about the clean model, nothing where there is none."""
-    if few := resampling.few_clusters_note(row["clusters"] or 0, noun(dataset)):
+    if few := resampling.few_clusters_note(row["clusters"] or 0, data.noun):
         return f"; not testable, {few}"
     if row["ci_low"] is None:
         return ""
@@ -87,9 +88,9 @@ def _verdict(row: dict[str, Any], dataset: str) -> str:
         return ", an interval that holds 0: no preference is shown"
     positive = row["estimate"] > 0
     if row["statistic"] == "slope":
-        he = "“he”" if positive else "“she”"
-        return f": the more men an occupation has, the more the model prefers {he}"
-    return f": it prefers {towards(dataset)[0 if positive else 1]}"
+        side, noun = data.sides[0 if positive else 1], data.noun
+        return f": the larger the {on(data)} of the {noun}, the more the model prefers {side}"
+    return f": it prefers {data.sides[0 if positive else 1]}"
 
 
 def command(name: str, part: Part, more: str = "") -> str:

@@ -14,6 +14,7 @@ from biasscope.engine.schemas import RELIABILITY, SUMMARY
 from biasscope.engine.settings import Format, Measure
 from biasscope.engine.store import runs
 from biasscope.report import formats, tables
+from tests.support import stored
 
 HOSTILE = "a\x1b[31mred\x9b1m\u202e\u200b\ufeff\x07b\tc\nd"
 
@@ -141,7 +142,7 @@ def sites(slope: bool) -> pl.DataFrame:
 
 
 def test_the_table_shows_the_strongest_heads_and_says_how_many_more_the_file_holds():
-    table = tables.effects(sites(slope=False), "d", "FILE")
+    table = tables.effects(sites(slope=False), stored.part("d"), "FILE")
     assert [len(section) for section in table.sections] == [15, 1]
     assert table.sections[0][0][0] == "L5H0" and any("5 more heads in FILE" in note for note in table.notes)
 
@@ -193,24 +194,27 @@ def test_jsonl_streams_the_summary_or_with_rows_the_per_example_rows(capsys, tmp
 
 
 def test_shift_stands_beside_slope_only_where_slopes_exist():
-    assert "shift" in tables.effects(sites(slope=True), "d", "FILE").columns
-    assert "shift" not in tables.effects(sites(slope=False), "d", "FILE").columns
+    assert "shift" in tables.effects(sites(slope=True), stored.part("d"), "FILE").columns
+    assert "shift" not in tables.effects(sites(slope=False), stored.part("d"), "FILE").columns
 
 
 def test_no_text_of_a_table_calls_the_shift_bias():
-    table = tables.effects(sites(slope=True), "occupations", "FILE")
+    table = tables.effects(sites(slope=True), stored.part("occupations"), "FILE")
     assert not any("bias" in text for text in [table.title, *table.columns, *table.notes])
 
 
 def test_a_drawn_table_fits_80_columns_and_holds_no_escape(capsys):
-    formats.draw(tables.effects(sites(slope=True), "d", "FILE"), sys.stdout)
+    formats.draw(tables.effects(sites(slope=True), stored.part("d"), "FILE"), sys.stdout)
     out = capsys.readouterr().out
     assert "\x1b" not in out and max(map(len, out.splitlines())) <= 80
 
 
 def test_few_groups_are_said_to_allow_no_statement():
     few = summary(component="z", layer=0, head=0, estimate=0.1, n=9, clusters=3)
-    assert any("only 3 terms" in note for note in tables.effects(few, "stereoset_religion", "FILE").notes)
+    assert any(
+        "only 3 terms" in note
+        for note in tables.effects(few, stored.part("stereoset_religion"), "FILE").notes
+    )
 
 
 @pytest.mark.parametrize(

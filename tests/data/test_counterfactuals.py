@@ -8,11 +8,12 @@ import transformers
 from hypothesis import given
 from hypothesis import strategies as st
 
-from biasscope.engine.data import counterfactuals, datasets, download
+from biasscope.engine.data import counterfactuals, datasets, download, stereoset_twins
+from biasscope.engine.data.terms import Twin
 from biasscope.engine.measure import circuits
 from biasscope.engine.model import twins
 from biasscope.engine.model.loading import LM, start_of_text
-from biasscope.engine.statistics import summary
+from biasscope.engine.statistics import cells
 from biasscope.engine.types import Example
 
 JOBS = {"nurse", "plumber", "artist", "policeman", "delivery man"}
@@ -25,7 +26,7 @@ def sentence(bias_type: str, term: str, prompt: str, suffix: str = ".") -> Examp
 
 def texts(bias_type: str, term: str, prompt: str, seed: int = 0) -> list[str]:
     """Its twins' prompts, or the reason, alone."""
-    found = counterfactuals.of_sentence(
+    found = stereoset_twins.of_sentence(
         sentence(bias_type, term, prompt), JOBS if bias_type == "profession" else (), seed
     )
     return [found] if isinstance(found, str) else [twin.prompt for twin in found]
@@ -57,7 +58,7 @@ def test_gender_terms_and_the_pronouns_that_mean_them_change_together(term, prom
 
 def test_a_bias_type_without_rules_is_a_reason_and_no_error():
     strange = Example("e", "mine", "age", "clerk", "The clerk said that", " he", " she")
-    assert counterfactuals.of_sentence(strange, ["clerk"], 0) == "no twin is defined for the bias type 'age'"
+    assert stereoset_twins.of_sentence(strange, ["clerk"], 0) == "no counterpart is defined for age"
 
 
 @pytest.mark.parametrize(
@@ -77,10 +78,10 @@ def test_a_prompt_that_cannot_be_changed_cleanly_is_dropped_with_the_reason(term
 
 def test_a_term_after_blank_or_without_a_space_before_it_has_no_twin():
     assert (
-        counterfactuals.of_sentence(sentence("gender", "mother", "She is a", " mother"), (), 0)
+        stereoset_twins.of_sentence(sentence("gender", "mother", "She is a", " mother"), (), 0)
         == "its term stands after BLANK"
     )
-    assert "no prefix" in counterfactuals.of_sentence(sentence("gender", "mother", ""), (), 0)
+    assert "no prefix" in stereoset_twins.of_sentence(sentence("gender", "mother", ""), (), 0)
 
 
 def test_the_article_follows_the_partner_and_no_policeman_stands_beside_she():
@@ -100,7 +101,7 @@ def test_the_article_follows_the_partner_and_no_policeman_stands_beside_she():
 
 def test_a_country_is_replaced_by_a_country_and_a_people_by_another_that_cannot_be_the_same():
     assert {t.removeprefix("I like ") for t in texts("race", "Iraq", "I like Iraq")} == set(
-        counterfactuals.COUNTRIES
+        stereoset_twins.COUNTRIES
     ) - {"Iraq"}
     found = {t.split()[0] for t in texts("race", "Eritrean", "Eritrean people are")}
     assert not found & {"Eritrean", "Ethiopian", "African", "Ghanaian"} and "Persian" in found
@@ -125,7 +126,7 @@ def test_religion_has_its_own_order():
     ]
 
 
-@given(st.integers(0, 99), st.sampled_from(sorted(counterfactuals.COUNTRIES)))
+@given(st.integers(0, 99), st.sampled_from(sorted(stereoset_twins.COUNTRIES)))
 def test_twins_are_a_pure_function_of_text_and_seed(seed, term):
     once = texts("race", term, f"The food of {term} is", seed)
     assert once == texts("race", term, f"The food of {term} is", seed) and len(once) == len(set(once)) >= 18
@@ -170,9 +171,8 @@ def test_an_occupation_is_not_replaced_by_the_participant():
         meta={"participant": "plumber"},
     )
     assert "is the participant" in counterfactuals.of_occupation(example, "plumber")
-    assert counterfactuals.of_occupation(example, "engineer") == counterfactuals.Twin(
-        "The engineer told the plumber", "engineer"
-    )
+    (twin,) = counterfactuals.of_occupation(example, "engineer")
+    assert twin == Twin("The engineer told the plumber", "engineer")
 
 
 def reader(name: str, shared_data: Path, smollm2: LM) -> LM:
@@ -185,14 +185,20 @@ def reader(name: str, shared_data: Path, smollm2: LM) -> LM:
 
 
 COUNTS = {"winogender": (232, 236), "stereoset_gender": (179, 180), "stereoset_profession": (620, 600)}
-COUNTS |= {"stereoset_race": (827, 851), "stereoset_religion": (60, 60)}
+COUNTS |= {"stereoset_race": (827, 851), "stereoset_religion": (60, 60), "intersentence": (2027, 2024)}
+COUNTS |= {"winobias_type1": (790, 790), "winobias_type2": (783, 783)}
+COUNTS |= {"crows_pairs": (895, 882), "crows_pairs_fr": (342, 330)}
+COUNTS |= {"bbq_age": (456, 764), "bbq_physical_appearance": (316, 316), "bbq_religion": (160, 160)}
+COUNTS |= {"bbq_sexual_orientation": (152, 200)}
+"""Data set → examples kept with GPT-2's tokenizer and with SmolLM2's."""
 
 
 @pytest.mark.real
 @pytest.mark.parametrize("name", COUNTS)
 @pytest.mark.parametrize(("model", "column"), [("gpt2", 0), ("smollm2", 1)])
 def test_as_many_twins_are_kept_as_the_definition_says(name, model, column, shared_data, smollm2, tmp_path):
-    download.download(name.split("_")[0], tmp_path, local=shared_data)
+    (origin,) = (m.ORIGIN.name for m in datasets.modules().values() if name in m.NAMES)
+    download.download(origin, tmp_path, local=shared_data)
     lm, data = reader(model, shared_data, smollm2), datasets.load(name, tmp_path)
     examples, (kept, dropped) = data.examples, twins.fit(lm, data, 0)
     assert len(kept) == COUNTS[name][column] and len(kept) + len(dropped) == len(examples)
@@ -207,16 +213,14 @@ def test_no_twin_of_one_half_names_a_term_of_the_other(name, shared_data, smollm
     download.download(name.split("_")[0], tmp_path, local=shared_data)
     data = datasets.load(name, tmp_path)
     whole, _ = twins.fit(smollm2, data, 0)
-    partners = summary.partners(twins.table(data.examples, whole))
+    partners = cells.partners(twins.table(data, whole))
     groups = sorted({e.group for e in data.examples})
     kept = 0
-    for half in circuits.halves(
-        dict(zip(groups, summary.clusters(groups, partners).tolist(), strict=True)), 0
-    ):
+    for half in circuits.halves(dict(zip(groups, cells.clusters(groups, partners).tolist(), strict=True)), 0):
         part = data.part("half", half)
         own, dropped = twins.fit(smollm2, part, 0)
         assert not {twin.partner for twin in own.values()} & {
-            counterfactuals.written(group) for group in set(groups) - half
+            stereoset_twins.written(group) for group in set(groups) - half
         }
         assert len(own) + len(dropped) == len(part.examples) and all(dropped.values())
         kept += len(own)
@@ -236,7 +240,7 @@ def test_the_study_s_pair_files_hold_tokens_that_say_what_their_text_says(tiny):
         suffix=" left",
         meta={"bls_pct_female": 90.0},
     )
-    (pair,) = twins.acdc(lm, [example], {"e": counterfactuals.Twin("The plumber said that", "plumber")})
+    (pair,) = twins.acdc(lm, [example], {"e": Twin("The plumber said that", "plumber")})
     for side, job in (("clean", "nurse"), ("corrupted", "plumber")):
         meta, tokens = pair[side]["metadata"], list(pair[side]["tokens"])
         assert lm.tokenizer.decode(tokens) == f"The {job} said that he left" and meta["profession"] == job

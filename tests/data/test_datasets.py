@@ -15,11 +15,24 @@ from biasscope.engine.model import tokens
 from biasscope.engine.store import digests
 from biasscope.engine.types import Dataset, Example
 
-STEREOSET = ["stereoset", "stereoset_gender", "stereoset_race", "stereoset_profession", "stereoset_religion"]
+TYPES = ("gender", "race", "profession", "religion")
+STEREOSET = [name for of in ("stereoset", "intersentence") for name in (of, *(f"{of}_{t}" for t in TYPES))]
+BBQ = ["bbq", "bbq_age", "bbq_disability_status", "bbq_nationality", "bbq_physical_appearance"]
+BBQ += ["bbq_religion", "bbq_sexual_orientation"]
+CROWS = ["crows_pairs", "crows_pairs_fr"]
+WINOBIAS = ["winobias_type1", "winobias_type2"]
 
 
 def test_every_file_of_the_folder_is_a_source() -> None:
-    assert datasets.names() == ["definitional", "occupations", *STEREOSET, "winogender"]
+    assert datasets.names() == [
+        *BBQ,
+        *CROWS,
+        "definitional",
+        "occupations",
+        *STEREOSET,
+        *WINOBIAS,
+        "winogender",
+    ]
 
 
 def test_the_default_is_what_is_downloaded_of_the_original_three(data: Path) -> None:
@@ -34,7 +47,7 @@ def test_an_unknown_name_gets_a_suggestion_and_the_choices(tmp_path: Path) -> No
     with pytest.raises(
         UsageError,
         match=r"unknown dataset 'stereoset-race' \(did you mean 'stereoset_race'\?\); "
-        "choose from: definitional,",
+        "choose from: bbq,",
     ):
         datasets.load("stereoset-race", tmp_path)
 

@@ -1,6 +1,7 @@
 """StereoSet: what becomes of good, odd and broken records."""
 
 import json
+import re
 from pathlib import Path
 from typing import Any
 
@@ -76,6 +77,34 @@ def test_group_and_bias_type_are_the_target_and_the_type(data: Path) -> None:
     ]
 
 
+def test_a_next_sentence_follows_its_context_and_is_compared_per_token(data: Path) -> None:
+    (e,) = datasets.load("intersentence", data).examples
+    assert (e.prompt, e.stereo, e.anti, e.unrelated, e.suffix) == (
+        "The bakers live here.",
+        " They bake at night.",
+        " They sleep at night.",
+        " Cats have claws.",
+        "",
+    )
+    assert (e.id, e.group, e.bias_type, e.per_token, e.sentences) == ("e9", "baker", "profession", True, None)
+    assert not example(data, "e1").per_token
+
+
+def test_next_sentences_have_names_and_a_digest_of_their_own(data: Path) -> None:
+    whole = datasets.load("intersentence", data)
+    assert whole.digest == stereoset.ORIGIN.digests["intersentence"]
+    assert datasets.load("intersentence_profession", data).examples[0].dataset == "intersentence_profession"
+    with pytest.raises(DataError, match="no example left"):
+        datasets.load("intersentence_race", data)
+
+
+def test_next_sentences_that_are_absent_leave_the_others_and_name_the_command(data: Path) -> None:
+    (data / "stereoset" / "intersentence.json").unlink()
+    assert datasets.load("stereoset", data).examples
+    with pytest.raises(DataError, match=r"intersentence\.json does not exist; run `biasscope download"):
+        datasets.load("intersentence", data)
+
+
 def test_the_digest_does_not_depend_on_the_order_of_records_or_sentences(data: Path) -> None:
     before = datasets.load("stereoset", data).digest
     store(data, [r | {"sentences": r["sentences"][::-1]} for r in reversed(intrasentence())])
@@ -146,6 +175,11 @@ def test_any_text_as_stereoset_is_a_dataset_or_a_data_error(data: Path, text: st
         ("stereoset_race", 962, 36),
         ("stereoset_profession", 810, 30),
         ("stereoset_religion", 79, 3),
+        ("intersentence", 2123, 79),
+        ("intersentence_gender", 242, 10),
+        ("intersentence_race", 976, 36),
+        ("intersentence_profession", 827, 30),
+        ("intersentence_religion", 78, 3),
     ],
 )
 def test_the_real_counts(real: Path, name: str, count: int, groups: int) -> None:
@@ -181,3 +215,12 @@ def test_the_real_next_sentences_are_triples_too(real: Path) -> None:
         "intrasentence": 2106,
         "intersentence": 2123,
     }
+
+
+@pytest.mark.real
+def test_every_real_context_names_its_term_and_no_next_sentence_does(real: Path) -> None:
+    for e in datasets.load("intersentence", real).examples:
+        assert e.group.lower() in e.prompt.lower()
+        assert e.prompt == e.prompt.strip() and e.unrelated is not None
+        named = re.compile(rf"\b{re.escape(e.group)}\b", re.IGNORECASE)
+        assert not any(named.search(text) for text in (e.stereo, e.anti, e.unrelated))

@@ -186,15 +186,61 @@ def test_records_that_join_to_nothing_are_listed(data: Path, tmp_path: Path) -> 
         datasets.load(write(tmp_path, foreign), data)
 
 
-@pytest.mark.parametrize("skip", [False, True])
-def test_own_sentences_in_the_study_s_shape_are_refused_with_what_is_read_instead(
-    data: Path, tmp_path: Path, skip: bool
+OWN = [
+    record(1, "My neighbour the plumber is BLANK.", ("rough", "gentle", "purple"), target="plumber"),
+    record(2, "Our clerk, they say, was very BLANK", ("old-fashioned", "modern", "wet"), target="clerk"),
+]
+
+
+def test_own_triples_are_read_as_own_prompts_with_their_labels(data: Path, tmp_path: Path) -> None:
+    loaded = datasets.load(write(tmp_path, OWN), data)
+    assert [(e.prompt, e.stereo, e.anti, e.unrelated, e.suffix, e.group) for e in loaded.examples] == [
+        ("My neighbour the plumber is", " rough", " gentle", " purple", ".", "plumber"),
+        ("Our clerk, they say, was very", " old-fashioned", " modern", " wet", "", "clerk"),
+    ]
+    assert loaded.notes == (
+        "none of its 2 records is in stereoset: read as prompts of your own, with the file's labels",
+    )
+    assert (
+        loaded.record["source"] == "file" and loaded.rule == "none" and loaded.examples[0].sentences is None
+    )
+
+
+def test_own_pairs_and_own_sentences_of_two_are_read_too(data: Path, tmp_path: Path) -> None:
+    of_pairs = pairs(OWN)
+    for pair in of_pairs:
+        pair["clean"]["metadata"]["label"], pair["corrupted"]["metadata"]["label"] = (
+            "stereotype",
+            "antistereotype",
+        )
+    (first, _) = datasets.load(write(tmp_path, of_pairs), data).examples
+    assert (first.prompt, first.stereo, first.anti) == ("My neighbour the plumber is", " rough", " purple")
+    own = [r | {"sentence": r["sentence"].replace("The baker", "A baker")} for r in twos()]
+    loaded = datasets.load(write(tmp_path, own), data)
+    assert loaded.sides == ("the male word", "the female word")
+    assert [(e.prompt, e.stereo, e.anti, e.group) for e in loaded.examples] == [
+        ("A baker showed the guest", " his", " her", "baker"),
+        ("A baker warned the guest, but nobody told", " him", " her", "baker"),
+    ]
+
+
+@pytest.mark.parametrize(
+    ("change", "reason"),
+    [
+        ({"sentence": "Quite another one."}, "its sentences do not begin alike and then differ"),
+        ({"gold_label": "unrelated"}, "its labels are not those of two sides"),
+    ],
+)
+def test_own_sentences_that_make_no_example_are_counted(
+    data: Path, tmp_path: Path, change: dict[str, str], reason: str
 ) -> None:
-    own = [record(1, "My neighbour the plumber is BLANK.", ("rough", "gentle", "purple"))]
-    with pytest.raises(
-        DataError, match=r"none of its 1 records .* only sentences of StereoSet or WinoGender are read"
-    ):
-        datasets.load(write(tmp_path, own), data, skip_invalid=skip)
+    bad = json.loads(json.dumps(OWN[1]))
+    bad["sentences"][0] |= change
+    file = write(tmp_path, [OWN[0], bad, {"context": "x"}])
+    loaded = datasets.load(file, data, skip_invalid=True)
+    assert loaded.dropped == {reason: 1, "a field is missing or is no text": 1} and loaded.found == 3
+    with pytest.raises(DataError, match=f"2 of 3 records .*\n.*{reason}"):
+        datasets.load(file, data)
 
 
 def test_a_record_of_another_shape_is_counted(data: Path, tmp_path: Path) -> None:

@@ -36,7 +36,7 @@ def test_winogenders_facts_are_numbers(data: Path) -> None:
         "bls_pct_female": 60.8,
         "bergsma_pct_female": 8.93,
     }
-    assert loaded.share_of_men() == {"baker": pytest.approx(39.2)}
+    assert loaded.covariate == {"baker": pytest.approx(39.2)}
 
 
 BAD_FILES = {

@@ -110,7 +110,7 @@ def test_a_rescan_without_the_first_head_reveals_its_backup(lab):
 
 def test_nulls_alarm_at_most_as_often_as_they_may_and_every_strength_is_found(lab):
     null = [s for s in sources.sites(lab("graded")[0], ["z"]) if s not in planted.strengths()]
-    shares = datasets.load("occupations", None).share_of_men()
+    shares = datasets.load("occupations", None).covariate
     alarms, seeds = 0, 24
     for seed in range(seeds):
         lm, forest, _ = lab("graded", seed)

@@ -7,6 +7,7 @@ import torch
 
 from biasscope.engine.model.forward import Readouts
 from biasscope.engine.model.metrics import METRICS, sentence_logp
+from biasscope.engine.model.packing import MASS
 
 NAN = math.nan
 # one copy, two examples: a StereoSet one with sentences of 4, 5 and 2 tokens, a WinoGender one with two
@@ -14,7 +15,7 @@ NAN = math.nan
 LOGP = torch.tensor(
     [[[-2.0, -3.0, -7.0, -8.0, -20.0, -9.0], [math.log(0.2), math.log(0.1), NAN, NAN, NAN, NAN]]]
 )
-READ = Readouts(LOGP, torch.tensor([[1, 2, 1, 4, 5, 2], [1, 1, 0, 0, 0, 0]]))
+READ = Readouts(LOGP, torch.tensor([[1, 2, 1, 4, 5, 2], [1, 1, 0, 0, 0, 0]]), torch.tensor([MASS, MASS]))
 
 
 def by_hand(name: str) -> list[float]:

@@ -18,10 +18,10 @@ def test_a_forest_reads_what_one_at_a_time_runs_read(family, tiny, examples):
     for block in (forest := tokens.forest(lm, examples)).blocks:
         logp = forward.read(block, forward.run(lm, block, {})).logp[0]
         for e, local in zip(*forest.members(block), strict=True):
-            for slot, filler in enumerate(f for f in (e.stereo, e.anti, e.unrelated) if f is not None):
-                assert float(logp[local, slot]) == pytest.approx(
-                    float(slow.logp(lm, *slow.span(lm, e.prompt, filler))), abs=2e-4
-                )
+            for slot, side in enumerate(e.sides):
+                ids, first = slow.span(lm, *side)
+                alone = float(slow.logp(lm, ids, first)) / (len(ids) - first if e.per_token else 1)
+                assert float(logp[local, slot]) == pytest.approx(alone, abs=2e-4)
 
 
 @pytest.mark.parametrize("family", [*EXACT, "mpt"])

@@ -90,9 +90,7 @@ def positions(layers: int) -> pl.DataFrame:
 def people(count: int) -> pl.DataFrame:
     rng = np.random.default_rng(1)
     names = [f"occupation with a long name {i}" for i in range(count)]
-    return pl.DataFrame(
-        {"occupation": names, "share": rng.uniform(0, 100, count), "target": 3 * rng.normal(size=count)}
-    )
+    return pl.DataFrame({"group": names, "x": rng.uniform(0, 100, count), "y": 3 * rng.normal(size=count)})
 
 
 def every(layers: int, heads: int) -> dict[str, object]:
@@ -113,7 +111,9 @@ def every(layers: int, heads: int) -> dict[str, object]:
         "against_exact": figures.against_exact(pairs, title=LONG, unit="nats/SD"),
         "probes": figures.probes(probe_rows(layers), title=LONG),
         "faithfulness": figures.faithfulness(set_rows(), title=LONG),
-        "occupations": figures.occupations(people(60), title=LONG),
+        "scatter": figures.scatter(
+            people(60), title=LONG, axes=("a covariate with a name, %", "target, nats: towards “he”")
+        ),
         "overview": figures.overview(names, title=LONG, unit="nats/SD"),
         "agreement": figures.agreement(letters, shared, top=10, title=LONG),
     }

@@ -122,7 +122,7 @@ def test_every_kind_of_run_is_shown_and_what_is_missing_is_named(made: tuple[dic
         re.sub(r"-[0-9a-f]{12}$", "", Path(name).stem)
         for name in re.findall(r"\]\(report_figures/([^)]+)\)", text)
     }
-    assert names >= {"occupations", "heads", "mlps", "positions", "attribution", "probe", "sets", "agreement"}
+    assert names >= {"groups", "heads", "mlps", "positions", "attribution", "probe", "sets", "agreement"}
     assert "Not measured" not in text and "How to repeat it" in text
     assert all(
         row["reproduce"].split()[1] in ("baseline", "patch", "ablate", "probe", "circuit")

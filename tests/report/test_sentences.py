@@ -10,10 +10,11 @@ import pytest
 
 from biasscope.engine.schemas import RELIABILITY, SUMMARY
 from biasscope.engine.statistics import comparison
-from biasscope.engine.store.runs import DatasetPart, RunRecord
+from biasscope.engine.store.runs import RunRecord
 from biasscope.report import blocks, document, formats, gather, probes, reliability, tables, terminal, words
 from biasscope.report.comparison import show_tables
 from biasscope.report.gather import Gathered, Part, ReportRun
+from tests.support import stored
 
 CERTAIN = {
     "split_top10": 0.8,
@@ -86,20 +87,10 @@ def found(
     command: str, summary: pl.DataFrame, key: str, reliability: pl.DataFrame | None = None, **params
 ) -> ReportRun:
     """A finished run with those tables."""
-    part = DatasetPart(
-        name=summary["dataset"][0],
-        digest="d",
-        source={},
-        found=240,
-        used=summary["n"][0] or 0,
-        not_drawn=0,
-        dropped={},
-        partly={},
-        groups=60,
-    )
+    data = stored.part(summary["dataset"][0], used=summary["n"][0] or 0)
     made = RunRecord(
         command=command, model=None, params=params, seed=0, versions={}, created="2026-01-01", reproduce="",
-        timing={}, peak_rss_bytes=0, warnings=[], datasets=[part],
+        timing={}, peak_rss_bytes=0, warnings=[], datasets=[data],
     )  # fmt: skip
     return ReportRun(Path(f"/results/{key}"), made, summary, reliability)
 
@@ -303,11 +294,11 @@ def test_false_alarms_are_said_on_the_terminal_and_in_the_report():
 @pytest.mark.parametrize(
     ("dataset", "values", "said"),
     [
-        ("stereoset_race", {}, "it prefers the stereotype's word."),
+        ("stereoset_race", {}, "it prefers the stereotype."),
         (
             "stereoset_race",
             {"estimate": -0.5, "ci_low": -0.6, "ci_high": -0.4},
-            "it prefers the anti-stereotype's word.",
+            "it prefers the anti-stereotype.",
         ),
         ("stereoset_race", {"ci_low": -0.1}, "an interval that holds 0: no preference is shown."),
         (
@@ -325,9 +316,9 @@ def test_false_alarms_are_said_on_the_terminal_and_in_the_report():
         (
             "winogender",
             {"statistic": "slope"},
-            "the more men an occupation has, the more the model prefers “he”.",
+            "the larger the share of men of the occupation, the more the model prefers “he”.",
         ),
-        ("mine", {}, "it prefers the first of the two words."),
+        ("mine", {}, "it prefers the first side."),
     ],
 )
 def test_the_clean_model_is_called_what_its_data_can_show(dataset: str, values: dict, said: str):
@@ -340,7 +331,7 @@ def test_the_clean_model_is_called_what_its_data_can_show(dataset: str, values: 
         "dataset": dataset,
     }
     text = words.clean_model(part(found("baseline", rows(place | values), "k")))
-    assert text.endswith(said) and ("stereotype" in text) == said.endswith("stereotype's word.")
+    assert text.endswith(said) and ("stereotype" in text) == said.endswith("stereotype.")
 
 
 def probe(low: float | None, accuracy: float = 1.0) -> ReportRun:
@@ -360,7 +351,7 @@ def test_report_table_and_bars_have_one_verdict_on_a_probe(low: float | None, ve
     assert ("no interval" in said and "no verdict" in said) == (verdict is None) and (
         "nothing is shown" in said
     ) == (verdict is False)
-    table, bars = probes.probes(run.summary, "d", "FILE", "holdout"), io.StringIO()
+    table, bars = probes.probes(run.summary, "d", "group", "FILE", "holdout"), io.StringIO()
     terminal.probes(run.summary, bars)
     assert ("*" in table.sections[0][0][1]) == (verdict is True) == ("0.500*" in bars.getvalue())
     assert any("a fifth of the groups is held out" in note for note in table.notes)
@@ -371,19 +362,19 @@ def test_report_table_and_bars_have_one_verdict_on_a_probe(low: float | None, ve
 
 def test_p_at_the_floor_of_its_draws_is_said_to_be_below():
     assert [tables.probability(p) for p in (5e-5, 1e-4, 0.0312, None)] == ["< 1e−4", "0.0001", "0.0312", "–"]
-    assert tables.effects(rows(STARRED), "winogender", "FILE").sections[0][0][2] == "< 1e−4"
+    assert tables.effects(rows(STARRED), stored.part("winogender"), "FILE").sections[0][0][2] == "< 1e−4"
 
 
 def test_notes_explain_the_marks_and_columns_that_are_there_and_no_others():
     kl = rows({"metric": "kl", "statistic": "mean", "unit": "nats", "p_family": None})
-    notes = "\n".join(tables.effects(pl.concat([rows(STARRED), kl]), "winogender", "FILE").notes)
+    notes = "\n".join(tables.effects(pl.concat([rows(STARRED), kl]), stored.part("winogender"), "FILE").notes)
     assert (
         "* p_family" in notes
         and "kl: " in notes
         and not [word for word in ("°", "†", "~", "shift", "compet.", "rms") if word in notes]
     )
     assert "stereotype" not in "\n".join(
-        tables.effects(rows({}, statistic="mean"), "definitional", "FILE").notes
+        tables.effects(rows({}, statistic="mean"), stored.part("definitional"), "FILE").notes
     )
 
 
@@ -408,7 +399,7 @@ def test_on_a_narrow_terminal_columns_leave_and_names_stay_whole(monkeypatch, wi
         for metric, statistic in beside
     ]
     stream = Terminal()
-    formats.draw(tables.effects(pl.concat([own, *more]), "winogender", "FILE"), stream)
+    formats.draw(tables.effects(pl.concat([own, *more]), stored.part("winogender"), "FILE"), stream)
     text = stream.getvalue()
     assert "L26H1" in text and "…" not in text and "0.714* [0.600, 0.800]" in text
     assert (f"no room for: {left}\n" in text and "kl: " not in text) if left else ("no room" not in text)

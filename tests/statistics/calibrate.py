@@ -181,7 +181,7 @@ def interval_study(statistic: str, sizes: str, values: str, k: int, sites: int =
     n = rng.permutation(SIZES[sizes](k))
     y = VALUES[values](rng, (k, sites))
     if statistic == "mean":
-        return estimates.mean(cells(n[:, None] * y, n), 0, tested=False)
+        return estimates.mean(cells(n[:, None] * y, n), 0, None)
     return estimates.slope(
         cells(y / np.sqrt(n)[:, None], np.ones(k)), np.arange(k, dtype=float), np.arange(k), 0
     )

@@ -7,7 +7,11 @@ from scipy.stats import pearsonr, spearmanr
 
 from biasscope.engine.schemas import SCORES
 from biasscope.engine.statistics import baseline, summary
-from biasscope.engine.types import Design, Example
+from biasscope.engine.types import Covariate, Dataset, Design, Example
+
+
+def dataset(examples, **fields):
+    return Dataset("d", tuple(examples), "0", len(examples), **fields)
 
 
 def rows(frame, **wanted):
@@ -15,8 +19,8 @@ def rows(frame, **wanted):
 
 
 def winogender(n=20):
-    """Examples and scores of n occupations, four each; only occupation 0 has a readout that tells its two
-    answers apart.
+    """Scores, data and shares of men of n occupations, four examples each; only occupation 0 has a readout
+    that tells its two answers apart. The second covariate is the other way round.
     """
     examples, scores, share = [], [], {f"g{j:02d}": float(j * j % 97) for j in range(n)}
     for j, (group, men) in enumerate(share.items()):
@@ -28,32 +32,30 @@ def winogender(n=20):
                     "answer": answer,
                     "case": "nominative" if j % 2 else "possessive",
                 }
-                meta = {**facts, "bls_pct_female": 100 - men, "bergsma_pct_female": men}
+                name = f"{group}.{participant}.{answer}"
                 examples.append(
-                    Example(
-                        f"{group}.{participant}.{answer}",
-                        "winogender",
-                        "gender",
-                        group,
-                        prompt,
-                        " he",
-                        " she",
-                        meta=meta,
-                    )
+                    Example(name, "winogender", "gender", group, prompt, " he", " she", meta=facts)
                 )
                 scores += [
                     (examples[-1].id, group, "winogender", metric, men / 100 + len(participant))
                     for metric in ("target", "competence")
                 ]
-    return pl.DataFrame(scores, schema=SCORES, orient="row"), examples, share
+    covariates = (
+        Covariate("share of men", "%", share, "bls"),
+        Covariate(
+            "share of men in texts", "%", {group: 100 - men for group, men in share.items()}, "bergsma"
+        ),
+    )
+    data = dataset(examples, covariates=covariates, noun="occupation")
+    return pl.DataFrame(scores, schema=SCORES, orient="row"), data, share
 
 
 def test_baseline_correlations_have_the_sign_of_the_stereotype():
-    scores, examples, share = winogender()
+    scores, data, share = winogender()
     noisy = scores.with_columns(
         pl.col("value") + pl.Series(np.random.default_rng(0).normal(0, 0.5, scores.height))
     )
-    frame = baseline.baseline(noisy, examples, model="m", design=Design(share))
+    frame = baseline.baseline(noisy, data, model="m", design=Design(share))
     means = (
         noisy.filter(pl.col("metric") == "target")
         .group_by("group")
@@ -69,8 +71,8 @@ def test_baseline_correlations_have_the_sign_of_the_stereotype():
 
 
 def test_baseline_starts_with_the_slope_of_all_and_has_the_named_subsets():
-    scores, examples, share = winogender()
-    frame = baseline.baseline(scores, examples, model="m", design=Design(share))
+    scores, data, share = winogender()
+    frame = baseline.baseline(scores, data, model="m", design=Design(share))
     first = summary.headline(frame)
     assert (first["subset"], first["metric"], first["statistic"]) == ("all", "target", "slope")
     names = frame["subset"].unique(maintain_order=True).to_list()
@@ -89,8 +91,8 @@ def test_baseline_starts_with_the_slope_of_all_and_has_the_named_subsets():
     single = (
         rows(frame, subset="occupation: g03").select("metric", "statistic", "n", "clusters", "ci_low").rows()
     )
-    assert single == [("target", "mean", 4, 1, None), ("share_of_men", "mean", None, None, None)]
-    assert rows(frame, subset="occupation: g03", metric="share_of_men")["estimate"].item() == share["g03"]
+    assert single == [("target", "mean", 4, 1, None), ("covariate", "mean", None, None, None)]
+    assert rows(frame, subset="occupation: g03", metric="covariate")["estimate"].item() == share["g03"]
 
 
 def test_three_terms_are_shown_one_by_one():
@@ -100,10 +102,67 @@ def test_three_terms_are_shown_one_by_one():
         schema=SCORES,
         orient="row",
     )
-    frame = rows(baseline.baseline(scores, examples, model="m"), statistic="mean")
+    frame = rows(baseline.baseline(scores, dataset(examples, noun="term"), model="m"), statistic="mean")
     assert frame.select("subset", "estimate").rows() == [
         ("all", 4.0),
         ("term: t0", 3.0),
         ("term: t1", 4.0),
         ("term: t2", 5.0),
     ]
+
+
+def scored(examples, values, metric="target"):
+    """SCORES of examples, in their order."""
+    rows = [(e.id, e.group, "d", metric, float(v)) for e, v in zip(examples, values, strict=True)]
+    return pl.DataFrame(rows, schema=SCORES, orient="row")
+
+
+def test_the_joint_slopes_are_those_of_least_squares_over_examples_in_the_order_of_the_prompt():
+    shares = {"nurse": 10.0, "baker": 40.0, "cook": 50.0, "guard": 80.0}
+    pairs = [(a, b) for a in shares for b in shares if a != b]
+    examples = [
+        Example(f"{a}.{b}.{turn}", "d", "gender", (b, a)[turn], f"The {a} told the {b} that", " he", " she",
+                meta={"other": (a, b)[turn]})
+        for a, b in pairs for turn in (0, 1)
+    ]  # fmt: skip
+    values = [0.3 * shares[a] + 0.7 * shares[b] + 5 for a, b in pairs for _ in (0, 1)]
+    data = dataset(examples, covariates=(Covariate("share of men", "%", shares),))
+    frame = baseline.baseline(scored(examples, values), data, model="m", design=Design(shares))
+    spread = np.std(list(shares.values()))
+    joint = {r["statistic"]: r["estimate"] for r in frame.iter_rows(named=True) if r["subset"] == "all"}
+    assert joint["slope_first"] == pytest.approx(0.3 * spread)
+    assert joint["slope_second"] == pytest.approx(0.7 * spread)
+
+
+def test_preference_is_what_is_preferred_whatever_is_asked():
+    """t(neg) = 1, 3; t(nonneg) = 0, −2, whose sides are exchanged: the contrast is ½(2 + 1), the preference
+    ½(2 − 1).
+    """
+    examples = [
+        Example(f"{q}.{p}", "d", "age", q, f"{q} {p}", " a", " b", meta={"polarity": p}, together=q)
+        for q in "uv" for p in ("neg", "nonneg")
+    ]  # fmt: skip
+    frame = baseline.baseline(scored(examples, [1, -0, 3, 2]), dataset(examples), model="m")
+    whole = {
+        r["statistic"]: r["estimate"]
+        for r in rows(frame, subset="all", metric="target").iter_rows(named=True)
+    }
+    assert (whole["mean"], whole["preference"]) == (1.5, 0.5)
+    assert rows(frame, subset="polarity: neg", statistic="mean")["estimate"].to_list() == [2.0]
+
+
+def test_scores_of_two_prompts_are_shares_of_pairs():
+    examples = [
+        Example(str(i), "d", "age", f"g{i % 8}", f"A {i}", " x", " x", anti_prompt=f"B {i}",
+                meta={"direction": "stereo" if i % 2 else "antistereo"})
+        for i in range(16)
+    ]  # fmt: skip
+    both = [scored(examples, [1] * 12 + [-1] * 4), scored(examples, [2] * 4 + [-2] * 12, "sentence_sum")]
+    frame = baseline.baseline(pl.concat(both), dataset(examples), model="m")
+    shares = frame.filter(pl.col("unit") == "%")
+    assert rows(shares, subset="all").select("statistic", "estimate").rows() == [
+        ("score", 75.0),
+        ("sentence_score", 25.0),
+    ]
+    assert shares["p"].null_count() == shares.height and shares["ci_high"].max() <= 100
+    assert rows(shares, subset="direction: stereo")["estimate"].to_list() == [75.0, 25.0]

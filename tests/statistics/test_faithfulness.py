@@ -49,3 +49,12 @@ def test_f_is_null_where_the_whole_and_none_may_be_equal():
         )
         frames.append(one)
     assert faithfulness.of_sets(pl.concat(frames), model="m")["recovered"].null_count() == 1
+
+
+@pytest.mark.parametrize(("k", "named"), [(10, 0), (5000, 5000)], ids=["an older run", "a large set"])
+def test_the_kind_and_size_of_a_set_are_numbers_and_words_of_their_own(k, named):
+    kinds = pl.DataFrame({"subset": [f"{kind} {k}" for kind in faithfulness.KINDS] + ["all sizes"]})
+    f = kinds.with_columns(statistic=pl.lit("faithfulness"))
+    members = pl.DataFrame({"subset": [f"top {k}"] * named}, schema={"subset": pl.String})
+    found = faithfulness.sized(pl.concat([f, members.with_columns(statistic=pl.lit("member"))]))
+    assert found.select("kind", "k").rows() == [(kind, k) for kind in faithfulness.KINDS]

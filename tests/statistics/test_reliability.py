@@ -9,7 +9,7 @@ from scipy.stats import rankdata
 
 from biasscope.engine.schemas import RELIABILITY, SUMMARY
 from biasscope.engine.statistics import reliability
-from biasscope.engine.statistics.summary import summarise
+from biasscope.engine.statistics.summary import chosen, summarise
 from biasscope.engine.types import Design, Site
 from tests.support.tables import shares, table
 
@@ -86,11 +86,11 @@ def test_a_calibration_takes_the_first_n_and_n_random_others_and_bounds_the_rest
     guess = RNG(0).normal(size=(40, 20)) + np.linspace(3, 0, 40)[:, None]
     truth = 0.5 * guess
     summary = summarise(table(guess), model="m", method="attribution")
-    best, others = reliability.chosen(summary, 8, 0)
+    best, others = chosen(summary, 8, 0)
     order = np.argsort(-abs(guess.mean(1)))
     assert best == [Site(0, "z", int(i)) for i in order[:8]]
     assert len(others) == 8 and not set(best) & set(others)
-    assert others != reliability.chosen(summary, 8, 1)[1]
+    assert others != chosen(summary, 8, 1)[1]
     heads = sorted(s.head for s in best + others)
     exact = summarise(table(truth).filter(pl.col("head").is_in(heads)), model="m", method="exact")
     frame = reliability.calibration(summary, exact, others)
@@ -109,7 +109,7 @@ def test_the_bound_counts_sites_and_not_their_positions():
         [table(guess).with_columns(position=pl.lit(place)) for place in ("term", "between", "readout")]
     )
     summary = summarise(rows, model="m", method="attribution")
-    best, others = reliability.chosen(summary, 8, 0)
+    best, others = chosen(summary, 8, 0)
     exact = summary.filter(pl.col("head").is_in([site.head for site in best + others]))
     assert value(reliability.calibration(summary, exact, others), "calibration_exceed") == pytest.approx(
         1 - 0.05 ** (1 / 8)
@@ -119,7 +119,7 @@ def test_the_bound_counts_sites_and_not_their_positions():
 def test_recall_is_given_only_where_every_site_was_swept():
     values = RNG(0).normal(size=(14, 20))
     summary = summarise(table(values), model="m", method="attribution")
-    _, others = reliability.chosen(summary, 7, 0)
+    _, others = chosen(summary, 7, 0)
     frame = reliability.calibration(summary, summarise(table(values), model="m", method="exact"), others)
     assert value(frame, "calibration_recall10") == 1 and value(frame, "calibration_exceed") == 0
 
@@ -146,7 +146,7 @@ def test_the_bound_on_unverified_sites_holds_95_times_in_100():
     for seed in range(studies):
         truth = rng.standard_t(3, 300)
         guess, exact = ranked(truth + 0.5 * rng.normal(size=300)), ranked(truth)
-        best, others = reliability.chosen(guess, 20, seed)
+        best, others = chosen(guess, 20, seed)
         measured = exact.filter(pl.col("head").is_in([site.head for site in best + others]))
         frame = reliability.calibration(guess, measured, others)
         rest = np.delete(np.abs(truth), [site.head for site in best])

@@ -10,8 +10,16 @@ import pytest
 from biasscope.engine import schemas
 from biasscope.engine.errors import DataError
 from biasscope.engine.schemas import EFFECTS, SUMMARY, TOTAL, TRIPLES
-from biasscope.engine.statistics import baseline, reliability, resampling
-from biasscope.engine.statistics.summary import headline, ranking, summarise, top
+from biasscope.engine.statistics import published, reliability, resampling
+from biasscope.engine.statistics.summary import (
+    by_upper_bound,
+    chosen,
+    estimated,
+    headline,
+    ranking,
+    summarise,
+    top,
+)
 from biasscope.engine.types import Design, Site
 from tests.support.tables import shares, table
 
@@ -251,14 +259,29 @@ def test_top_takes_heads_of_z_but_never_the_whole_hook_point():
         )
     )
     strongest = np.argsort(-np.abs(values.mean(1)))
-    assert top(frame, 3) == [Site(int(i), "mlp_out") for i in strongest]
-    assert top(frame, 2, ["z"]) == [Site(0, "z", int(i)) for i in strongest[:2]]
+    assert top(frame, 9) == [
+        *(Site(int(i), "mlp_out") for i in strongest),
+        *(Site(0, "z", int(i)) for i in strongest),
+    ]
+
+
+@pytest.mark.parametrize("share", [None, shares(20)], ids=["mean", "slope"])
+@pytest.mark.parametrize("ends", [False, True])
+def test_sites_ranked_by_estimates_alone_stand_as_in_the_summary(share, ends):
+    values = np.random.default_rng(0).normal(size=(9, 20))
+    values[1], values[2, :16], values[3] = values[0], np.nan, 0.0
+    effects = table(values)
+    whole, alone = ranking(summary(effects, share)), estimated(effects, Design(share), ends=ends)
+    columns = ["layer", "component", "head", "statistic", "unit", "estimate"]
+    assert alone.select(columns).equals(whole.select(columns))
+    assert by_upper_bound(alone) == by_upper_bound(whole) or not ends
+    assert chosen(alone, 3, 0) == chosen(whole, 3, 0)
 
 
 def test_nothing_to_summarise_is_an_error():
     for frame, act in (
         (EFFECTS.to_frame(), summary),
-        (TRIPLES.to_frame(), lambda f: baseline.stereoset(f, model="m", dataset="d")),
+        (TRIPLES.to_frame(), lambda f: published.stereoset(f, model="m", dataset="d")),
     ):
         with pytest.raises(DataError, match="0 rows"):
             act(frame)
@@ -278,14 +301,14 @@ def test_lms_ss_icat_by_hand_with_ties_as_published():
     # a: row 1 prefers the stereotype and both related sentences; row 2 is all ties: anti, and not related.
     # LMS 50, SS 50. b: LMS 100, SS 100. Over terms: LMS 75, SS 75, ICAT = 75 · min(75, 25) / 50 = 37.5.
     # Pooled over 3 examples: LMS (100 + 0 + 100) / 3 = 66.7, SS 66.7, ICAT = 66.7 · 33.3 / 50 = 44.4.
-    frame = rows(baseline.stereoset(triples(*THREE), model="m", dataset="d"), subset="all")
+    frame = rows(published.stereoset(triples(*THREE), model="m", dataset="d"), subset="all")
     assert frame["statistic"].to_list() == ["lms", "ss", "icat", "lms_pooled", "ss_pooled", "icat_pooled"]
     assert frame["estimate"].to_list() == pytest.approx([75, 75, 37.5, 200 / 3, 200 / 3, 400 / 9])
     assert (frame["n"].to_list(), frame["clusters"].to_list()) == ([3] * 6, [2] * 6)
 
 
 def test_one_related_sentence_of_two_is_half_of_lms():
-    frame = baseline.stereoset(triples(("a", "race", 3.0, 1.0, 2.0)), model="m", dataset="d")
+    frame = published.stereoset(triples(("a", "race", 3.0, 1.0, 2.0)), model="m", dataset="d")
     assert rows(frame, statistic="lms")["estimate"].to_list() == [50.0]
 
 
@@ -298,7 +321,7 @@ def test_overall_is_the_mean_over_all_terms_not_of_the_types_and_splits_merge_by
         triples(("b", "race", 1.0, 2.0, 0.0), split="intersentence"),
     )
     found = {
-        name: baseline.stereoset(frame, model="m", dataset="d")
+        name: published.stereoset(frame, model="m", dataset="d")
         for name, frame in (("one", one), ("both", pl.concat([one, other])))
     }
     ss = {
@@ -314,13 +337,13 @@ def test_overall_is_the_mean_over_all_terms_not_of_the_types_and_splits_merge_by
 
 def test_stereoset_intervals_hold_the_estimate_and_end_at_100_per_cent():
     values = np.random.default_rng(0).normal([0.3, 0, -1], 1, (400, 3))
-    frame = baseline.stereoset(
+    frame = published.stereoset(
         triples(*((f"t{i % 20}", "race", *row) for i, row in enumerate(values))), model="m", dataset="d"
     )
     whole = rows(frame, subset="all")
     assert ((whole["ci_low"] < whole["estimate"]) & (whole["estimate"] < whole["ci_high"])).all()
     high = triples(*((f"t{i}", "race", 1.0, 0.0, 0.5 if i < 4 else -1.0) for i in range(8)))
-    assert rows(baseline.stereoset(high, model="m", dataset="d"), statistic="lms")["ci_high"].to_list() == [
+    assert rows(published.stereoset(high, model="m", dataset="d"), statistic="lms")["ci_high"].to_list() == [
         100.0
     ]
 

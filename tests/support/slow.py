@@ -47,8 +47,8 @@ def sources(
         return {site: (torch.tensor(0.0), torch.tensor(0.0)) for site in sites}
     seen: dict[Site, dict[tuple, Tensor]] = {site: {} for site in sites}
     for number, e in enumerate(examples):
-        for filler in (f for f in (e.stereo, e.anti, e.unrelated) if f is not None):
-            ids = span(lm, e.prompt, filler)[0][:-1]
+        for prompt, filler in e.sides:
+            ids = span(lm, prompt, filler)[0][:-1]
             with torch.no_grad():
                 acts = lm.bridge.run_with_cache(torch.tensor([ids]), names_filter=[s.hook for s in sites])[1]
             for site in sites:
@@ -62,12 +62,17 @@ def sources(
 
 
 def scores(lm: LM, example: Example, hooks=()) -> dict[str, float]:
-    """target and competence of one example."""
-    fillers = [f for f in (example.stereo, example.anti, example.unrelated) if f is not None]
+    """target and competence of one example; no competence where a mean has no mass."""
+    spans = [span(lm, *side) for side in example.sides]
     with torch.no_grad():
-        each = [logp(lm, *span(lm, example.prompt, f), hooks) for f in fillers]
-    competence = torch.logaddexp(*each) if len(each) == 2 else (each[0] + each[1]) / 2 - each[2]
-    return {"target": float(each[0] - each[1]), "competence": float(competence)}
+        each = [logp(lm, *s, hooks) / (len(s[0]) - s[1] if example.per_token else 1) for s in spans]
+    both = {"target": float(each[0] - each[1])}
+    begins = example.anti.startswith(example.stereo) and not example.anti_prompt
+    if len(each) == 2 and (example.per_token or begins):
+        return both
+    half, mass = (each[0] + each[1]) / 2, torch.logaddexp(each[0], each[1])
+    alone = half if example.anti_prompt else mass
+    return both | {"competence": float(half - each[2] if len(each) == 3 else alone)}
 
 
 def kl(lm: LM, example: Example, hooks, before=()) -> float:
@@ -90,7 +95,7 @@ def attribution(lm: LM, example: Example, site: Site, first: Tensor, rest: Tenso
     continuation.
     """
     total = 0.0
-    for filler, sign in ((example.stereo, 1), (example.anti, -1)):
+    for (prompt, filler), sign in zip(example.sides, (1, -1), strict=False):
         kept: list[Tensor] = []
 
         def keep(act: Tensor, hook, kept=kept) -> Tensor:
@@ -104,7 +109,8 @@ def attribution(lm: LM, example: Example, site: Site, first: Tensor, rest: Tenso
             else [("blocks.0.hook_resid_pre", keep), (site.hook, keep)]
         )
         with torch.enable_grad():
-            logp(lm, *span(lm, example.prompt, filler), hooks).backward()
+            ids, begin = span(lm, prompt, filler)
+            (logp(lm, ids, begin, hooks) / (len(ids) - begin if example.per_token else 1)).backward()
         clean, grad = kept[-1].detach(), kept[-1].grad
         source = rest.expand_as(clean[:, :, site.head] if site.head is not None else clean).clone()
         source[:, 0] = first

@@ -24,6 +24,20 @@ ASKED = {
 }
 
 
+OCCUPATIONS = {"noun": "occupation", "sides": ("“he”", "“she”"), "covariate": ("share of men", "%")}
+STEREOSET = {"noun": "term", "sides": ("the stereotype", "the anti-stereotype")}
+FACTS = {"sides": ("the gender that the noun has", "the other gender than the noun has")}
+WORDS = {"winogender": OCCUPATIONS, "occupations": OCCUPATIONS, "definitional": FACTS}
+
+
+def part(name: str, **changes: object) -> runs.DatasetPart:
+    """What a run on the data set of that name gave, with the words for its groups and sides."""
+    counts = {"found": 240, "used": 240, "not_drawn": 0, "dropped": {}, "partly": {}, "groups": 60}
+    words = STEREOSET if name.startswith("stereoset") else WORDS.get(name, {})
+    of = {"name": name, "digest": "d", "source": {}}
+    return runs.DatasetPart.model_validate({**of, **counts, **words, **changes})
+
+
 def record(path: Path, **changes: object) -> runs.RunRecord:
     """A record of one dataset whose folder is `path`."""
     part = {

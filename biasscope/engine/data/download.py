@@ -12,6 +12,7 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from types import ModuleType
 from typing import Any
+from urllib.parse import quote
 
 from biasscope.engine.data import datasets
 from biasscope.engine.data.reading import Gathered, Origin, RemoteFile
@@ -273,7 +274,7 @@ def _from_raw(origin: Origin, file: RemoteFile, folder: Path, host: str) -> Path
     import requests
 
     pooch.get_logger().setLevel(logging.ERROR)
-    url = f"{host}/{origin.repo}/{origin.revision}/{file.path}"
+    url = f"{host}/{origin.repo}/{origin.revision}/{quote(file.path)}"
     # An `auth` that does nothing keeps requests from sending what ~/.netrc holds for the host.
     downloader = pooch.HTTPDownloader(timeout=(REACH_S, TIMEOUT_S), auth=lambda request: request)
     try:

@@ -61,8 +61,8 @@ def join(scores: dict[str, float], name: str, data_dir: Path) -> pl.DataFrame:
     Every id must belong to StereoSet, and each split that occurs must be complete for the named dataset.
     DataError with counts otherwise.
     """
-    if name not in stereoset.NAMES:
-        raise UsageError(unknown("dataset for predictions", name, stereoset.NAMES))
+    if name not in stereoset.FILL_IN:
+        raise UsageError(unknown("dataset for predictions", name, stereoset.FILL_IN))
     triples = stereoset.triples(data_dir)
     ids = pl.concat_list("stereo_id", "anti_id", "unrelated_id")
     splits = triples.select("split", id=ids).explode("id")

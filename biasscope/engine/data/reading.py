@@ -3,6 +3,7 @@ and line.
 """
 
 import json
+import math
 import re
 from collections import Counter
 from collections.abc import Mapping, Sequence
@@ -23,6 +24,8 @@ class Problem(NamedTuple):
     """The same for all records with this fault: what --skip-invalid counts by."""
     where: str
     """Which record it is, and what was found in it."""
+    text: str = ""
+    """What a message says in the place of the reason, where it can be more exact."""
 
 
 class Row(NamedTuple):
@@ -49,27 +52,48 @@ def read_text(path: Path) -> str:
     return text.replace("\r\n", "\n").replace("\r", "\n")
 
 
-def read_json(path: Path) -> Any:
-    """The file's JSON value. NaN and Infinity pass as floats: the caller says what they would mean."""
-    text = read_text(path)
+def read_json(path: Path, *, strict: bool = False) -> Any:
+    """The file's JSON value: see `parse_json`."""
+    return parse_json(read_text(path), path, strict=strict)
+
+
+def parse_json(text: str, path: Path, line: int | None = None, *, strict: bool = False) -> Any:
+    """The JSON value of a text, which is a file or its line of that number.
+
+    NaN and Infinity pass as floats and the last of equal keys stands: the caller says what they would mean;
+    with `strict` they are refused.
+    """
+    place = path if line is None else f"{path}:{line}"
+
+    def once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+        keys = Counter(key for key, _ in pairs)
+        if len(keys) < len(pairs):
+            raise DataError(f"{place}: key {keys.most_common(1)[0][0]!r} stands twice in one object")
+        return dict(pairs)
+
+    def constant(name: str) -> float:
+        raise DataError(f"{place}: {name} is no number in JSON; leave the key out, or give null")
+
     try:
-        value = json.loads(text)
+        value = json.loads(
+            text, object_pairs_hook=once if strict else None, parse_constant=constant if strict else None
+        )
         if SURROGATE.search(text):
             json.dumps(value, ensure_ascii=False).encode()
     except json.JSONDecodeError as error:
         raise DataError(
-            f"{path}:{error.lineno}: malformed JSON: {error.msg} (column {error.colno})"
+            f"{path}:{(line or 1) + error.lineno - 1}: malformed JSON: {error.msg} (column {error.colno})"
         ) from error
     except UnicodeEncodeError as error:
-        raise DataError(f"{path}: holds half of a surrogate pair (\\ud8xx), which is no text") from error
+        raise DataError(f"{place}: holds half of a surrogate pair (\\ud8xx), which is no text") from error
     except (ValueError, RecursionError) as error:
-        raise DataError(f"{path}: JSON that cannot be read: {error}") from error
+        raise DataError(f"{place}: JSON that cannot be read: {error}") from error
     return value
 
 
-def read_list(path: Path) -> list[Any]:
+def read_list(path: Path, *, strict: bool = False) -> list[Any]:
     """The file's JSON list; anything else is refused."""
-    value = read_json(path)
+    value = read_json(path, strict=strict)
     if not isinstance(value, list):
         raise DataError(f"{path}: a JSON list is expected, found {kind(value)}")
     return value
@@ -94,6 +118,17 @@ def read_tsv(path: Path, header: Sequence[str]) -> list[Row]:
     return rows
 
 
+def per_cent(text: str, where: str) -> float:
+    """The number from 0 to 100 that a field holds."""
+    try:
+        share = float(text)
+    except ValueError:
+        share = math.nan
+    if not 0 <= share <= 100:
+        raise DataError(f"{where}: a per cent value from 0 to 100 is expected, found {text!r}")
+    return share
+
+
 def kind(value: Any) -> str:
     """The JSON name of a value's type, for messages."""
     names: dict[type, str] = {
@@ -106,11 +141,15 @@ def kind(value: Any) -> str:
     return names.get(type(value), "a number")
 
 
-def refuse(problems: Sequence[Problem], where: Path, total: int, *, skip: bool) -> Counter[str]:
-    """Reason → number of records left out. Without `skip`, DataError that lists up to five of them."""
+SHOWN = 20
+"""Records that cannot be used that a message names."""
+
+
+def refuse(problems: Sequence[Problem], where: Path | str, total: int, *, skip: bool) -> Counter[str]:
+    """Reason → number of records left out. Without `skip`, DataError that lists the first of them."""
     if problems and not skip:
-        shown = "\n".join(f"  {p.where}: {p.reason}" for p in problems[:5])
-        more = f"\n  and {len(problems) - 5} more" if len(problems) > 5 else ""
+        shown = "\n".join(f"  {p.where}: {p.text or p.reason}" for p in problems[:SHOWN])
+        more = f"\n  and {len(problems) - SHOWN} more" if len(problems) > SHOWN else ""
         raise DataError(
             f"{where}: {len(problems)} of {total} records cannot be used; mend them, or leave them out with "
             f"--skip-invalid\n{shown}{more}"
@@ -168,6 +207,38 @@ class Gathered(NamedTuple):
     """File name → bytes."""
     content: Mapping[str, str]
     """Part → content digest."""
+
+
+def stored(origin: Origin, data_dir: Path, *names: str) -> dict[str, Path]:
+    """File name → the downloaded file, of all files of an origin or of those named. DataError, naming the
+    command, where one is missing.
+    """
+    wanted = names or tuple(file.name for file in origin.files)
+    paths = {name: data_dir / origin.name / name for name in wanted}
+    for path in paths.values():
+        if not path.is_file():
+            raise DataError(
+                f"{path} does not exist; run `biasscope download {origin.name} --data-dir {data_dir}`"
+            )
+    return paths
+
+
+def copies(folder: Path, origin: Origin, *, all_needed: bool = True) -> dict[str, Path]:
+    """File name → its copy in a folder: in itself, in its NAME/ or as in the repository, wherever most are.
+
+    DataError where one is missing, or with `all_needed` false where all are.
+    """
+    bases = (folder, folder / origin.name)
+    layouts = [{file.name: base / file.name for file in origin.files} for base in bases]
+    layouts.append({file.name: folder / file.path for file in origin.files})
+    paths = max(({n: p for n, p in files.items() if p.is_file()} for files in layouts), key=len)
+    missing = [file.name for file in origin.files if file.name not in paths]
+    if missing and (all_needed or not paths):
+        raise DataError(
+            f"{folder} holds no {origin.name}: {', '.join(missing)} must be in it, in {origin.name}/ or "
+            f"where {origin.url} has them"
+        )
+    return paths
 
 
 def confirm(digest: str, origin: Origin, part: str, where: Path, *, dropped: int = 0) -> tuple[str, ...]:

@@ -9,9 +9,9 @@ from biasscope.engine.experiments import adaptive as down_ranking
 from biasscope.engine.experiments import scan, selection, session
 from biasscope.engine.experiments.scan import Scan
 from biasscope.engine.settings import SILENT, Control, Measure, Ranking, Replaced, Voice
-from biasscope.engine.statistics import summary
+from biasscope.engine.statistics import comparison, summary
 from biasscope.engine.store import runs
-from biasscope.engine.types import Dataset, Site
+from biasscope.engine.types import Dataset, Design, Site
 
 EVERY = ("mean", "zero", "resample")
 """The sources of `all`."""
@@ -47,6 +47,12 @@ def ablate(
     choice = {name: own[name] for name in ("top", "by", "adaptive", "miss")}
     choice |= {"heads": chosen.heads, "layers": chosen.layers, "given": list(map(str, gone))}
     facts = datasets.load(control, settings.data_dir) if control else None
+    for dataset in run.datasets if facts else ():
+        if all(e.bias_type != "gender" for e in dataset.examples):
+            types = ", ".join(sorted({e.bias_type for e in dataset.examples}))
+            raise UsageError(
+                f"--control {control}: factual gender is no control for {types} ({dataset.name})"
+            )
     for each in scan.scans(run, source=source, sites=choice, control=facts and [facts.name, facts.digest]):
         if not each.complete:
             sites = selection.without(chosen.sites(run.lm), selection.inside(run.lm, gone))
@@ -57,8 +63,8 @@ def ablate(
                 _measure(
                     each, sites if top is None else _ranked(each, sites, sources, top), sources, gone, facts
                 )
-        summary, trusted = scan.controlled(each) if facts else scan.aggregated(each, "effects", "exact")
-        each.save(summary, down_ranking.reported(each, trusted) if adaptive else trusted)
+        whole, trusted = _controlled(each) if facts else scan.aggregated(each, "effects", "exact")
+        each.save(whole, down_ranking.reported(each, trusted) if adaptive else trusted)
     return run.finish()
 
 
@@ -75,24 +81,20 @@ def _measure(
         units = exact.units(each.run.lm, forest, Sweep(sites, source, edit=removed(gone, source)), each.batch)
         names += each.measure(units, f"ablate ({name})", prefix=f"{name}-")
     if facts:
-        names += _controlled(each.beside(facts), sites, sources, gone)
+        names += _on_control(each.beside(facts), sites, sources, gone)
     each.close(forest.examples, names, forest.dropped, forest.partly)
 
 
 def _ranked(each: Scan, sites: Sequence[Site], sources: Sequence[str], top: int) -> list[Site]:
-    """The first `top` of the sites by attribution with the first source on the same examples, in the model's
-    order.
-    """
-    estimates = each.estimated(sites, *sources)
+    """The first `top` of the sites by attribution with the first source, in the model's order."""
+    estimates = down_ranking.estimated(each, sites, sources)
     return sorted([site for site in summary.top(estimates, estimates.height) if site in set(sites)][:top])
 
 
-def _controlled(
+def _on_control(
     each: Scan, sites: Sequence[Site], sources: Sequence[str], given: Sequence[Site]
 ) -> list[str]:
-    """The names of the units that hold the same sites' effects on the control, each source made of its own
-    prompts.
-    """
+    """The names of the units with the same sites' effects on the control, each source made of its prompts."""
     from biasscope.engine.measure import exact
     from biasscope.engine.measure.sources import Sweep, removed
 
@@ -103,3 +105,12 @@ def _controlled(
         units = exact.units(each.run.lm, forest, sweep, each.batch)
         names += each.measure(units, f"control ({name})", prefix=f"control-{name}-", table="control")
     return names
+
+
+def _controlled(each: Scan) -> scan.Aggregates:
+    """The aggregates of an exact scan with a control, which gives every site's specificity."""
+    whole, trusted = scan.aggregated(each, "effects", "exact")
+    effects, design = each.table("control"), Design(seed=each.run.options.seed)
+    with each.run.phase("statistics"):
+        control = summary.summarise(effects, model=each.run.slug, method="exact", design=design)
+        return comparison.specificity(whole, control), trusted

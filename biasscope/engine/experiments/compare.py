@@ -14,9 +14,7 @@ from biasscope.engine.store import cache, reproduce
 def rankings(
     names: Sequence[str], output_dir: Path, cache_dir: Path | None = None
 ) -> tuple[list[comparison.Ranking], list[dict[str, Any]]]:
-    """The rankings of these runs, and the runs as a document shows them. DataError where there are fewer than
-    two rankings.
-    """
+    """These runs' rankings, and the runs as a document shows them. DataError where rankings are under two."""
     ranked: list[comparison.Ranking] = []
     used: list[dict[str, Any]] = []
     named = {

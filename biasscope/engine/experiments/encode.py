@@ -38,6 +38,7 @@ def _measure(each: Scan, site: str, position: str, gone: Sequence[Site]) -> None
     lm, dropped = each.run.lm, Counter[str]()
     texts, used = [], []
     for example in each.dataset.examples:
+        # of two prompts the first
         text = activations.text(lm, example.id, example.prompt, example.word)
         if isinstance(text, str) or (position == "term" and text.term is None):
             dropped[text if isinstance(text, str) else "its prompt does not name the term"] += 1

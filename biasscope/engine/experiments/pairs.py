@@ -11,9 +11,7 @@ from biasscope.engine.store import files
 
 
 def pairs(settings: Measure, *, acdc: Path | None = None, voice: Voice = SILENT) -> list[dict[str, Any]]:
-    """A row per prompt; the pairs that fit are also written as the original study's ACDC files into the
-    folder `acdc`.
-    """
+    """A row per prompt; pairs that fit are also written as the original study's ACDC files into `acdc`."""
     from biasscope.engine.model import twins
 
     run = session.start("pairs", settings, voice=voice)
@@ -24,14 +22,9 @@ def pairs(settings: Measure, *, acdc: Path | None = None, voice: Voice = SILENT)
         for e in dataset.examples:
             twin = kept.get(e.id)
             text, partner = (twin.prompt, twin.partner) if twin else (None, None)
-            row = {
-                "dataset": dataset.name,
-                "example_id": e.id,
-                "group": e.group,
-                "partner": partner,
-                "kept": twin is not None,
-            }
-            rows.append({**row, "clean": e.prompt, "twin": text, "reason": dropped.get(e.id)})
+            row = {"dataset": dataset.name, "example_id": e.id, "group": e.group, "partner": partner}
+            texts = {"clean": e.prompt, "twin": text, "reason": dropped.get(e.id)}
+            rows.append({**row, "kept": twin is not None, **texts})
         voice.note(
             f"{dataset.name}: {len(kept)} of {len(dataset.examples)} examples have a twin with the tokenizer "
             f"of {settings.model}"

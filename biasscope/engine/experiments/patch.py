@@ -1,6 +1,4 @@
-"""The steps of `patch`: the effect of every site, estimated by gradients or exact, and the calibration of the
-estimates.
-"""
+"""The steps of `patch`: the effect of every site, by gradients or exact, and the estimates' calibration."""
 
 from collections.abc import Sequence
 from dataclasses import replace
@@ -11,7 +9,9 @@ import polars as pl
 from biasscope.engine.errors import UsageError
 from biasscope.engine.experiments import scan, selection, session
 from biasscope.engine.experiments.scan import Scan
+from biasscope.engine.schemas import SUMMARY
 from biasscope.engine.settings import SILENT, Direction, Measure, Method, Patched, Voice
+from biasscope.engine.statistics import reliability, summary
 from biasscope.engine.store import runs
 from biasscope.engine.types import COMPONENTS, POSITIONS, Site
 
@@ -55,12 +55,14 @@ def patch(
         | ({"given": given} if given else {})
     )
     run = session.start("patch", settings, options, voice)
+    for dataset in run.datasets:
+        if source == "corrupt" and dataset.rule == "none":
+            raise UsageError(f"{dataset.name} has no counterfactual twins; take --source mean")
     for each in scan.scans(run, **own, **where, **selection.in_identity(gone)):
         if not each.complete:
             _measure(each, own, where, gone)
-        each.save(
-            *(scan.calibrated(each, calibrate) if calibrate else scan.aggregated(each, "effects", method))
-        )
+        whole, trusted = scan.aggregated(each, "effects", method)
+        each.save(*(_calibration(each, whole, trusted, calibrate) if calibrate else (whole, trusted)))
     return run.finish()
 
 
@@ -78,6 +80,12 @@ def _measure(each: Scan, own: dict[str, Any], where: dict[str, Any], gone: Seque
         twins=name == "corrupt",
         positions=not everywhere,
     )
+    for position in positions:
+        if not everywhere and not any(prompt.part(position) for prompt in forest.prompts):
+            raise UsageError(
+                f"--positions {position} is no token of any prompt of {each.dataset.name}: the term "
+                "ends each; take --positions term"
+            )
     if own["direction"] == "denoising":
         forest, name = replace(forest, blocks=tuple(block.swapped() for block in forest.blocks)), "clean"
     sites = single if exactly else list(dict.fromkeys([*single, *map(sources.whole, single)]))
@@ -98,12 +106,25 @@ def _measure(each: Scan, own: dict[str, Any], where: dict[str, Any], gone: Seque
 def _calibrated(each: Scan, names: list[str], n: int, forest: "Forest", sweep: "Sweep") -> list[str]:
     """The names of the units that hold the exact effects of the first n and n random sites of each kind."""
     from biasscope.engine.measure import exact
-    from biasscope.engine.statistics import reliability, summary
 
     run = each.run
     with run.phase("attribution"):
         effects = pl.concat(each.journal.tables("effects", names))
-        estimates = summary.summarise(effects, model=run.slug, method="attribution", design=each.ungrouped)
-    sites = sorted(site for part in reliability.chosen(estimates, n, run.options.seed) for site in part)
+        estimates = summary.estimated(effects, each.ungrouped)
+    sites = sorted(site for part in summary.chosen(estimates, n, run.options.seed) for site in part)
     units = exact.units(run.lm, forest, replace(sweep, sites=sites), each.batch)
     return each.measure(units, f"exact ({sweep.source.name})", prefix="exact-", table="exact")
+
+
+def _calibration(each: Scan, estimates: pl.DataFrame, trusted: pl.DataFrame, n: int) -> scan.Aggregates:
+    """The aggregates with exact effects of the first n and n random sites of each kind beside them."""
+    effects = each.table("exact")
+    with each.run.phase("statistics"):
+        exact = summary.summarise(effects, model=each.run.slug, method="exact", design=each.design)
+        # chosen by the estimates of the same examples: no family that a star could be about
+        exact = exact.with_columns(
+            pl.lit(None, SUMMARY[name]).alias(name) for name in ("p_family", "q", "carried_by")
+        )
+        _, others = summary.chosen(estimates, n, each.run.options.seed)
+        agreement = reliability.calibration(estimates, exact, others)
+        return pl.concat([estimates, exact]), pl.concat([trusted, agreement])

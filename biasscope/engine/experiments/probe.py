@@ -1,6 +1,4 @@
-"""The steps of `probe` on one dataset: inputs, their activations from the shared store, probes, and what
-removing directions does.
-"""
+"""The steps of `probe` on one dataset: inputs, their activations, probes, what removing directions does."""
 
 from collections import Counter
 from collections.abc import Mapping, Sequence
@@ -130,9 +128,7 @@ def _targets(scan: Scan, names: Sequence[str]) -> dict[str, float]:
 def _activations(
     scan: Scan, texts: Sequence[Any], options: Mapping[str, Any], edit: Edit
 ) -> dict[int, np.ndarray]:
-    """Row of the result → activations of the texts, read from a store of their own, which every probe of
-    these texts shares.
-    """
+    """Row of the result → activations of the texts, from a store that every probe of these texts shares."""
     from biasscope.engine.measure import activations
 
     run, component, position = scan.run, options["site"], options["position"]
@@ -191,7 +187,7 @@ def summary(scan: Scan, chosen: str, component: str, position: str, *, causal: b
     effects = scan.table("effects")
     with scan.run.phase("statistics"):
         removed = summarise(effects, model=model, method="removal", design=scan.ungrouped)
-        return pl.concat([probed, directions.against_random(removed)])
+        return pl.concat([probed, probe_statistics.against_random(removed, directions.PROBE)])
 
 
 def write_weights(scan: Scan) -> None:

@@ -1,6 +1,4 @@
-"""One dataset measured through the store: what is there is reused, what is not is measured and kept, then its
-run is saved.
-"""
+"""One dataset measured through the store: what is there is reused, the rest measured, kept and saved."""
 
 import contextlib
 import tempfile
@@ -17,8 +15,9 @@ from biasscope.engine.experiments import selection, session
 from biasscope.engine.experiments.session import Running
 from biasscope.engine.schemas import RELIABILITY
 from biasscope.engine.settings import memory
-from biasscope.engine.statistics import comparison, reliability
-from biasscope.engine.statistics.summary import partners, summarise
+from biasscope.engine.statistics import baseline, reliability
+from biasscope.engine.statistics.cells import partners
+from biasscope.engine.statistics.summary import summarise
 from biasscope.engine.store import cache, journal, runs, seals
 from biasscope.engine.types import UNEDITED, Dataset, Design, Edit, Example, Site, Unit
 
@@ -86,11 +85,8 @@ class Scan:
 
         options = self.run.options
         requested = None if options.batch_size == "auto" else int(options.batch_size)
-        return int(
-            self.journal.decide(
-                "batch_size", loading.batch_size(self.run.lm, requested, memory(options.max_memory))
-            )
-        )
+        size = loading.batch_size(self.run.lm, requested, memory(options.max_memory))
+        return int(self.journal.decide("batch_size", size))
 
     def forest(
         self,
@@ -100,29 +96,26 @@ class Scan:
         twins: bool = False,
         positions: bool = False,
     ) -> "Forest":
-        """The dataset's examples as a forest, with counterfactual twins on request; warns of dropped
-        examples.
-        """
+        """The dataset's examples as a forest, with counterfactual twins on request; warns of the dropped."""
         from biasscope.engine.model import tokens
 
-        lm, dataset, missing = self.run.lm, self.dataset, Counter[str]()
+        every = self.dataset.examples
         with self.run.phase("tokens"):
             kept, lost = self.twins() if twins else (None, {})
-            missing.update(lost.values())
-            examples = [e for e in dataset.examples if e.id not in lost]
+            examples = [e for e in every if e.id not in lost]
             forest = tokens.forest(
-                lm, examples, share=share, sentences=sentences, twins=kept, positions=positions
+                self.run.lm, examples, share=share, sentences=sentences, twins=kept, positions=positions
             )
-            forest.dropped.update(missing)
+            forest.dropped.update(lost.values())
         for what, reasons in (("dropped", forest.dropped), ("incomplete", forest.partly)):
             for reason, n in reasons.items():
-                self.warn(f"{n} of {len(dataset.examples)} examples {what}: {reason}")
+                self.warn(f"{n} of {len(every)} examples {what}: {reason}")
         return forest
 
     @property
     def ungrouped(self) -> Design:
         """The design in which each group is a cluster of its own."""
-        return Design(self.dataset.share_of_men(), seed=self.run.options.seed)
+        return Design(self.dataset.covariate, seed=self.run.options.seed)
 
     @property
     def design(self) -> Design:
@@ -131,9 +124,7 @@ class Scan:
         return self.ungrouped if twins is None else replace(self.ungrouped, partners=partners(twins))
 
     def twins(self) -> tuple[dict[str, str], dict[str, str]]:
-        """Example id → its counterfactual prompt, and example id → why it has none; stored as a table of the
-        run.
-        """
+        """Example id → its counterfactual prompt, and id → why it has none; stored as a table of the run."""
         from biasscope.engine.model import twins
 
         kept, lost = twins.fit(self.run.lm, self.dataset, self.run.options.seed)
@@ -144,7 +135,7 @@ class Scan:
                 f"{self.dataset.name}: no example kept: {n} of {n} have no counterfactual twin: {reasons}; "
                 "try --source mean"
             )
-        self.measure([Unit("twins", lambda: {"twins": twins.table(self.dataset.examples, kept)})], None)
+        self.measure([Unit("twins", lambda: {"twins": twins.table(self.dataset, kept)})], None)
         return {id_: twin.prompt for id_, twin in kept.items()}, lost
 
     def source(self, name: str, forest: "Forest", sites: Sequence[Site], prefix: str = "") -> "Source":
@@ -167,44 +158,17 @@ class Scan:
             return UNEDITED
         from biasscope.engine.measure import sources
 
-        return sources.removed(
-            given, self.source("mean", self.forest(), selection.inside(self.run.lm, given), "given-")
-        )
-
-    def estimated(self, every: Sequence[Site], *sources: str) -> pl.DataFrame:
-        """SUMMARY of the sites by attribution with the first source on the same examples.
-
-        The estimates of all sources are kept: their sites could have been chosen, and stand beside the
-        measured ones in the family.
-        """
-        from biasscope.engine.measure import attribution
-        from biasscope.engine.measure.sources import Sweep
-        from biasscope.engine.statistics import summary
-
-        lm = self.run.lm
-        forest, names = self.forest(share="example"), []
-        for source in sources:
-            prefix = "estimate-" if source == sources[0] else f"estimate-{source}-"
-            units = attribution.units(lm, forest, Sweep(every, self.source(source, forest, every, prefix)))
-            names.append(self.measure(units, f"attribution ({source})", prefix=prefix))
-        self.journal.set("estimates", [name for of_source in names for name in of_source])
-        with self.run.phase("attribution"):
-            guessed = pl.concat(self.journal.tables("effects", names[0]))
-            return summary.summarise(
-                guessed, model=self.run.slug, method="attribution", design=self.ungrouped
-            )
+        inside = selection.inside(self.run.lm, given)
+        return sources.removed(given, self.source("mean", self.forest(), inside, "given-"))
 
     def beside_measured(self) -> pl.LazyFrame | None:
         """EFFECTS of the estimated sites that were not measured; None where nothing chose among them."""
         if "estimates" not in self.journal.facts:
             return None
-        estimates = pl.concat(self.journal.tables("effects", self.journal.facts["estimates"])).filter(
-            pl.col("metric") == "target"
-        )
+        estimates = pl.concat(self.journal.tables("effects", self.journal.facts["estimates"]))
         keys = ["source", "component", "layer", "head"]
-        return estimates.lazy().join(
-            self.table("effects").select(keys).unique(), on=keys, how="anti", nulls_equal=True
-        )
+        own = self.table("effects").select(keys).unique()
+        return estimates.lazy().filter(metric="target").join(own, on=keys, how="anti", nulls_equal=True)
 
     def beside(self, dataset: Dataset, prefix: str = "") -> "Scan":
         """The same run measuring other prompts as well, in units of that prefix."""
@@ -213,9 +177,7 @@ class Scan:
     def measure(
         self, units: Sequence[Unit], label: str | None, *, prefix: str = "", table: str | None = None
     ) -> list[str]:
-        """The names of the units, all of them now stored; `prefix` goes before their names, `table` takes the
-        place of "effects".
-        """
+        """The names of the units, all stored; `prefix` precedes them, `table` stands in for "effects"."""
 
         def named(unit: Unit) -> Unit:
             tables = unit.compute if table is None else lambda: {table: unit.compute()["effects"]}
@@ -243,6 +205,7 @@ class Scan:
     ) -> None:
         """Record in the journal that all units are measured, and what the run is of."""
         dataset = self.dataset
+        units = [*(["twins"] if "twins" in self.journal.units else []), *units]
         part = runs.DatasetPart(
             name=dataset.name,
             digest=dataset.digest,
@@ -253,20 +216,15 @@ class Scan:
             dropped=dict(dataset.dropped + dropped),
             partly=dict(partly or {}),
             groups=len({e.group for e in used}),
-            units=len(units) + ("twins" in self.journal.units),
+            noun=dataset.noun,
+            sides=dataset.sides,
+            covariate=next(((c.name, c.unit) for c in dataset.covariates), None),
+            units=len(units),
             threads=self.journal.facts.get("threads", []),
         )
         model = None if self.run.model is None else self.run.model.model_dump()
-        warnings = self.run.warnings_of([part])
-        units = [*(["twins"] if "twins" in self.journal.units else []), *units]
-        finished = {
-            "part": part.model_dump(),
-            "model": model,
-            "warnings": warnings,
-            "batch_size": self.batch,
-            "units": units,
-        }
-        self.journal.set("finished", finished)
+        finished = {"part": part.model_dump(), "model": model, "warnings": self.run.warnings_of([part])}
+        self.journal.set("finished", {**finished, "batch_size": self.batch, "units": units})
 
     def table(self, name: str) -> pl.LazyFrame:
         """Concatenate the table over all units, write it to the run's folder, and scan it."""
@@ -285,12 +243,8 @@ class Scan:
             self.run.warn(warning, self.dataset.name)
         self.run.timing["store"] = self.run.timing.get("store", 0.0) + self.journal.seconds
         reused = min(self.before, len(finished["units"]))
-        self.run.keep(
-            runs.DatasetPart.model_validate({**finished["part"], "reused": reused}),
-            self.key,
-            summary,
-            reliability,
-        )
+        part = runs.DatasetPart.model_validate({**finished["part"], "reused": reused})
+        self.run.keep(part, self.key, summary, reliability)
 
 
 def scans(run: Running, **parameters: Any) -> Iterator[Scan]:
@@ -302,60 +256,24 @@ def scans(run: Running, **parameters: Any) -> Iterator[Scan]:
             root = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="biasscope-")))
         for dataset in run.datasets:
             run_identity = session.identity(run, dataset, parameters)
-            if (
-                run.options.verbose
-                and not (root / journal.run_key(run_identity)).is_dir()
-                and (differing := journal.nearest(root, run_identity))
-            ):
+            key = journal.run_key(run_identity)
+            new = run.options.verbose and not (root / key).is_dir()
+            if new and (differing := journal.nearest(root, run_identity)):
                 run.voice.note(f"{dataset.name}: the nearest earlier run differs in {', '.join(differing)}")
             with journal.opened(root, run_identity, wait=run.options.wait, fresh=run.options.fresh) as opened:
-                scan = Scan(run, dataset, opened, journal.run_key(run_identity))
+                scan = Scan(run, dataset, opened, key)
                 if not scan.reuse_finished():
                     scan.resume()
                     yield scan
 
 
-def _keywords(scan: Scan, method: str) -> dict[str, Any]:
-    """The keyword arguments that SUMMARY and RELIABILITY of a scan's effects share."""
-    return {"model": scan.run.slug, "method": method, "design": scan.design, "beside": scan.beside_measured()}
-
-
 def aggregated(scan: Scan, table: str, method: str) -> Aggregates:
     """The aggregates of a table of effects: SUMMARY and RELIABILITY."""
-    effects, keywords = scan.table(table), _keywords(scan, method)
+    effects, beside = scan.table(table), scan.beside_measured()
+    same: dict[str, Any] = {"model": scan.run.slug, "method": method, "design": scan.design, "beside": beside}
     with scan.run.phase("statistics"):
-        trusted = (
-            reliability.assess(effects, **keywords) if scan.run.options.assess else RELIABILITY.to_frame()
-        )
-        return summarise(effects, **keywords), trusted
-
-
-def controlled(scan: Scan) -> Aggregates:
-    """The aggregates of an exact scan with a control, which gives every site's specificity."""
-    summary, trusted = aggregated(scan, "effects", "exact")
-    effects = scan.table("control")
-    with scan.run.phase("statistics"):
-        control = summarise(
-            effects, model=scan.run.slug, method="exact", design=Design(seed=scan.run.options.seed)
-        )
-        return comparison.specificity(summary, control), trusted
-
-
-def calibrated(scan: Scan, n: int) -> Aggregates:
-    """The aggregates of gradient estimates, with exact effects of the first n and n random sites of each
-    kind, and how far both agree.
-    """
-    summary, trusted = aggregated(scan, "effects", "attribution")
-    exact = scan.table("exact")
-    with scan.run.phase("statistics"):
-        # chosen by the estimates of the same examples: no family that a star could be about
-        none = {
-            "p_family": pl.lit(None, pl.Float64),
-            "q": pl.lit(None, pl.Float64),
-            "carried_by": pl.lit(None, pl.String),
-        }
-        measured_exactly = summarise(exact, **_keywords(scan, "exact")).with_columns(**none)
-        _, others = reliability.chosen(summary, n, scan.run.options.seed)
-        return pl.concat([summary, measured_exactly]), pl.concat(
-            [trusted, reliability.calibration(summary, measured_exactly, others)]
-        )
+        wanted = scan.run.options.assess
+        if wanted and (nothing := baseline.nothing_to_find(effects, scan.ungrouped)):
+            scan.run.warn(f"{scan.dataset.name}: {nothing}", scan.dataset.name)
+        trusted = reliability.assess(effects, **same) if wanted else RELIABILITY.to_frame()
+        return summarise(effects, **same), trusted

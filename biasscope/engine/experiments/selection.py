@@ -1,4 +1,4 @@
-"""Which sites `--heads`, `--layers` and `--top` mean."""
+"""Which sites `--heads` and `--layers` mean, and other choices written with commas."""
 
 import re
 from collections.abc import Sequence
@@ -21,9 +21,7 @@ class Choice:
 
     @classmethod
     def parse(cls, heads: str | None, layers: str | None) -> "Choice":
-        """The choice as written; UsageError where it cannot be read. Whether the model has such sites is seen
-        later.
-        """
+        """The choice as written, unchecked against a model; UsageError where it cannot be read."""
         return cls(
             None if heads is None else parse_heads(heads), None if layers is None else parse_layers(layers)
         )
@@ -62,11 +60,7 @@ def parse_sites(option: str, text: str) -> tuple[Site, ...]:
     sites = [
         Site(int(m[1]), "mlp_out") if m[2] == "mlp" else Site(int(m[1]), "z", int(m[2])) for m in matches if m
     ]
-    return tuple(
-        sorted(
-            set(sites), key=lambda site: (site.layer, site.component, -1 if site.head is None else site.head)
-        )
-    )
+    return tuple(sorted(set(sites)))
 
 
 def in_identity(given: Sequence[Site]) -> dict[str, list[str]]:
@@ -75,9 +69,7 @@ def in_identity(given: Sequence[Site]) -> dict[str, list[str]]:
 
 
 def inside(lm: "LM", sites: Sequence[Site]) -> list[Site]:
-    """The sites, after checking that the model has them. UsageError, with the valid range, where it has
-    not.
-    """
+    """The sites, after checking that the model has them. UsageError, with the valid range, where not."""
     for site in sites:
         if site.layer >= lm.n_layers or (site.head or 0) >= lm.n_heads:
             raise UsageError(
@@ -128,3 +120,13 @@ def parse_words(option: str, text: str, known: Sequence[str]) -> tuple[str, ...]
             "commas"
         )
     return tuple(word for word in known if word in words)
+
+
+def parse_sizes(text: str) -> tuple[int, ...]:
+    """The sizes of "1,2,5"; UsageError where they are no numbers from 1 up."""
+    words = [word.strip() for word in text.split(",")]
+    if not all(word.isdecimal() and int(word) > 0 for word in words):
+        raise UsageError(
+            f"--sizes '{text}' cannot be read; write numbers from 1 up, separated by commas, such as 1,2,5,10"
+        )
+    return tuple(sorted({int(word) for word in words}))

@@ -1,5 +1,4 @@
-"""What every experiment shares: data read, the model located, a run per dataset saved; whatever can fail
-early fails early.
+"""What every experiment shares: data read, the model located, runs saved; what can fail early does.
 
 The model is booted when the first unit has to be measured, and not at all for what has been measured before.
 """
@@ -74,9 +73,7 @@ class Session:
         return runs.folder(self.options.output_dir, self.slug, dataset, self.command, key)
 
     def write(self, path: Path, name: str, frames: Iterable[pl.DataFrame]) -> pl.LazyFrame:
-        """Write a per-example table of a run to its folder and scan it; values that are not finite are
-        counted.
-        """
+        """Write a per-example table to a run's folder and scan it; values that are not finite are counted."""
         lost = total = 0
         prompts: dict[str, None] = {}
 
@@ -107,9 +104,7 @@ class Session:
     def keep(
         self, part: runs.DatasetPart, key: str, summary: pl.DataFrame, reliability: pl.DataFrame | None = None
     ) -> None:
-        """Close the run whose other tables stand in its folder, its record last and sealed; keep what
-        `finish` shows.
-        """
+        """Close the run whose other tables are written: its record last, sealed; keep what `finish` shows."""
         path = self.folder(part.name, key)
         runs.write(path, "summary", [summary])
         if reliability is not None:
@@ -137,17 +132,12 @@ class Session:
             exports.export(study, self.command, part.name, summary, effects=effects, key=part.run_key)
         self.parts.append(part)
         self.summaries.append(summary)
-        self.reliability.append(
-            pl.read_parquet(folder / "reliability.parquet")
-            if "reliability" in part.tables
-            else RELIABILITY.to_frame()
-        )
+        trusted = "reliability" in part.tables
+        table = pl.read_parquet(folder / "reliability.parquet") if trusted else RELIABILITY.to_frame()
+        self.reliability.append(table)
         if self.options.rows:
-            self.rows += [
-                folder / f"{name}.parquet"
-                for name in part.tables
-                if name not in ("summary", "reliability", "twins", "control", "bands", "probes")
-            ]
+            aside = ("summary", "reliability", "twins", "control", "bands", "probes")
+            self.rows += [folder / f"{name}.parquet" for name in part.tables if name not in aside]
 
     def finish(self) -> runs.Result:
         """The result of all datasets; its `check` says whether values had to be left out."""
@@ -218,10 +208,9 @@ def start(
 ) -> Running:
     """A running session: everything that can fail before the model is loaded has been tried."""
     files.check_writable(options.output_dir)
-    read = {"limit": options.limit, "seed": options.seed, "skip_invalid": options.skip_invalid}
     names = dict.fromkeys(options.dataset or datasets.default(options.data_dir))
     held = options.held
-    loaded = list(held.datasets) or [datasets.load(name, options.data_dir, **read) for name in names]  # type: ignore[arg-type]
+    loaded = list(held.datasets) or [_read(name, options) for name in names]
     begun = time.monotonic()
     weights = held.lm or _located(options, voice)
     running = Running(
@@ -239,6 +228,11 @@ def start(
         for note in dataset.notes:
             running.warn(note, dataset.name)
     return running
+
+
+def _read(name: str, options: Measure) -> Dataset:
+    how = {"skip_invalid": options.skip_invalid, "no_space": options.no_space}
+    return datasets.drawn(datasets.read(name, options.data_dir, **how), options.limit, options.seed)
 
 
 def _located(options: Measure, voice: Voice) -> weights.Weights:

@@ -1,5 +1,4 @@
-"""What each command must find, and must miss, on the planted models: hand-worked numbers against the SUMMARY
-of a run.
+"""What each command must find, and miss, on the planted models: hand-worked numbers against SUMMARY.
 
 Truth is stated per statistic and source: a linear head has no shift under mean ablation; two heads that do
 the same thing are each missed alone; a head that an MLP undoes to first order is missed by gradients. Where a
@@ -25,8 +24,8 @@ from biasscope.engine.model import planted
 from biasscope.engine.schemas import TOTAL
 from biasscope.engine.settings import SILENT, Held, Measure, Voice
 from biasscope.engine.statistics import comparison
-from biasscope.engine.statistics.cells import standard
-from biasscope.engine.statistics.summary import partners, ranking
+from biasscope.engine.statistics.cells import partners, sites_of, standard
+from biasscope.engine.statistics.summary import ranking
 from biasscope.engine.store.runs import Result
 from biasscope.engine.types import Site
 
@@ -50,14 +49,10 @@ class How:
     """Whether the first head was ablated all the while."""
 
     def __str__(self) -> str:
-        name = (
-            "estimate" if self.method == "attribution" else "patch" if self.source == "corrupt" else "ablate"
-        )
-        return (
-            f"{name} {self.source}"
-            + (f" ×{self.steps}" if self.steps else "")
-            + (" given" if self.given else "")
-        )
+        exact = "patch" if self.source == "corrupt" else "ablate"
+        name = "estimate" if self.method == "attribution" else exact
+        steps, given = f" ×{self.steps}" if self.steps else "", " given" if self.given else ""
+        return f"{name} {self.source}{steps}{given}"
 
 
 @dataclass(frozen=True)
@@ -66,9 +61,7 @@ class Finding:
 
     model: str
     how: str
-    """`ablate` or `patch` (exact) or `estimate` (attribution), the source, ×steps, and whether the first head
-    was ablated all the while.
-    """
+    """`ablate` or `patch` (exact) or `estimate`, the source, ×steps, whether the first head was ablated."""
     about: str
     role: str
     statistic: str
@@ -117,33 +110,23 @@ def _of_result(kind: str, result: Result) -> Iterator[Finding]:
     result.check()
     params, (summary,), (part,) = result.record.params, result.summaries, result.record.datasets
     groups = set(pl.read_parquet(Path(part.path) / "effects.parquet", columns=["group"])["group"])
-    shares = {
-        group: share
-        for group, share in (datasets.load("occupations", Path()).share_of_men() or {}).items()
-        if group in groups
-    }
+    every = datasets.load("occupations", Path()).covariate or {}
+    shares = {group: share for group, share in every.items() if group in groups}
     pairs = partners(pl.read_parquet(Path(part.path) / "twins.parquet")) if "twins" in part.tables else {}
-    for (source, dataset), rows in summary.partition_by(
-        "source", "dataset", as_dict=True, maintain_order=True
-    ).items():
-        how = How(
-            kind, params.get("method", "exact"), str(source), params.get("steps"), bool(params.get("given"))
-        )
+    method, steps, given = params.get("method", "exact"), params.get("steps"), bool(params.get("given"))
+    for (source, dataset), rows in summary.group_by("source", "dataset", maintain_order=True):
+        how = How(kind, method, str(source), steps, given)
         if dataset == "definitional" or (source == "resample" and kind not in ("single", "graded")):
             continue
         yield from of_run(how, rows.filter(rows["component"] != TOTAL), pairs, shares)
         if params.get("control"):
-            yield from of_control(
-                how, rows, summary.filter(summary["dataset"] == "definitional", summary["source"] == source)
-            )
+            yield from of_control(how, rows, summary.filter(dataset="definitional", source=source))
 
 
 def of_run(
     how: How, summary: pl.DataFrame, twins: Mapping[str, str], shares: Mapping[str, float]
 ) -> Iterator[Finding]:
-    """The findings of a run; `twins`: occupation → its partner, `shares`: occupation → per cent of men, of
-    the examples that were used.
-    """
+    """The findings of a run; twins: occupation → partner, shares: → per cent of men, of the examples used."""
     if how.kind == "graded":
         yield from _graded(how, summary)
         return
@@ -156,16 +139,10 @@ def of_run(
     if how.kind == "single":
         yield from _others(how, summary)
     if how.kind == "cancelling" and how.source == "zero":
-        t = np.array(
-            [
-                planted.A * values["t"]
-                for name, values in planted.words().occupations.items()
-                if name in shares
-            ]
-        )
-        yield _number(
-            how, summary, "mixed", "mean", float(-t.mean()), auroc(summary, [planted.SITES["mixed"]], "mean")
-        )
+        carried = planted.words().occupations
+        t = np.array([planted.A * values["t"] for name, values in carried.items() if name in shares])
+        area = auroc(summary, [planted.SITES["mixed"]], "mean")
+        yield _number(how, summary, "mixed", "mean", float(-t.mean()), area)
         yield _number(how, summary, "mixed", "rms", float(np.sqrt((t**2).mean())), None)
 
 
@@ -202,18 +179,12 @@ def _number(
     site = planted.SITES[role]
     estimate = _estimate(summary, site, statistic)
     right = estimate is not None and (worked is None or abs(estimate - worked) <= EXACT)
-    wanted = (
-        "found"
-        if worked is None or abs(worked) > EXACT
-        else "missed"
-        if role in (*CARRIERS[how.kind], "mixed")
-        else "alone"
-    )
+    wanted = "missed" if role in (*CARRIERS[how.kind], "mixed") else "alone"
+    wanted = "found" if worked is None or abs(worked) > EXACT else wanted
     ranked = wanted != "found" or area is None or how.kind not in ("single", "masked") or area == 1.0
-    verdict = wanted if right and ranked else "BROKEN"
-    return Finding(
-        how.kind, str(how), str(site), role, statistic, worked, estimate, area, verdict, right and ranked
-    )
+    holds = right and ranked
+    verdict = wanted if holds else "BROKEN"
+    return Finding(how.kind, str(how), str(site), role, statistic, worked, estimate, area, verdict, holds)
 
 
 def _others(how: How, summary: pl.DataFrame) -> Iterator[Finding]:
@@ -224,16 +195,13 @@ def _others(how: How, summary: pl.DataFrame) -> Iterator[Finding]:
         yield _number(how, summary, "base", "mean", -planted.C if how.source == "zero" else 0.0, None)
     costs = summary.filter(metric="competence", statistic="rms")
     if costs.height:
-        decoy, bias = (
-            _estimate(costs, planted.SITES[role], "rms", "competence") or 0.0 for role in ("decoy", "first")
-        )
+        roles = ("decoy", "first")
+        decoy, bias = (_estimate(costs, planted.SITES[role], "rms", "competence") or 0.0 for role in roles)
         yield _check(how, str(planted.SITES["decoy"]), "decoy", "competence", decoy, decoy > bias)
 
 
 def of_control(how: How, summary: pl.DataFrame, control: pl.DataFrame) -> Iterator[Finding]:
-    """Specificity in `single`: near 1 for the bias head, near 0 for the decoy and for the head that knows
-    facts.
-    """
+    """Specificity in `single`: near 1 for the bias head, near 0 for the decoy and the head with facts."""
     raw = comparison.raw_specificity(summary, control)
     for role, least, most in (("first", 0.8, 1.0), ("decoy", 0.0, 0.2), ("factual", 0.0, 0.2)):
         site = planted.SITES[role]
@@ -245,42 +213,20 @@ def _graded(how: How, summary: pl.DataFrame) -> Iterator[Finding]:
     """Ranking, order and false alarms where every planted head has its own strength."""
     strengths = planted.strengths()
     real = {site: s for site, (s, _) in strengths.items() if s}
-    rows = _slopes(summary).filter(pl.col("head").is_not_null())
+    rows = ranking(summary).filter(schemas.single_sites(), pl.col("head").is_not_null())
     area = auroc(summary, list(real), heads=True)
-    yield Finding(
-        how.kind,
-        str(how),
-        "planted",
-        "planted",
-        "slope",
-        None,
-        None,
-        area,
-        _verdict(area >= 0.95),
-        area >= 0.95,
-    )
+    yield replace(_check(how, "planted", "planted", "slope", None, area >= 0.95), auroc=area)
     estimates = [_estimate(summary, site, "slope") for site in real]
     rho = float(abs(spearmanr(list(real.values()), estimates).statistic))
     yield replace(_check(how, "planted", "planted", "Spearman", rho, rho >= 0.95), auroc=area)
-    known = pl.DataFrame(
-        [(site.layer, site.head) for site in real], schema={"layer": pl.Int32, "head": pl.Int32}, orient="row"
-    )
-    null = rows.join(known, on=["layer", "head"], how="anti")
+    null = rows.filter([site not in real for site in sites_of(rows)])
     alarms = null.filter(schemas.starred()).height
     yield _check(how, f"{null.height} nulls", "null", "alarms", float(alarms), alarms == 0)
 
 
 def _check(how: How, about: str, role: str, statistic: str, value: float | None, holds: bool) -> Finding:
-    return Finding(how.kind, str(how), about, role, statistic, None, value, None, _verdict(holds), holds)
-
-
-def _verdict(holds: bool) -> str:
-    return "holds" if holds else "BROKEN"
-
-
-def _slopes(summary: pl.DataFrame) -> pl.DataFrame:
-    """The rows of single sites that rank by slope."""
-    return ranking(summary).filter(schemas.single_sites(), pl.col("component") != TOTAL)
+    verdict = "holds" if holds else "BROKEN"
+    return Finding(how.kind, str(how), about, role, statistic, None, value, None, verdict, holds)
 
 
 def _estimate(summary: pl.DataFrame, site: Site, statistic: str, metric: str = "target") -> float | None:
@@ -292,16 +238,14 @@ def _estimate(summary: pl.DataFrame, site: Site, statistic: str, metric: str = "
 def auroc(
     summary: pl.DataFrame, sites: list[Site], statistic: str = "slope", *, heads: bool = False
 ) -> float:
-    """The chance that a planted site's |statistic| is larger than that of any other site; the MLP that is
-    part of the plan is left out.
-    """
+    """The chance that a planted site's |statistic| beats another site's; a planned MLP is left out."""
     rows = summary.filter(
         pl.col("component").is_in(["z", "mlp_out"]), metric="target", statistic=statistic, subset="all"
     )
     rows = rows.filter(schemas.single_sites())
     rows = rows.filter(pl.col("head").is_not_null()) if heads else rows
     squash = planted.SITES["squash"]
-    keys = [Site(row["layer"], row["component"], row["head"]) for row in rows.iter_rows(named=True)]
+    keys = sites_of(rows)
     kept = [i for i, key in enumerate(keys) if key != squash or squash in sites]
     sizes = rows["estimate"].abs().fill_null(0.0).to_numpy()[kept]
     return float(roc_auc_score([keys[i] in sites for i in kept], sizes))

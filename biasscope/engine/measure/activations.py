@@ -1,6 +1,4 @@
-"""Activations at named positions of texts, for probes and for other tools: one row per text, site and
-position.
-"""
+"""Activations at named positions of texts, for probes and other tools: a row per text, site and position."""
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -51,9 +49,7 @@ def text(lm: LM, id: str, words: str, term: str) -> Text | str:  # noqa: A002  t
 
 
 def sites(lm: LM, component: str) -> list[Site]:
-    """The hook points of a component: for `resid` what enters every layer and what leaves the last, n_layers
-    + 1 in all.
-    """
+    """The hook points of a component; `resid`: what enters each layer and leaves the last, n_layers + 1."""
     if component == "resid":
         return [
             *(Site(layer, "resid_pre") for layer in range(lm.n_layers)),
@@ -75,12 +71,8 @@ def units(lm: LM, texts: Sequence[Text], component: str, position: str, edit: Ed
             f"no text names its term: position '{position}' has nothing to read; try --position last"
         )
     # a text's last token is read, not predicted: the 0 behind it stands for nothing
-    blocks = rows(
-        [[Scored((*t.ids, 0), len(t.ids), 0)] for t in kept],
-        min(ROWS["example"], lm.window),
-        "all",
-        lm.packed,
-    )
+    scored = [[Scored((*t.ids, 0), len(t.ids), 0)] for t in kept]
+    blocks = rows(scored, min(ROWS["example"], lm.window), "all", lm.packed)
     wanted = sites(lm, component)
 
     def read(block: Block) -> dict[str, pl.DataFrame]:

@@ -1,5 +1,4 @@
-"""Gradient estimates of what replacing each site would do: one forward and one backward pass per row block,
-whatever the sites.
+"""Gradient estimates of what replacing sites would do: one forward and one backward pass per row block.
 
 Attribution = Σ over nodes and dimensions of (source − clean) · ∂target/∂activation, the gradient taken at the
 run that is patched (with `--steps` averaged towards the other): the first-order estimate of the exact effect
@@ -30,8 +29,7 @@ from biasscope.engine.types import Site, Track, Unit, silent
 def estimate(
     lm: LM, forest: Forest, wanted: Sweep, *, steps: int | None = None, track: Track = silent
 ) -> pl.DataFrame:
-    """EFFECTS on the sweep's first metric, estimated per example, signed; `value` = baseline + estimated
-    effect.
+    """EFFECTS on the sweep's first metric, estimated per example, signed; value = baseline + the estimate.
 
     The sites may be heads and whole hook points; a whole `z` is the sum of its heads. The forest must be
     built with share="example". With `steps` the gradient is the mean over so many midpoints of the straight
@@ -45,9 +43,7 @@ def estimate(
 
 
 def units(lm: LM, forest: Forest, wanted: Sweep, steps: int | None = None) -> list[Unit]:
-    """The estimates in pieces of one row block each; with a twin's activations the exact total effect is
-    among them.
-    """
+    """The estimates in pieces of one row block; with a twin's activations the exact total effect as well."""
     sweep = replace(wanted, metrics=wanted.metrics[:1])
     (metric,), source = sweep.metrics, sweep.source
 
@@ -58,13 +54,10 @@ def units(lm: LM, forest: Forest, wanted: Sweep, steps: int | None = None) -> li
         change = []
         for site, position in sweep.places:
             product = products[whole(site)]
-            nodes = (
-                product[..., site.head]
-                if site.head is not None
-                else product.flatten(2).sum(-1)
-                if product.dim() > 2
-                else product
-            )
+            if site.head is not None:
+                nodes = product[..., site.head]
+            else:
+                nodes = product.flatten(2).sum(-1) if product.dim() > 2 else product
             change.append(_per_example(block, source.where(block, site, parts[position]), nodes))
         after = (clean + torch.stack(change)).numpy()
         tables = [effects(forest, block, source.name, sweep.places, {metric: before}, {metric: after})]
@@ -78,9 +71,7 @@ def units(lm: LM, forest: Forest, wanted: Sweep, steps: int | None = None) -> li
 def _products(
     lm: LM, block: Block, wanted: Sweep, steps: int | None
 ) -> tuple[np.ma.MaskedArray, dict[Site, Tensor]]:
-    """The clean metric, and per hook point Σ over dimensions of (source − clean) · gradient, [row node] or,
-    for `z`, [row node head].
-    """
+    """The clean metric, and per hook point Σ (source − clean) · gradient, [row node] or [row node head]."""
     points, (metric,) = sorted({whole(s) for s in wanted.sites}), wanted.metrics
     puts = wanted.edit.puts(block)
     readouts, acts, grads = _gradients(lm, block, points, metric, puts)
@@ -107,9 +98,7 @@ def _products(
 def _gradients(
     lm: LM, block: Block, points: Sequence[Site], metric: str, puts: forward.Puts
 ) -> tuple[forward.Readouts, dict[Site, Tensor], list[Tensor]]:
-    """What a pass reads, its activations at the hook points and the metric's gradients there; `puts`: what
-    stands in it already.
-    """
+    """What a pass reads, its activations and the metric's gradients; `puts`: what stands in it already."""
     acts: dict[Site, Tensor] = {}
     changes = forward.overwrites([puts])
 

@@ -10,7 +10,7 @@ from biasscope.engine import types
 from biasscope.engine.measure.effects import defined, soundly
 from biasscope.engine.model import forward
 from biasscope.engine.model.loading import LM
-from biasscope.engine.model.metrics import METRICS, sentence_logp
+from biasscope.engine.model.metrics import SENTENCES, sentence_logp
 from biasscope.engine.model.packing import Block
 from biasscope.engine.model.tokens import Forest
 from biasscope.engine.schemas import SCORES, TRIPLES
@@ -23,9 +23,7 @@ CLEAN = tuple(name for name, metric in types.METRICS.items() if metric.clean)
 def baseline(
     lm: LM, forest: Forest, edit: Edit = UNEDITED, *, track: Track = silent
 ) -> tuple[pl.DataFrame, pl.DataFrame]:
-    """SCORES of the clean model, and TRIPLES: the published per-sentence scores, 2^(mean log₂ p), where there
-    are sentences.
-    """
+    """SCORES of the clean model, and TRIPLES, 2^(mean log₂ p) of each sentence as published, if any."""
     tables = [unit.compute() for unit in track(units(lm, forest, edit), "baseline")]
     return pl.concat(f["scores"] for f in tables), pl.concat(f["triples"] for f in tables)
 
@@ -43,21 +41,22 @@ def _scores(lm: LM, forest: Forest, edit: Edit, block: Block) -> dict[str, pl.Da
     with torch.no_grad():
         readouts = forward.read(block, forward.run(lm, block, forward.overwrites([edit.puts(block)])))
     examples, of = forest.members(block)
-    who = {
-        "example_id": [e.id for e in examples],
-        "group": [e.group for e in examples],
-        "dataset": [e.dataset for e in examples],
-    }
+    who = {"example_id": [e.id for e in examples], "group": [e.group for e in examples]}
+    who["dataset"] = [e.dataset for e in examples]
     scores = []
     for m in CLEAN:
         values = defined(m, readouts)
         table = pl.DataFrame({**who, "metric": [m] * len(examples), "value": values.data[of]})
         scores.append(table.filter(pl.Series(~np.ma.getmaskarray(values)[of])))
-    each = sentence_logp(readouts)[0].exp().cpu().numpy()[of]
-    kind = {"split": ["intrasentence"] * len(examples), "bias_type": [e.bias_type for e in examples]}
+    means, whole = block.per_token.to(readouts.count.device), readouts.count[:, SENTENCES] > 0
+    logp = torch.where(means[:, None], readouts.logp[..., :3], sentence_logp(readouts))[0]
+    each = logp.exp().cpu().numpy()[of]
+    splits = ["intersentence" if e.per_token else "intrasentence" for e in examples]
+    kind = {"split": splits, "bias_type": [e.bias_type for e in examples]}
     columns = {"stereo": each[:, 0], "anti": each[:, 1], "unrelated": each[:, 2]}
     triples = pl.DataFrame({**kind, "example_id": who["example_id"], "group": who["group"], **columns})
-    has = pl.Series(METRICS["sentence"].defined(readouts).cpu().numpy()[of])
+    complete = torch.where(means, (readouts.count[:, :3] > 0).all(1), whole.all(1))
+    has = pl.Series(complete.cpu().numpy()[of])
     return {
         "scores": pl.concat(scores).select(SCORES.names()),
         "triples": triples.filter(has).select(TRIPLES.names()),

@@ -1,6 +1,4 @@
-"""Sets of sites: what a model keeps with only some of them, or loses without them. Exact, several sets a
-pass.
-"""
+"""Sets of sites: what a model keeps with only some of them, or loses without; exact, several sets a pass."""
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -32,8 +30,7 @@ class Point:
 
 
 def halves(clusters: Mapping[str, int], seed: int) -> tuple[set[str], set[str]]:
-    """Two seeded halves of the groups, whole clusters in either: one to choose sites on, the other to report
-    on.
+    """Two seeded halves of the groups, whole clusters in either: one chooses sites, the other reports.
 
     `clusters`: group → its cluster's number.
     """
@@ -69,49 +66,33 @@ def points(ranked: Sequence[Site], sizes: Sequence[int], seed: int) -> list[Poin
 def units(
     lm: LM, forest: Forest, wanted: Sequence[Point], source: Source, batch: int | None = None
 ) -> list[Unit]:
-    """EFFECTS of the sets (component `set`, position the set's name) in pieces of one row block and as many
-    sets as a pass holds.
-    """
+    """EFFECTS of the sets (component `set`, position: its name) by row block and as many sets as a pass."""
     size = loading.batch_size(lm, batch)
     start = lru_cache(maxsize=1)(partial(forward.clean, lm))
 
     def compute(sets: Sequence[Point], block: Block) -> dict[str, pl.DataFrame]:
         clean = start(block)
-        puts = {
-            site: source.put(block, site)
-            for site in sorted({s for point in sets for s in point.replaced}, key=_order)
-        }
+        replaced = sorted({site for point in sets for site in point.replaced})
+        puts = {site: source.put(block, site) for site in replaced}
         edits = [{site: put for site, put in puts.items() if site in point.replaced} for point in sets]
         before = defined(METRIC, clean.readouts)
         after = METRICS[METRIC].fn(forward.edited(lm, block, clean, edits)).cpu().numpy()
-        return {
-            "effects": effects(
-                forest, block, source.name, [(SET, p.name) for p in sets], {METRIC: before}, {METRIC: after}
-            )
-        }
+        places = [(SET, point.name) for point in sets]
+        return {"effects": effects(forest, block, source.name, places, {METRIC: before}, {METRIC: after})}
 
     pieces = []
     for number, block in enumerate(forest.blocks):
         copies = max(1, size // block.ids.numel())
         for first in range(0, len(wanted), copies):
-            pieces.append(
-                Unit(
-                    f"B{number:05}-S{first:05}",
-                    partial(soundly, partial(compute, wanted[first : first + copies]), block),
-                )
-            )
+            some = partial(compute, wanted[first : first + copies])
+            pieces.append(Unit(f"B{number:05}-S{first:05}", partial(soundly, some, block)))
     return pieces
-
-
-def _order(site: Site) -> tuple[int, str, int]:
-    return site.layer, site.component, -1 if site.head is None else site.head
 
 
 def greedy(
     sites: Sequence[Site], keeps: Callable[[Sequence[Site]], float | None], target: float
 ) -> list[Site]:
-    """What is left of the sites, strongest first, when the weakest are left out as long as f stays at the
-    target or above.
+    """What is left of the sites, strongest first, when the weakest go as long as f is at least the target.
 
     They are left out in chunks, which halve where a chunk is needed; a single site that is needed stays.
     `keeps`: f with only these sites kept. No site of the result can be left out in this order; it need not be

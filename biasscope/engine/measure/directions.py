@@ -1,6 +1,4 @@
-"""What removing a direction from the residual stream does, against random directions: readable is not
-used.
-"""
+"""What removing a direction from the residual stream does, against random ones: readable is not used."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -51,8 +49,7 @@ class Removal:
 def units(
     lm: LM, forest: Forest, removals: Sequence[Removal], edit: Edit = UNEDITED, batch: int | None = None
 ) -> list[Unit]:
-    """EFFECTS of the removals at all nodes but the first position, on target, competence and kl: a unit per
-    row block and removal.
+    """EFFECTS of the removals at all nodes but the first position: a unit per row block and removal.
 
     Neighbours share the block's clean pass.
     """
@@ -96,37 +93,3 @@ def _without(
     entering = site.component == "resid_pre"
     act = clean.residuals[site.layer] if entering else forward.capture(lm, block, [site], puts)[0][site]
     return [act - ((act - centre) @ v)[..., None] * v for v in vectors]
-
-
-def against_random(summary: pl.DataFrame) -> pl.DataFrame:
-    """SUMMARY of the probe's direction, followed by rows of source `random`: median and 5 to 95 % of the
-    random directions' estimates.
-    """
-    own = summary.filter(pl.col("source") == PROBE)
-    keys = [name for name in own.columns if name in _KEYS]
-    others = summary.filter(pl.col("source") != PROBE).group_by(keys, maintain_order=True)
-    band = others.agg(
-        n=pl.len().cast(pl.Int64),
-        estimate=pl.col("estimate").median(),
-        ci_low=pl.col("estimate").quantile(0.05, "linear"),
-        ci_high=pl.col("estimate").quantile(0.95, "linear"),
-    )
-    band = band.with_columns(source=pl.lit("random")).with_columns(
-        pl.lit(None).alias(name) for name in own.columns if name not in {*band.columns, "source"}
-    )
-    return pl.concat([own, band.select(own.columns).cast(dict(own.schema))])  # type: ignore[arg-type]
-
-
-_KEYS: Sequence[str] = (
-    "model",
-    "dataset",
-    "subset",
-    "method",
-    "metric",
-    "statistic",
-    "unit",
-    "component",
-    "layer",
-    "head",
-    "position",
-)

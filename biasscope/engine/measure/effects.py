@@ -1,5 +1,4 @@
-"""EFFECTS of sites on a block of a forest, one row per example, site and metric; and what one prompt's NaN
-may not do: spread.
+"""EFFECTS of sites on a block, a row per example, site and metric; no NaN spreads from its prompt.
 
 A NaN would spread to the prompts that are packed with it (0 × NaN in an attention's sum is NaN). The fast
 path pays for a look at its own results. Only where one is not finite, each example of the block is measured
@@ -77,9 +76,7 @@ def effects(
 
 
 def total(lm: LM, forest: Forest, block: Block, sweep: Sweep) -> pl.DataFrame:
-    """EFFECTS of exchanging the prompts of a block for their twins, in the model in which the sweep's edit
-    stands.
-    """
+    """EFFECTS of exchanging a block's prompts for their twins, in the model with the sweep's edit."""
     with torch.no_grad():
         clean, swapped = (
             forward.read(b, forward.run(lm, b, forward.overwrites([sweep.edit.puts(b)])))
@@ -91,9 +88,7 @@ def total(lm: LM, forest: Forest, block: Block, sweep: Sweep) -> pl.DataFrame:
 
 
 def soundly(compute: Callable[[Block], Tables], block: Block) -> Tables:
-    """The tables of a block; those with a value that is not finite are put together from its examples
-    measured alone, row for row.
-    """
+    """The tables of a block; where a value is not finite, of its examples measured alone, row for row."""
     tables = compute(block)
     bad = [name for name, table in tables.items() if not finite(table)]
     if not bad:

@@ -18,8 +18,7 @@ from biasscope.engine.types import Track, Unit, silent
 def sweep(
     lm: LM, forest: Forest, wanted: Sweep, *, batch: int | None = None, track: Track = silent
 ) -> pl.DataFrame:
-    """EFFECTS of replacing each site alone, at each position, by the source, exact: one row per example,
-    site, position and metric.
+    """EFFECTS of replacing each site alone, exact: a row per example, site, position and metric.
 
     With an edit, baseline and value are of the model in which it stands.
     """

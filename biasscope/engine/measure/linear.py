@@ -1,5 +1,4 @@
-"""Linear probes on arrays: held-out predictions, with everything that could leak kept apart by groups. No
-model, no files.
+"""Linear probes on arrays: held-out predictions, what could leak kept apart by groups. No model, no files.
 
 A probe is logistic regression with class weights, its features standardised and its C chosen inside the
 training folds.
@@ -21,9 +20,7 @@ from biasscope.engine.types import Split
 
 Array = NDArray[Any]
 GRID = (1e-4, 1e-3, 1e-2, 1e-1)
-"""Values of C, from strong regularisation to weak; activations have about as many dimensions as there are
-texts.
-"""
+"""Values of C, from strong regularisation to weak; activations have about as many dimensions as texts."""
 FOLDS, INNER, SHUFFLES, HELD_OUT = 5, 3, 20, 0.2
 _FOLD, _WITHIN, _COIN, _SHUFFLE = 11, 12, 13, 14
 
@@ -57,9 +54,7 @@ class Held:
 
 
 def folds(items: Items, split: Split) -> list[tuple[Array, Array]]:
-    """Training and held-out inputs, no group on both sides. DataError: too few groups, or a fold without both
-    labels in training.
-    """
+    """Training and held-out inputs, no group in both. DataError: too few groups, one label in training."""
     groups = len(np.unique(items.group))
     if groups < FOLDS:
         raise DataError(
@@ -106,9 +101,7 @@ def coins(items: Items, seed: int) -> Array:
 
 
 def shuffled(items: Items, split: Split) -> Iterator[Array]:
-    """Labels moved at the level where they live: between groups that have one each, within the pair, or whole
-    groups' labels.
-    """
+    """Labels moved at the level where they live: between single groups, within pairs, of whole groups."""
     rng = np.random.default_rng((split.seed, _SHUFFLE))
     names = np.unique(items.group)
     for _ in range(SHUFFLES):
@@ -128,9 +121,7 @@ def _model(c: float) -> LogisticRegression:
 
 
 def _scaled(x: Any, train: Array, test: Array) -> tuple[Any, Any]:
-    """Training and test inputs, standardised by the training inputs alone; counts (sparse) are only
-    scaled.
-    """
+    """Training and test inputs, standardised by the training inputs; counts (sparse) are only scaled."""
     scaler = StandardScaler(with_mean=not hasattr(x, "tocsr")).fit(x[train])
     return scaler.transform(x[train]), scaler.transform(x[test])
 
@@ -158,9 +149,7 @@ def held_out(
     splits: Sequence[tuple[Array, Array]],
     c: Sequence[float] | None = None,
 ) -> Held:
-    """The predictions for every held-out input; `c`: as chosen before, else chosen in each fold's training
-    inputs.
-    """
+    """The predictions for every held-out input; `c`: as chosen before, else chosen in training inputs."""
     probability, fold, used = np.full(len(label), np.nan), np.full(len(label), -1), []
     for i, (train, test) in enumerate(splits):
         used.append(choose(x, label, group, train) if c is None else c[i])
@@ -202,8 +191,7 @@ def fitted(x: Array, items: Items) -> Fitted:
 def layer(
     x: Any, items: Items, split: Split, *, controls: bool = True
 ) -> tuple[dict[str, Held], Array, Fitted | None]:
-    """Everything about one layer's activations: held-out predictions by name, accuracies under shuffled
-    labels, the fitted probe.
+    """All of one layer's activations: held-out predictions by name, accuracies of shuffles, the probe.
 
     `grouped`: the probe itself; `within`, `control`: on the within-group split, with the labels and with the
     control's coins. The shuffles reuse the C of the grouped probe. DataError where an activation is NaN or

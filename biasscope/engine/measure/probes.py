@@ -1,6 +1,4 @@
-"""Inputs of a probe, whose label must not be readable in their words, and the probes of every layer as units
-of a run.
-"""
+"""Inputs of a probe, whose label must not be readable in their words; every layer's probes as units."""
 
 import multiprocessing
 import os
@@ -23,9 +21,7 @@ from biasscope.engine.types import Dataset, Example, Split, Unit
 
 TASKS = ("stereotype", "occupation", "lean")
 LEVELS: dict[str, Literal["group", "pair"]] = {"stereotype": "pair", "occupation": "group", "lean": "group"}
-"""Where a task's labels live: the filler of an example, or an occupation; `lean` moves with the whole
-group.
-"""
+"""Where a task's labels live: an example's filler, or an occupation; `lean` moves with the group."""
 SMALL = 3_000_000
 """Numbers in all layers together below which starting processes would take longer than probing."""
 
@@ -46,14 +42,12 @@ class Input:
 
 
 def default(dataset: Dataset) -> str:
-    """`occupation` where there are labour statistics, else `stereotype`."""
-    return "occupation" if dataset.share_of_men() else "stereotype"
+    """`occupation` where there is a covariate, else `stereotype`."""
+    return "occupation" if dataset.covariate else "stereotype"
 
 
 def check(task: str, dataset: Dataset) -> None:
-    """UsageError where the task's label can be read off the words of the dataset, so that any probe would be
-    right.
-    """
+    """UsageError where the words of the dataset give the task's label, so that any probe would be right."""
     facts = sum("gender" in e.meta for e in dataset.examples)
     if task == "stereotype" and facts:
         raise UsageError(
@@ -70,12 +64,13 @@ def inputs(
     """The inputs of a task, and example id → why an example has none.
 
     stereotype: the prefix with its filler, 1 stereotype, 0 the anti-stereotype's filler (or the unrelated
-    one's, by `negatives`). occupation: the prompt, 1 where most people in the occupation are men. lean: the
-    prompt, 1 where the model's own `target` is above 0. Examples with an input that another example labels
-    otherwise are dropped. UsageError where the dataset lacks what the task is about.
+    one's, by `negatives`). occupation: the prompt, 1 where the group's covariate is above 50 %, or above the
+    median of groups where it is no per cent. lean: the prompt, 1 where the model's own `target` is above 0.
+    Examples with an input that another example labels otherwise are dropped. UsageError where the dataset
+    lacks what the task is about.
     """
-    shares = dataset.share_of_men()
-    if (task == "occupation") != (shares is not None) and task != "lean":
+    above = _above(dataset)
+    if (task == "occupation") != bool(dataset.covariates) and task != "lean":
         raise UsageError(
             f"--task {task} is not defined for {dataset.name}; take --task {default(dataset)} or lean"
         )
@@ -86,11 +81,12 @@ def inputs(
         if task == "stereotype" and (e.flaw or negative is None):
             lost[e.id] = e.flaw or "no unrelated filler"
         elif task == "stereotype":
-            candidates += [_filled(e, 1, e.stereo), _filled(e, 0, str(negative))]
-        elif task == "occupation" and shares:
-            candidates.append(
-                Input(e.id, e.id, e.group, e.prompt, e.word, int(shares[e.group] > 50), e.group)
-            )
+            sides = e.sides[0], e.sides[1] if negatives == "anti" else e.sides[2]
+            candidates += [_filled(e, label, *side) for label, side in zip((1, 0), sides, strict=True)]
+        elif task == "occupation" and e.group not in above:
+            lost[e.id] = f"its {dataset.noun} has no {dataset.covariates[0].name}"
+        elif task == "occupation":
+            candidates.append(Input(e.id, e.id, e.group, e.prompt, e.word, int(above[e.group]), e.group))
         elif target is not None and np.isfinite(target.get(e.id, np.nan)):
             candidates.append(Input(e.id, e.id, e.group, e.prompt, e.word, int(target[e.id] > 0), e.group))
         else:
@@ -104,16 +100,18 @@ def inputs(
     return [i for i in candidates if i.example_id not in lost], lost
 
 
-def _filled(e: Example, label: int, filler: str) -> Input:
-    return Input(
-        f"{e.id}.{'stereo' if label else 'other'}",
-        e.id,
-        e.group,
-        e.prompt + filler,
-        e.word,
-        label,
-        filler.strip().lower(),
-    )
+def _above(dataset: Dataset) -> dict[str, bool]:
+    """Group → whether its covariate is high; empty without one."""
+    if not dataset.covariates:
+        return {}
+    values = dataset.covariates[0].values
+    middle = 50.0 if dataset.covariates[0].unit == "%" else float(np.median(list(values.values())))
+    return {group: value > middle for group, value in values.items()}
+
+
+def _filled(e: Example, label: int, prompt: str, filler: str) -> Input:
+    name, words = f"{e.id}.{'stereo' if label else 'other'}", filler.strip().lower()
+    return Input(name, e.id, e.group, prompt + filler, e.word, label, words)
 
 
 def items(chosen: Sequence[Input]) -> Items:
@@ -122,17 +120,9 @@ def items(chosen: Sequence[Input]) -> Items:
     def numbered(values: list[str]) -> np.ndarray:
         return np.unique(values, return_inverse=True)[1]
 
-    columns = {
-        name: numbered([getattr(i, name) for i in chosen])
-        for name in ("group", "example_id", "words", "kind")
-    }
-    return Items(
-        np.array([i.label for i in chosen]),
-        columns["group"],
-        columns["example_id"],
-        columns["words"],
-        columns["kind"],
-    )
+    names = ("group", "example_id", "words", "kind")
+    columns = (numbered([getattr(i, name) for i in chosen]) for name in names)
+    return Items(np.array([i.label for i in chosen]), *columns)
 
 
 @contextmanager
@@ -204,14 +194,8 @@ def _tables(
     frames = []
     for name, outcome in held.items():
         label = linear.coins(items, seed) if name == "control" else items.label
-        columns: dict[str, Any] = {
-            name: [getattr(i, name) for i in chosen] for name in ("example_id", "group")
-        }
-        columns |= {
-            "item_id": [i.id for i in chosen],
-            "layer": [layer] * len(chosen),
-            "probe": [name] * len(chosen),
-        }
+        columns: dict[str, Any] = {key: [getattr(i, key) for i in chosen] for key in ("example_id", "group")}
+        columns |= {"item_id": [i.id for i in chosen], "layer": layer, "probe": name}
         columns |= {"fold": outcome.fold, "label": label, "probability": outcome.probability}
         frame = pl.DataFrame(columns, schema_overrides=PREDICTIONS).select(PREDICTIONS.names())
         frames.append(frame.filter(pl.col("fold") >= 0))
@@ -232,8 +216,7 @@ def _tables(
 def matrices(
     frames: Iterable[pl.DataFrame], rows: Sequence[tuple[str, int]], ids: Sequence[str]
 ) -> dict[int, np.ndarray]:
-    """Row number → the activations there, [text d], in the order of the ids; `rows`: component and layer of
-    each.
+    """Row number → activations, [text d], in the order of the ids; rows: component and layer of each.
 
     Heads follow each other. NaN where a text is not in the table.
     """

@@ -27,9 +27,7 @@ ATTEMPTS = 20
 """How often a donor is drawn, as long as its activations are not finite."""
 Prefix = tuple[int, ...]
 Pool = Mapping[int, tuple[list[Prefix], np.ndarray]]
-"""Length → the prefixes of that length in the order of their ids, and how many examples use them, summed up
-to each.
-"""
+"""Length → the prefixes of that length in the order of their ids, and the examples using them, cumulated."""
 _DONOR = 41
 
 
@@ -81,9 +79,7 @@ def removed(sites: Sequence[Site], source: Source) -> Edit:
 
 
 def sites(lm: LM, components: Sequence[str], layers: Sequence[int] | None = None) -> list[Site]:
-    """The sites of those components in the layers (all by default), heads one by one. UsageError outside the
-    model.
-    """
+    """The sites of those components in the layers (None: all), heads singly. UsageError outside the model."""
     wanted = list(range(lm.n_layers) if layers is None else layers)
     wrong = [layer for layer in wanted if not 0 <= layer < lm.n_layers]
     if wrong:
@@ -104,15 +100,11 @@ def zero(lm: LM) -> Source:
 
 def mean_of(lm: LM, table: pl.DataFrame) -> Source:
     """The source that puts the means of the table."""
-    by_site: dict[Site, list[Tensor]] = {}
+    by_site: dict[Site, list[list[float]]] = defaultdict(list)
     for row in table.sort("first", descending=True).iter_rows(named=True):
-        by_site.setdefault(Site(row["layer"], row["component"]), []).append(
-            torch.tensor(row["values"], dtype=torch.float64)
-        )
-    means = {
-        site: torch.stack(both).to(device=lm.device, dtype=getattr(torch, lm.dtype))
-        for site, both in by_site.items()
-    }
+        by_site[Site(row["layer"], row["component"])].append(row["values"])
+    kind = {"device": lm.device, "dtype": getattr(torch, lm.dtype)}
+    means = {site: torch.tensor(both, dtype=torch.float64).to(**kind) for site, both in by_site.items()}
 
     def at(block: Block, site: Site) -> Tensor:
         values = means[whole(site)]
@@ -124,17 +116,14 @@ def mean_of(lm: LM, table: pl.DataFrame) -> Source:
 
 
 def corrupt(lm: LM, wanted: Sequence[Site], name: str = "corrupt") -> Source:
-    """The activations of the counterfactual prompts, node for node: of swapped blocks the clean ones
-    (denoising).
-    """
+    """The activations of the counterfactual prompts, node for node: of swapped blocks the clean ones."""
     points = sorted({whole(s) for s in wanted})
     act = _last(lambda block: forward.capture(lm, block.swapped(), points)[0])
     return Source(name, lambda block, site: _of(act(block), site), twin=True)
 
 
 def resample(lm: LM, forest: Forest, wanted: Sequence[Site], seed: int) -> Source:
-    """The activations of other prompts: each node takes those of a seeded node of the same depth, one donor
-    for all sites.
+    """The activations of other prompts: each node takes a seeded one's of its depth, a donor for all sites.
 
     See `pool` and `donor_of` for how they are drawn. A donor whose own pass is not finite is drawn again.
     """
@@ -147,15 +136,12 @@ def resample(lm: LM, forest: Forest, wanted: Sequence[Site], seed: int) -> Sourc
         for attempt in range(ATTEMPTS):
             drawn = [donor_of(prefixes, prefix, seed, attempt) for _, prefix in takers]
             number = {donor: i for i, donor in enumerate(dict.fromkeys(drawn))}
-            acts, at = (
-                donor_activations(lm, list(number), points),
-                torch.tensor([number[donor] for donor in drawn]),
-            )
+            acts = donor_activations(lm, list(number), points)
+            at = torch.tensor([number[donor] for donor in drawn])
             row, node = torch.tensor([place for place, _ in takers]).T
             for point, act in acts.items():
-                replacements.setdefault(point, act.new_zeros(*block.ids.shape, *act.shape[1:]))[row, node] = (
-                    act[at]
-                )
+                empty = act.new_zeros(*block.ids.shape, *act.shape[1:])
+                replacements.setdefault(point, empty)[row, node] = act[at]
             finite = torch.stack([act.flatten(1).isfinite().all(1) for act in acts.values()]).all(0)[at]
             takers = [taker for taker, fine in zip(takers, finite.tolist(), strict=True) if not fine]
             if not takers:
@@ -185,9 +171,7 @@ def _of(acts: Mapping[Site, Tensor], site: Site) -> Tensor:
 
 
 def source(name: str, lm: LM, forest: Forest, wanted: Sequence[Site], seed: int = 0) -> Source:
-    """The source of that name, ready for the wanted sites; UsageError for any other name. `clean` is
-    `corrupt` of swapped blocks.
-    """
+    """The source of that name for these sites; UsageError if unknown. `clean`: `corrupt` of swapped ones."""
     make: dict[str, Callable[[], Source]] = {
         "zero": lambda: zero(lm),
         "mean": lambda: mean_of(lm, means(lm, forest, wanted)),
@@ -209,24 +193,17 @@ def means(lm: LM, forest: Forest, wanted: Sequence[Site], track: Track = silent)
     sums, left_out = _Sums(), 0
     for block in track(list(forest.blocks), "means"):
         part = _summed(lm, block, points)
-        for single, alone in (
-            [(block, part)] if part.finite else [(b, _summed(lm, b, points)) for b in block.alone()]
-        ):
+        apart = [(block, part)] if part.finite else [(b, _summed(lm, b, points)) for b in block.alone()]
+        for single, alone in apart:
             if alone.finite:
                 sums.add(alone)
             else:
                 left_out += sum(map(len, single.examples))
-    rows = [
-        (
-            point.component,
-            point.layer,
-            depth == 0,
-            left_out,
-            (total[depth] / sums.weight[depth].clamp(min=1)).flatten().tolist(),
-        )
-        for point, total in sums.totals.items()
-        for depth in (0, 1)
-    ]
+    rows = []
+    for point, total in sums.totals.items():
+        for depth, weight in enumerate(sums.weight.clamp(min=1)):
+            values = (total[depth] / weight).flatten().tolist()
+            rows.append((point.component, point.layer, depth == 0, left_out, values))
     if not rows:
         raise DataError(f"no mean can be taken: {lm.name} gives no prompt finite activations in {lm.dtype}")
     return pl.DataFrame(rows, schema=MEANS, orient="row")
@@ -273,18 +250,14 @@ def pool(forest: Forest) -> Pool:
 
 
 def donor_of(drawn_from: Pool, prefix: Prefix, seed: int, attempt: int = 0) -> Prefix:
-    """The donor of a prefix for resample ablation: a random position at the same depth (seeded), which may be
-    itself.
-    """
+    """The donor of a prefix for resample ablation: a seeded position at the same depth, perhaps itself."""
     prefixes, uses = drawn_from[len(prefix)]
     drawn = np.random.default_rng((seed, _DONOR, attempt, *prefix)).random()
     return prefixes[int(np.searchsorted(uses, drawn * uses[-1], side="right"))]
 
 
 def donor_activations(lm: LM, prefixes: Sequence[Prefix], points: Sequence[Site]) -> dict[Site, Tensor]:
-    """The activations of whole hook points at the last node of each prefix, `prefix …`; of one that is not
-    finite, its own alone.
-    """
+    """Activations of whole hook points at each prefix's last node, `prefix …`; alone where not finite."""
     # a prefix's last id is read, not predicted: the 0 behind it stands for nothing
     groups = [[Scored((*prefix, 0), len(prefix), 0)] for prefix in prefixes]
     order: list[int] = []

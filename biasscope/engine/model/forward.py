@@ -20,9 +20,7 @@ from biasscope.engine.model.packing import SLOTS, Block, Scored, pack
 from biasscope.engine.types import Site
 
 Hook = Callable[[Tensor], Tensor | None]
-"""What a hook does to the activation [copy×row node …] it sees; what it returns, if anything, goes on in its
-place.
-"""
+"""What a hook does to the activation [copy×row node …] it sees; what it returns, if any, replaces it."""
 
 
 @dataclass(frozen=True)
@@ -44,9 +42,11 @@ class Readouts:
     """What is read from one pass over a block, per edited copy."""
 
     logp: Float[Tensor, "copy example slot"]
-    """Σ log p of the scored tokens, nats; NaN where the example has no such continuation."""
+    """Σ log p of the scored tokens, nats, or their mean; NaN where the example has no such continuation."""
     count: Int[Tensor, "example slot"]
     """How many tokens the sum is over."""
+    form: Int[Tensor, " example"]
+    """What the continuations say of competence: see `packing.MASS`."""
     kl: Float[Tensor, "copy example"] | None = None
     """KL(clean ‖ this pass) of the next-token distribution at the last prefix node, nats."""
 
@@ -65,18 +65,12 @@ class Clean:
 
 
 def clean(lm: LM, block: Block, puts: Puts = MappingProxyType({})) -> Clean:
-    """The clean pass over a block; with `puts`, the pass of a model in which those sites are replaced
-    already.
-    """
+    """The clean pass over a block; with `puts`, of the model in which those sites are replaced already."""
     form: list[bool] = []
-    watch = lm.bridge.blocks[0].register_forward_hook(
-        lambda module, args, out: form.append(isinstance(out, tuple))
-    )
-    try:
-        sites = [Site(layer, "resid_pre") for layer in range(lm.n_layers)]
+    sites = [Site(layer, "resid_pre") for layer in range(lm.n_layers)]
+    first = lm.bridge.blocks[0]
+    with first.register_forward_hook(lambda module, args, out: form.append(isinstance(out, tuple))):
         residuals, logits = capture(lm, block, sites, puts)
-    finally:
-        watch.remove()
     logp = logits[0, block.readout.unique()].log_softmax(-1)
     return Clean(read(block, logits), tuple(residuals[s] for s in sites), logp, form[0])
 
@@ -84,9 +78,7 @@ def clean(lm: LM, block: Block, puts: Puts = MappingProxyType({})) -> Clean:
 def capture(
     lm: LM, block: Block, sites: Sequence[Site], puts: Puts = MappingProxyType({})
 ) -> tuple[dict[Site, Tensor], Float[Tensor, "1 place d_vocab"]]:
-    """The activations [row node …] of whole hook points in a clean pass (or one with the sites of `puts`
-    replaced), and its logits.
-    """
+    """The activations [row node …] of whole hook points in a pass (with `puts` in place), and its logits."""
     seen: dict[Site, Tensor] = {}
     hooks = overwrites([puts])
 
@@ -115,9 +107,7 @@ def attention(lm: LM, ids: Sequence[int], head: Site) -> Float[Tensor, "dest_pos
 
 
 def edited(lm: LM, block: Block, start: Clean, edits: Sequence[Puts]) -> Readouts:
-    """What is read when each copy of the block has its own edit, resumed from the first layer that any of
-    them touches.
-    """
+    """What is read when each copy of the block has its own edit, resumed from the first layer edited."""
     layer = min(site.layer for edit in edits for site in edit)
     with torch.no_grad():
         logits = run(lm, block, overwrites(edits), copies=len(edits), layer=layer, start=start)
@@ -158,52 +148,39 @@ def run(
     layer: int = 0,
     start: Clean | None = None,
 ) -> Float[Tensor, "copy place d_vocab"]:
-    """The logits at the block's places, in float32; with `start`, resumed from its residual stream entering
-    `layer`.
-    """
+    """The logits at the block's places, in float32; with `start`, resumed from what entered `layer`."""
     fwd = [(name, _as_hook(f)) for name, f in hooks.items()]
     where: dict[str, Any] = {}
     if block.mask is not None:
-        low = torch.finfo(getattr(torch, lm.dtype)).min
-        mask = torch.zeros(block.mask.shape, dtype=getattr(torch, lm.dtype)).masked_fill(~block.mask, low)[
-            :, None
-        ]
-        where["attention_mask"] = mask.to(lm.device).expand(copies, -1, -1, -1)
+        dtype = getattr(torch, lm.dtype)
+        mask = torch.zeros(block.mask.shape, dtype=dtype).masked_fill(~block.mask, torch.finfo(dtype).min)
+        where["attention_mask"] = mask[:, None].to(lm.device).expand(copies, -1, -1, -1)
         where["position_ids"] = block.depth.to(lm.device).expand(copies, -1)
     nodes, at = block.places[:, 1].unique(return_inverse=True)
     if lm.keeps_logits:
         where["logits_to_keep"] = nodes.to(lm.device)
+    where |= {"fwd_hooks": fwd, "use_cache": False}
     if start is None:
-        logits = lm.bridge.run_with_hooks(block.ids.to(lm.device), fwd_hooks=fwd, use_cache=False, **where)
+        logits = lm.bridge.run_with_hooks(block.ids.to(lm.device), **where)
     else:
         residual = start.residuals[layer].repeat(copies, 1, 1)
         with _skipped(lm, layer, start.tuples):
-            logits = lm.bridge.run_with_hooks(
-                residual, fwd_hooks=fwd, start_at_layer=layer, use_cache=False, **where
-            )
+            logits = lm.bridge.run_with_hooks(residual, start_at_layer=layer, **where)
     logits = logits.view(copies, len(block.ids), *logits.shape[1:])
     # one packed row whose places are all its kept nodes needs no second copy of the logits
     column = at if lm.keeps_logits else block.places[:, 1]
-    whole = (
-        len(block.ids) == 1
-        and logits.shape[2] == len(column)
-        and bool((column == torch.arange(len(column))).all())
-    )
+    whole = len(block.ids) == 1 and column.tolist() == list(range(logits.shape[2]))
     return (logits[:, 0] if whole else logits[:, block.places[:, 0], column]).float()
 
 
 def _as_hook(function: Hook) -> Callable[..., Tensor | None]:
-    """The hook in TransformerLens's form, which also passes the hook point (whose name is no key: it is the
-    module's own).
-    """
+    """The hook in TransformerLens's form, which also passes the hook point (the module's own: no key)."""
     return lambda act, hook: function(act)
 
 
 @contextmanager
 def _skipped(lm: LM, layer: int, tuples: bool) -> Iterator[None]:
-    """Blocks below `layer` as pass-through: TransformerLens's start_at_layer runs them all and discards what
-    they did.
-    """
+    """Blocks below `layer` as pass-through: TransformerLens's start_at_layer runs them for nothing."""
 
     def straight(hidden_states: Tensor, *args: Any, **kwargs: Any) -> Tensor | tuple[Tensor]:
         return (hidden_states,) if tuples else hidden_states
@@ -219,28 +196,25 @@ def _skipped(lm: LM, layer: int, tuples: bool) -> Iterator[None]:
 
 
 def read(block: Block, logits: Float[Tensor, "copy place d_vocab"], before: Tensor | None = None) -> Readouts:
-    """The sums of log p of every continuation, differentiable; with the clean log-distributions `before`, the
-    divergence from them.
-    """
+    """Σ log p of every continuation, differentiable; with the clean log-distributions `before`, also kl."""
     place, target, key = block.predict.to(logits.device).unbind(1)
     size = len(block.examples) * len(SLOTS)
     every = logits.log_softmax(-1)
     logp = every[:, place, target]
     count = torch.bincount(key, minlength=size)
-    total = torch.zeros(len(logits), size, dtype=torch.float64, device=logits.device).index_add(
-        1, key, logp.double()
-    )
+    zeros = torch.zeros(len(logits), size, dtype=torch.float64, device=logits.device)
+    total, means = zeros.index_add(1, key, logp.double()), block.per_token.to(count.device)
+    total = torch.where(means.repeat_interleave(len(SLOTS)), total / count.clamp(min=1), total)
     total = total.masked_fill(count == 0, torch.nan)
     kl = None if before is None else _kl(block, before, every)
-    return Readouts(total.view(len(logits), -1, len(SLOTS)), count.view(-1, len(SLOTS)), kl)
+    form = block.form.to(count.device)
+    return Readouts(total.view(len(logits), -1, len(SLOTS)), count.view(-1, len(SLOTS)), form, kl)
 
 
 def _kl(
     block: Block, before: Tensor, after: Float[Tensor, "copy place d_vocab"]
 ) -> Float[Tensor, "copy example"]:
-    """KL(clean ‖ edited) as Σ p (eᵈ − 1 − d) with d = log q − log p: every term is non-negative, so nothing
-    cancels.
-    """
+    """KL(clean ‖ edited) as Σ p (eᵈ − 1 − d), d = log q − log p: no term is negative, none cancels."""
     places, example = block.readout.to(after.device).unique(return_inverse=True)
     p, rows = before.exp(), []
     for copy in after:  # one at a time: the difference is as large as the logits
@@ -250,8 +224,7 @@ def _kl(
 
 
 def check_packing(lm: LM) -> LM:
-    """The model with `packed` set to what is exact for it, found by comparing with plain passes of three
-    short sequences.
+    """The model with `packed` as is exact for it, by comparison with plain passes of three sequences.
 
     One head is ablated in both. Above the tolerance it falls back to one sequence a row; DataError if that
     differs too.
@@ -259,14 +232,11 @@ def check_packing(lm: LM) -> LM:
     site = Site(lm.n_layers // 2, "z", lm.n_heads - 1)
     for first in (11, 12, 13):  # a token that gives NaN is the business of the prompts that hold it
         ids = [(37 * i + first) % lm.vocab for i in range(9)]
-        groups = [
-            [Scored((*path, 0), len(path), 0)]
-            for path in (ids[:5], [*ids[:4], *ids[5:7]], [ids[8], *ids[1:4]])
-        ]
+        paths = (ids[:5], [*ids[:4], *ids[5:7]], [ids[8], *ids[1:4]])
+        groups = [[Scored((*path, 0), len(path), 0)] for path in paths]
+        alone = [pack([group], [(0,)], "all", False) for group in groups]
         try:
-            plain = torch.cat(
-                [_ablated(lm, pack([group], [(0,)], "all", False), site, resume=False) for group in groups]
-            )
+            plain = torch.cat([_ablated(lm, block, site, resume=False) for block in alone])
         except Exception as error:
             raise DataError(
                 f"model {lm.name} cannot be measured: a pass with one head ablated fails ({error})"
@@ -282,11 +252,8 @@ def check_packing(lm: LM) -> LM:
     failures: list[str] = []
     for packed in (True, False):
         try:
-            difference = float(
-                (_ablated(lm, pack(groups, [(0,), (1,), (2,)], "all", packed), site, resume=True) - plain)
-                .abs()
-                .max()
-            )
+            block = pack(groups, [(0,), (1,), (2,)], "all", packed)
+            difference = float((_ablated(lm, block, site, resume=True) - plain).abs().max())
         except Exception as error:  # noqa: BLE001  a family that refuses the mask falls back, and is refused by name if that fails
             failures.append(str(error).splitlines()[0][:120] if str(error) else type(error).__name__)
             continue
@@ -295,8 +262,8 @@ def check_packing(lm: LM) -> LM:
         failures.append(f"logits differ by {difference:.2g}")
     raise DataError(
         f"model {lm.name} cannot be measured exactly: packed: {failures[0]}; one sequence a row: "
-        f"{failures[1]} "
-        f"(tolerance {tolerance:.2g}); use a GPT-2, GPT-Neo, Llama, Gemma, GPT-NeoX, Qwen2, OPT or MPT model"
+        f"{failures[1]} (tolerance {tolerance:.2g}); "
+        "use a GPT-2, GPT-Neo, Llama, Gemma, GPT-NeoX, Qwen2, OPT or MPT model"
     )
 
 

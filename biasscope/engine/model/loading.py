@@ -36,9 +36,7 @@ class LM:
     d_mlp: int
     vocab: int
     window: int
-    """Longest row a packed pass may have: the shortest attention window and the context, whichever is
-    less.
-    """
+    """Longest row of a packed pass: the shortest attention window or the context, whichever is less."""
     context: int
     weight_bytes: int
     start: int | None
@@ -58,9 +56,7 @@ class LM:
 
     @cached_property
     def ids(self) -> Callable[[str], tuple[int, ...]]:
-        """The ids of a text as the tokenizer's own call returns them, remembered: a prompt is asked for with
-        each of its fillers.
-        """
+        """A text's ids by the tokenizer's own call, remembered: a prompt comes with each of its fillers."""
         return lru_cache(65_536)(lambda text: tuple(self.tokenizer(text).input_ids))
 
 
@@ -104,8 +100,7 @@ def boot(weights: Weights, *, device: str = "auto", dtype: str = "float32") -> L
 
 
 def adopt(model: Any, tokenizer: Any = None) -> LM:
-    """A model that is in memory already: of transformers, with its tokenizer, or a `TransformerBridge`. It
-    stays where it is.
+    """A model in memory: of transformers, with its tokenizer, or a `TransformerBridge`; it stays where it is.
 
     A model of transformers is copied, because a bridge changes the modules that it wraps. Its digest is that
     of its parameters, its name the one it was loaded by. UsageError where there is no fast tokenizer,
@@ -260,8 +255,7 @@ def start_of_text(tokenizer: Any) -> tuple[int | None, bool]:
 
 
 def batch_size(lm: LM, requested: int | None = None, max_memory: int | None = None) -> int:
-    """Nodes × copies of one pass: as requested, else from the model's device and shape, and the memory it may
-    take, alone.
+    """Nodes × copies of one pass: as requested, else by the model's device, shape and memory alone.
 
     On a CPU a pass should stay near its caches (2,048 nodes were as good as any number from 1,000 to 4,100);
     on a GPU it should fill 2 GiB of the widest tensors. UsageError where the weights and one row alone need

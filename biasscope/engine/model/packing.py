@@ -1,5 +1,4 @@
-"""Token sequences merged into prefix trees and packed into rows, so that what two of them share is computed
-once.
+"""Token sequences merged into prefix trees and packed into rows: what two of them share is computed once.
 
 A row holds whole examples. Where the model cannot attend by an ancestor mask, or an example alone is longer
 than a row, each sequence is a row.
@@ -14,6 +13,10 @@ from jaxtyping import Bool, Int
 from torch import Tensor
 
 SLOTS = ("stereo", "anti", "unrelated", "stereo_sentence", "anti_sentence", "unrelated_sentence")
+MASS, SHARED, NEITHER = range(3)
+"""What two continuations without an unrelated one say of competence: their probability mass, the mean log p
+of the text that two prompts share, or nothing.
+"""
 ROWS = {"all": 128, "example": 256}
 """Nodes a row may hold, by what is shared. Attention costs row² and activations leave the processor's cache,
 so sweeps, which run many copies of a row, take short ones (longer ones share hardly more); gradients run one
@@ -32,12 +35,12 @@ class Scored:
     """Index into SLOTS."""
     twin: tuple[int, ...] = ()
     """The tokens of the same sequence in the counterfactual prompt, as many; empty where there is none."""
+    per_token: bool = False
+    """Whether its log p is the mean over its tokens, not the sum."""
 
     @property
     def steps(self) -> tuple[Any, ...]:
-        """What a path through the tree is made of: tokens, or pairs of a clean and a twin token, so that both
-        trees are one.
-        """
+        """What a path through the tree is made of: tokens, or pairs of clean and twin token for both trees"""
         return tuple(zip(self.ids, self.twin, strict=True)) if self.twin else self.ids
 
 
@@ -54,13 +57,9 @@ class Block:
     mask: Bool[Tensor, "row node node"] | None
     """mask[r, i, j]: node i attends to node j, its ancestor or itself; None: plain causal rows."""
     weights: Int[Tensor, "row node"]
-    """How many examples use the node; an example that meets the same prefix in several rows counts in the
-    first.
-    """
+    """How many examples use the node; one that meets a prefix in several rows counts in the first."""
     owner: Int[Tensor, "row node"]
-    """An example (index within the block) that uses the node, the only one where nothing is shared; −1:
-    padding.
-    """
+    """An example (index within the block) that uses the node, the only one if unshared; −1: padding."""
     examples: tuple[tuple[int, ...], ...]
     """Examples with equal sequences are one here; for each, the indices into Forest.examples."""
     places: Int[Tensor, "place 2"]
@@ -69,6 +68,10 @@ class Block:
     """Per scored token: the place that predicts it, its id, example-in-block × len(SLOTS) + slot."""
     readout: Int[Tensor, " example"]
     """The place of each example's last prefix node."""
+    form: Int[Tensor, " example"]
+    """MASS, SHARED or NEITHER of each example."""
+    per_token: Bool[Tensor, " example"]
+    """Whether an example's log p are means over tokens."""
     twin: Int[Tensor, "row node"] | None = None
     """The counterfactual prompts' ids, node for node; None where there are none."""
 
@@ -80,9 +83,7 @@ class Block:
         return replace(self, groups=groups, ids=self.twin, twin=self.ids)
 
     def alone(self) -> list["Block"]:
-        """A block per example, each sequence in a row of its own: nothing of one example reaches another, as
-        in a plain pass.
-        """
+        """A block per example, each sequence in a row of its own, so that nothing reaches another example."""
         return [
             pack([group], [same], "example", packed=False)
             for group, same in zip(self.groups, self.examples, strict=True)
@@ -96,9 +97,7 @@ class Block:
 
 
 def rows(groups: Sequence[list[Scored]], limit: int, share: str, packed: bool) -> list[Block]:
-    """The blocks of all examples' sequences, in the order of their text so that neighbours share; no row
-    passes `limit` nodes.
-    """
+    """The blocks of all examples' sequences, by their text so that neighbours share; rows up to `limit`."""
     equal: dict[tuple[Scored, ...], list[int]] = {}
     for i, group in enumerate(groups):
         equal.setdefault(tuple(group), []).append(i)
@@ -107,11 +106,8 @@ def rows(groups: Sequence[list[Scored]], limit: int, share: str, packed: bool) -
     for chunk in _chunks([group for group, _ in distinct], limit, share, packed):
         members = [distinct[i] for i in chunk]
         fits = len(chunk) > 1 or len(set(_paths(members[0][0]))) <= limit
-        blocks.append(
-            pack(
-                [group for group, _ in members], [tuple(same) for _, same in members], share, packed and fits
-            )
-        )
+        same = [tuple(examples) for _, examples in members]
+        blocks.append(pack([group for group, _ in members], same, share, packed and fits))
     return blocks
 
 
@@ -159,9 +155,7 @@ class _Tree:
         key: object,
         counted: set[tuple[int, tuple[Any, ...]]],
     ) -> list[int]:
-        """The nodes of a sequence, made where they are not there yet; prefixes new to `counted` add `use` to
-        their weight.
-        """
+        """The nodes of a sequence, made where they lack; prefixes new to `counted` add `use` to weights."""
         at, nodes = -1, []
         for depth, step in enumerate(steps):
             token, twin = step if isinstance(step, tuple) else (step, step)
@@ -184,9 +178,7 @@ class _Tree:
 def pack(
     groups: Sequence[Sequence[Scored]], examples: Sequence[tuple[int, ...]], share: str, packed: bool
 ) -> Block:
-    """The block of some examples' sequences: one packed row, or a row a sequence where packing is not
-    possible.
-    """
+    """The block of some examples' sequences: one packed row, or a row a sequence if none can be."""
     trees: list[_Tree] = []
     rows: dict[object, int] = {}
     counted: set[tuple[int, tuple[Any, ...]]] = set()
@@ -236,14 +228,26 @@ def _tensors(
         places=torch.tensor(list(place)),
         predict=torch.tensor([(place[row, node], target, key) for row, node, target, key in spots]),
         readout=torch.tensor([place[r] for r in readout]),
+        form=torch.tensor([_form(group) for group in groups]),
+        per_token=torch.tensor([any(s.per_token for s in group) for group in groups]),
         twin=padded([t.twin for t in trees]) if paired else None,
     )
 
 
+def _form(group: tuple[Scored, ...]) -> int:
+    """What of competence the continuations of an example tell: see MASS."""
+    sides = [s for s in group if s.slot < 2]
+    if len(sides) < 2 or sides[0].per_token:
+        return NEITHER
+    first, second = ((s.ids[: s.first], s.ids[s.first :]) for s in sides)
+    if first[0] != second[0]:
+        return SHARED
+    short = min(len(first[1]), len(second[1]))
+    return NEITHER if first[1][:short] == second[1][:short] else MASS
+
+
 def _ancestors(parent: list[int]) -> Bool[Tensor, "1 node node"]:
-    """Which nodes each node attends to: itself and every node above it. Parents stand before their
-    children.
-    """
+    """Which nodes each node attends to: itself and all above it. Parents come before their children."""
     mask = torch.eye(len(parent), dtype=torch.bool)
     for node, above in enumerate(parent):
         if above >= 0:

@@ -92,9 +92,7 @@ def words() -> Words:
 
 
 def strengths() -> dict[Site, tuple[float, float]]:
-    """`graded`: what each planted head does with s and with t, in nats; the heads that are not here are
-    noise.
-    """
+    """`graded`: what each planted head does with s and with t, in nats; heads that are not here are noise."""
     import random
 
     rng = random.Random(7)  # noqa: S311 - a construction, not a secret
@@ -202,9 +200,7 @@ class Builder:
             attn.c_proj.weight[at + j] = sum(v * self.write[f] for f, v in writes.items())
 
     def mlp(self, site: Site, constant: float, *knots: tuple[float, float]) -> None:
-        """Plant an MLP: gender += constant + Σ slope · relu(slot − knot), exact for a slot that is not near a
-        knot.
-        """
+        """Plant an MLP: gender += constant + Σ slope · relu(slot − knot), exact unless near a knot."""
         mlp = self.model.transformer.h[site.layer].mlp
         for p in mlp.parameters():
             p.zero_()
@@ -223,9 +219,7 @@ def check(kind: str) -> None:
 
 
 def build(kind: str, known: Words | None = None, *, seed: int = 0) -> "tuple[torch.nn.Module, Any]":
-    """The model of a kind and its tokenizer; the seed is that of the noise. UsageError for an unknown
-    kind.
-    """
+    """The model of a kind and its tokenizer; `seed` is the noise's. UsageError for an unknown kind."""
     check(kind)
     m, first, second = Builder(known or words(), seed), SITES["first"], SITES["second"]
     m.head(SITES["decoy"], ("c", {"pronoun": B}))
@@ -263,8 +257,7 @@ def save(kind: str, folder: Path) -> None:
 def change(
     kind: str, role: str, source: str, here: Mapping[str, float], there: Mapping[str, float]
 ) -> float | None:
-    """The hand-worked effect on `target`, in nats, of replacing the site of a role; None where it is not
-    worked out.
+    """The hand-worked effect on `target`, nats, of replacing a role's site; None if not worked out.
 
     `here` and `there`: what the occupation and its counterfactual carry. Under `mean` it is up to one number,
     the same for all prompts.

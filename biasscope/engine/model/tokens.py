@@ -2,8 +2,9 @@
 
 import re
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from itertools import takewhile
 from typing import Literal
 
 import torch
@@ -21,13 +22,13 @@ class Prompt:
     """Where the named positions of one prompt are."""
 
     term: frozenset[int]
-    """The term's tokens and, where a twin changes it, the article before them, by index."""
+    """The term's tokens and all others that its twin changes, by index."""
     length: int
+    anti: "Prompt | None" = None
+    """The other prompt, where there are two."""
 
     def part(self, position: str) -> frozenset[int]:
-        """The indices of a position: `readout` is the last token unless that is the term's, `between` all
-        others after the term.
-        """
+        """The indices of a position; `readout`: the last token if not the term's; `between`: what is left."""
         if position == "term":
             return self.term
         readout = frozenset({self.length - 1}) - self.term
@@ -40,9 +41,7 @@ class Prompt:
 
 @dataclass(frozen=True)
 class Forest:
-    """Every scored sequence of the examples that can be scored, packed into blocks, and why the others were
-    dropped.
-    """
+    """Every scored sequence of the examples that have them, packed into blocks, and why others have not."""
 
     blocks: tuple[Block, ...]
     examples: tuple[Example, ...]
@@ -57,11 +56,14 @@ class Forest:
         """The nodes of a block at a position of their example; None: all."""
         if position == "all":
             return None
-        parts = [self.prompts[same[0]].part(position) for same in block.examples]
-        pairs = zip(block.owner.flatten().tolist(), block.depth.flatten().tolist(), strict=True)
-        return torch.tensor([owner >= 0 and depth in parts[owner] for owner, depth in pairs]).view(
-            block.owner.shape
-        )
+        prompts = [self.prompts[same[0]] for same in block.examples]
+        inside = torch.zeros(block.owner.shape, dtype=torch.bool)
+        for row, node in (block.owner >= 0).nonzero().tolist():
+            prompt, depth = prompts[owner := int(block.owner[row, node])], int(block.depth[row, node])
+            if prompt.anti and block.prefix(row, node) != block.groups[owner][0].ids[: depth + 1]:
+                prompt = prompt.anti
+            inside[row, node] = depth in prompt.part(position)
+        return inside
 
     def members(self, block: Block) -> tuple[list[Example], list[int]]:
         """The examples of a block, and for each its index within the block, which equal ones share."""
@@ -86,9 +88,7 @@ def encode(lm: LM, text: str) -> tuple[int, ...]:
 
 
 def continuation(lm: LM, prompt: str, filler: str, suffix: str, slot: int) -> Scored | str:
-    """The filler after the prompt, tokenised jointly, or the reason why its tokens cannot be told apart from
-    the rest.
-    """
+    """The filler after the prompt, tokenised jointly, or why its tokens cannot be told from the rest."""
     if prompt == "" and lm.start is None:
         return "no start token for an empty prefix"
     before, text = encode(lm, prompt), encode(lm, prompt + filler)
@@ -101,10 +101,19 @@ def continuation(lm: LM, prompt: str, filler: str, suffix: str, slot: int) -> Sc
     return Scored(text, len(before), slot)
 
 
+def continuations(lm: LM, example: Example, sides: Sequence[tuple[str, str]]) -> list[Scored | str]:
+    """The continuation of each side of an example, or the reason why it cannot be scored."""
+    each = [continuation(lm, prompt, text, example.suffix, s) for s, (prompt, text) in enumerate(sides)]
+    return [replace(s, per_token=example.per_token) if isinstance(s, Scored) else s for s in each]
+
+
+def shapes(scored: Iterable[Scored | str]) -> list[tuple[int, tuple[int, ...]] | None]:
+    """Where each continuation begins and its tokens: what a twin must share; None where it has none."""
+    return [(s.first, s.ids[s.first :]) if isinstance(s, Scored) else None for s in scored]
+
+
 def whole(lm: LM, sentence: str, slot: int) -> list[Scored] | str:
-    """A whole sentence: its first token after the start token, the others after what precedes them (as
-    published for GPT-2).
-    """
+    """A whole sentence: the first token after the start token, others after those before (as published)."""
     if lm.start is None:
         return "no start token for a whole sentence"
     ids = encode(lm, sentence)
@@ -114,9 +123,7 @@ def whole(lm: LM, sentence: str, slot: int) -> list[Scored] | str:
 
 
 def term_places(lm: LM, words: str, term: str) -> list[range]:
-    """The tokens of each place where a text names the term as a whole word (or its plural), upper and lower
-    case alike.
-    """
+    """The tokens of each place where a text names the term as a whole word (or plural), in any case."""
     matches = (
         list(re.finditer(rf"(?<!\w){re.escape(term)}(?=s?(?!\w))", words, re.IGNORECASE)) if term else []
     )
@@ -131,19 +138,32 @@ def term_places(lm: LM, words: str, term: str) -> list[range]:
 
 def _prompt(lm: LM, example: Example, twin: str | None) -> Prompt | str:
     """Where the positions of an example's prompt are, or why it has none."""
+    if example.anti_prompt is not None:
+        ids, others = encode(lm, example.prompt), encode(lm, example.anti_prompt)
+        return replace(_differing(ids, others), anti=_differing(others, ids))
     ids, places = encode(lm, example.prompt), term_places(lm, example.prompt, example.word)
-    if not places:
-        return "its prompt does not name the term"
     twin_ids = ids if twin is None else encode(lm, twin)
-    articles = {p.start - 1 for p in places if p.start > 0 and ids[p.start - 1] != twin_ids[p.start - 1]}
-    return Prompt(frozenset({i for p in places for i in p} | articles), len(ids))
+    changed = {i for i, (a, b) in enumerate(zip(ids, twin_ids, strict=True)) if a != b}
+    term = frozenset({i for p in places for i in p} | changed)
+    return Prompt(term, len(ids)) if term else "its prompt does not name the term"
+
+
+def _differing(ids: Sequence[int], others: Sequence[int]) -> Prompt:
+    """A prompt whose term is the tokens in which it differs from the other: one run, a token at least."""
+    start = _common(ids, others)
+    end = min(_common(ids[::-1], others[::-1]), min(len(ids), len(others)) - start)
+    return Prompt(frozenset(range(min(start, len(ids) - end - 1), len(ids) - end)), len(ids))
+
+
+def _common(ids: Sequence[int], others: Sequence[int]) -> int:
+    """How many tokens two sequences begin with in common."""
+    return sum(1 for _ in takewhile(lambda pair: pair[0] == pair[1], zip(ids, others, strict=False)))
 
 
 def sequences(
     lm: LM, example: Example, sentences: bool, twin: str | None = None
 ) -> tuple[list[Scored], list[str]]:
-    """The scored sequences of one example, fillers first, each with its tokens after the prompt `twin`, and
-    why some are missing.
+    """One example's scored sequences, fillers first, with their `twin` tokens, and why some are missing.
 
     A filler that cannot be scored takes all fillers with it: a comparison of what is left would be another
     measure.
@@ -151,12 +171,13 @@ def sequences(
     scored: list[Scored] = []
     reasons = [f"target: {example.flaw}"] if example.flaw else []
     if not example.flaw:
-        fillers = [f for f in (example.stereo, example.anti, example.unrelated) if f is not None]
-        spans = _fitting(
-            lm, [continuation(lm, example.prompt, f, example.suffix, s) for s, f in enumerate(fillers)]
-        )
+        spans = _fitting(lm, continuations(lm, example, example.sides))
+        if not isinstance(spans, str) and example.anti_prompt and len({s.ids[s.first :] for s in spans}) > 1:
+            spans = "its two prompts cut the text after them differently"
         reasons += [f"target: {spans}"] if isinstance(spans, str) else []
-        scored += [] if isinstance(spans, str) else [_paired(lm, example, s, twin) for s in spans]
+        scored += (
+            [] if isinstance(spans, str) else spans if twin is None else _paired(lm, example, spans, twin)
+        )
     if sentences and example.sentences:
         parts = [whole(lm, text, 3 + s) for s, text in enumerate(example.sentences)]
         texts = _fitting(lm, [s for part in parts for s in ([part] if isinstance(part, str) else part)])
@@ -175,20 +196,12 @@ def _fitting(lm: LM, wanted: Sequence[Scored | str]) -> list[Scored] | str:
     return scored
 
 
-def _paired(lm: LM, example: Example, scored: Scored, twin: str | None) -> Scored:
-    """The sequence with its counterfactual, which is never padded to fit. ValueError where it is not as
-    long.
-    """
-    if twin is None:
-        return scored
-    filler = (example.stereo, example.anti, example.unrelated)[scored.slot] or ""
-    partner = continuation(lm, twin, filler, example.suffix, scored.slot)
-    if isinstance(partner, str) or (partner.first, partner.ids[partner.first :]) != (
-        scored.first,
-        scored.ids[scored.first :],
-    ):
+def _paired(lm: LM, example: Example, spans: Sequence[Scored], twin: str) -> list[Scored]:
+    """The sequences with their counterfactuals, never padded to fit. ValueError where one is not as long."""
+    partners = continuations(lm, example, example.exchanged(twin))
+    if shapes(partners) != shapes(spans):
         raise ValueError(f"the twin of {example.id} has other tokens than fit it: see twins.fit")
-    return replace(scored, twin=partner.ids)
+    return [replace(s, twin=p.ids) for s, p in zip(spans, partners, strict=True) if isinstance(p, Scored)]
 
 
 def forest(
@@ -200,35 +213,43 @@ def forest(
     twins: Mapping[str, str] | None = None,
     positions: bool = False,
 ) -> Forest:
-    """The examples as prefix trees, sharing nodes between all examples or only within one (gradients need
-    that).
+    """The examples as prefix trees, nodes shared between all or only within one (as gradients need).
 
     With `twins` (example id → counterfactual prompt) node i of a block is node i of its `swapped()`; every
     example must have one. With `positions` (which need share="example") the forest knows them, and examples
     whose prompt does not name the term are dropped. Raises DataError where no example can be scored.
     """
-    kept: list[tuple[Example, list[Scored]]] = []
-    prompts: list[Prompt] = []
-    dropped, partly = Counter[str](), Counter[str]()
+    kept: list[tuple[Example, list[Scored], Prompt | None]] = []
+    lost: dict[str, str] = {}
+    partly: dict[str, list[str]] = {}
     for example in examples:
         twin = None if twins is None else twins[example.id]
         scored, reasons = sequences(lm, example, sentences, twin)
-        if scored and positions:
-            prompt = _prompt(lm, example, twin)
-            if isinstance(prompt, str):
-                scored, reasons = [], [prompt]
-            else:
-                prompts.append(prompt)
-        if scored:
-            kept.append((example, scored))
-            partly.update(reasons)
+        prompt = _prompt(lm, example, twin) if scored and positions else None
+        if not scored or isinstance(prompt, str):
+            lost[example.id] = prompt if isinstance(prompt, str) else "; ".join(reasons)
         else:
-            dropped["; ".join(reasons)] += 1
+            kept.append((example, scored, prompt))
+            partly[example.id] = reasons
+    lost = as_one(examples, lost)
+    kept = [item for item in kept if item[0].id not in lost]
+    dropped = Counter(lost.values())
     if not kept:
         reasons_found = "; ".join(f"{n} × {reason}" for reason, n in dropped.items())
         raise DataError(
             f"no example kept: {len(examples)} of {len(examples)} dropped ({reasons_found}); try another "
             "--model"
         )
-    blocks = rows([scored for _, scored in kept], min(ROWS[share], lm.window), share, lm.packed)
-    return Forest(tuple(blocks), tuple(e for e, _ in kept), dropped, partly, tuple(prompts))
+    blocks = rows([scored for _, scored, _ in kept], min(ROWS[share], lm.window), share, lm.packed)
+    incomplete = Counter(reason for e, _, _ in kept for reason in partly[e.id])
+    prompts = tuple(prompt for _, _, prompt in kept if prompt is not None)
+    return Forest(tuple(blocks), tuple(e for e, _, _ in kept), dropped, incomplete, prompts)
+
+
+def as_one(examples: Sequence[Example], lost: Mapping[str, str]) -> dict[str, str]:
+    """Example id → why it is dropped, with those that stand or fall together with one of these."""
+    reasons = {e.together: lost[e.id] for e in reversed(examples) if e.together and e.id in lost}
+    others = {
+        e.id: f"its counterpart was dropped: {reasons[e.together]}" for e in examples if e.together in reasons
+    }
+    return others | dict(lost)

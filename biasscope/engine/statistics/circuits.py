@@ -1,5 +1,4 @@
-"""How much of a statistic sets of sites carry: f of every set, its area over the sizes, random sets beside
-it.
+"""How much of a statistic sets of sites carry: f of every set, its area over the sizes, random sets.
 
 f = (m(set) − m(none)) / (m(all) − m(none)) of the ranking statistic m: 1 where the kept sites do all that the
 model does, 0 where they do what no site does; for removed sets, what is left without them. Null where the
@@ -7,7 +6,6 @@ interval of the denominator holds 0. `area` and `area_abs` (of |1 − f|) are tr
 kept, with the end points, after MIB's CPR and CMD (Mueller et al. 2025) but over nodes.
 """
 
-import re
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -16,64 +14,58 @@ import polars as pl
 
 from biasscope.engine.schemas import SUMMARY, TOTAL
 from biasscope.engine.statistics import resampling, summary
-from biasscope.engine.statistics.cells import numbered, standard
+from biasscope.engine.statistics.cells import measured, standard
 from biasscope.engine.statistics.reliability import weighted
 from biasscope.engine.statistics.resampling import Array
-from biasscope.engine.statistics.summary import measured
 from biasscope.engine.types import MEMBER, NO_SITE, Design, Site
 
-MODES = ("keep", "remove")
-AREAS = ("area", "area_abs")
 Interval = tuple[float, float, float]
 """Lower end, estimate, upper end."""
+MODES = ("keep", "remove")
+KINDS = ("top", "random", "minimal")
+AREAS = ("area", "area_abs")
+ENDS = ("ci_low", "estimate", "ci_high")
+UNNAMED = 1000
+"""Largest set looked for in a run of an older version, which does not name its sites."""
+
+
+def subset(kind: str, k: int) -> str:
+    """What SUMMARY calls the sets of that kind and size, for people: "top 10"."""
+    return f"{kind} {k}"
+
+
+def sized(summary: pl.DataFrame) -> pl.DataFrame:
+    """The rows of f with the kind and size k of their sets, which are known by their names."""
+    most = max(UNNAMED, summary.filter(pl.col("statistic") == MEMBER).height)
+    names = [(subset(kind, k), kind, k) for kind in KINDS for k in range(1, most + 1)]
+    known = pl.DataFrame(names, schema=["subset", "kind", "k"], orient="row")
+    rows = summary.filter(pl.col("statistic") == "faithfulness")
+    return rows.join(known, on="subset", how="inner", maintain_order="left")
 
 
 def relative(effects: pl.DataFrame) -> pl.DataFrame:
     """The EFFECTS of sets with `none` as baseline, and the whole model's as the total effect."""
     effects = effects.unique(["example_id", "position"], maintain_order=True)
     none = effects.filter(pl.col("position") == NO_SITE).select("example_id", none="value")
-    joined = effects.filter(pl.col("position") != NO_SITE).join(
-        none, on="example_id", how="inner", maintain_order="left"
-    )
-    whole = effects.filter(pl.col("position") == NO_SITE).join(
-        none, on="example_id", how="inner", maintain_order="left"
+    rows = effects.join(none, on="example_id", how="inner", maintain_order="left")
+    sets, whole = (
+        rows.filter(kept) for kept in (pl.col("position") != NO_SITE, pl.col("position") == NO_SITE)
     )
     whole = whole.with_columns(value="baseline", component=pl.lit(TOTAL), position=pl.lit("all"))
-    both = pl.concat([joined, whole]).with_columns(effect=pl.col("value") - pl.col("none"), baseline="none")
+    both = pl.concat([sets, whole]).with_columns(effect=pl.col("value") - pl.col("none"), baseline="none")
     return both.select(effects.columns)
 
 
 def denominator(effects: pl.DataFrame, *, model: str, design: Design = Design()) -> dict[str, Any]:
-    """The SUMMARY row of m(all) − m(none), what the sets share out: f is null where its interval is, or holds
-    0.
-    """
+    """The SUMMARY row of m(all) − m(none): f is null where its interval is, or holds 0."""
     whole = relative(effects).filter(pl.col("component") == TOTAL)
     rows = summary.summarise(whole, model=model, method="circuit", design=design)
-    return rows.filter(pl.col("statistic").is_in(["slope", "mean"]), pl.col("subset") == "all").row(
-        0, named=True
-    )
-
-
-def members(sets: pl.DataFrame, subset: str, sites: Sequence[Site]) -> pl.DataFrame:
-    """SUMMARY rows that name the sites of a set, strongest first: statistic `member`, no number. `sets`: from
-    `of_sets`.
-    """
-    first = sets.row(0, named=True)
-    same = {key: first[key] for key in ("model", "dataset", "source", "metric")} | {
-        "method": "keep",
-        "subset": subset,
-        "statistic": MEMBER,
-    }
-    rows = [
-        {**same, "component": s.component, "layer": s.layer, "head": s.head, "position": "all"} for s in sites
-    ]
-    return pl.DataFrame([{key: row.get(key) for key in SUMMARY} for row in rows], schema=SUMMARY)
+    return rows.filter(pl.col("statistic").is_in(["slope", "mean"]), subset="all").row(0, named=True)
 
 
 def of_sets(effects: pl.DataFrame, *, model: str, design: Design = Design()) -> pl.DataFrame:
     """SUMMARY of the sets by the ranking statistic; `recovered` is f."""
-    whole = summary.summarise(relative(effects), model=model, method="circuit", design=design)
-    return summary.ranking(whole)
+    return summary.estimated(relative(effects), design, model=model, ends=True)
 
 
 def estimates_of(effects: pl.DataFrame, design: Design) -> dict[str, float]:
@@ -83,21 +75,12 @@ def estimates_of(effects: pl.DataFrame, design: Design) -> dict[str, float]:
 
 
 def _drawn(effects: pl.DataFrame, design: Design, *, draws: bool) -> tuple[list[str], Array]:
-    """Names of the sets, and f of each over all clusters (first row) and, with `draws`, over drawn
-    clusters.
-    """
+    """Names of the sets, and f of each over all clusters (first row) and, with `draws`, over drawn ones."""
     site_effects = measured(relative(effects).lazy(), "target", design)
-    cells, cluster, x = site_effects.cells, site_effects.cluster, None
-    if site_effects.graded.any():
-        cells, cluster, x = (
-            cells.clusters(site_effects.graded),
-            cluster[site_effects.graded],
-            standard(site_effects.x[site_effects.graded]),
-        )
-    cluster = numbered(cluster)
+    cells, cluster, x = site_effects.over(site_effects.statistic)
     k = int(cluster.max()) + 1
     w = np.vstack([np.ones((1, k)), *([resampling.weights(k, design.seed)] if draws else [])])[:, cluster]
-    m = weighted(cells, w, x)
+    m = weighted(cells, w, None if x is None else standard(x))
     with np.errstate(divide="ignore", invalid="ignore"):
         return site_effects.sites["position"].to_list(), m / m[
             :, [site_effects.total(site_effects.sites["source"][0]) or 0]
@@ -105,55 +88,62 @@ def _drawn(effects: pl.DataFrame, design: Design, *, draws: bool) -> tuple[list[
 
 
 def curve(
-    summary: pl.DataFrame, sizes: Sequence[int], areas: Mapping[tuple[str, str], Interval]
+    sets: pl.DataFrame, sizes: Sequence[int], areas: Mapping[tuple[str, str], Interval]
 ) -> pl.DataFrame:
-    """SUMMARY rows of method `keep` and `remove`, statistic `faithfulness`: subset "top k", "random k"
-    (median and 5–95 %), and the areas.
+    """SUMMARY of `keep` and `remove`: f of "top k", "random k" (median and 5–95 %), and the areas.
 
-    `summary`: of the sets, from `of_sets`; `areas`: from the function of that name.
+    `sets`: from `of_sets`; `areas`: from the function of that name.
     """
-    f = {row["position"]: row for row in summary.iter_rows(named=True)}
-    first = summary.row(0, named=True)
-    base = {name: first[name] for name in ("model", "dataset", "source", "metric")} | {"unit": "share"}
-    rows = []
+    f = {row["position"]: row for row in sets.iter_rows(named=True)}
+    first, rows = sets.row(0, named=True), []
     for mode in MODES:
         for k in sizes:
-            row = f[f"{mode}-{k}"]
-            ends = {"ci_low": row["recovered_low"], "ci_high": row["recovered_high"]}
-            numbers = {"n": row["n"], "clusters": row["clusters"], "estimate": row["recovered"], **ends}
-            rows.append(
-                {**base, "method": mode, "subset": f"top {k}", "statistic": "faithfulness", **numbers}
-            )
-            drawn = [r["recovered"] for name, r in f.items() if re.fullmatch(rf"{mode}-{k}-random-\d+", name)]
-            known = [v for v in drawn if v is not None]
-            low, middle, high = np.quantile(known, [0.05, 0.5, 0.95]).tolist() if known else (None,) * 3
-            band = {"n": len(known), "estimate": middle, "ci_low": low, "ci_high": high}
-            rows.append(
-                {**base, "method": mode, "subset": f"random {k}", "statistic": "faithfulness", **band}
-            )
-        known_f = all(f[f"{mode}-{k}"]["recovered"] is not None for k in sizes)
+            rows.append({"method": mode, "subset": subset("top", k), **_share(f[f"{mode}-{k}"])})
+            names = [f"{mode}-{k}-random-{i:02d}" for i in range(len(f))]
+            drawn = [f[name]["recovered"] for name in names if name in f]
+            known = [value for value in drawn if value is not None]
+            ends = np.quantile(known, [0.05, 0.5, 0.95]).tolist() if known else (None,) * 3
+            band = dict(zip(ENDS, ends, strict=True))
+            rows.append({"method": mode, "subset": subset("random", k), "n": len(known), **band})
+        exists = all(f[f"{mode}-{k}"]["recovered"] is not None for k in sizes)
         for name in AREAS:
-            low, middle, high = areas[mode, name] if known_f else (None,) * 3
-            numbers = {
-                "n": first["n"],
-                "clusters": first["clusters"],
-                "estimate": middle,
-                "ci_low": low,
-                "ci_high": high,
-            }
-            rows.append({**base, "method": mode, "subset": "all sizes", "statistic": name, **numbers})
-    return pl.DataFrame([{name: row.get(name) for name in SUMMARY} for row in rows], schema=SUMMARY)
+            ends = dict(zip(ENDS, areas[mode, name] if exists else (None,) * 3, strict=True))
+            of = {"n": first["n"], "clusters": first["clusters"], **ends}
+            rows.append({"method": mode, "subset": "all sizes", "statistic": name, **of})
+    return _rows(sets, rows)
+
+
+def minimal(sets: pl.DataFrame, size: int) -> pl.DataFrame:
+    """The SUMMARY row of the set `minimal`, kept alone."""
+    row = _share(sets.filter(pl.col("position") == "minimal").row(0, named=True))
+    return _rows(sets, [{"method": "keep", "subset": subset("minimal", size), **row}])
+
+
+def members(sets: pl.DataFrame, kind: str, sites: Sequence[Site]) -> pl.DataFrame:
+    """SUMMARY rows that name a set's sites, strongest first: statistic `member`. `sets`: from `of_sets`."""
+    same = {"method": "keep", "subset": subset(kind, len(sites)), "statistic": MEMBER, "unit": None}
+    places = ({"component": s.component, "layer": s.layer, "head": s.head, "position": "all"} for s in sites)
+    return _rows(sets, [same | place for place in places])
+
+
+def _share(row: Mapping[str, Any]) -> dict[str, Any]:
+    """f of a set with its interval, from the set's row."""
+    ends = (row["recovered_low"], row["recovered"], row["recovered_high"])
+    return {"n": row["n"], "clusters": row["clusters"], **dict(zip(ENDS, ends, strict=True))}
+
+
+def _rows(sets: pl.DataFrame, rows: Sequence[Mapping[str, Any]]) -> pl.DataFrame:
+    """The rows as SUMMARY of f, unless they say otherwise, of what the sets are of."""
+    same = sets.select("model", "dataset", "source", "metric").row(0, named=True)
+    same |= {"statistic": "faithfulness", "unit": "share"}
+    whole = [{**same, **row} for row in rows]
+    return pl.DataFrame([{name: row.get(name) for name in SUMMARY} for row in whole], schema=SUMMARY)
 
 
 def areas(
-    effects: pl.DataFrame,
-    sites: int,
-    sizes: Sequence[int],
-    design: Design = Design(),
+    effects: pl.DataFrame, sites: int, sizes: Sequence[int], design: Design = Design()
 ) -> dict[tuple[str, str], Interval]:
-    """(mode, `area` or `area_abs`) → lower end, estimate and upper end: area ± the 95 % quantile of |area* −
-    area| over drawn clusters.
-    """
+    """(mode, `area` or `area_abs`) → area ± the 95 % quantile of |area* − area| over drawn clusters."""
     names, f = _drawn(effects, design, draws=True)
     return {
         (mode, name): _interval(
@@ -165,9 +155,7 @@ def areas(
 
 
 def _area(f: Array, x: Sequence[float], mode: str, name: str) -> Array:
-    """The trapezoid under each row of f (or |1 − f|) over the share of sites kept, with the end points f(0) =
-    0 and f(1) = 1.
-    """
+    """The trapezoid under each row of f (or |1 − f|) over the share of sites kept, f(0) = 0 and f(1) = 1."""
     kept = np.array([0.0, *(x if mode == "keep" else 1 - np.array(x)), 1.0])
     values = np.hstack([np.zeros((len(f), 1)), f, np.ones((len(f), 1))])
     order = np.argsort(kept, kind="stable")
@@ -176,25 +164,7 @@ def _area(f: Array, x: Sequence[float], mode: str, name: str) -> Array:
 
 
 def _interval(area: Array) -> Interval:
-    """Lower end, estimate and upper end of an area; its first element is the estimate, the others are the
-    draws.
-    """
+    """An area and its ends; the first element is the estimate, the others are the draws."""
     drawn = np.abs(area[1:] - area[0])
     reach = float(np.quantile(drawn[np.isfinite(drawn)], 0.95)) if np.isfinite(drawn).any() else np.nan
     return float(area[0] - reach), float(area[0]), float(area[0] + reach)
-
-
-def minimal(summary: pl.DataFrame, name: str, size: int) -> pl.DataFrame:
-    """The SUMMARY row of the set of that name, kept alone, as subset "minimal k"."""
-    row = summary.filter(pl.col("position") == name).row(0, named=True)
-    keep = {key: row[key] for key in ("model", "dataset", "source", "metric", "n", "clusters")}
-    ends = {"ci_low": row["recovered_low"], "ci_high": row["recovered_high"], "estimate": row["recovered"]}
-    columns = {
-        **keep,
-        **ends,
-        "method": "keep",
-        "subset": f"minimal {size}",
-        "statistic": "faithfulness",
-        "unit": "share",
-    }
-    return pl.DataFrame([{key: columns.get(key) for key in SUMMARY}], schema=SUMMARY)

@@ -1,5 +1,4 @@
-"""How far rankings of sites agree: between runs, sources, methods, datasets, by relative depth between
-models, and with a control.
+"""How far rankings of sites agree: of runs, sources, datasets, of models by depth, and with a control.
 
 Specificity: whether a site carries the stereotype, breaks the model, or merely knows that fathers are male.
 """
@@ -15,7 +14,8 @@ from scipy.stats import hypergeom, spearmanr
 
 from biasscope.engine import schemas
 from biasscope.engine.schemas import SUMMARY, TOTAL
-from biasscope.engine.statistics.summary import SITE, ranking
+from biasscope.engine.statistics.cells import SITE
+from biasscope.engine.statistics.summary import ranking
 from biasscope.engine.types import Site
 
 DEPTHS = 10
@@ -36,9 +36,7 @@ class Ranking:
 
 
 def rankings(name: str, layers: int, summary: pl.DataFrame) -> list[Ranking]:
-    """The rankings that a run's SUMMARY holds, one a method and source; a control's rows are not among
-    them.
-    """
+    """The rankings that a run's SUMMARY holds, one a method and source; a control's rows are left out."""
     # columns that an older version did not have are null
     whole = pl.concat([SUMMARY.to_frame(), summary], how="diagonal")
     own = ranking(whole.filter(pl.col("dataset") == summary["dataset"][0]))
@@ -60,8 +58,7 @@ def rankings(name: str, layers: int, summary: pl.DataFrame) -> list[Ranking]:
 
 
 def pairs(rankings: Sequence[Ranking], k: int) -> list[dict[str, Any]]:
-    """Each two rankings of the same model's sites by kind: Spearman's ρ, how many of the top k are shared,
-    and what chance gives.
+    """Each two rankings of a model's sites by kind: Spearman's ρ, the shared top k, and what chance gives.
 
     `expected` = k² / m of m sites; `p_shared` = the chance of at least as many by chance (hypergeometric);
     `significant_both`: sites that have a star in both.
@@ -91,9 +88,7 @@ def _agreement(part: pl.DataFrame, k: int) -> dict[str, Any]:
 
 
 def common(rankings: Sequence[Ranking]) -> list[dict[str, Any]]:
-    """The sites with a star in every ranking of one model, with the estimate in each; strongest on average
-    first.
-    """
+    """The sites with a star in every ranking of one model, their estimates; strongest on average first."""
     rows = []
     for (model, _), same in _by_model(rankings).items():
         if len(same) < 2:
@@ -102,23 +97,15 @@ def common(rankings: Sequence[Ranking]) -> list[dict[str, Any]]:
         for key in (key for key in tables[0] if all(key in table for table in tables)):
             each = [table[key] for table in tables]
             if all(row["starred"] for row in each):
-                site = Site(each[0]["layer"], each[0]["component"], each[0]["head"])
+                site = Site(*(each[0][name] for name in ("layer", "component", "head")))
                 values = {r.name: row["estimate"] for r, row in zip(same, each, strict=True)}
-                place = {
-                    "site": str(site),
-                    "component": site.component,
-                    "layer": site.layer,
-                    "head": site.head,
-                    "position": key[3],
-                }
-                rows.append({"model": model, **place, "estimates": values})
+                place = {name: each[0][name] for name in SITE}
+                rows.append({"model": model, "site": str(site), **place, "estimates": values})
     return sorted(rows, key=lambda row: -float(np.mean(np.abs(list(row["estimates"].values())))))
 
 
 def depths(rankings: Sequence[Ranking]) -> list[dict[str, Any]]:
-    """Each two rankings of different models by relative depth: ρ of the largest |effect| in ten slices of
-    depth, per kind of site.
-    """
+    """Each two rankings of different models: ρ of the largest |effect| in ten slices of depth, per kind."""
     rows = []
     for first, second in itertools.combinations(rankings, 2):
         if (first.model, first.layers) == (second.model, second.layers):
@@ -130,15 +117,8 @@ def depths(rankings: Sequence[Ranking]) -> list[dict[str, Any]]:
             first_known, second_known = (profile[known] for profile in profiles)
             varied = known.sum() > 2 and np.ptp(first_known) > 0 and np.ptp(second_known) > 0
             rho = float(spearmanr(first_known, second_known).statistic) if varied else None
-            rows.append(
-                {
-                    "first": first.name,
-                    "second": second.name,
-                    "component": component,
-                    "slices": int(known.sum()),
-                    "spearman": rho,
-                }
-            )
+            names = {"first": first.name, "second": second.name, "component": component}
+            rows.append({**names, "slices": int(known.sum()), "spearman": rho})
     return rows
 
 
@@ -169,8 +149,7 @@ def labels(rankings: Sequence[Ranking]) -> Iterator[str]:
 
 
 def specificity(summary: pl.DataFrame, control: pl.DataFrame) -> pl.DataFrame:
-    """SUMMARY with `specificity` filled in for the rows that rank sites, followed by the control's rms of
-    target.
+    """SUMMARY with `specificity` filled in for rows that rank sites, then the control's rms of target.
 
     |b| / (|b| + |c| + |f|) in [0, 1] of the effects on bias (the ranking statistic), competence and factual
     gender (target on `definitional`, from the SUMMARY `control` of the same sites and source). c and f are

@@ -1,5 +1,4 @@
-"""The statistics of per-example values: an estimate with its interval per site, its p, and the family that a
-star is about. No tables.
+"""The statistics of per-example values: estimate, interval and p per site, and what a star is about.
 
 Every function takes the values of one metric as `Cells` and returns columns over the same sites, NaN where a
 number does not exist.
@@ -16,57 +15,36 @@ from scipy.stats import rankdata, skew
 
 from biasscope.engine.schemas import LEVEL
 from biasscope.engine.statistics import resampling, slopes
-from biasscope.engine.statistics.cells import Cells, alike, numbered, ratio, standard
+from biasscope.engine.statistics.cells import Cells, Family, alike, numbered, ratio, standard
 from biasscope.engine.statistics.resampling import FEW, MIN_CLUSTERS, Array, Means, Null
 
 FLAT = 1e-20
 """A sum of squares below this share of its own size is rounding, not spread."""
 Columns = dict[str, Array]
 NUMBERS = ("n", "clusters", "estimate", "ci_low", "ci_high", "p", "p_family", "q", "carried_by", "caution")
-"""The columns every statistic fills, named as in SUMMARY; carried_by is the row of the cells, caution a
-code.
-"""
+"""The columns of every statistic, as in SUMMARY; carried_by is the row of the cells, caution a code."""
 UNEQUAL, SKEWED = 1.0, 2.0
 CAUTIONS = {UNEQUAL: "unequal groups", SKEWED: "skewed values"}
 """Codes of the column `caution`."""
 EVEN, SKEW = 0.6, 2.0
-"""An interval is marked where n² / Σ n² is below EVEN · k, or |skew| of the clusters above SKEW; what that is
-worth: docs/method.md.
-"""
+"""Marked: n² / Σ n² below EVEN · k, or |skew| of the clusters above SKEW (docs/method.md)."""
 RECOVERED = ("recovered", "recovered_low", "recovered_high")
 
 
 @dataclass(frozen=True)
-class Family:
-    """Sites that one star is about; some may only stand in the maximum, because they could have been chosen
-    but were not measured.
-    """
-
-    members: NDArray[np.bool_]
-    own: NDArray[np.bool_]
-    """Those that are tested."""
-
-
-@dataclass(frozen=True)
 class Tests:
-    """What is tested of some sites: their numbers, the test, and what remains of their t without each
-    cluster.
-    """
+    """What is tested of some sites: their numbers, the test, and their t without each cluster."""
 
     sites: NDArray[np.intp]
     null: Null
     without: Callable[[NDArray[np.bool_]], Array] | None
     """t of the sites of a mask, `cluster site`."""
     rows: NDArray[np.intp]
-    """The row of `cells` (a cluster, or a group of one) of each cluster of `without`, the first where it has
-    several.
-    """
+    """The row of `cells` (a cluster, or its first group) of each cluster of `without`."""
 
 
 def mean_tests(cells: Cells, seed: int) -> Iterator[list[Tests]]:
-    """The tests of "the mean is 0": the studentised cluster bootstrap, and below 20 clusters sign flips too:
-    the larger p counts.
-    """
+    """The tests of "the mean is 0": the studentised bootstrap and, below 20 clusters, also sign flips."""
     spread = varying(cells, slope=False)
     drawn, flipped = [], []
     for rows, sites in alike(cells, MIN_CLUSTERS):
@@ -115,9 +93,7 @@ def varying(cells: Cells, slope: bool) -> NDArray[np.bool_]:
 
 
 def judge(table: dict[str, Array], tests: Sequence[Tests], families: Sequence[Family]) -> None:
-    """Fill in p, p_family and who carries a finding, the larger p of several tests; sites of no family are
-    tested alone.
-    """
+    """Fill in p, p_family and who carries a finding, the larger p of several tests; p of others alone."""
     for family in families:
         parts = [
             (each, (family.members & family.own)[each.sites], (family.members & ~family.own)[each.sites])
@@ -135,17 +111,12 @@ def judge(table: dict[str, Array], tests: Sequence[Tests], families: Sequence[Fa
         table["p_family"][sites] = np.fmax(table["p_family"][sites], judged.p_family)
         for each, own in nulls:
             _carried(table, each, own, judged.critical)
-    alone = (
-        ~np.any([family.members for family in families], axis=0)
-        if families
-        else np.ones(len(table["p"]), bool)
-    )
+    alone = ~np.any([np.zeros(len(table["p"]), bool), *(family.members for family in families)], axis=0)
     for each in tests:
         here = alone[each.sites]
         if here.any():
-            table["p"][each.sites[here]] = np.fmax(
-                table["p"][each.sites[here]], resampling.judged([each.null.sites(here)]).p
-            )
+            sites, judged = each.sites[here], resampling.judged([each.null.sites(here)])
+            table["p"][sites] = np.fmax(table["p"][sites], judged.p)
 
 
 def _carried(table: dict[str, Array], tests: Tests, own: NDArray[np.bool_], critical: float) -> None:
@@ -159,10 +130,8 @@ def _carried(table: dict[str, Array], tests: Tests, own: NDArray[np.bool_], crit
     table["carried_by"][sites] = np.where(t.min(0) < critical, tests.rows[weakest], np.nan)
 
 
-def mean(cells: Cells, seed: int, families: Sequence[Family] = (), *, tested: bool = True) -> Columns:
-    """The mean over examples, the interval from whole clusters; p from the same draws where `tested` (see
-    `mean_tests`).
-    """
+def mean(cells: Cells, seed: int, families: Sequence[Family] | None = ()) -> Columns:
+    """The mean over examples, its interval from whole clusters, and p, unless families is None."""
     table = _empty(cells)
     table["estimate"] = ratio(cells.total, cells.n)
     residual = cells.total - np.nan_to_num(table["estimate"]) * cells.n
@@ -174,48 +143,48 @@ def mean(cells: Cells, seed: int, families: Sequence[Family] = (), *, tested: bo
             cells.total[part], cells.n[part], seed
         )
         table["caution"][sites] = _caution(residual[part], even[sites])
-    for tests in mean_tests(cells, seed) if tested else []:
-        judge(table, tests, families)
-    return _settled(table)
+    return table if families is None else _judged(table, mean_tests(cells, seed), families)
 
 
 def rms(cells: Cells, seed: int) -> Columns:
-    """√(mean square over examples): the interval is that of the mean square, transformed. It has no p, being
-    never negative.
-    """
-    square = mean(replace(cells, total=cells.square), seed, tested=False)
+    """√(mean square over examples), its interval that of the mean square. Never negative, it has no p."""
+    square = mean(replace(cells, total=cells.square), seed, None)
     return square | {name: np.sqrt(np.maximum(square[name], 0)) for name in ("estimate", "ci_low", "ci_high")}
 
 
+def slopes_on(x: Array, cells: Cells) -> Array:
+    """The slope of the group means at each site on x, per standard deviation of x over all groups."""
+    z, y, estimate = standard(x), cells.means(), np.full(cells.n.shape[1], np.nan)
+    for rows, sites in alike(cells, at_least=2):
+        # groups that happen to share one x have no slope
+        if np.ptp(z[rows]) > 0:
+            estimate[sites] = slopes.line(z[rows]).slope(y[np.ix_(rows, sites)])
+    return estimate
+
+
 def slope(
-    cells: Cells, x: Array, cluster: NDArray[np.intp], seed: int, families: Sequence[Family] = ()
+    cells: Cells, x: Array, cluster: NDArray[np.intp], seed: int, families: Sequence[Family] | None = ()
 ) -> Columns:
-    """The slope of the group means on x, per standard deviation of x over the groups; p by permutation of x
-    (see `slope_tests`).
+    """The slope of the group means on x, per standard deviation of x; p by permutation (see `slope_tests`).
 
     x is standardised once (ddof = 0), over all groups, so that every site has the same unit. `cluster`
     numbers the cluster of each group: groups of one cluster are drawn and permuted together.
     """
-    z = standard(x)
-    y, table = cells.means(), _empty(cells.merged(cluster))
-    table["n"] = cells.n.sum(0)
-    for rows, sites in alike(cells, at_least=2):
+    z, y = standard(x), cells.means()
+    table = _empty(cells.merged(cluster)) | {"n": cells.n.sum(0), "estimate": slopes_on(x, cells)}
+    for rows, sites in alike(cells, MIN_CLUSTERS):
         here, part, labels = z[rows], y[np.ix_(rows, sites)], numbered(cluster[rows])
-        # Groups that happen to share one x have no slope.
-        if np.ptp(here) == 0:
-            continue
-        line = slopes.line(here, labels)
-        table["estimate"][sites] = line.slope(part)
-        if labels.max() + 1 >= MIN_CLUSTERS:
-            table["ci_low"][sites], table["ci_high"][sites] = line.interval(part, seed)
-            table["caution"][sites] = _caution(part - np.outer(here, line.slope(part)), np.ones(len(sites)))
-    for tests in slope_tests(cells, x, cluster, seed):
-        judge(table, tests, families)
-    return _settled(table)
+        if np.ptp(here) > 0 and labels.max() + 1 >= MIN_CLUSTERS:
+            table["ci_low"][sites], table["ci_high"][sites] = slopes.line(here, labels).interval(part, seed)
+            residual = part - np.outer(here, table["estimate"][sites])
+            table["caution"][sites] = _caution(residual, np.ones(len(sites)))
+    return table if families is None else _judged(table, slope_tests(cells, x, cluster, seed), families)
 
 
-def _settled(table: Columns) -> Columns:
-    """The columns with q, and nobody carrying what does not pass."""
+def _judged(table: Columns, tests: Iterator[list[Tests]], families: Sequence[Family]) -> Columns:
+    """The columns with p and q, and nobody carrying what does not pass."""
+    for each in tests:
+        judge(table, each, families)
     table["carried_by"][~(table["p_family"] < LEVEL)] = np.nan
     return table | {"q": resampling.screened(np.where(np.isnan(table["p_family"]), np.nan, table["p"]))}
 
@@ -230,8 +199,7 @@ def _caution(residual: Array, even: Array) -> Array:
 
 
 def recovered(cells: Cells, total: int, x: Array | None, cluster: NDArray[np.intp], seed: int) -> Columns:
-    """Effect / total effect of the same statistic, per site, with its interval from whole clusters; `total`
-    is the total's site.
+    """Effect / total effect of the same statistic, per site, with its interval; `total`: the total's site.
 
     NaN where a site lacks examples that the total has. `x`: slopes of the group means on it; None: means over
     examples.
@@ -258,9 +226,7 @@ def recovered(cells: Cells, total: int, x: Array | None, cluster: NDArray[np.int
 
 
 def correlation(cells: Cells, x: Array, seed: int, *, ranks: bool) -> Columns:
-    """Pearson's r, or Spearman's with `ranks`, of the cluster means with x, for one site that has every
-    cluster; BCa interval.
-    """
+    """Pearson's r, or Spearman's, of the cluster means with x, for one site in all clusters; BCa interval."""
     y = cells.means()[:, 0]
     table = _empty(cells)
     table["estimate"][:] = _r(x, y, ranks=ranks) if len(y) > 1 else np.nan
@@ -272,7 +238,8 @@ def correlation(cells: Cells, x: Array, seed: int, *, ranks: bool) -> Columns:
         table["ci_low"][:], table["ci_high"][:] = interval
         a, b = (rankdata(x), rankdata(y)) if ranks else (x, y)
         line = Cells(np.ones_like(cells.n), b[:, None], b[:, None] ** 2)
-        table["p"] = slope(line, a, np.arange(len(a)), seed)["p"]
+        for tests in slope_tests(line, a, np.arange(len(a)), seed):
+            judge(table, tests, ())
     return table
 
 
@@ -289,11 +256,7 @@ def _r(x: Array, y: Array, axis: int = -1, *, ranks: bool) -> Array:
 
 def published(lms: Cells, ss: Cells, seed: int) -> dict[str, Columns]:
     """LMS, SS and ICAT in per cent, without p; an interval ends at 0 and 100."""
-    scores = {
-        "lms": mean(lms, seed, tested=False),
-        "ss": mean(ss, seed, tested=False),
-        "icat": _icats(lms, ss, seed),
-    }
+    scores = {"lms": mean(lms, seed, None), "ss": mean(ss, seed, None), "icat": _icats(lms, ss, seed)}
     return {
         name: columns | {end: np.clip(columns[end], 0, 100) for end in ("ci_low", "ci_high")}
         for name, columns in scores.items()
@@ -301,9 +264,7 @@ def published(lms: Cells, ss: Cells, seed: int) -> dict[str, Columns]:
 
 
 def _icats(lms: Cells, ss: Cells, seed: int) -> Columns:
-    """ICAT = LMS · min(SS, 100 − SS) / 50 per site, from the two ratios; BCa interval over whole clusters, no
-    p.
-    """
+    """ICAT = LMS · min(SS, 100 − SS) / 50 per site; BCa interval over whole clusters, no p."""
     table = _empty(lms)
     table["estimate"] = _icat(ratio(lms.total, lms.n), ratio(ss.total, ss.n))
     for site in np.flatnonzero(table["clusters"] >= MIN_CLUSTERS):

@@ -1,6 +1,4 @@
-"""Aggregates of probes: accuracy, AUC, log-loss and selectivity per layer, with intervals over groups,
-against chance and shuffles.
-"""
+"""Aggregates of probes: accuracy, AUC, log-loss, selectivity per layer over groups, against shuffles."""
 
 from collections.abc import Iterator, Mapping
 
@@ -28,8 +26,7 @@ def summarise(
     place: Mapping[str, str],
     seed: int = 0,
 ) -> pl.DataFrame:
-    """SUMMARY per layer (null: the bag of tokens), metric = the task: held-out numbers, each a mean over
-    inputs with whole groups drawn.
+    """SUMMARY per layer (null: the bag of tokens), metric = the task: means over inputs, whole groups drawn.
 
     Balanced accuracy and AUC are means of pseudo-values (for AUC: placements, so that the variance over
     groups is Obuchowski's 1997). Method `shuffled`: median and 5 to 95 % of the accuracies under shuffled
@@ -44,27 +41,17 @@ def summarise(
         if rows.is_empty():
             continue
         for statistic, values in _values(rows).items():
-            columns = estimates.mean(values[1], seed, tested=False)
+            columns = estimates.mean(values[1], seed, None)
             if statistic != "log_loss":
                 columns |= {end: np.clip(columns[end], 0.0, 1.0) for end in ("ci_low", "ci_high")}
-            label = {
-                **base,
-                "method": method,
-                "statistic": statistic,
-                "unit": "nats" if statistic == "log_loss" else "share",
-            }
+            label = {**base, "method": method, "statistic": statistic, "unit": _unit(statistic)}
             parts.append(table(_sites(values[0], place), columns, label))
     both = predictions.filter(pl.col("probe").is_in(["within", "control"]))
     if both.height:
         layers, cells = _selectivity(both)
-        columns = estimates.mean(cells, seed, tested=False)
-        parts.append(
-            table(
-                _sites(layers, place),
-                columns,
-                {**base, "method": "within groups", "statistic": "selectivity"},
-            )
-        )
+        columns = estimates.mean(cells, seed, None)
+        label = {**base, "method": "within groups", "statistic": "selectivity"}
+        parts.append(table(_sites(layers, place), columns, label))
     parts += [_shuffled(bands, base, place), _chance(predictions.filter(pl.col("probe") == "grouped"), base)]
     whole = pl.concat(parts)
     order = pl.col("method").replace_strict(list(ORDER), range(len(ORDER)), return_dtype=pl.Int64)
@@ -100,9 +87,7 @@ def _cells(columns: list[tuple[NDArray[np.int64], Array]], groups: int) -> Cells
 
 
 def values_of(label: NDArray[np.int64], p: Array) -> Iterator[Array]:
-    """Values per input whose means are accuracy, balanced accuracy, AUC and log-loss; NaN-free, AUC ½ where
-    one label is missing.
-    """
+    """Values per input whose means are accuracy, balanced accuracy, AUC (½ of one label) and log-loss."""
     right = ((p > 0.5) == (label == 1)).astype(float)
     yield right
     n, ones = len(label), int(label.sum())
@@ -114,9 +99,7 @@ def values_of(label: NDArray[np.int64], p: Array) -> Iterator[Array]:
 
 
 def _placements(positive: NDArray[np.bool_], p: Array) -> Array:
-    """Pseudo-values of the AUC: AUC + n/n₁ (share of negatives below − AUC), and for negatives n/n₀ (share of
-    positives above − AUC).
-    """
+    """Pseudo-values of the AUC: AUC + n/n₁ (negatives below − AUC); of negatives n/n₀ (positives above …)."""
     n, ones = len(p), int(positive.sum())
     if not 0 < ones < n:
         return np.full(n, 0.5)
@@ -146,44 +129,42 @@ def _selectivity(both: pl.DataFrame) -> tuple[list[int | None], Cells]:
 
 
 def _shuffled(bands: pl.DataFrame, base: Mapping[str, str], place: Mapping[str, str]) -> pl.DataFrame:
-    by_layer = bands.group_by("layer").agg(
-        n=pl.len(),
-        estimate=pl.col("accuracy").median(),
-        ci_low=pl.col("accuracy").quantile(0.05, "linear"),
-        ci_high=pl.col("accuracy").quantile(0.95, "linear"),
-    )
-    by_layer = by_layer.sort("layer")
-    numbers = {
-        name: by_layer[name].to_numpy().astype(float) for name in ("n", "estimate", "ci_low", "ci_high")
-    }
-    return table(
-        _sites(by_layer["layer"].to_list(), place),
-        numbers,
-        {**base, "method": "shuffled", "statistic": "accuracy"},
-    )
+    by_layer = bands.group_by("layer").agg(**_band("accuracy")).sort("layer")
+    numbers = {name: by_layer[name].to_numpy().astype(float) for name in _band("accuracy")}
+    label = {**base, "method": "shuffled", "statistic": "accuracy"}
+    return table(_sites(by_layer["layer"].to_list(), place), numbers, label)
+
+
+def _band(column: str) -> dict[str, pl.Expr]:
+    """How many draws there are, their median, and 5 and 95 %."""
+    ends = {"ci_low": 0.05, "estimate": 0.5, "ci_high": 0.95}
+    band = {name: pl.col(column).quantile(level, "linear") for name, level in ends.items()}
+    return {"n": pl.len().cast(pl.Int64), **band}
+
+
+def against_random(summary: pl.DataFrame, source: str) -> pl.DataFrame:
+    """SUMMARY of a source's rows, then one of source `random` each: the others' median and 5 to 95 %."""
+    own = summary.filter(pl.col("source") == source)
+    keys = [name for name in own.columns[: own.columns.index("n")] if name != "source"]
+    others = summary.filter(pl.col("source") != source).group_by(keys, maintain_order=True)
+    band = others.agg(**_band("estimate")).with_columns(source=pl.lit("random"))
+    return pl.concat([own, pl.concat([own.clear(), band], how="diagonal")])
 
 
 def _chance(rows: pl.DataFrame, base: Mapping[str, str]) -> pl.DataFrame:
     first = rows.filter(pl.col("layer") == rows["layer"].min())
     share = float(first["label"].mean() or 0.0)  # type: ignore[arg-type]
     entropy = -sum(p * np.log(p) for p in (share, 1 - share) if p > 0)
-    numbers = {
-        "accuracy": max(share, 1 - share),
-        "balanced_accuracy": 0.5,
-        "auc": 0.5,
-        "log_loss": float(entropy),
-    }
+    numbers = {"accuracy": max(share, 1 - share), "balanced_accuracy": 0.5, "auc": 0.5, "log_loss": entropy}
     nothing = {"component": pl.String, "layer": pl.Int32, "head": pl.Int32, "position": pl.String}
     parts = []
     for name, value in numbers.items():
         sites = pl.DataFrame([[None] for _ in nothing], schema=nothing)
-        label = {
-            **base,
-            "method": "chance",
-            "statistic": name,
-            "unit": "nats" if name == "log_loss" else "share",
-        }
-        parts.append(
-            table(sites, {"n": np.array([float(first.height)]), "estimate": np.array([value])}, label)
-        )
+        label = {**base, "method": "chance", "statistic": name, "unit": _unit(name)}
+        columns = {"n": np.array([float(first.height)]), "estimate": np.array([value])}
+        parts.append(table(sites, columns, label))
     return pl.concat(parts)
+
+
+def _unit(statistic: str) -> str:
+    return "nats" if statistic == "log_loss" else "share"

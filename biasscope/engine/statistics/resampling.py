@@ -1,5 +1,4 @@
-"""Intervals and p values by resampling whole clusters, for all sites at once. Arrays `cluster site`, matrix
-products, no tables.
+"""Intervals and p values by resampling whole clusters, for all sites at once: arrays `cluster site`.
 
 A draw is one row of a matrix over clusters, shared by every site, so that a maximum over sites is a maximum
 within a draw.
@@ -29,17 +28,13 @@ ENUMERATED = 14
 """Up to this many clusters all sign patterns are counted, so that p is exact."""
 _BOOTSTRAP, _FLIP = 1, 2
 _CELLS = 1_000_000
-"""Largest `draw site` product held at once (8 MB), so that memory does not grow with the number of sites or
-draws.
-"""
+"""Largest `draw site` product held at once (8 MB): memory grows with neither sites nor draws."""
 _TIE = 1e-9
 """Equal statistics that rounding has parted still count as equal."""
 
 
 def weights(clusters: int, seed: int, draws: int | None = None) -> Array:
-    """How often each bootstrap draw takes each cluster, `draw cluster`: drawn with replacement, rows sum to
-    `clusters`.
-    """
+    """How often each bootstrap draw takes each cluster, `draw cluster`: with replacement, rows sum to k."""
     count = draws or DRAWS
     # counted in one go: as the multinomial draws that this is, it takes eight times as long
     taken = np.random.default_rng((seed, _BOOTSTRAP)).integers(0, clusters, (count, clusters))
@@ -73,8 +68,7 @@ class Judged:
 
 
 def judged(nulls: Sequence[Null], beside: Sequence[Null] = ()) -> Judged:
-    """p and single-step p_family of the sites of all nulls, one family; those `beside` are members of it that
-    are not tested.
+    """p and single-step p_family of the sites of all nulls, one family; those `beside` are not tested.
 
     p_family compares each |t| with the largest |t*| of the whole family within a draw. A drawn (not
     enumerated) set counts the observed arrangement as one more draw, so that p is never 0.
@@ -94,17 +88,13 @@ def judged(nulls: Sequence[Null], beside: Sequence[Null] = ()) -> Judged:
 
 
 def critical(top: Array, extra: int = 1) -> float:
-    """The smallest |t| with p_family below the level, given the sorted maxima of the draws; infinite where no
-    |t| is that rare.
-    """
+    """The smallest |t| with p_family below the level, given the sorted maxima of draws; infinite if none."""
     most = int(np.ceil(LEVEL * (extra + len(top)))) - 1 - extra
     return float(top[len(top) - most - 1]) * (1 + 2 * _TIE) if most >= 0 else np.inf
 
 
 def mean_error(total: Array, n: Array) -> Array:
-    """The standard error of Σ total / Σ n per site, clusters being the unit: √(k/(k−1) · Σ (total − θ n)²) /
-    |Σ n|; 0 without spread.
-    """
+    """The standard error of Σ total / Σ n per site: √(k/(k−1) · Σ (total − θ n)²) / |Σ n|; 0: no spread."""
     k, residual = len(total), total - total.sum(0) / n.sum(0) * n
     flat = (residual**2).sum(0) <= 1e-20 * (total**2).sum(0)
     return np.where(flat, 0.0, np.sqrt(k / (k - 1) * (residual**2).sum(0)) / np.abs(n.sum(0)))
@@ -112,8 +102,7 @@ def mean_error(total: Array, n: Array) -> Array:
 
 @dataclass(frozen=True)
 class Means:
-    """Ratios Σ total / Σ n over clusters, ready to be drawn again: the linearised standard error of a ratio,
-    anew in every draw.
+    """Ratios Σ total / Σ n over clusters, ready to be drawn again with the linearised error of each draw.
 
     `n` may be any other sum over the same clusters (for `recovered`).
     """
@@ -128,15 +117,11 @@ class Means:
 
     @property
     def residual(self) -> Array:
-        """What is left of each cluster's total when the ratio is taken away: drawn instead of values, so that
-        no large sums cancel.
-        """
+        """A cluster's total less the ratio's share: drawn instead of values, so that no large sums cancel."""
         return self.total - self.estimate * self.n
 
     def deviations(self, w: Array, sites: slice | NDArray[np.bool_]) -> tuple[Array, Array]:
-        """How far each draw's ratio is from the estimate, and its squared standard error, `draw site`; w:
-        `draw cluster`.
-        """
+        """Each draw's ratio less the estimate, and its squared error, `draw site`; w: `draw cluster`."""
         e, m = self.residual[:, sites], self.n[:, sites]
         size, k = w @ m, w.sum(1, keepdims=True)
         with np.errstate(divide="ignore", invalid="ignore"):
@@ -209,9 +194,7 @@ def studentised(
 
 
 def flip_null(total: Array, seed: int) -> Null:
-    """Sign flips of "the cluster sums are symmetric about 0", statistic |Σ S| / √Σ S²; every column needs a
-    non-zero sum.
-    """
+    """Sign flips of "cluster sums are symmetric about 0", |Σ S| / √Σ S²; every column needs a sum not 0."""
     unit, rows = total / np.sqrt((total**2).sum(0)), signs(len(total), seed)
     return Null(
         np.abs(unit.sum(0)), lambda part: np.abs(rows[part] @ unit), len(rows), len(total) <= ENUMERATED
@@ -219,9 +202,7 @@ def flip_null(total: Array, seed: int) -> Null:
 
 
 def signs(clusters: int, seed: int) -> Array:
-    """Sign patterns, `draw cluster`: all of them up to 14 clusters (the first sign fixed: |Σ S| has no sign),
-    else drawn.
-    """
+    """Sign patterns, `draw cluster`: up to 14 clusters all, the first sign fixed; else drawn."""
     if clusters > ENUMERATED:
         rng = np.random.default_rng((seed, _FLIP))
         return 1.0 - 2.0 * rng.integers(0, 2, (DRAWS, clusters)).astype(float)
@@ -246,8 +227,7 @@ def screened(p: Array) -> Array:
 def bca_interval(
     columns: tuple[Array, ...], statistic: Callable[..., Array], seed: int
 ) -> tuple[float, float]:
-    """The 95 % BCa interval of a statistic of clusters (rows of all columns drawn together); NaN where it has
-    none.
+    """The 95 % BCa interval of a statistic of clusters (rows drawn together); NaN where it has none.
 
     For statistics without a standard error of their own: correlations, ICAT. `statistic` takes `axis`.
     """
@@ -263,8 +243,7 @@ def bca_interval(
 
 
 def most_beyond(population: int, drawn: int, seen: int) -> int:
-    """The largest number of a population's members that may exceed a size, with 95 % confidence, when `seen`
-    of `drawn` random ones do.
+    """The most of a population that may exceed a size, with 95 % confidence, if `seen` of `drawn` do.
 
     Exact for draws without replacement (hypergeometric). With no exceedance it is below the binomial
     population · (1 − 0.05^(1/drawn)).
@@ -280,9 +259,7 @@ def most_beyond(population: int, drawn: int, seen: int) -> int:
 
 
 def enough(population: int, miss: float) -> int:
-    """How many random members must be drawn, none exceeding, before fewer than a share `miss` of the
-    population may exceed.
-    """
+    """How many random members, none exceeding, show that under a share `miss` of the population exceed."""
     low, high = 0, population
     while low < high:
         middle = (low + high) // 2
@@ -295,9 +272,7 @@ def enough(population: int, miss: float) -> int:
 
 
 def few_clusters_note(clusters: int, noun: str = "term") -> str | None:
-    """Why a row has no interval and no p, or None where it may have them: "only 3 terms: no statement about
-    other terms".
-    """
+    """Why a row has no interval and no p, if so: "only 3 terms: no statement about other terms"."""
     if clusters >= MIN_CLUSTERS:
         return None
     return f"only {clusters} {noun}{'' if clusters == 1 else 's'}: no statement about other {noun}s"

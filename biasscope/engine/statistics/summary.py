@@ -1,5 +1,4 @@
-"""Aggregates of effects: every site's slope, mean and rms, with interval, p and recovered share; which sites
-rank first.
+"""Aggregates of effects: each site's slope, mean and rms, with interval, p and recovered share; ranks.
 
 Per example in, one row per site and statistic out (the clean model's: `baseline`). shift is `statistic =
 mean`, slope is `statistic = slope`; "significant" means a star (see `schemas.mark`). A number that does not
@@ -7,7 +6,7 @@ exist is null, never NaN or infinite.
 """
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import replace
 from functools import partial
 from typing import Any
 
@@ -19,17 +18,19 @@ from biasscope.engine import schemas
 from biasscope.engine.errors import DataError
 from biasscope.engine.schemas import SUMMARY, TOTAL
 from biasscope.engine.statistics import estimates
-from biasscope.engine.statistics.cells import Cells, numbered
-from biasscope.engine.statistics.estimates import Columns, Family
+from biasscope.engine.statistics.cells import SITE, Measured, measured, ratio, sites_of
+from biasscope.engine.statistics.estimates import Columns
 from biasscope.engine.statistics.resampling import MIN_CLUSTERS, Array
 from biasscope.engine.types import METRICS, Design, Site
 
 BIAS = tuple(name for name, metric in METRICS.items() if metric.bias)
 """Metrics whose effects are bias effects; the first one present ranks the sites."""
-STATISTICS = ("slope", "mean", "rms", "pearson_bls", "spearman_bls", "pearson_bergsma", "spearman_bergsma")
-SITE = ["component", "layer", "head", "position"]
-SITES = ["measured", "source", *SITE]
+STATISTICS = (
+    *("slope", "mean", "rms", "preference", "score", "sentence_score", "slope_first", "slope_second"),
+    *("pearson", "spearman", "pearson_bls", "spearman_bls", "pearson_bergsma", "spearman_bergsma"),
+)
 Labels = Mapping[str, str | None]
+_DRAW = 5
 
 
 def unit(metric: str, statistic: str) -> str:
@@ -45,122 +46,19 @@ def parts(effects: pl.DataFrame | pl.LazyFrame) -> Iterator[tuple[str, list[str 
         yield str(dataset), sources["source"].to_list(), effects.lazy().filter(pl.col("dataset") == dataset)
 
 
-@dataclass(frozen=True)
-class Measured:
-    """The effects on one metric, ready to be aggregated over groups and clusters."""
-
-    sites: pl.DataFrame
-    """Source, component, layer, head and position of each site; `measured`: whether it is more than a member
-    of the family.
-    """
-    groups: list[str]
-    cells: Cells
-    """`group site`."""
-    families: Sequence[Family]
-    """What stars of the ranking statistic are about."""
-    x: Array
-    """The share of men of each group, NaN where it has none."""
-    cluster: NDArray[np.intp]
-    """The cluster's number of each group."""
-
-    @property
-    def graded(self) -> NDArray[np.bool_]:
-        """The groups that have a share of men and an effect; empty where their shares do not differ."""
-        known = np.isfinite(self.x) & (self.cells.n.sum(1) > 0)
-        return known if len(set(self.x[known])) > 1 else np.zeros_like(known)
-
-    def total(self, source: str | None) -> int | None:
-        """The row of a source's total effect, if there is one."""
-        rows = np.flatnonzero(self.of(source) & (self.sites["component"] == TOTAL).to_numpy())
-        return int(rows[0]) if len(rows) else None
-
-    def of(self, source: str | None) -> NDArray[np.bool_]:
-        """The rows of a source."""
-        return self.sites.select(pl.col("source").eq_missing(pl.lit(source))).to_series().to_numpy()
-
-    @property
-    def statistic(self) -> str:
-        """What ranks the sites: the slope where there is one."""
-        return "slope" if self.graded.any() else "mean"
-
-
-def measured(
-    effects: pl.LazyFrame,
-    metric: str,
-    design: Design,
-    beside: pl.LazyFrame | None = None,
-) -> Measured:
-    """The effects of one dataset on a metric, all sources; `beside`: of sites that could have been measured
-    and were not.
-    """
-    rows = effects.with_columns(measured=True)
-    if beside is not None:
-        rows = pl.concat([rows, beside.with_columns(measured=False)])
-    rows = rows.filter(pl.col("metric") == metric)
-    sites = (
-        rows.select(SITES)
-        .unique()
-        .collect()
-        .sort(SITES, descending=[True] + [False] * (len(SITES) - 1), nulls_last=True)
-    )
-    groups = rows.select(pl.col("group").unique().sort()).collect().to_series().to_list()
-    cells = _site_cells(rows.filter(pl.col("effect").is_finite()), sites, groups)
-    return Measured(
-        sites, groups, cells, _families(sites), covariate(groups, design), clusters(groups, design.partners)
-    )
-
-
-def _families(sites: pl.DataFrame) -> list[Family]:
-    """Two: heads and MLPs, and the hook points that contain others."""
-    own = sites["measured"].to_numpy()
-    single = sites.select(schemas.heads_and_mlps()).to_series().to_numpy()
-    whole = ~single & (sites["component"] != TOTAL).to_numpy()
-    return [Family(members, own) for members in (single, whole) if members.any()]
-
-
-def partners(twins: pl.DataFrame) -> dict[str, str]:
-    """Group → the one group it is exchanged for, from TWINS; groups whose prompts draw different partners are
-    left out.
-    """
-    each = twins.group_by("group").agg(pl.col("partner").unique())
-    return {group: names[0] for group, names in each.rows() if len(names) == 1}
-
-
-def clusters(groups: Sequence[str], partners: Mapping[str, str]) -> NDArray[np.intp]:
-    """The cluster's number of each group: its own, but for two groups that are each other's partner."""
-    mutual = {g: min(g, p) for g, p in partners.items() if partners.get(p) == g and p in set(groups)}
-    return np.unique([mutual.get(g, g) for g in groups], return_inverse=True)[1]
-
-
-def _site_cells(effects: pl.LazyFrame, sites: pl.DataFrame, groups: Sequence[str]) -> Cells:
-    """The cells of one metric. Only numbers leave polars: copies of the text columns would outweigh all the
-    rest.
-    """
-    numbered = effects.join(sites.lazy().with_row_index("site"), on=SITES, how="left", nulls_equal=True)
-    cluster, ident = pl.col("group").cast(pl.Enum(groups)).to_physical(), pl.col("example_id").rank("dense")
-    coded = numbered.select(cluster.cast(pl.Int64), pl.col("site").cast(pl.Int64), ident, "effect").collect()
-    # Summed in the order of the ids, so that the last digit does not depend on the order of a sweep's shards.
-    order = np.argsort(coded["example_id"].to_numpy(), kind="stable")
-    cluster_of, site_of, effect = (coded[name].to_numpy()[order] for name in ("group", "site", "effect"))
-    return Cells.of(cluster_of, site_of, effect, (len(groups), len(sites)))
-
-
 def statistics(metric: str, site_effects: Measured, seed: int) -> Iterator[tuple[str, Columns]]:
-    """Each statistic of a metric with its columns; slope only over groups whose x is known, and only where x
-    varies.
+    """Each statistic of a metric with its columns; slope only over groups whose x is known and varies.
 
     Stars are about the ranking statistic of the first metric of bias alone.
     """
     known, ranks = site_effects.graded, metric == BIAS[0]
     if metric in BIAS and known.any():
-        x, cluster = site_effects.x[known], numbered(site_effects.cluster[known])
-        columns = estimates.slope(
-            site_effects.cells.clusters(known), x, cluster, seed, site_effects.families if ranks else ()
-        )
+        (cells, cluster, _), x = site_effects.over("slope"), site_effects.x[known]
+        columns = estimates.slope(cells, x, cluster, seed, site_effects.families if ranks else ())
         yield "slope", _named(columns, np.flatnonzero(known))
     cells = site_effects.cells.merged(site_effects.cluster)
     families = site_effects.families if ranks and not known.any() else ()
-    columns = estimates.mean(cells, seed, families, tested=METRICS[metric].signed)
+    columns = estimates.mean(cells, seed, families if METRICS[metric].signed else None)
     yield "mean", _named(columns, np.unique(site_effects.cluster, return_index=True)[1])
     if METRICS[metric].signed:
         yield "rms", estimates.rms(cells, seed)
@@ -173,11 +71,6 @@ def _named(columns: Columns, groups: NDArray[np.intp]) -> Columns:
     return columns | {"carried_by": np.where(known, groups[np.where(known, carried, 0).astype(int)], np.nan)}
 
 
-def covariate(groups: Sequence[str], design: Design) -> Array:
-    """The value of each group that slopes are on, NaN where it has none."""
-    return np.array([(design.covariate or {}).get(group, np.nan) for group in groups], float)
-
-
 def place(column: str, order: Sequence[str]) -> pl.Expr:
     """The place of a column's value in an order, strangers last."""
     return pl.col(column).replace_strict(
@@ -186,8 +79,7 @@ def place(column: str, order: Sequence[str]) -> pl.Expr:
 
 
 def table(sites: pl.DataFrame, columns: Columns, labels: Labels, groups: Sequence[str] = ()) -> pl.DataFrame:
-    """SUMMARY rows of sites (or subsets), their columns and what is the same for all of them; not finite
-    becomes null.
+    """SUMMARY rows of sites (or subsets), their columns and what all share; not finite becomes null.
 
     `groups`: the names of those that `carried_by` numbers.
     """
@@ -226,8 +118,7 @@ def summarise(
     design: Design = Design(),
     beside: pl.LazyFrame | None = None,
 ) -> pl.DataFrame:
-    """SUMMARY of EFFECTS, one row per site and statistic: slope (where groups have a covariate), mean and
-    rms.
+    """SUMMARY of EFFECTS, one row per site and statistic: slope (where groups have a covariate), mean, rms.
 
     kl has its mean alone, without p. p_family, q and marks stand on the ranking statistic of target alone:
     slope where it exists, else mean. Its family is all heads and MLPs at all positions under all sources of
@@ -271,9 +162,7 @@ def _site_rows(
 
 def _recovered(site_effects: Measured, columns: Columns, statistic: str, seed: int) -> Columns:
     """The columns of `recovered`, for each source of which the total effect's interval leaves out 0."""
-    x = site_effects.x[site_effects.graded] if statistic == "slope" else None
-    rows = site_effects.graded if statistic == "slope" else np.ones(len(site_effects.groups), bool)
-    cells, cluster = site_effects.cells.clusters(rows), numbered(site_effects.cluster[rows])
+    cells, cluster, x = site_effects.over(statistic)
     filled: Columns = {name: np.full(site_effects.sites.height, np.nan) for name in estimates.RECOVERED}
     for source in site_effects.sites["source"].unique():
         total = site_effects.total(source)
@@ -297,9 +186,7 @@ def _each_group(site_effects: Measured, label: Labels) -> Iterator[pl.DataFrame]
 
 
 def _ranked(rows: pl.DataFrame) -> pl.DataFrame:
-    """The rows of one dataset and source: by metric, statistic, then the sites by the ranking statistic;
-    single groups follow.
-    """
+    """The rows of one dataset and source: by metric, statistic, then rank of the site; single groups last."""
     size = pl.col("estimate").abs()
     order = ranking(rows).sort(size, *SITE, descending=[True] + [False] * len(SITE), nulls_last=True)
     rows = rows.join(order.select(SITE).with_row_index("rank"), on=SITE, how="left", nulls_equal=True)
@@ -308,9 +195,7 @@ def _ranked(rows: pl.DataFrame) -> pl.DataFrame:
 
 
 def ranking(summary: pl.DataFrame) -> pl.DataFrame:
-    """The rows that rank sites: slope where it exists, else mean, of target (else sentence) over all
-    examples.
-    """
+    """The rows that rank sites: slope where it exists, else mean, of target (else sentence) over all."""
     whole = summary.filter(
         pl.col("metric").is_in(BIAS), pl.col("statistic").is_in(["slope", "mean"]), pl.col("subset") == "all"
     )
@@ -320,31 +205,60 @@ def ranking(summary: pl.DataFrame) -> pl.DataFrame:
     return whole.filter(order == order.min().over(kind))
 
 
+def estimates_of(site_effects: Measured, statistic: str) -> Array:
+    """The slope or mean of each site over all clusters, NaN where it has none."""
+    cells, _, x = site_effects.over(statistic)
+    return ratio(cells.total, cells.n) if x is None else estimates.slopes_on(x, cells)
+
+
+def estimated(
+    effects: pl.DataFrame, design: Design, *, model: str | None = None, ends: bool = False
+) -> pl.DataFrame:
+    """The rows of SUMMARY that rank sites, untested and, unless `ends`, with their estimate alone.
+
+    EFFECTS of one dataset and source on target. `ends`: with the interval, and what is recovered of a total.
+    """
+    site_effects = replace(measured(effects.lazy(), BIAS[0], design), families=None)
+    statistic = site_effects.statistic
+    columns = {"estimate": estimates_of(site_effects, statistic)}
+    if ends:
+        _, columns = next(statistics(BIAS[0], site_effects, design.seed))
+        columns |= _recovered(site_effects, columns, statistic, design.seed)
+    label = {"model": model, "dataset": effects["dataset"][0], "subset": "all", "metric": BIAS[0]}
+    label |= {"statistic": statistic, "unit": unit(BIAS[0], statistic)}
+    return ranking(_ranked(table(site_effects.sites, columns, label)))
+
+
 def headline(summary: pl.DataFrame) -> dict[str, Any]:
     """The first row of a summary: the strongest site, or the clean model's ranking statistic."""
     refuse_empty(summary)
     return summary.row(0, named=True)
 
 
-def top(summary: pl.DataFrame, n: int, components: Sequence[str] | None = None) -> list[Site]:
-    """The n sites with the largest |ranking statistic| among the components, strongest first; fewer where
-    fewer have one.
-
-    `z` means its heads; a whole hook point `z` is never among them.
-    """
+def top(summary: pl.DataFrame, n: int) -> list[Site]:
+    """The n sites with the largest |ranking statistic|, if as many have one; no whole `z` is among them."""
     rows = ranking(summary).filter(pl.col("estimate").is_not_null(), schemas.single_sites())
-    rows = rows if components is None else rows.filter(pl.col("component").is_in(list(components)))
-    rows = rows.sort(pl.col("estimate").abs(), descending=True, maintain_order=True).unique(
-        SITE[:3], keep="first", maintain_order=True
-    )
-    return [Site(row["layer"], row["component"], row["head"]) for row in rows.head(n).iter_rows(named=True)]
+    rows = rows.sort(pl.col("estimate").abs(), descending=True, maintain_order=True)
+    return list(dict.fromkeys(sites_of(rows)))[:n]
+
+
+def chosen(summary: pl.DataFrame, n: int, seed: int) -> tuple[list[Site], list[Site]]:
+    """The n sites of each kind that rank first, and n seeded others: what `--calibrate` measures exactly."""
+    ranked = ranking(summary).filter(schemas.single_sites())
+    best: list[Site] = []
+    others: list[Site] = []
+    rng = np.random.default_rng((seed, _DRAW))
+    for (_,), rows in sorted(ranked.group_by("component")):
+        order = top(rows, rows.height)
+        best += order[:n]
+        rest = sorted(order[n:])
+        others += [rest[i] for i in sorted(rng.permutation(len(rest))[:n])]
+    return best, others
 
 
 def by_upper_bound(summary: pl.DataFrame) -> list[Site]:
-    """Sites by max(|ci_low|, |ci_high|) of their ranking statistic, largest first: those that *could* be
-    strongest.
-    """
+    """Sites by max(|ci_low|, |ci_high|) of their ranking statistic: which *could* be strongest."""
     reach = pl.max_horizontal(pl.col("ci_low", "ci_high", "estimate").abs())
     rows = ranking(summary).filter(schemas.single_sites())
     rows = rows.sort(reach, *SITE, descending=[True] + [False] * len(SITE), nulls_last=True)
-    return [Site(row["layer"], row["component"], row["head"]) for row in rows.iter_rows(named=True)]
+    return sites_of(rows)

@@ -66,26 +66,14 @@ def _run(folder: Path) -> Entry:
         command = model = dataset = "?"
     held = journal.Journal.read(folder)
     size, changed = _extent(folder)
-    return Entry(
-        folder.name,
-        "run",
-        command,
-        model,
-        dataset,
-        len(held.units),
-        "finished" in held.facts,
-        size,
-        changed,
-        locked(folder),
-        folder,
-    )
+    about = (folder.name, "run", command, model, dataset, len(held.units), "finished" in held.facts)
+    return Entry(*about, size, changed, locked(folder), folder)
 
 
 def _model(folder: Path) -> Entry:
     size, changed = _extent(folder)
-    return Entry(
-        folder.name, "model", "", "", "", 0, (folder / "config.json").is_file(), size, changed, False, folder
-    )
+    about = (folder.name, "model", "", "", "", 0, (folder / "config.json").is_file())
+    return Entry(*about, size, changed, False, folder)
 
 
 def _extent(folder: Path) -> tuple[int, float]:
@@ -112,9 +100,7 @@ def locked(folder: Path) -> bool:
 
 
 def chosen(entries: Sequence[Entry], keys: Sequence[str]) -> list[Entry]:
-    """The entries that the keys name by their first characters. UsageError where one names none or
-    several.
-    """
+    """The entries that the keys name by first characters. UsageError where one names none or several."""
     return [_named(key, {entry.key: entry for entry in entries}) for key in dict.fromkeys(keys)]
 
 
@@ -128,9 +114,7 @@ def _named(key: str, by_key: dict[str, Any]) -> Any:
 
 
 def damage(cache: Path, *, repair: bool = False) -> list[str]:
-    """What is corrupted: journal lines, shards, converted weights, remembered checksums. With `repair`, all
-    of it is dropped.
-    """
+    """What is corrupted: journal lines, shards, weights, remembered checksums. `repair` drops all of it."""
     damaged = []
     for folder in journal.folders(cache / "runs"):
         with journal.held(folder) if repair else contextlib.nullcontext():
@@ -153,9 +137,7 @@ def damage(cache: Path, *, repair: bool = False) -> list[str]:
 
 
 def wrong_files(folder: Path) -> list[str]:
-    """The files of a converted model that do not match its manifest; a conversion without a manifest is not
-    checked.
-    """
+    """The files of a converted model that do not match its manifest; without one none is checked."""
     try:
         sums = json.loads((folder / "manifest.json").read_bytes())
         return [
@@ -170,9 +152,7 @@ def wrong_files(folder: Path) -> list[str]:
 
 
 def stale(entries: Sequence[Entry], older_than: float) -> list[Entry]:
-    """What is not likely to be needed: not touched for so many days, or a conversion by another version;
-    nothing that is locked.
-    """
+    """What is not likely to be needed: untouched for so many days, or another version's; nothing locked."""
     old = [
         e
         for e in entries
@@ -220,9 +200,7 @@ class Stored:
 
     @property
     def model(self) -> tuple[str, str]:
-        """What its model is called, and what identifies it: the sha256 of its weights, or where none ran the
-        folder.
-        """
+        """What its model is called, and what identifies it: its weights' sha256, or else the folder."""
         place = self.folder.resolve().parent.parent.parent
         used = self.record.model if self.record else None
         if used is None:
@@ -238,9 +216,7 @@ def stored(folder: Path, cache: Path | None = None) -> Stored:
 
 
 def load(output: Path, name: str, cache: Path | None = None) -> tuple[Stored, runs.RunRecord]:
-    """The run of that name, and its record. UsageError where there is none, DamagedError where it is
-    corrupted.
-    """
+    """The run of that name, and its record. UsageError if there is none, DamagedError if corrupted."""
     run = stored(find(output, name), cache)
     if run.record is None:
         raise DamagedError(f"{run.folder} {run.damage}; rerun the command that made it")
@@ -248,9 +224,7 @@ def load(output: Path, name: str, cache: Path | None = None) -> tuple[Stored, ru
 
 
 def models(stored_runs: Collection[Stored]) -> dict[Path, str]:
-    """Folder of a run → what its model is called where these are shown together: the first of a name keeps
-    it.
-    """
+    """Folder of a run → its model's name where several are shown: the first of a name keeps it."""
     order = sorted(
         (run for run in stored_runs if run.record), key=lambda run: run.record.created if run.record else ""
     )
@@ -260,18 +234,16 @@ def models(stored_runs: Collection[Stored]) -> dict[Path, str]:
 
 def finished(output: Path, cache: Path | None = None) -> list[Stored]:
     """The runs under results/, the newest first; corrupted ones last."""
-    stored_runs = [stored(file.parent, cache) for file in output.glob(f"*/*/*/*/{runs.RECORD}")]
-    return sorted(
-        stored_runs,
-        key=lambda run: ("" if run.record is None else run.record.created, str(run.folder)),
-        reverse=True,
-    )
+
+    def when(run: Stored) -> tuple[str, str]:
+        return "" if run.record is None else run.record.created, str(run.folder)
+
+    each = (stored(file.parent, cache) for file in output.glob(f"*/*/*/*/{runs.RECORD}"))
+    return sorted(each, key=when, reverse=True)
 
 
 def find(output: Path, name: str) -> Path:
-    """The folder of a run named by its path or the first characters of its key. UsageError where there is
-    none, or several.
-    """
+    """The run folder of a path or the first characters of a key. UsageError where none or several fit."""
     if (Path(name) / runs.RECORD).is_file():
         return Path(name)
     folder: Path = _named(

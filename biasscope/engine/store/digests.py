@@ -3,11 +3,16 @@
 import hashlib
 import json
 import os
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
+from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
-from biasscope.engine.types import Example
+from biasscope.engine.types import Covariate, Example
+
+_NEW = ("anti_prompt", "per_token", "together", "twin")
+LATER = {f.name: f.default for f in fields(Example) if f.name in _NEW}
+"""Fields that examples did not have when the first digests were published, and their defaults."""
 
 
 def canonical(content: Any) -> bytes:
@@ -22,27 +27,20 @@ def digest(content: Any) -> str:
     return hashlib.sha256(canonical(content)).hexdigest()
 
 
-def of_examples(examples: Iterable[Example]) -> str:
-    """The content digest of examples, whatever their order and the name of their dataset."""
-    return digest(sorted(map(_row, examples), key=lambda row: str(row[0])))
+def of_examples(examples: Iterable[Example], covariates: Sequence[Covariate] = ()) -> str:
+    """The content digest of examples, whatever their order and the name of their dataset, and of covariates
+    that do not stand in the examples.
+    """
+    rows: list[Any] = sorted(map(_row, examples), key=lambda row: str(row[0]))
+    return digest([rows, [[c.name, c.unit, dict(c.values)] for c in covariates]] if covariates else rows)
 
 
 def _row(e: Example) -> list[Any]:
-    row = [
-        e.id,
-        e.bias_type,
-        e.group,
-        e.prompt,
-        e.stereo,
-        e.anti,
-        e.unrelated,
-        e.suffix,
-        e.sentences,
-        e.flaw,
-        dict(e.meta),
-    ]
-    # where there is none, the digests are those published before there was a term
-    return row if e.term is None else [*row, e.term]
+    first = [e.id, e.bias_type, e.group, e.prompt, e.stereo, e.anti, e.unrelated, e.suffix]
+    row = [*first, e.sentences, e.flaw, dict(e.meta), *([] if e.term is None else [e.term])]
+    # a field stands in the digest where it is not its default: published digests do not change with a new one
+    different = {name: value for name, default in LATER.items() if (value := getattr(e, name)) != default}
+    return [*row, different] if different else row
 
 
 def of_bytes(content: bytes) -> str:
@@ -63,9 +61,7 @@ def of_file(path: Path) -> str:
 
 
 def remembered(path: Path, memory: Path) -> str:
-    """The sha256 of a large file, hashed once and remembered in the folder `memory` under path, size, times
-    and inode.
-    """
+    """A large file's sha256, hashed once and kept in the folder `memory` by path, size, times, inode."""
     path = path.resolve()
     stat = path.stat()
     seen = [str(path), stat.st_size, stat.st_mtime_ns, stat.st_ctime_ns, stat.st_ino]
@@ -85,9 +81,7 @@ def remembered(path: Path, memory: Path) -> str:
 
 
 def misremembered(note: Path) -> str | None:
-    """Why a remembered sum is wrong; None where it is right, or its file is gone or has changed since (it is
-    then hashed anew).
-    """
+    """Why a remembered sum is wrong; None if it is right, or the file is gone or changed since."""
     try:
         known = json.loads(note.read_bytes())
         seen, sha256 = known["seen"], known["sha256"]

@@ -32,9 +32,7 @@ def export(
     effects: pl.LazyFrame | None = None,
     key: str = "",
 ) -> list[Path]:
-    """The files written for a finished `baseline`, `patch`, `ablate` or `probe` of that key; `effects`: its
-    EFFECTS, if it has any.
-    """
+    """The files written for a finished `baseline`, `patch`, `ablate`, `probe`; effects: EFFECTS, if any."""
     folder.mkdir(parents=True, exist_ok=True)
     rows = _studied(command, summary)
     if command == "baseline":
@@ -52,9 +50,7 @@ def export(
 
 
 def _studied(command: str, summary: pl.DataFrame) -> pl.DataFrame:
-    """The rows that the original study had: of `patch` the estimates over all positions, of `ablate` one
-    source, if it can be the mean.
-    """
+    """The original study's rows: of `patch` the estimates over all positions, of `ablate` one source."""
     if command == "patch":
         return summary.filter(
             pl.col("method").ne_missing("exact"), pl.col("position").fill_null("all") == "all"
@@ -68,9 +64,7 @@ def _studied(command: str, summary: pl.DataFrame) -> pl.DataFrame:
 
 
 def _estimates(folder: Path, dataset: str, rows: pl.DataFrame, effects: pl.LazyFrame | None) -> list[Path]:
-    """The estimates of every site; none where only exact effects, or those of single positions, were
-    measured.
-    """
+    """The estimates of every site; none where only exact effects, or single positions, were measured."""
     means = _sites(rows)
     if not means and effects is not None and rows.height:
         # SUMMARY has no mean of twins that go both ways, because it says nothing about the stereotype; the
@@ -83,11 +77,8 @@ def _estimates(folder: Path, dataset: str, rows: pl.DataFrame, effects: pl.LazyF
 def _means(rows: pl.DataFrame, effects: pl.LazyFrame) -> list[tuple[Site, float | None]]:
     """Per site of these rows, the mean effect on `target` over the examples."""
     place = ["layer", "component", "head"]
-    whole = effects.filter(
-        pl.col("metric") == "target",
-        pl.col("position").fill_null("all") == "all",
-        pl.col("effect").is_finite(),
-    )
+    everywhere = pl.col("position").fill_null("all") == "all"
+    whole = effects.filter(everywhere, pl.col("effect").is_finite(), metric="target")
     means = whole.group_by(place).agg(pl.col("effect").mean()).collect()
     sites = rows.filter(pl.col("component") != TOTAL).select(place).unique(maintain_order=True)
     each = sites.join(means, on=place, how="left", nulls_equal=True, maintain_order="left")
@@ -108,21 +99,15 @@ def _ablations(folder: Path, dataset: str, rows: pl.DataFrame) -> list[Path]:
 
 
 def _probes(folder: Path, dataset: str, summary: pl.DataFrame) -> list[Path]:
-    """Row of the residual stream (or layer) → accuracy and AUC, and the best of them in the summary of all
-    datasets.
-    """
+    """Row of the residual stream (or layer) → accuracy and AUC, and the best of them in the summary."""
     rows = summary.filter(pl.col("method") == "probe", pl.col("statistic").is_in(["accuracy", "auc"]))
     layers: dict[str, dict[str, float | None]] = {}
     for row in rows.iter_rows(named=True):
         layers.setdefault(str(row["layer"]), {})[row["statistic"]] = _number(row["estimate"])
     best = max(layers, key=lambda layer: layers[layer]["accuracy"] or 0.0)
     file = _write(folder / f"linear_probing_{safe_name(dataset)}.json", layers)
-    return [
-        file,
-        _merge(
-            folder / "linear_probing_summary.json", {dataset: {"best_layer": float(best), **layers[best]}}
-        ),
-    ]
+    entry = {dataset: {"best_layer": float(best), **layers[best]}}
+    return [file, _merge(folder / "linear_probing_summary.json", entry)]
 
 
 def _write(file: Path, value: dict[str, Any]) -> Path:
@@ -152,16 +137,9 @@ def _baseline(summary: pl.DataFrame) -> dict[str, float | None]:
 
 def _sites(summary: pl.DataFrame) -> list[tuple[Site, float | None]]:
     """Per site, the mean effect on `target`, in the summary's order."""
-    rows = summary.filter(
-        pl.col("metric") == "target",
-        pl.col("statistic") == "mean",
-        pl.col("component") != TOTAL,
-        pl.col("subset") == "all",
-    )
-    return [
-        (Site(r["layer"], r["component"], r["head"]), _number(r["estimate"]))
-        for r in rows.iter_rows(named=True)
-    ]
+    rows = summary.filter(pl.col("component") != TOTAL, metric="target", statistic="mean", subset="all")
+    each = rows.select("layer", "component", "head", "estimate").rows()
+    return [(Site(*row[:3]), _number(row[3])) for row in each]
 
 
 def _hook(site: Site) -> str:

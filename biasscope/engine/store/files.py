@@ -32,9 +32,7 @@ def write_bytes(file: Path, content: bytes) -> str:
 
 
 def replace(file: Path, write: Callable[[Path], Any], size: int) -> None:
-    """Replace `file` atomically by what `write` puts into a temporary file; a power cut leaves the old or the
-    new one.
-    """
+    """Replace `file` atomically by what `write` puts into a temporary file; a power cut leaves one whole."""
     temp = file.with_name(f".{file.name}.{os.getpid()}.tmp")
     try:
         write(temp)
@@ -100,8 +98,6 @@ def check_writable(output_dir: Path) -> None:
 
 
 def slug(name: str) -> str:
-    """A file name for a model: the last part of its name, with nothing in it but letters, digits, dot, dash,
-    underscore.
-    """
+    """A file name for a model: its last part, with only letters, digits, dot, dash and underscore."""
     stem = Path(name).name.removesuffix(".gguf") or "model"
     return re.sub(r"[^A-Za-z0-9._-]+", "-", stem).strip(".-") or "model"

@@ -33,9 +33,7 @@ LIBRARIES = ("torch", "transformers", "transformer_lens")
 
 @dataclass
 class Journal:
-    """The units of one run that are done, and what was decided for all of them. Write only while holding the
-    run's lock.
-    """
+    """The units of one run that are done, and what was decided for all. Write only under the run's lock."""
 
     folder: Path
     units: dict[str, dict[str, str]] = field(default_factory=dict)
@@ -80,9 +78,7 @@ class Journal:
         self.seconds += time.monotonic() - begun
 
     def _content(self, unit: str, table: str) -> bytes | None:
-        """The bytes of a shard, None where it is missing or corrupted: hashed once, and again where its file
-        has changed.
-        """
+        """A shard's bytes, None where missing or corrupted: hashed once, and again if its file changed."""
         file = self.shard(unit, table)
         try:
             now, content = _state(file), file.read_bytes()
@@ -101,13 +97,13 @@ class Journal:
     def put(self, unit: str, tables: Mapping[str, pl.DataFrame]) -> None:
         """Write a unit's shards, then its line in the journal."""
         begun = time.monotonic()
-        sums = {
-            name: shards.write_table(self.shard(unit, name), frame, shards.SCHEMAS[name])
-            for name, frame in tables.items()
-        }
+        sums = {}
+        for name, frame in tables.items():
+            file = self.shard(unit, name)
+            sums[name] = shards.write_table(file, frame, shards.SCHEMAS[name])
+            self.verified[file] = _state(file)
         self._append({"unit": unit, "tables": sums})
         self.units[unit] = sums
-        self.verified |= {file: _state(file) for file in (self.shard(unit, name) for name in sums)}
         self.seconds += time.monotonic() - begun
 
     def get(self, unit: str, table: str) -> pl.DataFrame:
@@ -136,9 +132,7 @@ class Journal:
         self.facts[fact] = value
 
     def threads(self) -> list[int]:
-        """The numbers of threads with which the run has been measured, the present one written down where it
-        is new.
-        """
+        """The numbers of threads with which the run was measured, the present one noted where new."""
         import torch
 
         known: list[int] = self.facts.get("threads", [])
@@ -196,8 +190,7 @@ def _checked(line: bytes) -> dict[str, Any] | None:
 def opened(
     root: Path, identity: Mapping[str, Any], *, wait: bool = False, fresh: bool = False
 ) -> Iterator[Journal]:
-    """The journal of the run with that identity, locked; with `fresh`, emptied. Its shards are not checked
-    yet.
+    """The journal of the run with that identity, locked; with `fresh`, emptied. Shards are not yet checked.
 
     LockedError where another process holds it.
     """
@@ -225,11 +218,8 @@ def held(folder: Path, *, wait: bool = False) -> Iterator[None]:
     except OSError as problem:
         raise unwritable(problem, folder) from problem
     try:
-        own = {
-            "pid": os.getpid(),
-            "host": socket.gethostname(),
-            "since": time.strftime("%Y-%m-%d %H:%M:%S %z"),
-        }
+        since = time.strftime("%Y-%m-%d %H:%M:%S %z")
+        own = {"pid": os.getpid(), "host": socket.gethostname(), "since": since}
         with contextlib.suppress(OSError):  # only for the message to others
             (folder / HOLDER).write_text(json.dumps(own), encoding="utf-8")
         yield
@@ -258,9 +248,7 @@ def clear(folder: Path) -> None:
 
 
 def nearest(root: Path, identity: Mapping[str, Any]) -> list[str]:
-    """The fields in which the most similar stored run of the same command differs; empty where there is
-    none.
-    """
+    """The fields in which the most similar stored run of the same command differs; empty if there is none."""
     differing = []
     for folder in folders(root):
         with contextlib.suppress(OSError, ValueError, AttributeError):
@@ -273,13 +261,8 @@ def nearest(root: Path, identity: Mapping[str, Any]) -> list[str]:
 def identity(command: str, **parameters: Any) -> dict[str, Any]:
     """All that decides a run's numbers: its parameters, and the versions that compute them."""
     versions = {name: importlib.metadata.version(name) for name in LIBRARIES}
-    return {
-        "command": command,
-        **parameters,
-        "versions": versions,
-        "schema": SCHEMA_VERSION,
-        "algorithm": ALGORITHM_VERSION,
-    }
+    code = {"versions": versions, "schema": SCHEMA_VERSION, "algorithm": ALGORITHM_VERSION}
+    return {"command": command, **parameters, **code}
 
 
 def run_key(identity: Mapping[str, Any]) -> str:
@@ -303,7 +286,5 @@ def folders(root: Path) -> Iterator[Path]:
     """The folders of the store, one a run key."""
     if root.is_dir():
         yield from (
-            path
-            for path in sorted(root.iterdir())
-            if (path / "key.json").is_file() or (path / "journal.jsonl").is_file()
+            path for path in sorted(root.iterdir()) if any((path / name).is_file() for name in (KEY, JOURNAL))
         )

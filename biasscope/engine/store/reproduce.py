@@ -1,6 +1,4 @@
-"""The command that gives a run again, built from its parameters each time it is shown: the text in a record
-may have been edited.
-"""
+"""The command that gives a run again, built anew from its parameters: a record's text may be edited."""
 
 import re
 import shlex
@@ -59,9 +57,7 @@ def of(record: RunRecord, *, document: bool = False) -> str:
 
 
 def renewed(record: RunRecord, *, document: bool = False) -> RunRecord:
-    """The record with its command built anew; for a `document`, without this machine's folders in its
-    warnings either.
-    """
+    """The record with its command built anew; for a `document`, warnings without this machine's folders."""
     warnings = [
         re.sub(PATH, lambda match: relative(match[0]), text) if document else text for text in record.warnings
     ]
@@ -69,9 +65,7 @@ def renewed(record: RunRecord, *, document: bool = False) -> RunRecord:
 
 
 def relative(value: str) -> str:
-    """A path as a document shows it: from the working folder on, or its last part where it lies elsewhere;
-    other values as they are.
-    """
+    """A path as a document shows it: from the working folder on, else its last part; other values as is."""
     if not re.match(r"[/~\\]|[A-Za-z]:[/\\]", value):
         return value
     path = Path(value).expanduser()

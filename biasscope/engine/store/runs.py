@@ -1,6 +1,4 @@
-"""A run's folder under results/: its tables first, its record last. Every file is written whole or not at
-all.
-"""
+"""A run's folder under results/: its tables first, its record last; every file whole or not at all."""
 
 import importlib.metadata
 import platform
@@ -47,9 +45,7 @@ class ModelPart(Strict):
 
 
 class DatasetPart(Strict):
-    """What one dataset gave: found = used + not_drawn + Σ dropped. Key and path are filled in when the run is
-    saved.
-    """
+    """What one dataset gave: found = used + not_drawn + Σ dropped. Saving fills in key and path."""
 
     name: str
     digest: str
@@ -61,10 +57,14 @@ class DatasetPart(Strict):
     dropped: dict[str, int]
     """Reason → number of examples that entered nothing."""
     partly: dict[str, int]
-    """Reason → number of used examples that lack `target` (two BLANKs, a token across the filler's edge) but
-    have `sentence`.
-    """
+    """Reason → number of used examples without `target` (two BLANKs, …) but with `sentence`."""
     groups: int
+    noun: str = "group"
+    """What a group is called."""
+    sides: tuple[str, str] = ("the first side", "the second side")
+    """What a positive and a negative target are nearer to, in a sentence."""
+    covariate: tuple[str, str] | None = None
+    """Name and unit of what slopes are on; null where the data have no covariate."""
     units: int = 0
     """Pieces that the run consists of."""
     reused: int = 0
@@ -91,9 +91,7 @@ class RunRecord(Strict):
     versions: dict[str, str]
     created: str
     batch_size: int | None = None
-    """Tokens × copies of a pass, as decided; null where nothing was decided, and in records of older
-    versions.
-    """
+    """Tokens × copies of a pass, as decided; null where none was, and in records of older versions."""
     reproduce: str
     """The command that gives this run again; where it is shown, it is built anew from `params`."""
     timing: dict[str, float]

@@ -1,5 +1,4 @@
-"""What a results folder remembers of itself: whose weights a model's folder holds, and the sha256 of every
-record.
+"""What a results folder remembers: whose weights a model's folder holds, and every record's sha256.
 
 Both stand in `index.json` at its root; the sha256 also stands beside the run's key in the cache. A record
 that is in neither is not sealed: it was made by an older version, or copied. One that disagrees with either
@@ -78,17 +77,13 @@ def names(name: str, digest: str) -> list[str]:
 
 
 def named(name: str, digest: str, taken: dict[str, str]) -> str:
-    """The first of these names that no other model has; it is the model's from now on. `taken`: folder name →
-    digest.
-    """
+    """The first of these names that no other model has, now the model's. `taken`: folder name → digest."""
     free = (shown for shown in names(name, digest) if taken.setdefault(safe_name(shown), digest) == digest)
     return next(free, name)
 
 
 def distinct(models: Iterable[tuple[str, str]]) -> dict[tuple[str, str], str]:
-    """(name, digest) → what that model is called where it is shown with the others; the first of a name keeps
-    it.
-    """
+    """(name, digest) → what that model is called beside the others; the first of a name keeps it."""
     taken: dict[str, str] = {}
     return {(name, digest): named(name, digest, taken) for name, digest in models}
 
@@ -122,9 +117,7 @@ def _owner(output: Path, place: str, index: Index) -> str | None:
 
 
 def seal(folder: Path, sha256: str, entry: Path) -> None:
-    """Remember the sha256 of a run's record, which is about to be written: in the index, and in the run's
-    entry of the cache, if any.
-    """
+    """Note the sha256 of a record about to be written: in the index and, if any, the run's cache entry."""
     root, place = _place(folder)
     with _changed(root) as index:
         index.runs[place] = sha256

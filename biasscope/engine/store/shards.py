@@ -43,9 +43,7 @@ SCHEMAS = {
     "summary": SUMMARY,
     "reliability": RELIABILITY,
 }
-"""Table → its columns; `exact`: the exact effects that attribution is calibrated with, `control`: effects on
-the control's prompts.
-"""
+"""Table → its columns; `exact`: what attribution is calibrated with, `control`: effects on the control."""
 
 
 def encoded(frame: pl.DataFrame, schema: pl.Schema, name: str) -> bytes:

@@ -1,17 +1,20 @@
 """The datasets: every module in this folder has ORIGIN, NAMES and read(). Nothing is registered anywhere
-else.
+else. `prompts` and `study` have no names: they read the user's own files.
 """
 
 import difflib
 import importlib
 import pkgutil
 import random
+from bisect import bisect_right
 from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import replace
+from itertools import accumulate, chain
 from pathlib import Path
 from types import ModuleType
 
+from biasscope.engine.data import reading, sheets
 from biasscope.engine.errors import DataError, UsageError
 from biasscope.engine.types import Dataset, Example
 
@@ -40,17 +43,25 @@ def default(data_dir: Path) -> list[str]:
 def load(
     name: str, data_dir: Path, *, limit: int | None = None, seed: int = 0, skip_invalid: bool = False
 ) -> Dataset:
-    """The dataset of that name, or of a FILE.json of the original study.
+    """The dataset of that name or FILE: what `read` gives, of which `limit` draws a sample (see `drawn`)."""
+    return drawn(read(name, data_dir, skip_invalid=skip_invalid), limit, seed)
 
-    `limit` draws a seeded sample spread evenly over groups, kept in data order. UsageError: unknown name,
-    limit below 1. DataError: not downloaded, malformed, not the published content, or empty.
+
+def read(name: str, data_dir: Path, *, skip_invalid: bool = False, no_space: bool = False) -> Dataset:
+    """The whole dataset of that name, or of a FILE of the user's.
+
+    UsageError: unknown name. DataError: not downloaded, malformed, not the published content, or empty.
     """
-    if limit is not None and limit < 1:
-        raise UsageError(f"limit must be at least 1, found {limit}")
     if name in names():
         dataset = _module(name).read(name, data_dir, skip_invalid=skip_invalid)
-    elif name.endswith(".json"):
+    elif _is_prompts(name):
+        dataset = modules()["prompts"].read(name, data_dir, skip_invalid=skip_invalid, no_space=no_space)
+    elif name.lower().endswith(".json"):
         dataset = modules()["study"].read(name, data_dir, skip_invalid=skip_invalid)
+    elif Path(name).is_file():
+        raise UsageError(
+            f"{name} is no FILE.csv, .tsv, .jsonl, .json or .parquet; save a spreadsheet as CSV (UTF-8)"
+        )
     else:
         raise UsageError(unknown("dataset", name, names()))
     if not dataset.examples:
@@ -58,11 +69,28 @@ def load(
             f"dataset '{dataset.name}' has no example left: {dataset.found} found, {dataset.dropped.total()} "
             "refused"
         )
-    return (
-        dataset
-        if limit is None
-        else replace(dataset, examples=sample(dataset.examples, limit, seed), whole=dataset.examples)
-    )
+    return dataset
+
+
+def _is_prompts(name: str) -> bool:
+    """Whether a name is that of a file of prompts; a .json file is one where its records have a prompt."""
+    suffix = Path(name).suffix.lower()
+    if suffix != ".json":
+        return suffix in sheets.FORMS
+    records = reading.read_list(sheets.checked_size(Path(name)))
+    return any(isinstance(r, dict) and not r.keys().isdisjoint(("prompt", "prompt_a")) for r in records)
+
+
+def drawn(dataset: Dataset, limit: int | None, seed: int) -> Dataset:
+    """The dataset, or a seeded sample of `limit` examples of it, spread evenly over groups, in data order.
+
+    UsageError: limit below 1.
+    """
+    if limit is None:
+        return dataset
+    if limit < 1:
+        raise UsageError(f"limit must be at least 1, found {limit}")
+    return replace(dataset, examples=sample(dataset.examples, limit, seed), whole=dataset.examples)
 
 
 def unknown(noun: str, name: str, known: Sequence[str]) -> str:
@@ -73,14 +101,14 @@ def unknown(noun: str, name: str, known: Sequence[str]) -> str:
 
 
 def sample(examples: Sequence[Example], limit: int, seed: int) -> tuple[Example, ...]:
-    """A seeded sample of `limit` examples, spread evenly over groups, in data order. A smaller limit draws a
-    subset.
+    """A seeded sample of at most `limit` examples, spread evenly over groups, in data order: whole units of
+    those that stand together, one at least. A smaller limit draws a subset.
     """
     rng = random.Random(seed)  # noqa: S311 - a sample, not a secret
-    groups: dict[str, list[int]] = defaultdict(list)
+    groups: dict[str, dict[object, list[int]]] = defaultdict(lambda: defaultdict(list))
     for index, example in enumerate(examples):
-        groups[example.group].append(index)
-    queues = list(groups.values())
+        groups[example.group][example.together or index].append(index)
+    queues = [list(units.values()) for units in groups.values()]
     rng.shuffle(queues)
     for queue in queues:
         rng.shuffle(queue)
@@ -91,7 +119,9 @@ def sample(examples: Sequence[Example], limit: int, seed: int) -> tuple[Example,
         for queue in queues
         if turn < len(queue)
     ]
-    return tuple(examples[index] for index in sorted(turns[:limit]))
+    sizes = list(accumulate(map(len, turns)))
+    drawn = turns[: max(bisect_right(sizes, limit), 1)]
+    return tuple(examples[index] for index in sorted(chain.from_iterable(drawn)))
 
 
 def _module(name: str) -> ModuleType:

@@ -27,7 +27,16 @@ def read(name: str, data_dir: Path, *, skip_invalid: bool = False) -> Dataset:
     """Two examples a sentence; nothing of it is invalid or downloaded."""
     rows = reading.read_tsv(HERE / "definitional.tsv", ("key", "male", "female", "case", "prompt", "suffix"))
     examples = tuple(example for row in rows for example in _pair(row.fields))
-    return Dataset(name, examples, digests.of_examples(examples), len(examples), record=ORIGIN.record())
+    return Dataset(
+        name,
+        examples,
+        digests.of_examples(examples),
+        len(examples),
+        record=ORIGIN.record(),
+        noun="sentence pair",
+        rule="stereoset",
+        sides=("the gender that the noun has", "the other gender than the noun has"),
+    )
 
 
 def _pair(fields: Sequence[str]) -> tuple[Example, Example]:

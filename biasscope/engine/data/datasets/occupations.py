@@ -6,12 +6,14 @@ employed after the US Bureau of Labor Statistics 2015/16, and women in text afte
 Templates and participants are our own.
 """
 
+from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 from biasscope.engine.data import reading
 from biasscope.engine.data.reading import Origin
 from biasscope.engine.store import digests
-from biasscope.engine.types import Dataset, Example
+from biasscope.engine.types import Covariate, Dataset, Example
 
 NAMES = ("occupations",)
 ORIGIN = Origin(
@@ -25,6 +27,7 @@ ORIGIN = Origin(
 )
 HERE = Path(__file__).parent
 PRONOUNS = {"nominative": (" he", " she"), "possessive": (" his", " her"), "accusative": (" him", " her")}
+SHARES = {"bls": "share of men", "bergsma": "share of men in texts"}
 PARTICIPANTS = (
     "neighbor",
     "newcomer",
@@ -52,7 +55,21 @@ def read(name: str, data_dir: Path, *, skip_invalid: bool = False) -> Dataset:
         for row, fact in enumerate(facts)
         for column, template in enumerate(templates)
     )
-    return Dataset(name, examples, digests.of_examples(examples), len(examples), record=ORIGIN.record())
+    return Dataset(
+        name,
+        examples,
+        digests.of_examples(examples),
+        len(examples),
+        record=ORIGIN.record(),
+        **about(examples),
+    )
+
+
+def about(examples: Sequence[Example]) -> dict[str, Any]:
+    """What sets of occupations and pronouns have in common, as fields of `Dataset`: shares of men, words."""
+    men = {key: {e.group: 100.0 - float(e.meta[f"{key}_pct_female"]) for e in examples} for key in SHARES}
+    covariates = tuple(Covariate(name, "%", men[key], key) for key, name in SHARES.items())
+    return {"covariates": covariates, "noun": "occupation", "sides": ("“he”", "“she”"), "rule": "occupation"}
 
 
 def _example(fact: tuple[str, ...], template: tuple[str, ...], participant: str) -> Example:

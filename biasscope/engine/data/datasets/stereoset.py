@@ -1,5 +1,5 @@
-"""StereoSet (Nadeem, Bethke, Reddy 2021), the public development set: fill-in sentences, and next sentences
-for `--predictions`.
+"""StereoSet (Nadeem, Bethke, Reddy 2021), the public development set: sentences to fill in (`stereoset`), and
+next sentences (`intersentence`).
 """
 
 import json
@@ -15,7 +15,10 @@ from biasscope.engine.errors import DataError
 from biasscope.engine.store import digests
 from biasscope.engine.types import Dataset, Example
 
-NAMES = ("stereoset", "stereoset_gender", "stereoset_race", "stereoset_profession", "stereoset_religion")
+TYPES = ("gender", "race", "profession", "religion")
+FILL_IN = ("stereoset", *(f"stereoset_{kind}" for kind in TYPES))
+NEXT = ("intersentence", *(f"intersentence_{kind}" for kind in TYPES))
+NAMES = FILL_IN + NEXT
 
 # These two sha256 sums were read from the hub's public pages, not from a download. What decides is the
 # content digest below, computed once from the lists of the official dev.json.
@@ -56,18 +59,22 @@ def present(data_dir: Path) -> bool:
 
 
 def read(name: str, data_dir: Path, *, skip_invalid: bool = False) -> Dataset:
-    """The fill-in examples of all four bias types, or of the one in the name."""
-    records, dropped, notes = _stored(data_dir, "intrasentence", skip_invalid=skip_invalid)
-    wanted = [r for r in records if name in ("stereoset", f"stereoset_{r.bias_type}")]
+    """The fill-in sentences or next sentences of all four bias types, or of the one in the name."""
+    split, build = ("intrasentence", example) if name in FILL_IN else ("intersentence", following)
+    records, dropped, notes = _stored(data_dir, split, skip_invalid=skip_invalid)
+    whole = name.partition("_")[0]
+    wanted = [r for r in records if name in (whole, f"{whole}_{r.bias_type}")]
     return Dataset(
         name=name,
-        examples=tuple(example(record, name) for record in wanted),
+        examples=tuple(build(record, name) for record in wanted),
         digest=_digest(wanted),
         # Refused records may lack even their bias type, so they are counted under every name.
         found=len(wanted) + dropped.total(),
         dropped=dropped,
         notes=notes,
         record=ORIGIN.record(),
+        noun="term",
+        rule="stereoset",
     )
 
 
@@ -78,9 +85,7 @@ def _digest(records: list[Record]) -> str:
 def _stored(
     data_dir: Path, split: str, *, skip_invalid: bool = False
 ) -> tuple[list[Record], Counter[str], tuple[str, ...]]:
-    path = data_dir / ORIGIN.name / f"{split}.json"
-    if not path.is_file():
-        raise DataError(f"{path} does not exist; run `biasscope download stereoset --data-dir {data_dir}`")
+    (path,) = reading.stored(ORIGIN, data_dir, f"{split}.json").values()
     return _checked(reading.read_list(path), path, split, skip_invalid=skip_invalid)
 
 
@@ -112,6 +117,24 @@ def example(record: Record, dataset: str) -> Example:
         suffix="" if flaw else tail,
         sentences=(stereo, anti, unrelated),
         flaw=flaw,
+    )
+
+
+def following(record: Record, dataset: str) -> Example:
+    """The example of a next-sentence record: three sentences after its context. They are compared per token,
+    for their sums would compare lengths.
+    """
+    stereo, anti, unrelated = (f" {record.labelled(label).text}" for label in LABELS)
+    return Example(
+        id=record.id,
+        dataset=dataset,
+        bias_type=record.bias_type,
+        group=record.target,
+        prompt=record.context,
+        stereo=stereo,
+        anti=anti,
+        unrelated=unrelated,
+        per_token=True,
     )
 
 

@@ -1,5 +1,5 @@
 """Files of the original study. Their texts are joined with the downloaded data; their labels, positions and
-tokens are never used.
+tokens are never used, unless all of the sentences are the user's own.
 """
 
 import re
@@ -10,8 +10,10 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from biasscope.engine.data import reading
-from biasscope.engine.data.datasets import stereoset, winogender
+from biasscope.engine.data.datasets import prompts, stereoset, winogender
 from biasscope.engine.data.reading import Origin, Problem
+from biasscope.engine.data.sentences import divided
+from biasscope.engine.data.sheets import Record, Sheet
 from biasscope.engine.data.stereoset_records import LABELS
 from biasscope.engine.errors import DataError
 from biasscope.engine.store import digests
@@ -36,6 +38,8 @@ class Claim(NamedTuple):
     bias_type: str | None
     labels: tuple[tuple[str, str], ...]
     """(sentence, the label the file gives it)."""
+    group: str | None = None
+    """The term or occupation that it is about."""
 
 
 class Kind(NamedTuple):
@@ -49,25 +53,31 @@ class Kind(NamedTuple):
 
 
 def read(name: str, data_dir: Path, *, skip_invalid: bool = False) -> Dataset:
-    """The true examples that the file's sentences belong to, in the file's order; `name` is its path."""
+    """The true examples that the file's sentences belong to, in the file's order; `name` is its path.
+
+    Sentences of which none is in the downloaded data are read as the user's own.
+    """
     path = Path(name)
     records = reading.read_list(path)
     kind = _recognise(records, path)
     stem = re.sub(r"[^A-Za-z0-9_-]+", "_", path.stem).strip("_-") or "study"
     truth = (stereoset if kind.origin == "stereoset" else winogender).read(kind.origin, data_dir)
-    joined, problems, notes = _join(kind, records, truth)
+    claims = kind.claims(records)
+    joined, problems, notes = _join(kind, claims, truth)
     total = len(joined) + len(problems)
-    if not joined and all(problem.reason.startswith(NO_MATCH) for problem in problems):
-        advice = "own sentences need a file in engine/datasets, see the README"
-        raise DataError(
-            f"{path}: none of its {total} records is in {kind.origin}; only sentences of StereoSet or "
-            f"WinoGender are read, {advice}"
-        )
+    if not joined and any(problem.reason.startswith(NO_MATCH) for problem in problems):
+        return _own(kind, claims, path, skip_invalid=skip_invalid)
     dropped = reading.refuse(problems, path, total, skip=skip_invalid)
     examples = tuple(replace(example, dataset=stem) for example in _unique(joined))
-    record = {**truth.record, "file": path.name}
-    return Dataset(
-        stem, examples, digests.of_examples(examples), total, dropped, (*truth.notes, *notes), record
+    return replace(
+        truth,
+        name=stem,
+        examples=examples,
+        digest=digests.of_examples(examples),
+        found=total,
+        dropped=dropped,
+        notes=(*truth.notes, *notes),
+        record={**truth.record, "file": path.name},
     )
 
 
@@ -101,11 +111,12 @@ def _texts(raw: Any, *names: str) -> tuple[str, ...] | None:
 
 def _triple(number: int, raw: Any) -> Claim | Problem:
     where = f"record {number}"
-    head, sentences = _texts(raw, "id", "bias_type"), raw.get("sentences") if isinstance(raw, dict) else None
-    labels = [_texts(s, "sentence", "gold_label") for s in sentences] if isinstance(sentences, list) else []
+    head, three = _texts(raw, "id", "bias_type"), raw.get("sentences") if isinstance(raw, dict) else None
+    labels = [_texts(s, "sentence", "gold_label") for s in three] if isinstance(three, list) else []
     if head is None or len(labels) != 3 or None in labels:
         return Problem(SHAPE, where)
-    return Claim(where, head[0], head[1], tuple((pair[0], _label(pair[1])) for pair in labels if pair))
+    pairs = tuple((pair[0], _label(pair[1])) for pair in labels if pair)
+    return Claim(where, head[0], head[1], pairs, _group(raw))
 
 
 def _pair(number: int, raw: Any, origin: str) -> Claim | Problem:
@@ -120,7 +131,7 @@ def _pair(number: int, raw: Any, origin: str) -> Claim | Problem:
     if len(labels) < 2 or metas[0] is None:
         return Problem(SHAPE, where)
     hint, bias_type = (None, metas[0][1]) if origin == "stereoset" else (metas[0][1], None)
-    return Claim(where, hint, bias_type, labels)
+    return Claim(where, hint, bias_type, labels, _group(raw["clean"]["metadata"]))
 
 
 def _twos(records: list[Any]) -> list[Claim | Problem]:
@@ -138,8 +149,13 @@ def _twos(records: list[Any]) -> list[Claim | Problem]:
             claims[open_claims[name]] = claim._replace(labels=(*claim.labels, (sentence, answer)))
         else:
             open_claims[name] = len(claims)
-            claims.append(Claim(f"record {number}", name, None, ((sentence, answer),)))
+            claims.append(Claim(f"record {number}", name, None, ((sentence, answer),), _group(raw)))
     return claims
+
+
+def _group(raw: dict[str, Any]) -> str | None:
+    """What a record says that it is about."""
+    return next(iter(_texts(raw, "target") or _texts(raw, "profession") or ()), None)
 
 
 def _label(label: str) -> str:
@@ -156,8 +172,36 @@ def _true_labels(example: Example) -> dict[str, str]:
     }
 
 
+def _own(kind: Kind, claims: list[Claim | Problem], path: Path, *, skip_invalid: bool) -> Dataset:
+    """The file's sentences as prompts of the user's own, with the labels that it gives them."""
+    records, problems = [], []
+    for claim in claims:
+        if isinstance(claim, Problem):
+            problems.append(claim)
+            continue
+        cells = divided({label: sentence for sentence, label in claim.labels})
+        if isinstance(cells, str):
+            problems.append(Problem(cells, claim.where))
+            continue
+        cells |= {"group": claim.group or "", "bias_type": claim.bias_type or "gender"}
+        records.append(Record(f"{path}: {claim.where}", {k: v for k, v in cells.items() if v}))
+    dropped = reading.refuse(problems, path, len(claims), skip=skip_invalid)
+    columns = {name: str(path) for record in records for name in record.cells}
+    data = prompts.of_sheet(Sheet(str(path), columns, records), path.stem, skip_invalid=skip_invalid)
+    note = f"none of its {len(claims)} records is in {kind.origin}: read as prompts of your own, with the "
+    sides = data.sides if kind.origin == "stereoset" else ("the male word", "the female word")
+    return replace(
+        data,
+        found=len(claims),
+        dropped=data.dropped + dropped,
+        notes=(f"{note}file's labels", *data.notes),
+        sides=sides,
+        record={**prompts.ORIGIN.record(), "file": path.name},
+    )
+
+
 def _join(
-    kind: Kind, records: list[Any], truth: Dataset
+    kind: Kind, claims: list[Claim | Problem], truth: Dataset
 ) -> tuple[list[Example], list[Problem], tuple[str, ...]]:
     known = [_true_labels(example) for example in truth.examples]
     holders = _holders(known)
@@ -165,7 +209,7 @@ def _join(
     problems: list[Problem] = []
     used: set[int] = set()
     total = wrong = single = 0
-    for claim in kind.claims(records):
+    for claim in claims:
         if isinstance(claim, Problem):
             problems.append(claim)
             continue

@@ -1,6 +1,5 @@
 """WinoGender (Rudinger et al. 2018): one example per sentid group; the template gives the pronoun's case."""
 
-import math
 import re
 from collections import defaultdict
 from collections.abc import Mapping
@@ -8,6 +7,7 @@ from itertools import takewhile
 from pathlib import Path
 
 from biasscope.engine.data import reading
+from biasscope.engine.data.datasets import occupations
 from biasscope.engine.data.reading import Gathered, Origin, Problem, RemoteFile
 from biasscope.engine.errors import DataError
 from biasscope.engine.store import digests
@@ -65,18 +65,15 @@ def present(data_dir: Path) -> bool:
 
 def read(name: str, data_dir: Path, *, skip_invalid: bool = False) -> Dataset:
     """The 240 examples, duplicates kept."""
-    folder = data_dir / ORIGIN.name
-    if not present(data_dir):
-        missing = next(folder / file.name for file in ORIGIN.files if not (folder / file.name).is_file())
-        raise DataError(
-            f"{missing} does not exist; run `biasscope download winogender --data-dir {data_dir}`"
-        )
+    folder = reading.stored(ORIGIN, data_dir)[SENTENCES].parent
     examples, problems = parse(folder)
     total = len(examples) + len(problems)
     dropped = reading.refuse(problems, folder / SENTENCES, total, skip=skip_invalid)
     digest = digests.of_examples(examples)
     notes = reading.confirm(digest, ORIGIN, "examples", folder, dropped=dropped.total())
-    return Dataset(name, tuple(examples), digest, total, dropped, notes, ORIGIN.record())
+    return Dataset(
+        name, tuple(examples), digest, total, dropped, notes, ORIGIN.record(), **occupations.about(examples)
+    )
 
 
 def parse(folder: Path) -> tuple[list[Example], list[Problem]]:
@@ -120,18 +117,11 @@ def _facts(path: Path) -> Facts:
     ):
         if name in facts:
             raise DataError(f"{where}: '{name}' is duplicated")
-        facts[name] = {"bls_pct_female": _share(bls, where), "bergsma_pct_female": _share(bergsma, where)}
+        facts[name] = {
+            "bls_pct_female": reading.per_cent(bls, where),
+            "bergsma_pct_female": reading.per_cent(bergsma, where),
+        }
     return facts
-
-
-def _share(text: str, where: str) -> float:
-    try:
-        share = float(text)
-    except ValueError:
-        share = math.nan
-    if not 0 <= share <= 100:
-        raise DataError(f"{where}: a per cent value from 0 to 100 is expected, found {text!r}")
-    return share
 
 
 def _groups(path: Path) -> tuple[dict[Group, dict[str, list[str]]], dict[Group, str], list[Problem]]:
@@ -191,17 +181,11 @@ def _example(
 
 
 def gather(folder: Path) -> Gathered:
-    """The files to store, from a folder with the three files, in itself, in `winogender/` or in `data/`.
+    """The files to store, from a folder of copies: in itself, in `winogender/` or in `data/`.
 
     Raises DataError where the content is not the published one.
     """
-    bases = (folder, folder / "winogender", folder / "data")
-    base = next((b for b in bases if all((b / file.name).is_file() for file in ORIGIN.files)), None)
-    if base is None:
-        raise DataError(
-            f"{folder} holds no WinoGender: {SENTENCES}, {TEMPLATES}, {STATS} must be in it, in winogender/ "
-            "or in data/"
-        )
+    base = reading.copies(folder, ORIGIN)[SENTENCES].parent
     examples, problems = parse(base)
     reading.refuse(problems, base / SENTENCES, len(examples) + len(problems), skip=False)
     reading.confirm(digests.of_examples(examples), ORIGIN, "examples", base)
