@@ -111,7 +111,9 @@ def every(layers: int, heads: int) -> dict[str, object]:
         "against_exact": figures.against_exact(pairs, title=LONG, unit="nats/SD"),
         "probes": figures.probes(probe_rows(layers), title=LONG),
         "faithfulness": figures.faithfulness(set_rows(), title=LONG),
-        "scatter": figures.scatter(people(60), title=LONG, axes=("covariate, %", "target, nats: “he”")),
+        "scatter": figures.scatter(
+            people(60), title=LONG, axes=("a covariate with a name, %", "target, nats: towards “he”")
+        ),
         "overview": figures.overview(names, title=LONG, unit="nats/SD"),
         "agreement": figures.agreement(letters, shared, top=10, title=LONG),
     }
