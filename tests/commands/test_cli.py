@@ -636,8 +636,10 @@ def test_all_sources_side_by_side_say_how_far_they_agree(tiny_gpt2, tmp_path):
     # p_family and what goes with it are over all sources together
     shared = {"p_family", "q", "carried_by"}
     together = [r for r in document["summary"] if r["source"] == "zero"]
-    assert [{k: v for k, v in r.items() if k not in shared} for r in together] == [
-        {k: v for k, v in r.items() if k not in shared} for r in alone
+    # the last bits of a product of matrices decide whether a draw that ties is beyond: one draw, more or less
+    assert [r["p"] for r in together] == pytest.approx([r["p"] for r in alone], abs=0.02)
+    assert [{k: v for k, v in r.items() if k not in (*shared, "p")} for r in together] == [
+        {k: v for k, v in r.items() if k not in (*shared, "p")} for r in alone
     ]
 
 

@@ -114,7 +114,9 @@ def test_baseline_scores_every_metric_and_the_published_sentence_score(tiny, exa
         first = slow.logp(lm, [lm.start, ids[0]], 1)
         # the others after the sentence so far, without it
         per_token = (first + slow.logp(lm, ids, 1)) / len(ids)
-        assert triples.filter(example_id=rich.id)[column].item() == pytest.approx(float(per_token.exp()), rel=1e-4)
+        assert triples.filter(example_id=rich.id)[column].item() == pytest.approx(
+            float(per_token.exp()), rel=1e-4
+        )
 
 
 def test_a_nan_of_the_model_stays_in_the_table_to_be_counted(tiny, examples):
