@@ -30,6 +30,7 @@ if TYPE_CHECKING:
     from biasscope.engine.measure.sources import Source
     from biasscope.engine.model.tokens import Forest
 
+Where = str | Path
 DEFAULTS = Measure()
 SETTINGS = tuple(f for f in fields(Measure) if f.name not in (*OUTPUT, "model", "dataset", "held", "assess"))
 """The settings that every experiment takes beside its model, data set and own options."""
@@ -47,8 +48,7 @@ class Bars(Voice):
 
 def _voice(progress: bool | None) -> Voice:
     """Bars where requested, and by default in a notebook."""
-    notebook = "ipykernel" in sys.modules
-    return Bars() if progress or (progress is None and notebook) else SILENT
+    return Bars() if progress or (progress is None and "ipykernel" in sys.modules) else SILENT
 
 
 def _settings(model: Any, dataset: Any, given: Mapping[str, Any]) -> Measure:
@@ -162,9 +162,7 @@ def circuit(
     return Run(result, ranked._held)
 
 
-def load(
-    run: str, output_dir: str | Path = DEFAULTS.output_dir, cache_dir: str | Path = DEFAULTS.cache_dir
-) -> Run:
+def load(run: str, output_dir: Where = DEFAULTS.output_dir, cache_dir: Where = DEFAULTS.cache_dir) -> Run:
     """A finished run by its folder or the start of its key. UsageError: none; DamagedError: it changed."""
     stored, record = cache.load(Path(output_dir), run, Path(cache_dir))
     part = record.datasets[0].model_copy(update={"path": str(stored.folder)})
@@ -182,9 +180,7 @@ def _names(given: Iterable[Run | str]) -> list[str]:
     return [name for names in parts for name in names]
 
 
-def compare(
-    *compared: Run | str, top: int = 10, output_dir: str | Path = DEFAULTS.output_dir
-) -> pl.DataFrame:
+def compare(*compared: Run | str, top: int = 10, output_dir: Where = DEFAULTS.output_dir) -> pl.DataFrame:
     """How far rankings agree, pair by pair: Spearman's ρ over common sites, the first `top` shared, luck.
 
     The same rows as `biasscope compare`.
@@ -202,7 +198,7 @@ def load_model(
     device: str = "auto",
     dtype: str = "float32",
     revision: str | None = None,
-    cache_dir: str | Path = DEFAULTS.cache_dir,
+    cache_dir: Where = DEFAULTS.cache_dir,
     offline: bool = False,
 ) -> loading.LM:
     """A model, checked and ready for all functions here: by name, folder, .gguf file, or from memory.
@@ -222,7 +218,7 @@ def load_model(
 
 
 def load_dataset(
-    name: str, *, data_dir: str | Path = DEFAULTS.data_dir, limit: int | None = None, seed: int = 0
+    name: str, *, data_dir: Where = DEFAULTS.data_dir, limit: int | None = None, seed: int = 0
 ) -> Dataset:
     """The data set of that name, or of a file; `limit`: a seeded sample, spread evenly. UsageError: none."""
     data = datasets.load(name, Path(data_dir), limit=limit, seed=seed)
@@ -278,9 +274,9 @@ class _Report(ModuleType):
     def __call__(
         self,
         runs: Sequence[Run | str] | None = None,
-        out: str | Path = "report.html",
+        out: Where = "report.html",
         *,
-        output_dir: str | Path = DEFAULTS.output_dir,
+        output_dir: Where = DEFAULTS.output_dir,
     ) -> Path:
         """The page of a report of these runs, else of all in `output_dir`, with its Markdown twin beside it.
 

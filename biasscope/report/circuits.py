@@ -1,16 +1,16 @@
 """Faithfulness of sets of sites as a table (one row a size), as a sentence and as a section of a report."""
 
+import itertools
 from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING
 
 import polars as pl
 
-from biasscope.engine.schemas import NONE
 from biasscope.engine.statistics import resampling
 from biasscope.engine.statistics.circuits import sized
 from biasscope.engine.types import MEMBER, SOURCES, Site
 from biasscope.report.gather import Part, ReportRun
-from biasscope.report.probes import share
+from biasscope.report.probes import ends, share
 from biasscope.report.tables import Table
 from biasscope.report.words import interval
 
@@ -28,26 +28,20 @@ def sets(summary: pl.DataFrame, of: str, noun: str, file: str) -> Table:
     small = [k for mode, kind, k in f if (mode, kind) == ("keep", "minimal")]
     members, first = summary.filter(pl.col("statistic") == MEMBER), f["keep", "top", sizes[0]]
 
-    def band(mode: str, k: int) -> str:
-        row = f[mode, "random", k]
-        return NONE if row["ci_low"] is None else share(row)[share(row).index("[") :]
-
     def sites(kind: str, k: int) -> pl.DataFrame:
         return members.filter(subset=f["keep", kind, k]["subset"])
 
     body = []
     for k in sizes:
-        both = [cell for mode in ("keep", "remove") for cell in (share(f[mode, "top", k]), band(mode, k))]
-        body.append([str(k), *both])
+        both = ((f[mode, "top", k], f[mode, "random", k]) for mode in ("keep", "remove"))
+        body.append([str(k), *(cell for own, random in both for cell in (share(own), ends(random)))])
     last = [[f"{k}*", share(f["keep", "minimal", k]), "", "", ""] for k in small]
     areas = []
-    for mode, name in (("keep", "area"), ("keep", "area_abs"), ("remove", "area"), ("remove", "area_abs")):
+    for mode, name in itertools.product(("keep", "remove"), ("area", "area_abs")):
         rows = summary.filter(method=mode, statistic=name)
-        areas.append(f"{name} {mode}: {share(rows.row(0, named=True) if rows.height else None)}")
-    title = (
-        f"{of}: sets of heads and MLPs, source {first['source']}, {first['n']} examples, "
-        f"{first['clusters']} groups"
-    )
+        areas.append(f"{name} {mode}: {share(next(rows.iter_rows(named=True), None))}")
+    extent = f"{first['n']} examples, {first['clusters']} groups"
+    title = f"{of}: sets of heads and MLPs, source {first['source']}, {extent}"
     notes = [
         "groups: those that did not choose the sites; random: 5–95 % of 20 sets of that size",
         "f: 1 as the whole model, 0 as with every head and MLP replaced; – where these two may be equal",
@@ -58,12 +52,8 @@ def sets(summary: pl.DataFrame, of: str, noun: str, file: str) -> Table:
     ]
     note = resampling.few_clusters_note(first["clusters"], noun)
     notes += [note] if note else []
-    return Table(
-        title,
-        ["k", "kept: f [95 %]", "random", "removed: f [95 %]", "random"],
-        [body, last] if last else [body],
-        notes,
-    )
+    columns = ["k", "kept: f [95 %]", "random", "removed: f [95 %]", "random"]
+    return Table(title, columns, [body, last] if last else [body], notes)
 
 
 def _sites(rows: pl.DataFrame) -> str:
@@ -81,25 +71,16 @@ def sentence(circuit: ReportRun) -> str:
     start = f"Run {circuit.key}, sets of sites ({SOURCES[source].noun})"
     if not tops:
         return f"{start}: f is not given, because the whole model and none of it may not differ."
-    better = [
-        row
-        for row in tops
-        if row["ci_low"] is not None and row["ci_low"] > (random[row["k"]]["ci_high"] or 0)
-    ]
+    sure = [row for row in tops if row["ci_low"] is not None]
+    better = [row for row in sure if row["ci_low"] > (random[row["k"]]["ci_high"] or 0)]
     last = tops[-1]
     kept = f"the {last['k']} strongest keep f = {interval(last)} of groups that did not choose them"
-    beats = (
-        f"more than random sets from {better[0]['k']} sites on" if better else "never more than random sets"
-    )
-    small = [row for row in rows if row["kind"] == "minimal"]
-    end = ""
-    if small:
-        row = small[0]
-        sure = row["ci_low"] is not None and row["ci_low"] > 0
-        end = (
-            f" The minimal set of {row['k']} keeps {interval(row)} "
-            f"there{'' if sure else ', which does not confirm it'}."
-        )
+    more = f"more than random sets from {better[0]['k']} sites on" if better else ""
+    beats, end = more or "never more than random sets", ""
+    for row in [row for row in rows if row["kind"] == "minimal"][:1]:
+        confirmed = row["ci_low"] is not None and row["ci_low"] > 0
+        doubt = "" if confirmed else ", which does not confirm it"
+        end = f" The minimal set of {row['k']} keeps {interval(row)} there{doubt}."
     return f"{start}: {kept}; {beats}.{end}"
 
 
@@ -110,15 +91,14 @@ def section(parts: Sequence[Part], gallery: "Gallery") -> "Iterator[Block]":
 
     for part in parts:
         if not part.circuits:
-            yield missing(
-                f"Not measured for {part.model}: biasscope circuit --from RUN, with a run of ablate or patch"
-            )
+            circuit = "biasscope circuit --from RUN, with a run of ablate or patch"
+            yield missing(f"Not measured for {part.model}: {circuit}")
         drawn, tables = [], []
         for run in part.circuits:
             tables.append(sets(run.summary, part.name, part.data.noun, run.file))
             if run.summary.filter(statistic="faithfulness")["estimate"].is_not_null().any():
                 source = run.summary["source"].drop_nulls().to_list()[0]
-                title = f"Sets of sites: {part.model}\n{part.dataset}, {SOURCES[source].noun}"
+                title = f"Sets of sites: {part.model}\n{part.data.name}, {SOURCES[source].noun}"
                 says = f". {sentence(run)}"
                 drawn.append(gallery.picture("sets", figures.faithfulness, run.summary, says, title=title))
         yield from pictures(drawn)

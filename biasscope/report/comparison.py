@@ -108,13 +108,14 @@ def agreement(gathered: Gathered, gallery: "Gallery") -> "Section":
 
     def close(row: dict[str, Any]) -> bool:
         """Whether two maps of heads differ in one respect: the data, what was done, or the model."""
-        one, other = ((m.run.model, m.run.dataset, m.name) for m in (maps[row["first"]], maps[row["second"]]))
+        both = (maps[row["first"]], maps[row["second"]])
+        one, other = ((m.run.model, m.run.data.name, m.name) for m in both)
         return row["component"] == "z" and sum(map(operator.eq, one, other)) == 2
 
     pairs = list(filter(close, comparison.pairs(rankings, top)))
     depths = list(filter(close, comparison.depths(rankings)))
     blocks: list[Block] = []
-    notes = [f"{a}: {m.run.model}, {m.run.dataset}, {m.name} (run {m.run.key})" for a, m in maps.items()]
+    notes = [f"{a}: {m.run.model}, {m.run.data.name}, {m.name} (run {m.run.key})" for a, m in maps.items()]
     if pairs:
         models = dict.fromkeys(m.run.model for m in drawn_maps)
         of = {name: [row for row in pairs if maps[row["first"]].run.model == name] for name in models}

@@ -60,9 +60,10 @@ def save(gathered: Gathered, out: Path) -> tuple[list[Path], Gallery]:
 
 
 def _title(gathered: Gathered) -> str:
-    parts = gathered.parts
-    models, datasets = (dict.fromkeys(getattr(p, name) for p in parts) for name in ("model", "dataset"))
-    return f"Where bias sits: {', '.join(models)} on {', '.join(datasets)}"
+    models = ", ".join(dict.fromkeys(part.model for part in gathered.parts))
+    return (
+        f"Where bias sits: {models} on {', '.join(dict.fromkeys(part.data.name for part in gathered.parts))}"
+    )
 
 
 def _lead(gathered: Gathered) -> list[str]:
@@ -79,7 +80,7 @@ def _lead(gathered: Gathered) -> list[str]:
 
 def _row(run: ReportRun) -> dict[str, Any]:
     record = run.record
-    used = {"run": run.key, "command": record.command, "model": run.model, "dataset": run.dataset}
+    used = {"run": run.key, "command": record.command, "model": run.model, "dataset": run.data.name}
     stored = {"path": str(run.folder), "seal": run.seal, "tables": record.datasets[0].tables}
     return {**used, "created": record.created, **stored, "reproduce": record.reproduce}
 
@@ -116,7 +117,7 @@ def _say(
 def sections(gathered: Gathered, gallery: Gallery) -> list[Section]:
     """All sections, in order."""
     content = [_first_screen(gathered), _summary(gathered)]
-    for dataset, group in itertools.groupby(gathered.parts, key=lambda part: part.dataset):
+    for dataset, group in itertools.groupby(gathered.parts, key=lambda part: part.data.name):
         parts = list(group)
         content.append(Section(dataset, [*_overview(parts, gallery)]))
         for title, make in (
@@ -162,7 +163,7 @@ def _summary(gathered: Gathered) -> Section:
             lines += [words.found_sites(m, measured), *([] if measured else reliability.sentences(m))]
             lines += [text] if not measured and (text := words.recovery(m)) else []
         lines += [*map(probes.sentence, part.probes), *map(circuits.sentence, part.circuits)]
-        blocks += [paragraph(f"{part.model} on {part.dataset}:"), bullets(lines)]
+        blocks += [paragraph(f"{part.model} on {part.data.name}:"), bullets(lines)]
     # what was left out, and why, stands with how to repeat it; minimal sets have their own sentence
     elsewhere = ("examples dropped", "minimal set")
     said = dict.fromkeys(f"{run.model}: {text}" for run in gathered.used for text in run.record.warnings)
@@ -179,7 +180,7 @@ def _overview(parts: Sequence[Part], gallery: Gallery) -> Iterator[Block]:
     rows = [{name: row[name] for name in ("name", "estimate", "ci_low", "ci_high", "unit")} for row in rows]
     if rows and len(parts) > 1:
         says = ": " + "; ".join(f"{row['name']} {words.interval(row, row['unit'])}" for row in rows)
-        named: Any = {"title": f"Clean models on {parts[0].dataset}", "unit": rows[0]["unit"]}
+        named: Any = {"title": f"Clean models on {parts[0].data.name}", "unit": rows[0]["unit"]}
         yield from pictures([gallery.picture("clean-models", figures.overview, rows, says, **named)])
 
 
@@ -235,7 +236,7 @@ def _again(gathered: Gathered) -> Section:
         dropped = "; ".join(f"{n} × {reason}" for reason, n in run.record.datasets[0].dropped.items())
         lines += [f"left out of {run.key} ({run.record.command}): {dropped}"] if dropped else []
     for run, why in gathered.left:
-        shown = f"{run.model}, {run.dataset}, {run.record.command}"
+        shown = f"{run.model}, {run.data.name}, {run.record.command}"
         lines.append(f"{run.key} ({shown}) is not shown: {why}")
     commands = [f"{run.record.reproduce}    # {run.key}" for run in gathered.used]
     return Section("How to repeat it", [bullets(lines), Block("code", lines=commands)])

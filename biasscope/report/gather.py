@@ -73,11 +73,6 @@ class ReportRun:
         """What it was measured on."""
         return self.record.datasets[0]
 
-    @property
-    def dataset(self) -> str:
-        """The dataset's name."""
-        return self.data.name
-
 
 @dataclass(frozen=True)
 class Map:
@@ -142,14 +137,9 @@ class Part:
     """Baselines of the model in which something was replaced all the while."""
 
     @property
-    def dataset(self) -> str:
-        """The dataset's name."""
-        return self.data.name
-
-    @property
     def name(self) -> str:
         """Model and dataset."""
-        return f"{self.model}, {self.dataset}"
+        return f"{self.model}, {self.data.name}"
 
     @property
     def shown(self) -> list[Map]:
@@ -208,10 +198,15 @@ def gather(output_dir: Path, wanted: Sequence[str], model: str | None, cache: Pa
 
 def _parts(runs: Sequence[ReportRun], *, every: bool) -> tuple[list[Part], list[tuple[ReportRun, str]]]:
     """One part with one run of each kind, and the rest with the reason; `every`: in parts of their own."""
-    best, left = _one_of_each(runs)
-    whole = part(best)
+    largest: dict[str, ReportRun] = {}
+    left = []
+    for run in sorted(runs, key=_size, reverse=True):
+        first = largest.setdefault(_kind(run), run)
+        if first is not run:
+            left.append((run, f"{first.key} is of the same kind, larger or newer"))
+    whole = part(list(largest.values()))
     drawn = {m.run.key for m in (*(whole.shown if every else whole.maps), *whole.along)}
-    hidden = [run for run in best if run.record.command in MAPS and run.key not in drawn]
+    hidden = [run for run in largest.values() if run.record.command in MAPS and run.key not in drawn]
     left += [(run, "another run shows the same sites and source") for run in hidden]
     if not every:
         return [whole], left
@@ -222,7 +217,7 @@ def _parts(runs: Sequence[ReportRun], *, every: bool) -> tuple[list[Part], list[
 def _place(run: ReportRun) -> tuple[int, str, str]:
     """Where the run's model and dataset stand in the report."""
     first = ("winogender", "occupations")
-    return first.index(run.dataset) if run.dataset in first else len(first), run.dataset, run.model
+    return first.index(run.data.name) if run.data.name in first else len(first), run.data.name, run.model
 
 
 def _read(run: Stored, record: RunRecord, model: str) -> ReportRun:
@@ -234,18 +229,9 @@ def _read(run: Stored, record: RunRecord, model: str) -> ReportRun:
     return ReportRun(run.folder, reproduce.renewed(record, document=True), summary, reliability, run.seal)
 
 
-def _one_of_each(runs: Sequence[ReportRun]) -> tuple[list[ReportRun], list[tuple[ReportRun, str]]]:
-    """Of each kind the run with most sites, then examples, then the newest; the others with the reason."""
-
-    def size(run: ReportRun) -> tuple[int, int, str, str]:
-        return run.summary.height, run.record.datasets[0].used, run.record.created, run.key
-
-    best, left = dict[str, ReportRun](), []
-    for run in sorted(runs, key=size, reverse=True):
-        first = best.setdefault(_kind(run), run)
-        if first is not run:
-            left.append((run, f"{first.key} is of the same kind, larger or newer"))
-    return list(best.values()), left
+def _size(run: ReportRun) -> tuple[int, int, str, str]:
+    """What the shown one of a kind has most of: sites, then examples; then it is the newest."""
+    return run.summary.height, run.data.used, run.record.created, run.key
 
 
 def _kind(run: ReportRun) -> str:
@@ -254,7 +240,7 @@ def _kind(run: ReportRun) -> str:
         params["source"] = run.summary["source"].drop_nulls().to_list()[0]
     if run.record.command in MAPS and params["positions"] in ("all", None):
         params["components"] = None  # fewer components of the same map
-    return json.dumps([run.record.command, run.model, run.dataset, params], sort_keys=True, default=str)
+    return json.dumps([run.record.command, run.model, run.data.name, params], sort_keys=True, default=str)
 
 
 def part(runs: Sequence[ReportRun]) -> Part:

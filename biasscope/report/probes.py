@@ -75,8 +75,12 @@ def share(row: dict[str, Any] | None, *, interval: bool = True) -> str:
     """Estimate and interval in one cell, to two places."""
     if row is None or row["estimate"] is None:
         return NONE
-    low, middle, high = (_two(row[name]) for name in ("ci_low", "estimate", "ci_high"))
-    return f"{middle} [{low}, {high}]" if interval and row["ci_low"] is not None else middle
+    return f"{_two(row['estimate'])}{f' {ends(row)}' if interval and row['ci_low'] is not None else ''}"
+
+
+def ends(row: dict[str, Any]) -> str:
+    """The interval in brackets, to two places."""
+    return NONE if row["ci_low"] is None else f"[{_two(row['ci_low'])}, {_two(row['ci_high'])}]"
 
 
 def _two(value: float | None) -> str:
@@ -94,7 +98,7 @@ def _removal(removed: pl.DataFrame, statistic: str) -> dict[int, list[str]]:
         if row["source"] == "probe":
             cells[0] = _two(row["estimate"])
         else:
-            cells[1] = f"[{_two(row['ci_low'])}, {_two(row['ci_high'])}]"
+            cells[1] = ends(row)
     return by_row
 
 
@@ -141,7 +145,7 @@ def section(parts: Sequence[Part], gallery: "Gallery") -> "Iterator[Block]":
             yield missing(f"Not measured for {part.model}: {words.command('probe', part)}")
         for run in part.probes:
             params, against = run.record.params, _against(run)
-            place = f"{part.dataset}, {params.get('site')}, {params.get('position')} token"
+            place = f"{part.data.name}, {params.get('site')}, {params.get('position')} token"
             title = f"Probe for {run.summary['metric'][0]}: {part.model}\n{place}"
             title += (f",{against}" if against else "") + run.record.given
             rows = run.summary.filter(pl.col("method") != "removal")

@@ -73,7 +73,7 @@ def _named(kind: str, site_map: Map, what: str, rows: pl.DataFrame) -> dict[str,
     top = ", ".join(f"{words.site(row)} {words.interval(row)}" for row in order.iter_rows(named=True))
     tested = rows["p_family"].is_not_null().any()
     passed = f"{rows.filter(schemas.starred()).height} of {rows.height} significant; " if tested else ""
-    title = f"{kind} of {site_map.run.model}\n{site_map.run.dataset}, {what}: {site_map.name}"
+    title = f"{kind} of {site_map.run.model}\n{site_map.run.data.name}, {what}: {site_map.name}"
     unit = rows["unit"][0]
     return {"says": f" (run {site_map.run.key}). {passed}largest: {top} {unit}", "title": title, "unit": unit}
 
@@ -143,7 +143,7 @@ def calibration(parts: Sequence[Part], gallery: Gallery) -> Iterator[Block]:
             text = "; ".join(_agreed(row) for row in agreed if row["spearman"] is not None)
             against = f"{exact.name} (run {exact.run.key}) against attribution (run {estimated.run.key})"
             yield paragraph(f"{part.name}, {against}: {text or NONE}.")
-            title = f"Attribution against exact: {part.model}\n{part.dataset}, {exact.name}"
+            title = f"Attribution against exact: {part.model}\n{part.data.name}, {exact.name}"
             named: Any = {"says": f": {text}", "title": title, "unit": exact.unit}
             yield from pictures([gallery.picture("attribution", figures.against_exact, rows, **named)])
         for run in {m.run.key: m.run for m in part.maps}.values():

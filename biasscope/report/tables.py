@@ -87,10 +87,8 @@ def clean_model(summary: pl.DataFrame, data: DatasetPart, file: str, given: str 
     single = f"{data.noun}: " if every or data.covariate else None
     shown = [row for row in summary.iter_rows(named=True) if not _detail(row, single)]
     for row in shown:
-        name, counts = (
-            _named(row),
-            [NONE if row[size] is None else str(row[size]) for size in ("n", "clusters")],
-        )
+        name = _named(row)
+        counts = [NONE if row[size] is None else str(row[size]) for size in ("n", "clusters")]
         cells = [name, row["subset"], interval(row), probability(row["p"]), *counts]
         sections.setdefault(row["metric"], []).append(cells)
         units.setdefault(row["unit"], {})[name] = None

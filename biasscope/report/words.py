@@ -95,7 +95,8 @@ def _verdict(row: dict[str, Any], data: DatasetPart) -> str:
 
 def command(name: str, part: Part, more: str = "") -> str:
     """The command that would measure what is missing."""
-    return f"{shlex.join(['biasscope', name, '--model', part.model_option, '--dataset', part.dataset])}{more}"
+    call = ["biasscope", name, "--model", part.model_option, "--dataset", part.data.name]
+    return shlex.join(call) + more
 
 
 def not_sealed(gathered: Gathered) -> str:

@@ -414,3 +414,8 @@ def test_a_note_leaves_with_the_column_that_it_is_about_and_with_no_other(monkey
     )
     assert "no room for: wide" in stream.getvalue() and "wide: this stays" in stream.getvalue()
     assert "wide: in nats" not in stream.getvalue()
+
+
+def test_a_band_without_ends_is_a_dash_and_zero_has_no_sign():
+    assert probes.ends({"ci_low": None, "ci_high": None}) == "–"
+    assert probes.ends({"ci_low": -0.001, "ci_high": 0.5}) == "[0.00, 0.50]"
