@@ -13,15 +13,16 @@ import pytest
 import torch
 
 from biasscope import cli
-from biasscope.engine import types
+from biasscope.engine import schemas, types
 from biasscope.engine.data import counterfactuals, datasets, download
 from biasscope.engine.errors import DataError
-from biasscope.engine.measure import sources
+from biasscope.engine.measure import exact, sources
 from biasscope.engine.model import forward, metrics, tokens
 from biasscope.engine.model.packing import MASS
 from biasscope.engine.types import Site
 from biasscope.report import gather
 from tests.golden import steps
+from tests.support.examples import paired
 
 pytestmark = pytest.mark.usefixtures("few_draws")
 
@@ -286,3 +287,28 @@ def test_every_source_that_a_command_offers_has_words_for_people_and_a_function(
     for name in types.SOURCES:
         made = sources.source(name, lm, forest, [site])
         assert made.name == name and made.twin == types.SOURCES[name].twin
+
+
+@pytest.mark.parametrize("family", ["gpt2", "llama", "gemma3-narrow", "mpt"])
+@pytest.mark.parametrize("name", types.SOURCES)
+def test_a_source_in_a_packed_resumed_sweep_is_what_it_is_in_plain_passes(tiny, examples, name, family):
+    lm = tiny(family)
+    forest = paired(lm, "all")[1] if types.SOURCES[name].twin else tokens.forest(lm, examples)
+    last = lm.n_layers - 1
+    sites = [Site(1, "z", 1), Site(last, "mlp_out"), Site(last, "resid_pre")]
+    source = sources.source(name, lm, forest, sites)
+    swept = exact.sweep(lm, forest, sources.Sweep(sites, source, metrics=("target",)), batch=64)
+    swept = swept.filter(pl.col("component") != schemas.TOTAL)
+    plain: dict[tuple[str, str], float] = {}
+    for block in forest.blocks:  # an example a pass, a sequence a row, nothing resumed
+        for alone, same in zip(block.alone(), block.examples, strict=True):
+            for site in sites:
+                hooks = forward.overwrites([{site: source.put(alone, site)}])
+                value = float(
+                    metrics.METRICS["target"].fn(forward.read(alone, forward.run(lm, alone, hooks)))
+                )
+                plain |= {(forest.examples[i].id, str(site)): value for i in same}
+    rows = swept.iter_rows(named=True)
+    packed = {(r["example_id"], str(Site(r["layer"], r["component"], r["head"]))): r["value"] for r in rows}
+    assert packed == pytest.approx(plain, abs=5e-4)
+    assert swept["effect"].abs().max() > 1e-3

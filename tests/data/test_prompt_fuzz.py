@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import polars as pl
+import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -124,7 +125,11 @@ def test_any_columns_of_parquet(columns: list[str], values: list[Any], keep: boo
     survives(out.getvalue(), ".parquet")
 
 
-def test_random_bytes_are_no_prompts() -> None:
+def test_random_bytes_are_no_prompts(tmp_path: Path) -> None:
     for ending in (".csv", ".tsv", ".jsonl", ".json", ".parquet"):
         for size in (1, 7, 400):
-            survives(random.Random(size).randbytes(size), ending)
+            path = tmp_path / f"x{ending}"
+            path.write_bytes(random.Random(size).randbytes(size))
+            for skip in (False, True):
+                with pytest.raises((DataError, UsageError)):
+                    load(str(path), skip_invalid=skip)

@@ -126,7 +126,7 @@ def test_the_joint_slopes_are_those_of_least_squares_over_examples_in_the_order_
         for a, b in pairs for turn in (0, 1)
     ]  # fmt: skip
     values = [0.3 * shares[a] + 0.7 * shares[b] + 5 for a, b in pairs for _ in (0, 1)]
-    data = dataset(examples, covariates=(Covariate("share of men", "%", shares),))
+    data = dataset(examples, covariates=(Covariate("share of men", "%", shares),), rule="roles")
     frame = baseline.baseline(scored(examples, values), data, model="m", design=Design(shares))
     spread = np.std(list(shares.values()))
     joint = {r["statistic"]: r["estimate"] for r in frame.iter_rows(named=True) if r["subset"] == "all"}

@@ -1,8 +1,9 @@
 """Labelled sentences that differ in one run of words, as a prompt and its continuations."""
 
 import re
-from collections.abc import Mapping, Sequence
-from itertools import takewhile
+from collections.abc import Mapping
+
+from biasscope.engine.data.terms import shared
 
 WORD = re.compile(r"\s*(?:\w+|[^\w\s])")
 """A word or a mark, with the space before it."""
@@ -28,8 +29,8 @@ def divided(labelled: Mapping[str, str]) -> dict[str, str] | str:
     if not both or not labelled.keys() <= COLUMNS.keys():
         return "its labels are not those of two sides"
     words = [WORD.findall(sentence.strip()) for sentence in labelled.values()]
-    start = _shared(words)
-    end = min(_shared([line[::-1] for line in words]), min(map(len, words)) - start - 1)
+    start = shared(*words)
+    end = min(shared(*(line[::-1] for line in words)), min(map(len, words)) - start - 1)
     if start == 0 or end < 0:
         return "its sentences do not begin alike and then differ"
     own = ["".join(line[start : len(line) - end]) for line in words]
@@ -38,8 +39,3 @@ def divided(labelled: Mapping[str, str]) -> dict[str, str] | str:
         **dict(zip((COLUMNS[label] for label in labelled), own, strict=True)),
         "suffix": "".join(words[0][len(words[0]) - end :]),
     }
-
-
-def _shared(lines: Sequence[Sequence[str]]) -> int:
-    """How many words all lines begin with."""
-    return sum(1 for _ in takewhile(lambda same: len(set(same)) == 1, zip(*lines, strict=False)))

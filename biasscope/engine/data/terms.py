@@ -1,8 +1,10 @@
-"""A term in a prompt: where it stands as a whole word, and the prompt with another in its place."""
+"""Words in a prompt: where a term stands, the prompt with another in its place, what texts have in common."""
 
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import takewhile
+from typing import Any
 
 
 @dataclass(frozen=True)
@@ -50,3 +52,8 @@ def exchanged(prompt: str, partner_of: Mapping[str, str]) -> tuple[str, bool]:
 
     new, n = re.subn(rf"(?<!\w)((?:[Aa]n?) )?({written})('s|s)?(?!\w)", put, prompt)
     return new, n > 0
+
+
+def shared(*lines: Sequence[Any]) -> int:
+    """How many words, or tokens, all of them begin with."""
+    return sum(1 for _ in takewhile(lambda same: len(set(same)) == 1, zip(*lines, strict=False)))

@@ -274,6 +274,6 @@ def aggregated(scan: Scan, table: str, method: str) -> Aggregates:
     with scan.run.phase("statistics"):
         wanted = scan.run.options.assess
         if wanted and (nothing := baseline.nothing_to_find(effects, scan.ungrouped)):
-            scan.run.warn(f"{scan.dataset.name}: {nothing}", scan.dataset.name)
+            scan.warn(nothing)
         trusted = reliability.assess(effects, **same) if wanted else RELIABILITY.to_frame()
         return summarise(effects, **same), trusted

@@ -4,13 +4,13 @@ import re
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from itertools import takewhile
 from typing import Literal
 
 import torch
 from jaxtyping import Bool
 from torch import Tensor
 
+from biasscope.engine.data.terms import shared
 from biasscope.engine.errors import DataError
 from biasscope.engine.model.loading import LM
 from biasscope.engine.model.packing import ROWS, Block, Scored, rows
@@ -57,12 +57,15 @@ class Forest:
         if position == "all":
             return None
         prompts = [self.prompts[same[0]] for same in block.examples]
-        inside = torch.zeros(block.owner.shape, dtype=torch.bool)
-        for row, node in (block.owner >= 0).nonzero().tolist():
-            prompt, depth = prompts[owner := int(block.owner[row, node])], int(block.depth[row, node])
-            if prompt.anti and block.prefix(row, node) != block.groups[owner][0].ids[: depth + 1]:
-                prompt = prompt.anti
-            inside[row, node] = depth in prompt.part(position)
+        parts = [prompt.part(position) for prompt in prompts]
+        pairs = zip(block.owner.flatten().tolist(), block.depth.flatten().tolist(), strict=True)
+        inside = torch.tensor([owner >= 0 and depth in parts[owner] for owner, depth in pairs])
+        inside = inside.view(block.owner.shape)
+        for local, prompt in enumerate(prompts):
+            for row, node in (block.owner == local).nonzero().tolist() if prompt.anti else ():
+                path = block.prefix(row, node)
+                if prompt.anti and path != block.groups[local][0].ids[: len(path)]:
+                    inside[row, node] = len(path) - 1 in prompt.anti.part(position)
         return inside
 
     def members(self, block: Block) -> tuple[list[Example], list[int]]:
@@ -150,14 +153,9 @@ def _prompt(lm: LM, example: Example, twin: str | None) -> Prompt | str:
 
 def _differing(ids: Sequence[int], others: Sequence[int]) -> Prompt:
     """A prompt whose term is the tokens in which it differs from the other: one run, a token at least."""
-    start = _common(ids, others)
-    end = min(_common(ids[::-1], others[::-1]), min(len(ids), len(others)) - start)
+    start = shared(ids, others)
+    end = min(shared(ids[::-1], others[::-1]), min(len(ids), len(others)) - start)
     return Prompt(frozenset(range(min(start, len(ids) - end - 1), len(ids) - end)), len(ids))
-
-
-def _common(ids: Sequence[int], others: Sequence[int]) -> int:
-    """How many tokens two sequences begin with in common."""
-    return sum(1 for _ in takewhile(lambda pair: pair[0] == pair[1], zip(ids, others, strict=False)))
 
 
 def sequences(

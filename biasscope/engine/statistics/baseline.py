@@ -15,10 +15,10 @@ from biasscope.engine.statistics.resampling import MIN_CLUSTERS
 from biasscope.engine.statistics.summary import (
     BIAS,
     STATISTICS,
+    estimated,
     place,
     refuse_empty,
     statistics,
-    summarise,
     table,
     unit,
 )
@@ -75,7 +75,8 @@ def baseline(
             tables.append(rows.filter(~pl.col("subset").str.starts_with("polarity: ")))  # it takes both
         if metric == "target" and dataset.covariates:
             everything = cells.sites(first)
-            associated = {**_correlations(everything, groups, dataset, design.seed), **_joint(own, dataset)}
+            associated = _correlations(everything, groups, dataset, design.seed)
+            associated |= _joint(own, dataset) if dataset.rule == "roles" else {}
             for name, (measured_in, columns) in associated.items():
                 label = {**labels, "metric": metric, "statistic": name, "unit": measured_in}
                 tables.append(table(names.head(1), columns, label))
@@ -199,7 +200,7 @@ def nothing_to_find(effects: pl.LazyFrame, design: Design) -> str | None:
         "component": pl.lit("clean"),
         "head": pl.lit(None, pl.Int32),
     }
-    row = summarise(clean.with_columns(**columns), model="", method="", design=design).row(0, named=True)
+    row = estimated(clean.with_columns(**columns), design, ends=True).row(0, named=True)
     if row["ci_low"] is None or not row["ci_low"] <= 0 <= row["ci_high"]:
         return None
     ends = f"{row['estimate']:.2g} [{row['ci_low']:.2g}, {row['ci_high']:.2g}] {row['unit']}".replace(

@@ -7,12 +7,12 @@ in the mean over both whatever does not depend on the question cancels.
 
 from collections import Counter, defaultdict
 from collections.abc import Mapping
-from itertools import takewhile
 from pathlib import Path
 from typing import Any
 
 from biasscope.engine.data import reading
 from biasscope.engine.data.reading import Gathered, Origin, Problem, RemoteFile
+from biasscope.engine.data.terms import shared
 from biasscope.engine.store import digests
 from biasscope.engine.types import Dataset, Example
 
@@ -173,17 +173,11 @@ def _cut(target: str, other: str) -> tuple[str, str, str, str]:
     spaces.
     """
     first, second = ([f" {word}" for word in answer.split(" ")] for answer in (target, other))
-    lead = _shared(first, second)
+    lead = shared(first[:-1], second[:-1])  # at least one word is left to each
     before, first, second = first[:lead], first[lead:], second[lead:]
-    trail = _shared(first[::-1], second[::-1])
+    trail = shared(first[:0:-1], second[:0:-1])
     own, last = (words[: len(words) - trail] for words in (first, second))
     return "".join(before), "".join(own), "".join(last), "".join(first[len(own) :])
-
-
-def _shared(first: list[str], second: list[str]) -> int:
-    """How many words both begin with; at least one is left to each."""
-    pairs = zip(first[:-1], second[:-1], strict=False)
-    return sum(1 for _ in takewhile(lambda pair: pair[0] == pair[1], pairs))
 
 
 def gather(folder: Path) -> Gathered:

@@ -10,11 +10,11 @@ import io
 import re
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Sequence
-from itertools import takewhile
 from pathlib import Path
 
 from biasscope.engine.data import reading
 from biasscope.engine.data.reading import Gathered, Origin, Problem, RemoteFile, Row
+from biasscope.engine.data.terms import shared
 from biasscope.engine.errors import DataError
 from biasscope.engine.store import digests
 from biasscope.engine.types import Dataset, Example
@@ -138,9 +138,9 @@ def _rows(path: Path) -> list[Row]:
 
 def _example(name: str, number: str, kind: str, direction: str, pair: tuple[list[str], list[str]]) -> Example:
     first, second = pair
-    lead = _shared(first, second)
+    lead = shared(first, second)
     before, own, other = first[:lead], first[lead:], second[lead:]
-    trail = _shared(own[::-1], other[::-1])
+    trail = shared(own[::-1], other[::-1])
     own, other, after = own[: len(own) - trail], other[: len(other) - trail], own[len(own) - trail :]
     flaw = SEVERAL if {*own} & {*other} else SAME if not own + other else NOTHING if not after else None
     text = "".join(f" {word}" for word in after)
@@ -158,11 +158,6 @@ def _example(name: str, number: str, kind: str, direction: str, pair: tuple[list
         term="" if flaw else " ".join(own),
         meta={"direction": direction},
     )
-
-
-def _shared(first: Sequence[str], second: Sequence[str]) -> int:
-    """How many words both begin with."""
-    return sum(1 for _ in takewhile(lambda pair: pair[0] == pair[1], zip(first, second, strict=False)))
 
 
 def _folded(words: Sequence[str]) -> str:

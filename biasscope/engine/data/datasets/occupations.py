@@ -27,6 +27,8 @@ ORIGIN = Origin(
 )
 HERE = Path(__file__).parent
 PRONOUNS = {"nominative": (" he", " she"), "possessive": (" his", " her"), "accusative": (" him", " her")}
+SIDES = ("“he”", "“she”")
+"""What the pronouns are called in a sentence."""
 SHARES = {"bls": "share of men", "bergsma": "share of men in texts"}
 PARTICIPANTS = (
     "neighbor",
@@ -69,7 +71,7 @@ def about(examples: Sequence[Example]) -> dict[str, Any]:
     """What sets of occupations and pronouns have in common, as fields of `Dataset`: shares of men, words."""
     men = {key: {e.group: 100.0 - float(e.meta[f"{key}_pct_female"]) for e in examples} for key in SHARES}
     covariates = tuple(Covariate(name, "%", men[key], key) for key, name in SHARES.items())
-    return {"covariates": covariates, "noun": "occupation", "sides": ("“he”", "“she”"), "rule": "occupation"}
+    return {"covariates": covariates, "noun": "occupation", "sides": SIDES, "rule": "occupation"}
 
 
 def _example(fact: tuple[str, ...], template: tuple[str, ...], participant: str) -> Example:

@@ -10,7 +10,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from biasscope.engine.data import reading
-from biasscope.engine.data.datasets.occupations import PRONOUNS
+from biasscope.engine.data.datasets.occupations import PRONOUNS, SHARES, SIDES
 from biasscope.engine.data.reading import Gathered, Origin, Problem, RemoteFile, Row
 from biasscope.engine.errors import DataError
 from biasscope.engine.store import digests
@@ -77,7 +77,7 @@ def _checked(name: str, paths: Mapping[str, Path], *, skip_invalid: bool) -> Dat
     examples, faults, problems = parse(paths, part, men)
     total = len(examples) + faults.total() + len(problems)
     refused = reading.refuse(problems, folder, total, skip=skip_invalid)
-    covariate = Covariate("share of men", "%", men)
+    covariate = Covariate(SHARES["bls"], "%", men)
     digest = digests.of_examples(examples, (covariate,))
     notes = reading.confirm(digest, ORIGIN, part, folder, dropped=refused.total())
     return Dataset(
@@ -90,7 +90,7 @@ def _checked(name: str, paths: Mapping[str, Path], *, skip_invalid: bool) -> Dat
         ORIGIN.record(),
         covariates=(covariate,),
         noun="occupation",
-        sides=("he", "she"),
+        sides=SIDES,
         rule="roles",
     )
 
