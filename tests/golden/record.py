@@ -24,6 +24,7 @@ CLOCK = (
 """What differs between two runs of the same code."""
 MACHINE = (
     (r'"versions": ?\{[^}]*\}', '"versions": "‹versions›"'),
+    (r"(?m)^- versions: .*$", "- versions: ‹versions›"),
     (r"biasscope \d+\.\d+\.\d+\S*?(?=[;\s])", "biasscope ‹version›"),
     (r"\b[0-9a-f]{64}\b", "‹sha256›"),
     (r"-[0-9a-f]{12}\.(svg|png)", r"-‹digest›.\1"),
@@ -73,9 +74,8 @@ def _step(folder: Path, step: Step, keys: dict[str, str]) -> dict[str, Any]:
         for form in (form or "json" for form in step.forms)
     }
     written = sorted((folder / "study" / step.name).glob("*/*.json"))
-    study = {
-        f"{file.parent.name}/{file.name}": json.loads(file.read_text(encoding="utf-8")) for file in written
-    }
+    texts = {file: masked(file.read_text(encoding="utf-8"), (), keys) for file in written}
+    study = {f"{file.parent.name}/{file.name}": json.loads(text) for file, text in texts.items()}
     found = {"words": step.words, "stdout": printed, "runs": saved, "study": study}
     if step.name == "report":
         found["report"] = masked(
