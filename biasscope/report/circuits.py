@@ -9,13 +9,13 @@ import polars as pl
 from biasscope.engine.statistics import resampling
 from biasscope.engine.statistics.circuits import sized
 from biasscope.engine.types import MEMBER, SOURCES, Site
-from biasscope.report.gather import Part, ReportRun
+from biasscope.report.page.gather import Part, ReportRun
 from biasscope.report.probes import ends, share
 from biasscope.report.tables import Table
 from biasscope.report.words import interval
 
 if TYPE_CHECKING:
-    from biasscope.report.blocks import Block, Gallery
+    from biasscope.report.page.blocks import Block, Gallery
 
 NAMED = 20
 """Sites of a set that are named; the rest is in the file."""
@@ -87,7 +87,7 @@ def sentence(circuit: ReportRun) -> str:
 def section(parts: Sequence[Part], gallery: "Gallery") -> "Iterator[Block]":
     """Faithfulness of the strongest sites beside random sets."""
     from biasscope.report import figures
-    from biasscope.report.blocks import Block, missing, pictures
+    from biasscope.report.page.blocks import Block, missing, pictures
 
     for part in parts:
         if not part.circuits:

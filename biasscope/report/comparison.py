@@ -11,12 +11,12 @@ from biasscope.engine.statistics import comparison
 from biasscope.engine.store.seals import Seal
 from biasscope.engine.store.shards import SCHEMA_VERSION
 from biasscope.report import formats
-from biasscope.report.gather import LISTED, Gathered
+from biasscope.report.page.gather import LISTED, Gathered
 from biasscope.report.reliability import KINDS
 from biasscope.report.tables import Table, overlap, probability
 
 if TYPE_CHECKING:
-    from biasscope.report.blocks import Gallery, Picture, Section
+    from biasscope.report.page.blocks import Gallery, Picture, Section
 
 NAMES = {"z": "heads"} | {name: kind for name, kind in KINDS.items() if name != "z"}
 SHOWN = 20
@@ -95,7 +95,7 @@ def show_comparison(
 
 def agreement(gathered: Gathered, gallery: "Gallery") -> "Section":
     """How many of the strongest heads each two maps share, and how far models agree by relative depth."""
-    from biasscope.report.blocks import Block, Section, missing
+    from biasscope.report.page.blocks import Block, Section, missing
 
     drawn_maps = [m for part in gathered.parts for m in part.shown if m.sites("z").height]
     maps = {_letter(i): m for i, m in enumerate(drawn_maps)}

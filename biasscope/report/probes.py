@@ -8,12 +8,12 @@ import polars as pl
 from biasscope.engine.schemas import NONE, number
 from biasscope.engine.statistics import resampling
 from biasscope.report import words
-from biasscope.report.gather import Part, ReportRun
+from biasscope.report.page.gather import Part, ReportRun
 from biasscope.report.tables import Table
 from biasscope.report.words import interval
 
 if TYPE_CHECKING:
-    from biasscope.report.blocks import Block, Gallery
+    from biasscope.report.page.blocks import Block, Gallery
 
 HELD_OUT = {"kfold": "groups are held out in turn", "holdout": "a fifth of the groups is held out, once"}
 WITHOUT = {"bag": "bag of tokens", "chance": "chance"}
@@ -137,7 +137,7 @@ def _reads(shown: bool | None) -> str:
 def section(parts: Sequence[Part], gallery: "Gallery") -> "Iterator[Block]":
     """Probe curves with their chance band, and the table of the first."""
     from biasscope.report import figures
-    from biasscope.report.blocks import Block, missing, pictures
+    from biasscope.report.page.blocks import Block, missing, pictures
 
     drawn = []
     for part in parts:

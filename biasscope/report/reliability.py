@@ -8,7 +8,7 @@ import polars as pl
 from biasscope.engine import schemas
 from biasscope.engine.schemas import NONE, RELIABILITY, number
 from biasscope.engine.types import POSITIONS
-from biasscope.report.gather import LISTED, Map
+from biasscope.report.page.gather import LISTED, Map
 from biasscope.report.tables import Overlap, Table, overlap
 
 KINDS = {"z": "z (whole)", "mlp_out": "MLPs"}

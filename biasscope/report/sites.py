@@ -12,8 +12,8 @@ from biasscope.engine.statistics import comparison
 from biasscope.engine.statistics.cells import SITE
 from biasscope.engine.types import SOURCES
 from biasscope.report import figures, reliability, tables, words
-from biasscope.report.blocks import Block, Gallery, missing, paragraph, pictures
-from biasscope.report.gather import LISTED, Map, Part
+from biasscope.report.page.blocks import Block, Gallery, missing, paragraph, pictures
+from biasscope.report.page.gather import LISTED, Map, Part
 from biasscope.report.tables import COLUMNS, Table, overlap, probability
 
 KINDS = {"z": "heads", "mlp_out": "MLPs", "attn_out": "attention outputs"}

@@ -13,7 +13,7 @@ from biasscope.engine.store.runs import DatasetPart
 from biasscope.engine.store.seals import Seal
 from biasscope.engine.types import Site
 from biasscope.report import reliability
-from biasscope.report.gather import Gathered, Map, Part, ReportRun
+from biasscope.report.page.gather import Gathered, Map, Part, ReportRun
 from biasscope.report.tables import on
 
 LIMITS = (

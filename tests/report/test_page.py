@@ -14,7 +14,8 @@ import pytest
 from biasscope.engine.schemas import number
 from biasscope.engine.statistics import summary
 from biasscope.engine.store import runs
-from biasscope.report import gather, words
+from biasscope.report import words
+from biasscope.report.page import gather
 from tests.support import browser
 from tests.support.cli import biasscope
 

@@ -11,9 +11,10 @@ import pytest
 from biasscope.engine.schemas import RELIABILITY, SUMMARY
 from biasscope.engine.statistics import comparison
 from biasscope.engine.store.runs import RunRecord
-from biasscope.report import blocks, document, formats, gather, probes, reliability, tables, terminal, words
+from biasscope.report import formats, probes, reliability, tables, terminal, words
 from biasscope.report.comparison import show_tables
-from biasscope.report.gather import Gathered, Part, ReportRun
+from biasscope.report.page import blocks, document, gather
+from biasscope.report.page.gather import Gathered, Part, ReportRun
 from tests.support import stored
 
 CERTAIN = {

@@ -18,7 +18,7 @@ from biasscope import cli
 from biasscope.engine.errors import DamagedError
 from biasscope.engine.store import reproduce, seals
 from biasscope.engine.store.seals import Seal
-from biasscope.report import gather
+from biasscope.report.page import gather
 from tests.support.cli import SMALL, biasscope
 
 pytestmark = pytest.mark.usefixtures("few_draws")

@@ -136,7 +136,7 @@ def missing(text: str) -> Block:
 def render(form: str, **given: Any) -> str:
     """The report as "md" or "html"; everything that comes from data is made harmless on the way."""
     loader = Environment(
-        loader=PackageLoader("biasscope.report", "templates"),
+        loader=PackageLoader("biasscope.report.page", "templates"),
         autoescape=select_autoescape(["html.j2", "html"]),
         undefined=StrictUndefined,
         trim_blocks=True,

@@ -19,20 +19,19 @@ from biasscope.engine.statistics.baseline import COVARIATE
 from biasscope.engine.store import files, shards
 from biasscope.engine.store.reproduce import relative
 from biasscope.engine.store.seals import DEPTH
-from biasscope.report import (
-    blocks,
-    circuits,
-    comparison,
-    figures,
-    formats,
-    probes,
-    reliability,
-    sites,
-    tables,
-    words,
+from biasscope.report import circuits, comparison, figures, formats, probes, reliability, sites, tables, words
+from biasscope.report.page import blocks
+from biasscope.report.page.blocks import (
+    Block,
+    Gallery,
+    Picture,
+    Section,
+    bullets,
+    missing,
+    paragraph,
+    pictures,
 )
-from biasscope.report.blocks import Block, Gallery, Picture, Section, bullets, missing, paragraph, pictures
-from biasscope.report.gather import Gathered, Part, ReportRun
+from biasscope.report.page.gather import Gathered, Part, ReportRun
 from biasscope.report.tables import Table
 from biasscope.report.words import clean
 
