@@ -44,6 +44,11 @@ EFFECTS = pl.Schema(
 TWINS = pl.Schema(dict.fromkeys(("example_id", "group", "partner", "clean", "twin"), pl.String))
 """One row per example patched with its counterfactual: both prompts, and what stands in the term's place."""
 
+TEXTS = pl.Schema(dict.fromkeys(("example_id", "group", "together", "text"), pl.String))
+"""One row per measured example: its text in one line, with a gap where the two sides differ; examples with
+the same `together` (its id, if it stands alone) are one.
+"""
+
 _ACTIVATIONS: dict[str, Any] = {"example_id": pl.String, **_SITE, "values": pl.List(pl.Float32)}
 ACTIVATIONS = pl.Schema(_ACTIVATIONS)
 """One row per example, site and named position (last, term, mean); `values` has one length, fixed in the

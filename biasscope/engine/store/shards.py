@@ -22,6 +22,7 @@ from biasscope.engine.schemas import (
     RELIABILITY,
     SCORES,
     SUMMARY,
+    TEXTS,
     TRIPLES,
     TWINS,
 )
@@ -36,6 +37,7 @@ SCHEMAS = {
     "triples": TRIPLES,
     "means": MEANS,
     "twins": TWINS,
+    "texts": TEXTS,
     "activations": ACTIVATIONS,
     "predictions": PREDICTIONS,
     "bands": BANDS,
