@@ -15,6 +15,8 @@ from biasscope.console import encodable, safe_text
 from biasscope.engine.settings import Format, Measure
 from biasscope.engine.store.runs import Result, RunRecord
 from biasscope.report import circuits, probes, reliability, tables, terminal
+from biasscope.report.page import verdict
+from biasscope.report.page.verdict import Verdict
 from biasscope.report.tables import escaped
 
 if TYPE_CHECKING:
@@ -63,6 +65,8 @@ def write_data(result: Result, chosen: Format, with_rows: bool) -> None:
         document = {"schema_version": run.schema_version, "run": run.model_dump(mode="json")}
         document |= {"summary": list(records([summary])), "reliability": list(records(result.reliability))}
         document["warnings"] = run.warnings
+        if run.command == "baseline":
+            document["verdict"] = [each.document for each in verdicts(result) if each]
         write_json(document | ({"rows": list(records(stored(result.rows)))} if with_rows else {}))
     elif chosen is Format.JSONL:
         for record in records(stored(result.rows) if with_rows else [summary]):
@@ -104,6 +108,13 @@ def markdown(summary: pl.DataFrame) -> str:
     return "".join(f"| {' | '.join(escaped(cell) for cell in line)} |\n" for line in lines)
 
 
+def verdicts(result: Result) -> list[Verdict | None]:
+    """What a baseline shows, per data set; None where it has no target."""
+    given = str(result.record.params.get("given") or "")
+    both = zip(result.summaries, result.record.datasets, strict=True)
+    return [verdict.of(summary, part, Path(part.path), given) for summary, part in both]
+
+
 def tables_of(result: Result) -> Iterator[tables.Table]:
     """The tables of each dataset; the title says what was replaced all the while."""
     record = result.record
@@ -111,10 +122,12 @@ def tables_of(result: Result) -> Iterator[tables.Table]:
     def edited(table: tables.Table) -> tables.Table:
         return replace(table, title=f"{table.title}{record.given}")
 
+    shown = iter(verdicts(result) if record.command == "baseline" else ())
     for part, summary, trusted in zip(record.datasets, result.summaries, result.reliability, strict=True):
         file = f"{part.path}/summary.parquet"
         if record.command == "baseline":
-            yield tables.clean_model(summary, part, file, record.given)
+            table, found = tables.clean_model(summary, part, file, record.given), next(shown)
+            yield replace(table, notes=[*([found.short] if found else []), *table.notes])
         elif record.command == "probe":
             yield edited(probes.probes(summary, part.name, part.noun, file, record.params["split"]))
         elif record.command == "circuit":

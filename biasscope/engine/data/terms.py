@@ -6,8 +6,6 @@ from dataclasses import dataclass
 from itertools import takewhile
 from typing import Any
 
-from biasscope.engine.types import Example
-
 MOST = 4
 """Bias types that a sentence names."""
 
@@ -62,17 +60,6 @@ def exchanged(prompt: str, partner_of: Mapping[str, str]) -> tuple[str, bool]:
 def shared(*lines: Sequence[Any]) -> int:
     """How many words, or tokens, all of them begin with."""
     return sum(1 for _ in takewhile(lambda same: len(set(same)) == 1, zip(*lines, strict=False)))
-
-
-def quoted(example: Example) -> str:
-    """The text as a document quotes it, in one line, with a gap where the sides differ."""
-    if example.anti_prompt is None:
-        return " ".join(f"{example.prompt} ___{example.suffix}".split())
-    one, other = example.prompt.split(), example.anti_prompt.split()
-    before = shared(one, other)
-    after = shared(one[before:][::-1], other[before:][::-1])
-    words = [*one[:before], "___", *one[len(one) - after :]]
-    return " ".join(f"{' '.join(words)}{example.stereo}".split())
 
 
 def stereotypes(kinds: Iterable[str]) -> str:

@@ -6,11 +6,11 @@ from pathlib import Path
 
 import polars as pl
 
-from biasscope.engine.data import datasets, predictions, terms
+from biasscope.engine.data import datasets, predictions
 from biasscope.engine.data.datasets.stereoset import ORIGIN
 from biasscope.engine.errors import UsageError
 from biasscope.engine.experiments import scan, selection, session
-from biasscope.engine.schemas import TEXTS
+from biasscope.engine.schemas import PROMPTS
 from biasscope.engine.settings import SILENT, Measure, Voice
 from biasscope.engine.statistics import baseline as statistics
 from biasscope.engine.statistics import published
@@ -43,7 +43,7 @@ def baseline(
             summary = statistics.baseline(
                 scores, measured, model=run.slug, design=each.ungrouped, group_by=group_by
             )
-            each.run.write(run.folder(name, each.key), "texts", [_texts(examples)])
+            each.run.write(run.folder(name, each.key), "prompts", [_prompts(examples)])
             if triples.height:
                 metric = "likelihood" if any(e.per_token for e in examples) else "stereoset"
                 scored = published.stereoset(
@@ -54,11 +54,11 @@ def baseline(
     return run.finish()
 
 
-def _texts(examples: Sequence[Example]) -> pl.DataFrame:
-    """What was measured, as a document quotes it: schema TEXTS."""
-    return pl.DataFrame(
-        [(e.id, e.group, e.together or e.id, terms.quoted(e)) for e in examples], schema=TEXTS, orient="row"
-    )
+def _prompts(examples: Sequence[Example]) -> pl.DataFrame:
+    """What was measured: schema PROMPTS."""
+    names = ("id", *list(PROMPTS)[1:])
+    rows = [[getattr(e, name) for name in names] for e in examples]
+    return pl.DataFrame(rows, schema=PROMPTS, orient="row")
 
 
 def _check_column(column: str, measured: Sequence[Dataset]) -> None:

@@ -24,13 +24,14 @@ class Band(NamedTuple):
     high: Array
 
 
-def means(scores: pl.DataFrame, texts: pl.DataFrame) -> pl.DataFrame:
-    """The mean of target of each group of SCORES, nats, with a t interval over its own texts (TEXTS).
+def means(scores: pl.DataFrame, prompts: pl.DataFrame) -> pl.DataFrame:
+    """The mean of target of each group of SCORES, nats, with a t interval over its own texts (PROMPTS).
 
     Texts that stand together count as one. The interval is of this group alone, null below 6 such units.
     """
+    apart = pl.col("together").replace("", None)
     own = scores.filter(pl.col("value").is_finite(), metric="target")
-    units = texts.select("example_id", unit="together").unique("example_id")
+    units = prompts.select("example_id", unit=apart).unique("example_id")
     own = own.join(units, on="example_id", how="left").with_columns(
         pl.col("unit").fill_null(pl.col("example_id"))
     )

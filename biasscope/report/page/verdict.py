@@ -14,15 +14,13 @@ import numpy as np
 import polars as pl
 
 from biasscope.engine import schemas
-from biasscope.engine.schemas import CARRIED, LEVEL, SMALL, STAR, TEXTS, number
+from biasscope.engine.schemas import CARRIED, LEVEL, PROMPTS, SMALL, STAR, number
 from biasscope.engine.statistics import groups, resampling
 from biasscope.engine.statistics.baseline import COVARIATE
 from biasscope.engine.statistics.resampling import plural
 from biasscope.engine.store.runs import DatasetPart
 from biasscope.report.odds import factor, odds, times
-
-QUOTED = 150
-"""Characters of an example text; of a longer one the end is quoted, where the gap is."""
+from biasscope.report.page.quotes import QUOTED, quoted
 
 
 class Case(StrEnum):
@@ -87,7 +85,7 @@ class Verdict:
     data: DatasetPart
     means: pl.DataFrame = field(default_factory=lambda: pl.DataFrame(schema=groups.MEANS))
     """Each group's mean of target, see `groups.means`; empty where the scores are not there."""
-    texts: pl.DataFrame = field(default_factory=TEXTS.to_frame)
+    prompts: pl.DataFrame = field(default_factory=PROMPTS.to_frame)
     x: Mapping[str, float] = field(default_factory=dict)
     """Group → covariate."""
     least: float | None = None
@@ -168,7 +166,7 @@ class Verdict:
         """The groups that show it most, with their odds; empty where nothing is shown."""
         if self.case in (Case.NONE, Case.UNTESTABLE):
             return ""
-        named = [f"*{row['group']}* ({self._leaning(row['mean'])})" for row in self._extremes()]
+        named = [f"{row['group']} ({self._leaning(row['mean'])})" for row in self._extremes()]
         start = "Farthest apart" if self.slope else "Strongest"
         return f"{start}: {', '.join(named)}." if named else ""
 
@@ -179,16 +177,17 @@ class Verdict:
         texts = "text" if self.row["n"] == 1 else "texts"
         quoted = " and ".join(f"“{text}”" for text in self.examples)
         such = f", such as {quoted}" if quoted else ""
-        return f"{self.row['n']} {texts} about {self.row['clusters']} {noun}{such}."
+        end = "" if such.endswith((".”", "!”", "?”")) else "."
+        return f"{self.row['n']} {texts} about {self.row['clusters']} {noun}{such}{end}"
 
     @property
     def examples(self) -> list[str]:
         """One or two measured texts, of the groups that are named first: two where both are short."""
         first = [row["group"] for row in self._extremes()] if self.case is not Case.NONE else []
         order = {group: place for place, group in enumerate(first)}
-        rows = self.texts.unique("group", keep="first", maintain_order=True)
+        rows = self.prompts.unique("group", keep="first", maintain_order=True)
         rows = rows.sort(pl.col("group").replace_strict(order, default=len(order), return_dtype=pl.Int64))
-        texts = [_quoted(text) for text in rows["text"].head(2)]
+        texts = [quoted(row) for row in rows.head(2).iter_rows(named=True)]
         return texts if sum(map(len, texts)) <= QUOTED else texts[:1]
 
     @property
@@ -202,12 +201,17 @@ class Verdict:
         return " ".join(self.parts)
 
     @property
+    def short(self) -> str:
+        """The verdict, how strong, and the doubts: what stands under a table."""
+        return " ".join(text for text in (self.title, self.strength, self.doubt) if text)
+
+    @property
     def document(self) -> dict[str, str]:
         """The verdict for programs."""
         return {
             "dataset": self.data.name,
             "case": self.case.value,
-            "sentence": self.sentence.replace("*", ""),
+            "sentence": self.sentence,
         }
 
     @property
@@ -270,22 +274,18 @@ def of(summary: pl.DataFrame, data: DatasetPart, folder: Path, given: str = "") 
     row = headline(summary)
     if row is None:
         return None
-    scores, texts = (_table(folder, name, data) for name in ("scores", "texts"))
+    scores, prompts = (_table(folder, name, data) for name in ("scores", "prompts"))
     known = summary.filter(pl.col("metric").is_in([COVARIATE, "share_of_men"])).drop_nulls("estimate")
     x = dict(known.select(pl.col("subset").str.replace("^[^:]*: ", ""), "estimate").rows())
     slope, least = row["statistic"] == "slope", None
-    texts = TEXTS.to_frame() if texts is None else texts
+    prompts = PROMPTS.to_frame() if prompts is None else prompts
     if scores is None:
-        return Verdict(row, data, texts=texts, x=x, given=given)
+        return Verdict(row, data, prompts=prompts, x=x, given=given)
     if case(row) is Case.NONE:
         least = groups.detectable(scores, x if slope else {}, seed=0)
-    return Verdict(row, data, groups.means(scores, texts), texts, x, least, given)
+    return Verdict(row, data, groups.means(scores, prompts), prompts, x, least, given)
 
 
 def _table(folder: Path, name: str, data: DatasetPart) -> pl.DataFrame | None:
     file = folder / f"{name}.parquet"
     return pl.read_parquet(file) if name in data.tables and file.is_file() else None
-
-
-def _quoted(text: str) -> str:
-    return text if len(text) <= QUOTED else f"… {text[-QUOTED:].partition(' ')[2]}"
