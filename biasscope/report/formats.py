@@ -14,10 +14,9 @@ import pyarrow.parquet as pq
 from biasscope.console import encodable, safe_text
 from biasscope.engine.settings import Format, Measure
 from biasscope.engine.store.runs import Result, RunRecord
-from biasscope.report import circuits, probes, reliability, tables, terminal
+from biasscope.report import circuits, markdown, probes, reliability, tables, terminal
 from biasscope.report.page import verdict
 from biasscope.report.page.verdict import Verdict
-from biasscope.report.tables import escaped
 
 if TYPE_CHECKING:
     from rich.table import Table as Drawing
@@ -75,7 +74,7 @@ def write_data(result: Result, chosen: Format, with_rows: bool) -> None:
         safe = summary.with_columns(pl.col(pl.String).map_elements(_inert, pl.String))
         sys.stdout.write(safe.write_csv())
     else:
-        sys.stdout.write(markdown(summary))
+        sys.stdout.write(markdown.of_summary(summary))
 
 
 def _inert(text: str) -> str:
@@ -98,14 +97,6 @@ def records(frames: Iterable[pl.DataFrame]) -> Iterable[dict[str, Any]]:
         finite = frame.with_columns(pl.when(numbers.is_finite()).then(numbers))
         for part in finite.iter_slices(FLUSH):
             yield from part.iter_rows(named=True)
-
-
-def markdown(summary: pl.DataFrame) -> str:
-    """The summary as a Markdown table, columns that are empty throughout left out."""
-    shown = summary.select(c for c in summary.columns if summary[c].null_count() < summary.height)
-    rows = (["" if value is None else str(value) for value in row.values()] for row in records([shown]))
-    lines = [shown.columns, ["---"] * shown.width, *rows]
-    return "".join(f"| {' | '.join(escaped(cell) for cell in line)} |\n" for line in lines)
 
 
 def verdicts(result: Result) -> list[Verdict | None]:
@@ -256,7 +247,8 @@ def listing(
             shown = safe_text if chosen is Format.MARKDOWN else _inert
             texts, schema = [list(map(shown, row)) for row in cells], dict.fromkeys(columns, pl.String)
             frame = pl.DataFrame(texts, schema, orient="row")
-            sys.stdout.write(markdown(frame) if chosen is Format.MARKDOWN else frame.write_csv())
+            plain = chosen is Format.MARKDOWN
+            sys.stdout.write(markdown.table(columns, texts) if plain else frame.write_csv())
     sys.stdout.flush()
 
 

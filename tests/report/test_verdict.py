@@ -7,8 +7,7 @@ import pytest
 
 from biasscope.engine.schemas import PROMPTS
 from biasscope.engine.statistics import groups
-from biasscope.report import odds
-from biasscope.report.page import quotes, verdict
+from biasscope.report.page import odds, quotes, verdict
 from biasscope.report.page.verdict import Case, Verdict
 from tests.support import stored
 

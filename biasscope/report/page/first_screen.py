@@ -8,11 +8,11 @@ import polars as pl
 from biasscope.engine.schemas import NONE
 from biasscope.engine.statistics.resampling import plural
 from biasscope.report import figures, reliability, sites, words
-from biasscope.report.odds import odds
 from biasscope.report.page import verdict
 from biasscope.report.page.blocks import Block, Section
 from biasscope.report.page.gallery import Gallery, Picture
 from biasscope.report.page.gather import Gathered, Map, Part
+from biasscope.report.page.odds import odds
 from biasscope.report.page.verdict import Verdict
 from biasscope.report.tables import Table
 

@@ -19,7 +19,7 @@ from biasscope.engine.statistics import groups, resampling
 from biasscope.engine.statistics.baseline import COVARIATE
 from biasscope.engine.statistics.resampling import plural
 from biasscope.engine.store.runs import DatasetPart
-from biasscope.report.odds import factor, odds, times
+from biasscope.report.page.odds import factor, odds, times
 from biasscope.report.page.quotes import QUOTED, quoted
 
 
