@@ -127,7 +127,7 @@ def where(part: Part) -> str:
     """Which heads of the first map change the number when they are replaced, without their numbers."""
     site_map = next((m for m in part.shown if m.sites("z").height), None)
     if site_map is None:
-        return "Not measured; the command for it stands below."
+        return "Not measured."
     if few := resampling.few_clusters_note(site_map.groups, "group"):
         return f"Not testable, {few} (run {site_map.run.key})."
     passed, every = significant(site_map), site_map.sites("z").height

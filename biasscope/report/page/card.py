@@ -85,7 +85,6 @@ def _front(parts: Sequence[Part]) -> str:
             lines += [f"  - task: {_json({'type': 'text-generation', 'name': 'stereotypes'})}"]
             lines += [f"    dataset: {_json(result['dataset'])}", "    metrics:"]
             lines += [f"    - {_json(metric)}" for metric in result["metrics"]]
-            lines += [f"    source: {_json({'name': f'biasscope {__version__}', 'url': ''})}"]
     return "".join(f"{line}\n" for line in lines)
 
 
@@ -93,8 +92,7 @@ def _result(part: Part) -> dict[str, Any] | None:
     """One model on one data set as `model-index` has it; None without a number."""
     rows = [] if part.baseline is None else list(_rows(part.baseline.summary))
     metrics = [_metric(row) for row in rows if row["estimate"] is not None]
-    name, digest = part.data.name, part.data.digest
-    data = {"type": name, "name": name, "args": {"sha256": digest, "examples": part.data.used}}
+    data = {"type": part.data.name, "name": part.data.name, "args": {"sha256": part.data.digest}}
     return {"dataset": data, "metrics": metrics} if metrics else None
 
 
@@ -116,7 +114,7 @@ def _metric(row: dict[str, Any]) -> dict[str, Any]:
 
 def _data(parts: Sequence[Part]) -> Iterator[str]:
     for part in {part.data.name: part for part in parts}.values():
-        data = part.data
+        data = part.data if part.baseline is None else part.baseline.data
         left = f"; left out: {sum(data.dropped.values())} of {data.found}" if data.dropped else ""
         drawn = f"; a sample: {data.not_drawn} were not drawn" if data.not_drawn else ""
         text = f"{data.used} texts of {data.groups} groups ({data.noun}){left}{drawn}"

@@ -6,6 +6,7 @@ import os
 import select
 import shutil
 import subprocess
+import sys
 import tempfile
 import time
 from html import escape
@@ -22,6 +23,11 @@ FLAGS = (
     *("--headless", "--remote-debugging-pipe", "--disable-gpu", "--disable-extensions", "--no-first-run"),
     "--host-resolver-rules=MAP * ~NOTFOUND",  # the page asks for nothing; so may nothing else
 )
+START = (
+    "import os, sys; read, write = map(int, sys.argv[1:3]); os.dup2(read, 3); os.dup2(write, 4); "
+    "os.execv(sys.argv[3], sys.argv[3:])"
+)
+"""Becomes the browser, which reads commands from 3 and writes answers to 4."""
 LINE = "<div style='font:8px sans-serif;width:100%;padding:0 15mm;color:#666;{look}'>{text}</div>"
 NUMBERED = "page <span class='pageNumber'></span> of <span class='totalPages'></span>"
 
@@ -35,7 +41,8 @@ def found() -> str | None:
 def check() -> str:
     """The browser; UsageError, with what to install, where there is none that could print."""
     program = found()
-    if program is None or shutil.which(program) is None:
+    path = shutil.which(program) if program else None
+    if path is None:
         what = (
             f"BIASSCOPE_BROWSER={program} is no program" if program else f"found none of {', '.join(NAMES)}"
         )
@@ -45,7 +52,7 @@ def check() -> str:
         )
     if os.name == "nt":
         raise UsageError("--pdf is not offered on Windows; open the page in a browser and print it to PDF")
-    return program
+    return path
 
 
 def pdf(program: str, page: Path, title: str) -> bytes:
@@ -81,7 +88,7 @@ class Chromium:
         self._commands, self._answers = ends[1], ends[2]
         root = ["--no-sandbox"] if os.geteuid() == 0 else []
         flags = [*FLAGS, *root, f"--user-data-dir={self.folder}", "about:blank"]
-        start = ["/bin/sh", "-c", f'exec "$@" 3<&{ends[0]} 4>&{ends[3]}', "sh", program, *flags]
+        start = [sys.executable, "-c", START, str(ends[0]), str(ends[3]), program, *flags]
         null = subprocess.DEVNULL
         self._process = subprocess.Popen(  # noqa: S603  the user's own browser
             start, pass_fds=(ends[0], ends[3]), stdin=null, stdout=null, stderr=null

@@ -2,7 +2,9 @@
 
 import itertools
 import sys
+import webbrowser
 from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +18,7 @@ from biasscope.engine.store import files, shards
 from biasscope.engine.store.reproduce import relative
 from biasscope.engine.store.seals import DEPTH
 from biasscope.report import circuits, comparison, figures, formats, probes, sites, tables, words
-from biasscope.report.page import blocks, first_screen, glossary
+from biasscope.report.page import blocks, card, chromium, first_screen, glossary
 from biasscope.report.page.blocks import (
     Block,
     Section,
@@ -31,10 +33,35 @@ from biasscope.report.tables import Table
 from biasscope.report.words import clean
 
 
-def write(gathered: Gathered, out: Path, chosen: Format | None, *, quiet: bool) -> None:
-    """Write the report, then what it used to stdout. PartialError where runs could not be read."""
+@dataclass(frozen=True)
+class Extras:
+    """What is wanted beside Markdown and page."""
+
+    pdf: bool = False
+    card: bool = False
+    open: bool = False
+
+
+def write(
+    gathered: Gathered, out: Path, chosen: Format | None, extras: Extras = Extras(), *, quiet: bool
+) -> None:
+    """Write the report and the extras, then what it used to stdout.
+
+    UsageError: no browser that prints. PartialError where runs could not be read.
+    """
+    program = chromium.check() if extras.pdf else ""
     written, gallery = save(gathered, out)
-    _say(gathered, gallery, written, chosen, Screen(quiet=quiet))
+    page = written[-1]
+    if extras.pdf:
+        written.append(out.with_suffix(".pdf"))
+        files.write_bytes(written[-1], chromium.pdf(program, page, _title(gathered)))
+    if extras.card:
+        written.append(out.with_name(f"{out.stem}_card.md"))
+        files.write_bytes(written[-1], card.write(gathered).encode())
+    screen = Screen(quiet=quiet)
+    _say(gathered, gallery, written, chosen, screen)
+    if extras.open and not webbrowser.open(page.resolve().as_uri()):
+        screen.warn(f"no browser could be started; open {page}")
     gathered.check()
 
 
@@ -45,13 +72,24 @@ def save(gathered: Gathered, out: Path) -> tuple[list[Path], Gallery]:
     files.check_writable(out.parent)
     several = len({part.model for part in gathered.parts}) > 1
     gallery = Gallery(out.parent / f"{out.stem}_figures", several)
-    given: dict[str, Any] = {"title": _title(gathered), "lead": _lead(gathered)}
+    given: dict[str, Any] = {"title": _title(gathered), "lead": _lead(gathered), "cover": _cover(gathered)}
     given |= {"sections": sections(gathered, gallery), "folder": gallery.folder.name}
     page = out.with_suffix(".html")
     files.write_bytes(out, blocks.render("md", **given).encode())
     files.write_bytes(page, blocks.render("html", **given).encode())
     gallery.sweep()
     return [out, page], gallery
+
+
+def _cover(gathered: Gathered) -> list[tuple[str, str]]:
+    """What stands on the first sheet of a print: models with their weights, data, runs."""
+    models = {run.record.model.digest: run.model for run in gathered.used if run.record.model}
+    lines = [("Model", f"{name}, weights sha256 {digest[:16]}") for digest, name in models.items()]
+    names = dict.fromkeys(part.data.name for part in gathered.parts)
+    created = sorted(run.record.created[:10] for run in gathered.used)
+    span = created[0] if created[0] == created[-1] else f"{created[0]} to {created[-1]}"
+    made = f"{len(gathered.used)} runs of {span}, biasscope {__version__}"
+    return [*lines, ("Data", ", ".join(names)), ("Measured", made)]
 
 
 def _title(gathered: Gathered) -> str:
