@@ -65,7 +65,7 @@ def write(gathered: Gathered) -> str:
         *["## Method", METHOD],
         *["## Results", *_results(parts)],
         *["## Where in the model", "\n".join(f"- **{_md(p.name)}**: {_md(words.where(p))}" for p in parts)],
-        *["## Limits", "\n".join(f"- {_md(line)}" for line in words.LIMITS)],
+        *["## Limits", "\n".join(f"- {_md(line)}" for line in words.limits(parts))],
         *["## Versions and how to repeat it", *_again(gathered)],
         *["## Contact", OPEN],
         "## Which duties the sections may serve",

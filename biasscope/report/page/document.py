@@ -13,7 +13,6 @@ from biasscope.console import Screen
 from biasscope.engine.errors import UsageError
 from biasscope.engine.schemas import NONE
 from biasscope.engine.settings import Format
-from biasscope.engine.statistics import resampling
 from biasscope.engine.store import files, shards
 from biasscope.engine.store.reproduce import relative
 from biasscope.engine.store.seals import DEPTH
@@ -158,23 +157,23 @@ def sections(gathered: Gathered, gallery: Gallery) -> list[Section]:
         ):
             if shown := list(make(parts, gallery)):
                 content.append(Section(f"{title}: {dataset}", shown, level=3))
-        content[-1].blocks.extend(missing(text) for part in parts if (text := _unmeasured(part)))
+        content[-1].blocks.extend(block for part in parts for block in _unmeasured(part))
     content += [*comparison.agreement(gathered, gallery), _limits(gathered)]
     return [*content, *_glossary(content), _again(gathered)]
 
 
-def _unmeasured(part: Part) -> str:
-    """The commands that would measure what is missing, in a line; empty where nothing is."""
+def _unmeasured(part: Part) -> Iterator[Block]:
+    """A line with the commands that would measure what is missing; none where nothing is."""
     options = " --method exact --components resid_post --positions term,between,readout"
     lacking = {
         words.command("baseline", part): part.baseline is None,
         words.command("patch", part, " --method exact"): not part.maps,
         words.command("patch", part, options): not part.along,
         words.command("probe", part): not part.probes,
-        "biasscope circuit --from RUN (a run of ablate or patch)": not part.circuits,
+        "biasscope circuit --from RUN": not part.circuits and bool(part.maps),
     }
-    commands = [command for command, missing in lacking.items() if missing]
-    return f"Not measured for {part.model}: {'; '.join(commands)}" if commands else ""
+    if commands := [command for command, missing in lacking.items() if missing]:
+        yield Block("unmeasured", f"Not measured for {part.model}:", commands)
 
 
 def _glossary(content: Sequence[Section]) -> Iterator[Section]:
@@ -188,7 +187,7 @@ def _overview(parts: Sequence[Part], gallery: Gallery) -> Iterator[Block]:
     rows = [{"name": part.model, **row} for part in parts if (row := clean(part))]
     rows = [{name: row[name] for name in ("name", "estimate", "ci_low", "ci_high", "unit")} for row in rows]
     if rows and len(parts) > 1:
-        says = ": " + "; ".join(f"{row['name']} {words.interval(row, row['unit'])}" for row in rows)
+        says = "; ".join(f"{row['name']} {words.interval(row, row['unit'])}" for row in rows)
         named: Any = {"title": f"Clean models on {parts[0].data.name}", "unit": rows[0]["unit"]}
         yield from pictures([gallery.picture("clean-models", figures.overview, rows, says, **named)])
 
@@ -202,12 +201,7 @@ def _clean(parts: Sequence[Part], gallery: Gallery) -> Iterator[Block]:
 
 
 def _limits(gathered: Gathered) -> Section:
-    lines = list(words.LIMITS)
-    for part in gathered.parts:
-        groups = max((m.groups for m in part.maps), default=0)
-        note = resampling.few_clusters_note(groups, "term") if groups else None
-        lines += [f"{part.name}: not testable, {note}."] if note else []
-    blocks = [bullets(lines)]
+    blocks = [bullets(words.limits(gathered.parts))]
     # what was left out, and why, stands with how to repeat it; minimal sets have their own sentence
     elsewhere = ("examples dropped", "minimal set")
     said = dict.fromkeys(f"{run.model}: {text}" for run in gathered.used for text in run.record.warnings)

@@ -85,7 +85,7 @@ def _certain(part: Part, judged: Verdict | None, first: Map | None) -> str:
     """The number with its interval, and whether the first heads come up again in other groups."""
     lines = []
     if judged is not None and part.baseline is not None:
-        about = f", of {plural(judged.data.noun)} like these" if judged.row["ci_low"] is not None else ""
+        about = f", for {plural(judged.data.noun)} like these" if judged.row["ci_low"] is not None else ""
         lines.append(f"{judged.nats} (run {part.baseline.key}){about}.")
     if first is not None and (again := reliability.repeated(first)):
         text = f"Of the {again.top} strongest heads {again.shared:.0f} come up again in half of the groups"
@@ -107,7 +107,13 @@ def _groups(part: Part, judged: Verdict, gallery: Gallery) -> Picture | None:
         says = f"Run {run.key}: {rows.height} {plural(data.noun)}; line: the slope, with its 95 % band (HC3)."
         axes = f"{covariate}{f', {unit}' if unit else ''}", axis
         return gallery.picture(name, figures.scatter, rows, says, title=title, axes=axes)
-    says = f"Run {run.key}: means of {judged.means.height} {plural(data.noun)}, each with the 95 % interval "
-    says += "over its own texts; dashed: the mean of all."
+    ends = (
+        ", each with the 95 % interval over its own texts"
+        if judged.means["ci_low"].is_not_null().any()
+        else ""
+    )
+    says = (
+        f"Run {run.key}: means of {judged.means.height} {plural(data.noun)}{ends}; dashed: the mean of all."
+    )
     named: Any = {"title": title, "axis": axis, "overall": judged.row["estimate"] or 0.0}
     return gallery.picture(name, figures.dots, judged.means, says, **named)
