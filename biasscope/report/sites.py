@@ -12,6 +12,7 @@ from biasscope.engine.statistics import comparison
 from biasscope.engine.statistics.cells import SITE
 from biasscope.engine.types import SOURCES
 from biasscope.report import figures, reliability, tables, words
+from biasscope.report.page import views
 from biasscope.report.page.blocks import Block, Gallery, missing, paragraph, pictures
 from biasscope.report.page.gather import LISTED, Map, Part
 from biasscope.report.tables import COLUMNS, Table, overlap, probability
@@ -63,7 +64,8 @@ def _one_scale(maps: Sequence[tuple[Map, pl.DataFrame]], gallery: Gallery, what:
     largest, drawn = max(sizes, default=0.0) or 1e-9, []
     for m, rows in maps:
         named = _named("Heads", m, what, rows)
-        drawn.append(gallery.picture("heads", figures.heat_map, rows, largest=largest, **named))
+        picture = gallery.picture("heads", figures.heat_map, rows, largest=largest, **named)
+        drawn.append(replace(picture, view="" if what == "shift" else views.name(m)))
     yield from pictures(drawn)
 
 

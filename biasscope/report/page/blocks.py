@@ -32,6 +32,8 @@ class Picture:
     """What it shows, for those who do not see it."""
     png: Path
     svg: str
+    view: str = ""
+    """What the page's script shows in its place, or of its dots; empty: nothing (see `views`)."""
 
 
 @dataclass(frozen=True)
@@ -148,6 +150,7 @@ def render(form: str, **given: Any) -> str:
         "md": lambda text: escaped(clean_text(text)),
         "drawn": _drawn,
         "fence": fenced,
+        "embed": Markup,
     }
     return loader.get_template(f"report.{form}.j2").render(**given)
 

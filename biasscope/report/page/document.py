@@ -3,10 +3,12 @@
 import itertools
 import sys
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import polars as pl
+from markupsafe import Markup
 
 from biasscope import __version__
 from biasscope.console import Screen
@@ -20,7 +22,7 @@ from biasscope.engine.store import files, shards
 from biasscope.engine.store.reproduce import relative
 from biasscope.engine.store.seals import DEPTH
 from biasscope.report import circuits, comparison, figures, formats, probes, reliability, sites, tables, words
-from biasscope.report.page import blocks
+from biasscope.report.page import blocks, views
 from biasscope.report.page.blocks import (
     Block,
     Gallery,
@@ -53,6 +55,8 @@ def save(gathered: Gathered, out: Path) -> tuple[list[Path], Gallery]:
     given |= {"sections": sections(gathered, gallery), "folder": gallery.folder.name}
     page = out.with_suffix(".html")
     files.write_bytes(out, blocks.render("md", **given).encode())
+    script, digest = views.script()
+    given |= {"views": views.embedded(gathered), "script": Markup(script), "script_digest": digest}  # noqa: S704  ours
     files.write_bytes(page, blocks.render("html", **given).encode())
     gallery.sweep()
     return [out, page], gallery
@@ -202,7 +206,8 @@ def _clean(parts: Sequence[Part], gallery: Gallery) -> Iterator[Block]:
             says = f": target of {rows.height} groups against their {name}; {words.main_number(part)}"
             unit = f", {data.covariate[1]}" if data.covariate and data.covariate[1] else ""
             axes = f"{name}{unit}", f"target, nats: towards {data.sides[0]}"
-            drawn.append(gallery.picture("groups", figures.scatter, rows, says, title=title, axes=axes))
+            picture = gallery.picture("groups", figures.scatter, rows, says, title=title, axes=axes)
+            drawn.append(replace(picture, view=f"{part.baseline.key}-groups"))
     yield from pictures(drawn)
 
 
