@@ -128,7 +128,7 @@ def test_every_cell_says_what_the_table_says(page, results):
         said = f"{site}, slope {interval(row)} nats/SD"
         assert any(label.startswith(said) for label in labels), said
         if row["p_family"] is not None:
-            assert any(f"p_family {tables.probability(row['p_family'])}, n {row['n']}" in x for x in labels)
+            assert any(f"p_family {tables.probability(row['p_family'])}, n {row['n']}, " in x for x in labels)
 
 
 @WIDTHS
@@ -186,6 +186,11 @@ def test_tables_are_sorted_and_filtered(page):
     up = [float(re.match(r"[−\d.]+", cell)[0].replace("−", "-")) for cell in chromium.value(column)]
     assert down == sorted(down, reverse=True) and up == sorted(up) and len(set(up)) > 3
     assert chromium.value(f"{table}.tHead.rows[0].cells[1].getAttribute('aria-sort')") == "ascending"
+    first = chromium.value(f"{table}.tBodies[0].rows[0].cells[0].innerText")
+    chromium.click("table[data-t] .link")
+    assert text(chromium, "#panel h2") == first
+    chromium.key("Escape")
+    assert chromium.value("document.activeElement.className") == "link"
     chromium.value(f"{table}.previousSibling.querySelector('input').focus()")
     for letter in "mlp":
         chromium.key(letter)

@@ -42,11 +42,13 @@ function odds(nats, sides) {  // "he 2.3×": which side is likelier, and how man
   return `${sides[nats > 0 ? 0 : 1]} ${times < 100 ? times.toPrecision(2) : Math.round(times)}×`;
 }
 const title = (site) => (site[1] === null ? `L${site[0]}.mlp` : `L${site[0]}H${site[1]}`);
+function tests([, , , p, family, n, groups]) {
+  const known = [["p", p], ["p_family", family]].filter(([, value]) => value !== null).map(([name, value]) => `${name} ${probability(value)}`);
+  return [...known, `n ${n}`, `${groups} groups`].join(", ");
+}
 function lines(view, site, which) {
   const { name, unit } = view.statistics[which], numbers = site[2][which];
-  if (!numbers) return `${title(site)}\n${name}: not measured`;
-  const tests = [["p", numbers[3]], ["p_family", numbers[4]]].filter(([, p]) => p !== null).map(([n, p]) => `${n} ${probability(p)}`);
-  return [title(site), `${name} ${interval(numbers)} ${unit}`, ...(tests.length ? [tests.join(", ")] : []), `n ${numbers[5]}, ${numbers[6]} groups`].join("\n");
+  return numbers ? `${title(site)}\n${name} ${interval(numbers)} ${unit}\n${tests(numbers)}` : `${title(site)}\n${name}: not measured`;
 }
 
 // The line beside the pointer, and where the keyboard is
@@ -177,7 +179,7 @@ function close(back = true) {
 }
 function content({ key, view }, site) {
   const detail = view.details[title(site)];
-  const rows = view.statistics.map(({ name, unit }, i) => (site[2][i] ? [`${name}, ${unit}`, interval(site[2][i]), probability(site[2][i][3]), probability(site[2][i][4]), `${site[2][i][5]} (${site[2][i][6]})`] : null)).filter(Boolean);
+  const rows = view.statistics.map(({ name, unit }, i) => (site[2][i] ? el("tr", null, el("th", { scope: "row" }, name), el("td", null, `${interval(site[2][i])} ${unit}`, el("div", { class: "soft" }, tests(site[2][i])))) : null));
   const more = [["recovered of the twin's effect", site[3]], ["specificity", site[4]]].filter(([, value]) => value !== null);
   const others = Object.entries(DATA.maps).filter(([other, map]) => other !== key && map.model === view.model && map.data === view.data).map(([, map]) => [map, map.sites.find((each) => title(each) === title(site))]).filter(([, each]) => each && each[2][0]);
   return [
@@ -185,14 +187,11 @@ function content({ key, view }, site) {
     el("h2", { id: "panel-title" }, title(site)),
     el("p", { class: "soft" }, `${site[1] === null ? `the MLP of layer ${site[0]}` : `head ${site[1]} of layer ${site[0]}`} of ${view.model} on ${view.data}; ${view.title} (run ${view.run})`),
     el("h3", null, "Its numbers"),
-    table(["", "estimate [95 %]", "p", "p_family", "n (groups)"], rows),
+    el("table", null, el("tbody", null, rows)),
     ...more.map(([name, value]) => el("p", null, `${name}: ${number(value)}`)),
     ...others.map(([map, each]) => el("p", { class: "soft" }, `Measured otherwise: ${map.title} (run ${map.run}): ${map.statistics[0].name} ${interval(each[2][0])} ${map.statistics[0].unit}`)),
     ...(detail ? [...groups(view, detail), ...prompts(view, detail)] : [el("p", { class: "soft" }, "Its groups and prompts are not embedded: see the notes at the end of the page.")]),
   ];
-}
-function table(columns, rows) {
-  return el("div", { class: "scroll", tabindex: 0 }, el("table", null, el("thead", null, el("tr", null, columns.map((name) => el("th", { scope: "col" }, name)))), el("tbody", null, rows.map((row) => el("tr", null, row.map((cell) => el("td", null, String(cell))))))));
 }
 function groups(view, detail) {
   const at = view.groups.at, every = Object.entries(detail.effects), laid = every.some(([name]) => Object.hasOwn(at, name));
@@ -219,8 +218,7 @@ function groups(view, detail) {
 function prompts(view, detail) {
   if (!view.prompts.length) return [el("p", { class: "soft" }, view.unread)];
   const seen = [...detail.up, ...detail.down].some(([, , , weights]) => weights), head = [];
-  if (seen) head.push(el("p", { class: "soft" }, "Ground: where it looks from the last token, darker: more. Underlined: the word the prompt is about."));
-  head.push(el("p", { class: "soft" }, "Examples of equal text stand once."));
+  if (seen) head.push(el("p", { class: "soft" }, "Ground: where it looks from the last token, darker: more. Underlined: the word the prompt is about. Examples of equal text stand once."));
   if (detail.term) head.push(el("p", { class: "soft" }, `Over ${detail.term[2]} prompts ${Math.round(100 * detail.term[0])} % of its attention goes to that word, which is ${Math.round(100 * detail.term[1])} % of the tokens.`));
   if (!seen) head.push(el("p", { class: "soft" }, view.unread || "Where it looks was kept of the first heads only."));
   const way = (name, side) => [el("h3", null, `Replaced, it moves these most towards ${side}`), ...(detail[name].length ? detail[name].map((moved) => prompt(view, moved)) : [el("p", { class: "soft" }, "none")])];
@@ -301,6 +299,14 @@ function sortable(table) {
   } });
   table.before(el("div", { class: "tools" }, filter, count));
 }
+function linked(table) {  // the names of sites open the panel of the run that the caption names
+  const run = table.caption && table.caption.textContent.match(/\(run ([0-9a-f]{8})\)/);
+  const own = run && [...charts.values()].find(({ view }) => view.run === run[1]);
+  for (const row of own ? table.tBodies[0].rows : []) {
+    const cell = row.cells[0], site = own.cells.get(cell.textContent.trim());
+    if (site) cell.replaceChildren(el("button", { type: "button", class: "link", onclick: (event) => select(own, site.site, event.target) }, cell.textContent));
+  }
+}
 function sideways(box) {
   const note = el("p", { class: "sideways" }, "This table scrolls sideways →");
   box.before(note);
@@ -315,7 +321,7 @@ for (const figure of document.querySelectorAll("figure[data-view]")) {
   if (Object.hasOwn(DATA.maps, key) && !charts.has(key)) chart(figure, key);
   else if (Object.hasOwn(DATA.dots, key)) dots(figure, key);
 }
-document.querySelectorAll("main table").forEach(sortable);
+document.querySelectorAll("main table").forEach((table) => { sortable(table); linked(table); });
 document.querySelectorAll("main .scroll").forEach(sideways);
 document.addEventListener("keydown", (event) => {
   if (event.key !== "Escape") return;
