@@ -9,7 +9,7 @@ import polars as pl
 from biasscope.engine.data import datasets, predictions
 from biasscope.engine.data.datasets.stereoset import ORIGIN
 from biasscope.engine.errors import UsageError
-from biasscope.engine.experiments import scan, selection, session, shown
+from biasscope.engine.experiments import scan, selection, session
 from biasscope.engine.settings import SILENT, Measure, Voice
 from biasscope.engine.statistics import baseline as statistics
 from biasscope.engine.statistics import published
@@ -48,7 +48,6 @@ def baseline(
                     triples, model=run.slug, dataset=name, seed=settings.seed, metric=metric
                 )
                 summary = pl.concat([scored, summary])
-        shown.prompts(each, "scores")
         each.save(summary)
     return run.finish()
 
