@@ -78,6 +78,15 @@ class Run:
         return pl.concat(self._result.summaries)
 
     @property
+    def verdict(self) -> str:
+        """What a baseline shows, in words; one line a data set. UsageError where the run is none."""
+        from biasscope.report import formats
+
+        if self.record.command != "baseline":
+            raise UsageError(f"a run of {self.record.command} has no verdict; a baseline has")
+        return "\n".join(each.sentence for each in formats.verdicts(self._result) if each)
+
+    @property
     def reliability(self) -> pl.DataFrame:
         """One row per number that says how far the ranking can be trusted (schema RELIABILITY)."""
         return pl.concat(self._result.reliability)
@@ -220,10 +229,9 @@ class Run:
         """PROMPTS: as stored, or of a run of an older version read anew."""
         if all("prompts" in part.tables for part in self.record.datasets):
             return self.table("prompts")
-        rows = [
-            (e.id, e.group, e.dataset, e.prompt, e.anti_prompt, e.stereo, e.anti) for e in self._examples()
-        ]
-        return pl.DataFrame(rows, schemas.PROMPTS, orient="row")
+        from biasscope.engine.experiments import shown
+
+        return shown.texts(self._examples())
 
     def _examples(self) -> list[Example]:
         """The examples of its data sets, in memory or read anew: by the names, or of the files, that were

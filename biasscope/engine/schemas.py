@@ -45,10 +45,13 @@ TWINS = pl.Schema(dict.fromkeys(("example_id", "group", "partner", "clean", "twi
 """One row per example patched with its counterfactual: both prompts, and what stands in the term's place."""
 
 PROMPTS = pl.Schema(
-    dict.fromkeys(("example_id", "group", "dataset", "prompt", "anti_prompt", "stereo", "anti"), pl.String)
+    dict.fromkeys(
+        ("example_id", "group", "dataset", "prompt", "anti_prompt", "stereo", "anti", "suffix", "together"),
+        pl.String,
+    )
 )
 """One row per example of a run: the texts whose continuations are compared; anti_prompt: that of `anti` where
-it is not that of `stereo`, else null.
+it is not that of `stereo`, else null; examples with the same `together`, if it is not empty, are one.
 """
 
 PATTERNS = pl.Schema(

@@ -207,7 +207,7 @@ def test_the_dots_of_the_scatter_say_which_group_they_are(page, results):
     group = rows.filter(metric="covariate").sort("estimate").row(0, named=True)
     chromium.value("document.querySelector('figure use[tabindex=\"0\"]').focus()")
     assert text(chromium, "#tip").startswith(f"{group['subset'].split(': ')[1]}\nshare of men: ")
-    assert re.search(r"target −?[\d.]+ nats: “s?he” [\d.]+×", text(chromium, "#tip"))
+    assert re.search(r"target −?[\d.]+ \[[^\]]+\] nats: “s?he” [\d.]+×", text(chromium, "#tip"))
 
 
 @WIDTHS
@@ -264,11 +264,11 @@ def test_the_only_script_that_may_run_is_the_page_s_own(results):
 
 def test_what_does_not_fit_is_left_out_and_said(results, monkeypatch):
     gathered = gather.gather(results, [], None)
-    whole = views.embedded(gathered)
+    whole = views.embedded(gathered, [])
     monkeypatch.setattr(views, "LARGEST", len(whole.json) - 1)
-    fewer = views.embedded(gathered)
+    fewer = views.embedded(gathered, [])
     assert len(fewer.json) < len(whole.json) and fewer.maps.keys() == whole.maps.keys()
     assert any("strongest of" in line for line in fewer.left)
     monkeypatch.setattr(views, "LARGEST", 1)
-    none = views.embedded(gathered)
+    none = views.embedded(gathered, [])
     assert not none.maps and sum("only the figure is shown" in line for line in none.left) == len(whole.maps)

@@ -9,7 +9,7 @@ import polars as pl
 from biasscope.engine.data import datasets, predictions
 from biasscope.engine.data.datasets.stereoset import ORIGIN
 from biasscope.engine.errors import UsageError
-from biasscope.engine.experiments import scan, selection, session
+from biasscope.engine.experiments import scan, selection, session, shown
 from biasscope.engine.settings import SILENT, Measure, Voice
 from biasscope.engine.statistics import baseline as statistics
 from biasscope.engine.statistics import published
@@ -42,6 +42,7 @@ def baseline(
             summary = statistics.baseline(
                 scores, measured, model=run.slug, design=each.ungrouped, group_by=group_by
             )
+            each.run.write(run.folder(name, each.key), "prompts", [shown.texts(examples)])
             if triples.height:
                 metric = "likelihood" if any(e.per_token for e in examples) else "stereoset"
                 scored = published.stereoset(

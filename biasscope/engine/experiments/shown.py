@@ -1,6 +1,6 @@
 """What is kept of a run so that its effects can be looked at: its prompts, and where its first heads look."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -11,7 +11,7 @@ from biasscope.engine import schemas
 from biasscope.engine.experiments.scan import Scan
 from biasscope.engine.schemas import PROMPTS
 from biasscope.engine.statistics import summary
-from biasscope.engine.types import UNEDITED, Edit, Site
+from biasscope.engine.types import UNEDITED, Edit, Example, Site
 
 if TYPE_CHECKING:
     from biasscope.engine.measure.patterns import Wanted
@@ -29,12 +29,13 @@ def prompts(each: Scan, table: str) -> None:
     """Write PROMPTS: the texts of the examples that a finished table has."""
     file = each.run.folder(each.dataset.name, each.key) / f"{table}.parquet"
     known = set(pl.scan_parquet(file).select(pl.col("example_id").unique()).collect().to_series())
-    rows = [
-        (e.id, e.group, e.dataset, e.prompt, e.anti_prompt, e.stereo, e.anti)
-        for e in each.dataset.examples
-        if e.id in known
-    ]
-    each.run.write(file.parent, "prompts", [pl.DataFrame(rows, PROMPTS, orient="row")])
+    each.run.write(file.parent, "prompts", [texts([e for e in each.dataset.examples if e.id in known])])
+
+
+def texts(examples: Sequence[Example]) -> pl.DataFrame:
+    """PROMPTS of these examples."""
+    names = ("id", *list(PROMPTS)[1:])
+    return pl.DataFrame([[getattr(e, name) for name in names] for e in examples], PROMPTS, orient="row")
 
 
 def patterns(each: Scan, whole: pl.DataFrame, edit: Callable[[], Edit] = lambda: UNEDITED) -> None:

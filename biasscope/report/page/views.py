@@ -17,6 +17,7 @@ from biasscope.engine.types import SOURCES, Site
 from biasscope.report.page import details
 from biasscope.report.page.blocks import clean_text
 from biasscope.report.page.details import PLACE, Values, rounded
+from biasscope.report.page.gallery import Picture
 from biasscope.report.page.gather import Gathered, Map, Part, ReportRun
 from biasscope.report.tables import on
 
@@ -51,12 +52,10 @@ def name(site_map: Map) -> str:
     return f"{site_map.run.key}-{site_map.source}"
 
 
-def embedded(gathered: Gathered) -> Embedded:
-    """The views of all maps and scatters of a report: as many details as fit."""
+def embedded(gathered: Gathered, pictures: Sequence[Picture]) -> Embedded:
+    """The views of all maps of a report, and of the scatters among its pictures: as many details as fit."""
     pairs = [(part, m) for part in gathered.parts for m in part.shown if m.sites("z").height]
-    runs = [(part, part.baseline) for part in gathered.parts if part.baseline]
-    dots = {f"{run.key}-groups": dots_of(part, run) for part, run in runs}
-    dots = {key: points for key, points in dots.items() if points["points"]}
+    dots = dict(each for part in gathered.parts for each in _dots(part, pictures))
     limit = LARGEST * max(1, len({part.model for part in gathered.parts}))
     for detailed in DETAILED:
         found = Embedded({name(m): view(part, m, detailed) for part, m in pairs}, dots)
@@ -151,22 +150,15 @@ def _subsets(run: ReportRun, metrics: Sequence[str]) -> pl.DataFrame:
     return rows.with_columns(group=pl.col("subset").str.replace("^[^:]*: ", ""))
 
 
-def dots_of(part: Part, run: ReportRun) -> dict[str, Any]:
-    """The dots of a scatter of groups, in the figure's order: name, covariate, mean of target, its n."""
-    target = _subsets(run, ["target"]).select("subset", "group", y="estimate", n="n")
-    rows = _subsets(run, COVARIATES).select("subset", x="estimate").join(target, on="subset")
-    rows = rows.drop_nulls(["x", "y"])
-    points = [
-        [clean_text(group), rounded(x), rounded(y), n]
-        for group, x, y, n in rows.select("group", "x", "y", "n").iter_rows()
-    ]
-    unit = part.data.covariate[1] if part.data.covariate else ""
-    return {
-        "points": points,
-        "x": on(part.data),
-        "unit": unit,
-        "sides": list(map(clean_text, part.data.sides)),
-    }
+def _dots(part: Part, pictures: Sequence[Picture]) -> Iterator[tuple[str, dict[str, Any]]]:
+    """The scatters of a part, by what they are called: each dot: group, x, y, n, interval of y."""
+    name, unit = part.data.covariate or ("covariate", "")
+    about = {"x": clean_text(name), "unit": clean_text(unit), "sides": list(map(clean_text, part.data.sides))}
+    for picture in pictures:
+        if picture.points is not None and part.baseline and picture.view.startswith(part.baseline.key):
+            rows = picture.points.select("group", "x", "y", "n", "ci_low", "ci_high").rows()
+            points = [[clean_text(row[0]), *(rounded(value) for value in row[1:])] for row in rows]
+            yield picture.view, {**about, "points": points}
 
 
 @functools.cache

@@ -37,9 +37,9 @@ function interval([estimate, low, high, , , , , mark]) {
   return `${number(estimate)}${mark} [${end(low)}, ${end(high)}]`;
 }
 const probability = (p) => (p !== null && p < 1e-4 ? "< 1e−4" : number(p));
-function odds(nats, sides) {  // "he 2.3×": which side is likelier, and how many times
-  const times = Math.exp(Math.abs(nats));
-  return `${sides[nats > 0 ? 0 : 1]} ${times < 100 ? times.toPrecision(2) : Math.round(times)}×`;
+function odds(nats, sides) {  // "he 2.3×": which side is likelier, and how many times, as the page's sentences write it
+  const times = Math.exp(Math.min(Math.abs(nats), 50)), digits = times < 1.195 ? 2 : times < 9.95 ? 1 : 0;
+  return `${sides[nats > 0 ? 0 : 1]} ${times > 1000 ? "more than 1000" : times.toFixed(digits)}×`;
 }
 const title = (site) => (site[1] === null ? `L${site[0]}.mlp` : `L${site[0]}H${site[1]}`);
 function tests([, , , p, family, n, groups]) {
@@ -256,10 +256,10 @@ function dots(figure, key) {
   const { points, x, unit, sides } = DATA.dots[key], marks = [...figure.querySelectorAll('[id$="PathCollection_1"] use')];
   if (marks.length !== points.length) return;
   const order = marks.map((mark, i) => [mark, points[i]]).sort((a, b) => a[1][1] - b[1][1]);
-  for (const [mark, [group, at, target, n]] of order) {
+  for (const [mark, [group, at, target, n, low, high]] of order) {
     mark.setAttribute("role", "img");
     mark.classList.add("dot");
-    spoken(mark, () => `${group}\n${x}: ${number(at)} ${unit}\ntarget ${number(target)} nats: ${odds(target, sides)}\nn ${n}`);
+    spoken(mark, () => `${group}\n${x}: ${number(at)} ${unit}\ntarget ${interval([target, low, high, , , , , ""])} nats: ${odds(target, sides)}\nn ${n}`);
   }
   rove(order.map(([mark]) => mark), inLine(order.map(([mark]) => mark)));
   figure.querySelector("svg").setAttribute("role", "group");
