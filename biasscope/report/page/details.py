@@ -121,7 +121,7 @@ def _terms(file: Path) -> dict[Site, Values]:
 
 
 def _prompts(texts: pl.DataFrame, known: Mapping[str, int], patterns: Path) -> list[Values]:
-    """Per prompt: group, text, both continuations, its tokens (null: not kept), and which are the term's."""
+    """Per prompt: group, text, both continuations, its tokens (null: not kept), its term's, the other prompt."""
     tokens: dict[str, tuple[list[str], list[bool]]] = {}
     if patterns.is_file():
         rows = pl.read_parquet(patterns, columns=["example_id", "node", "token", "term", "layer", "head"])
@@ -132,8 +132,9 @@ def _prompts(texts: pl.DataFrame, known: Mapping[str, int], patterns: Path) -> l
     rows = texts.filter(pl.col("example_id").is_in(list(known)))
     found = []
     for row in sorted(rows.to_dicts(), key=lambda row: known[row["example_id"]]):
-        prompt = row["prompt"] + (f" / {row['anti_prompt']}" if row["anti_prompt"] else "")
-        said = [clean_text(row["group"]), clean_text(prompt), clean_text(row["stereo"])]
+        other = row["anti_prompt"]
+        said = [clean_text(row["group"]), clean_text(row["prompt"]), clean_text(row["stereo"])]
         pieces, term = tokens.get(row["example_id"], (None, []))
-        found.append([*said, clean_text(row["anti"]), pieces, [i for i, of in enumerate(term) if of]])
+        places = [i for i, of in enumerate(term) if of]
+        found.append([*said, clean_text(row["anti"]), pieces, places, other and clean_text(other)])
     return found

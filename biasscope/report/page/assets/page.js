@@ -119,8 +119,9 @@ function chart(figure, key) {
   own.buttons = view.statistics.map(({ name }, i) => el("button", { type: "button", "aria-pressed": false, onclick: () => { paint(own, i); remember(own); live.textContent = `The map shows ${name}`; } }, name));
   own.scale = el("div", { class: "scale" });
   const box = el("div", { class: "map" }, el("h4", null, `Heads of ${view.model} on ${view.data}: ${view.title}`), own.buttons.length > 1 ? el("div", { class: "switch", role: "group", "aria-label": "What the colours show" }, own.buttons) : null, picture, own.scale);
-  figure.querySelector("svg").classList.add("map-still");
-  figure.append(box);
+  const still = figure.querySelector("svg");
+  still.classList.add("map-still");
+  still.after(box);
   charts.set(key, own);
   paint(own, 0);
 }
@@ -145,7 +146,7 @@ function paint(own, which) {
   own.buttons.forEach((button, i) => button.setAttribute("aria-pressed", i === which));
   const ramp = signed ? "linear-gradient(90deg, var(--away), var(--zero), var(--towards))" : "linear-gradient(90deg, var(--zero), var(--seq))";
   const starred = own.view.sites.some((site) => site[2][which] && site[2][which][7].includes("*"));
-  own.scale.replaceChildren(signed ? `−${number(largest)}` : "0", el("i", { style: { background: ramp } }), `${number(largest)} ${unit}`, starred ? el("span", null, "○ significant (*)") : "", el("span", null, meaning(own.view, name)));
+  own.scale.replaceChildren(signed ? `−${number(largest)}` : "0", el("i", { style: { background: ramp } }), `${number(largest)} ${unit}`, starred ? el("span", null, "○ significant (*)") : "", el("span", null, meaning(own.view, name)), el("span", null, "Click a cell for its prompts."));
 }
 function meaning(view, name) {
   if (name === "kl") return "kl: how far the next word's distribution moves";
@@ -164,6 +165,8 @@ function select(own, site, from) {
   panel.replaceChildren(...content(own, site));
   panel.hidden = false;
   panel.scrollTop = 0;
+  const box = own.cells.get(title(site)).getBoundingClientRect();
+  panel.classList.toggle("left", box.left > innerWidth - panel.offsetWidth);  // beside the map, not on it
   if (innerWidth <= 900) own.cells.get(title(site)).scrollIntoView({ block: "start" });  // the panel covers what is below
   panel.focus({ preventScroll: true });
   hide();
@@ -183,8 +186,7 @@ function content({ key, view }, site) {
   const more = [["recovered of the twin's effect", site[3]], ["specificity", site[4]]].filter(([, value]) => value !== null);
   const others = Object.entries(DATA.maps).filter(([other, map]) => other !== key && map.model === view.model && map.data === view.data).map(([, map]) => [map, map.sites.find((each) => title(each) === title(site))]).filter(([, each]) => each && each[2][0]);
   return [
-    el("button", { type: "button", class: "close", onclick: () => close() }, "Close (Esc)"),
-    el("h2", { id: "panel-title" }, title(site)),
+    el("div", { class: "bar" }, el("h2", { id: "panel-title" }, title(site)), el("button", { type: "button", onclick: () => close() }, "Close (Esc)")),
     el("p", { class: "soft" }, `${site[1] === null ? `the MLP of layer ${site[0]}` : `head ${site[1]} of layer ${site[0]}`} of ${view.model} on ${view.data}; ${view.title} (run ${view.run})`),
     el("h3", null, "Its numbers"),
     el("table", null, el("tbody", null, rows)),
@@ -199,7 +201,7 @@ function groups(view, detail) {
   shown.sort((a, b) => (laid ? at[a[0]] - at[b[0]] : a[1] - b[1]));
   const xs = shown.map(([name], i) => (laid ? at[name] : i)), ys = shown.map(([, effect]) => effect);
   const [west, east] = [Math.min(...xs), Math.max(...xs)], [south, north] = [Math.min(0, ...ys), Math.max(0, ...ys)];
-  const px = (x) => 46 + 380 * (x - west) / (east - west || 1), py = (y) => 12 + 150 * (north - y) / (north - south || 1);
+  const px = (x) => 54 + 368 * (x - west) / (east - west || 1), py = (y) => 12 + 150 * (north - y) / (north - south || 1);
   const dots = shown.map(([name, effect], i) => {
     const dot = svg("circle", { cx: px(xs[i]), cy: py(effect), r: 4, class: effect > 0 ? "dot" : "dot away", role: "img" });
     spoken(dot, () => `${name}\n${laid ? `${view.groups.axis}: ${number(at[name])}\n` : ""}effect ${number(effect)} nats`);
@@ -208,7 +210,7 @@ function groups(view, detail) {
   rove(dots, inLine(dots));
   const label = (x, y, text, anchor) => svg("text", { x, y, "text-anchor": anchor, "aria-hidden": true }, text);
   const ends = [...new Set([south, 0, north])].map((y) => label(42, py(y) + 3, number(y), "end"));
-  const names = laid ? [label(46, 182, number(west), "middle"), label(426, 182, number(east), "middle"), label(236, 182, view.groups.axis, "middle")] : [label(236, 182, `each ${view.noun}, by effect`, "middle")];
+  const names = laid ? [label(54, 182, number(west), "middle"), label(422, 182, number(east), "middle"), label(236, 182, view.groups.axis, "middle")] : [label(236, 182, `each ${view.noun}, by effect`, "middle")];
   return [
     el("h3", null, `Its effect on each ${view.noun}`),
     el("p", { class: "soft" }, `Mean change of target when it is replaced, nats: above the line towards ${view.sides[0]}, below towards ${view.sides[1]}.`),
@@ -225,12 +227,12 @@ function prompts(view, detail) {
   return [el("h3", null, "Its prompts"), ...head, ...way("up", view.sides[0]), ...way("down", view.sides[1])];
 }
 function prompt(view, [index, before, after, weights]) {
-  const [group, text, stereo, anti, tokens, term] = view.prompts[index], largest = Math.max(1, ...(weights || []));
+  const [group, text, stereo, anti, tokens, term, other] = view.prompts[index], largest = Math.max(1, ...(weights || []));
   const said = [`before ${odds(before, view.sides)}, after ${odds(after, view.sides)} (${number(after - before)} nats)`];
   if (weights) said.push(`attention to “${group}” ${(term.reduce((sum, i) => sum + weights[i], 0) / 1000).toFixed(2)}`);
   const words = weights && tokens ? tokens.map((token, i) => el("span", { class: term.includes(i) ? "term" : null, title: (weights[i] / 1000).toFixed(3), style: { background: `color-mix(in srgb, var(--towards) ${Math.round(70 * weights[i] / largest)}%, transparent)` } }, token)) : [text];
   const most = weights && tokens ? tokens.map((token, i) => [weights[i], token]).sort((a, b) => b[0] - a[0]).slice(0, 3).map(([weight, token]) => `${token.trim()} ${(weight / 1000).toFixed(2)}`).join(", ") : "";
-  return el("div", { class: "prompt" }, el("div", null, words, el("span", { class: "gap" }, ` ___ (${stereo.trim()} / ${anti.trim()})`)), el("div", { class: "said" }, said.join("; ")), most ? el("div", { class: "hidden" }, `It looks most at: ${most}`) : null);
+  return el("div", { class: "prompt" }, el("div", null, words, el("span", { class: "gap" }, other === null ? ` ___ (${stereo.trim()} / ${anti.trim()})` : ` ${stereo.trim()} against “${other}”`)), el("div", { class: "said" }, said.join("; ")), most ? el("div", { class: "hidden" }, `It looks most at: ${most}`) : null);
 }
 
 // Links that hold the selection: #map=8ec08e9f-mean;show=slope;site=L26H2
