@@ -36,11 +36,12 @@ def details(site_map: Map, sites: pl.DataFrame) -> tuple[dict[Site, dict[str, An
     effects = pl.scan_parquet(file).filter(
         pl.col("effect").is_finite(), metric="target", source=site_map.source, dataset=run.data.name
     )
-    # in a fixed order, or the page would have other bytes each time
-    effects = effects.join(sites.lazy(), on=PLACE, how="semi", nulls_equal=True)
-    effects = effects.sort(*PLACE, "example_id").select(
-        *PLACE, "example_id", "group", "baseline", "value", "effect"
+    # no join: it may give another order of rows, and the page other bytes, each time
+    wanted = pl.any_horizontal(
+        pl.all_horizontal(pl.col(name).eq_missing(value) for name, value in zip(PLACE, site, strict=True))
+        for site in sites.rows()
     )
+    effects = effects.filter(wanted).select(*PLACE, "example_id", "group", "baseline", "value", "effect")
     by_site = dict(_by(effects.collect()))
     if not texts.is_file():
         says = "its texts were not kept by the version that made it; run it again with --fresh"
@@ -121,7 +122,7 @@ def _terms(file: Path) -> dict[Site, Values]:
 
 
 def _prompts(texts: pl.DataFrame, known: Mapping[str, int], patterns: Path) -> list[Values]:
-    """Per prompt: group, text, both continuations, its tokens (null: not kept), its term's, the other prompt."""
+    """Per prompt: group, text, both continuations, its tokens (null: not kept), its term's, other prompt."""
     tokens: dict[str, tuple[list[str], list[bool]]] = {}
     if patterns.is_file():
         rows = pl.read_parquet(patterns, columns=["example_id", "node", "token", "term", "layer", "head"])
