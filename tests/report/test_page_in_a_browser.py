@@ -221,6 +221,15 @@ def test_without_scripts_the_page_is_whole(chromium, results, width, height):
     assert chromium.value("document.documentElement.scrollWidth") <= width
 
 
+def test_what_is_printed_are_the_figures_of_the_paper(page):
+    chromium = page()
+    chromium.click(".map .cell")
+    chromium.call("Emulation.setEmulatedMedia", media="print")
+    seen = "[...document.querySelectorAll('SELECTOR')].filter(e => e.getClientRects().length).length"
+    assert chromium.value(seen.replace("SELECTOR", ".map-still")) == 2
+    assert chromium.value(seen.replace("SELECTOR", ".map, #panel, .tools, .scripted")) == 0
+
+
 HOSTILE = "<img src=x onerror=alert(1)></script><script>alert(2)</script>-->\u2028\u202e\x1b[31m${1}`"
 
 

@@ -21,7 +21,7 @@ from biasscope.report.page.gallery import Picture
 from biasscope.report.page.gather import Gathered, Map, Part, ReportRun
 from biasscope.report.tables import on
 
-LARGEST = 1_500_000
+LARGEST = 900_000
 """Bytes of all that is embedded for one model; with its figures a page then stays below 3 MB."""
 DETAILED = (60, 25, 10, 3, 0)
 """Sites of a map whose groups and prompts are embedded: the first number that fits."""

@@ -135,8 +135,12 @@ function step(cells, cell, key) {  // the nearest measured cell that way
 function paint(own, which) {
   own.which = which;
   const { name, unit } = own.view.statistics[which], signed = which === 0 || name === "shift";
-  const values = own.view.sites.map((site) => (site[2][which] ? site[2][which][0] : null)).filter((value) => value !== null);
-  const largest = Math.max(1e-9, ...values.map(Math.abs));
+  const beside = Object.values(DATA.maps).filter(({ data }) => data === own.view.data);  // on one scale
+  const values = beside.flatMap(({ statistics, sites }) => {
+    const same = statistics.findIndex((statistic) => statistic.name === name && statistic.unit === unit);
+    return same < 0 ? [] : sites.filter((site) => site[2][same]).map((site) => Math.abs(site[2][same][0] || 0));
+  });
+  const largest = values.reduce((most, value) => Math.max(most, value), 1e-9);
   for (const cell of own.cells.values()) {
     const numbers = cell.site[2][which], value = numbers ? numbers[0] : null;
     cell.rect.style.fill = value === null ? "var(--line)" : `color-mix(in srgb, var(${!signed ? "--seq" : value > 0 ? "--towards" : "--away"}) ${Math.round(100 * Math.abs(value) / largest)}%, var(--zero))`;
@@ -277,8 +281,8 @@ function sortable(table) {
   const body = table.tBodies[0], names = [...table.tHead.rows[0].cells], first = [...body.rows];
   if (first.length < 2) return;
   names.forEach((name, column) => {
-    const button = el("button", { type: "button", onclick: () => sort(column) }, ...name.childNodes);
-    name.append(button);
+    const links = name.querySelector("a");  // a term's link stays a link, and the arrows beside it sort
+    name.append(el("button", { type: "button", "aria-label": links ? `Sort by ${name.textContent}` : null, onclick: () => sort(column) }, ...(links ? [] : name.childNodes)));
   });
   function sort(column) {
     const down = names[column].getAttribute("aria-sort") !== "descending";
