@@ -54,6 +54,15 @@ PROMPTS = pl.Schema(
 it is not that of `stereo`, else null; examples with the same `together`, if it is not empty, are one.
 """
 
+PATTERNS = pl.Schema(
+    {"example_id": pl.String, "dataset": pl.String, "layer": pl.Int32, "head": pl.Int32, "node": pl.Int32}
+    | {"token": pl.String, "weight": pl.Float32, "term": pl.Boolean}
+)
+"""One row per example, head and token of its prompt: the weight in [0, 1] with which the last token, the
+readout, attends to it (null: not finite); node: the token's place, from 0; term: whether it is of the word
+that the prompt is about. Weights of a prompt sum to 1.
+"""
+
 _ACTIVATIONS: dict[str, Any] = {"example_id": pl.String, **_SITE, "values": pl.List(pl.Float32)}
 ACTIVATIONS = pl.Schema(_ACTIVATIONS)
 """One row per example, site and named position (last, term, mean); `values` has one length, fixed in the

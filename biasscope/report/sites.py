@@ -12,6 +12,7 @@ from biasscope.engine.statistics import comparison
 from biasscope.engine.statistics.cells import SITE
 from biasscope.engine.types import SOURCES
 from biasscope.report import figures, reliability, tables, words
+from biasscope.report.page import views
 from biasscope.report.page.blocks import Block, bullets, paragraph, pictures
 from biasscope.report.page.gallery import Gallery, Picture
 from biasscope.report.page.gather import LISTED, Map, Part
@@ -93,7 +94,8 @@ def _heat_maps(parts: Sequence[Part], gallery: Gallery) -> Iterator[Block]:
 
 def _heads(site_map: Map, rows: pl.DataFrame, what: str, largest: float, gallery: Gallery) -> Picture:
     name, named = _file("heads", site_map, what, gallery), _named("Heads", site_map, what, rows)
-    return gallery.picture(name, figures.heat_map, rows, largest=largest, **named)
+    picture = gallery.picture(name, figures.heat_map, rows, largest=largest, **named)
+    return replace(picture, view="" if what == "shift" else views.name(site_map))
 
 
 def _file(kind: str, site_map: Map, what: str, gallery: Gallery) -> str:

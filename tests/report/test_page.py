@@ -199,7 +199,9 @@ def test_what_was_used_can_be_shown_in_every_format(results: Path, made: tuple[d
 
 def test_the_page_stands_alone_and_every_picture_has_words(made: tuple[dict, str, str]):
     page = Page(made[2])
-    assert not {"script", "iframe", "object", "link", "img"} & {tag for tag, _ in page.tags}
+    assert not {"iframe", "object", "link", "img"} & {tag for tag, _ in page.tags}
+    scripts = [attributes for tag, attributes in page.tags if tag == "script"]
+    assert scripts == [{"type": "application/json", "id": "views"}, {}]  # data, and what the policy allows
     assert not [name for _, attributes in page.tags for name in attributes if name.startswith("on")]
     assert any(
         "default-src 'none'" in (attributes.get("content") or "")
@@ -297,7 +299,7 @@ def test_markup_of_names_and_reasons_stays_text(copy: Path):
     biasscope("report", "-o", copy)
     text, page = (copy / "report.md").read_text(), (copy / "report.html").read_text()
     seen = Page(page)
-    assert "script" not in {tag for tag, _ in seen.tags} and "alert(1)" in "".join(seen.text)
+    assert [tag for tag, _ in seen.tags].count("script") == 2 and "alert(1)" in "".join(seen.text)
     for form in (text, page):
         assert not [c for c in form if c in "\x1b\u202e" or (ord(c) < 32 and c != "\n")]
     outside = re.sub(r"```\n.*?\n```", "", text, flags=re.DOTALL)  # in a block of code all of it is letters

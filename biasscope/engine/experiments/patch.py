@@ -2,12 +2,13 @@
 
 from collections.abc import Sequence
 from dataclasses import replace
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import polars as pl
 
 from biasscope.engine.errors import UsageError
-from biasscope.engine.experiments import scan, selection, session
+from biasscope.engine.experiments import scan, selection, session, shown
 from biasscope.engine.experiments.scan import Scan
 from biasscope.engine.schemas import SUMMARY
 from biasscope.engine.settings import SILENT, Direction, Measure, Method, Patched, Voice
@@ -62,6 +63,8 @@ def patch(
         if not each.complete:
             _measure(each, own, where, gone)
         whole, trusted = scan.aggregated(each, "effects", method)
+        shown.prompts(each, "effects")
+        shown.patterns(each, whole, partial(each.standing, gone))
         each.save(*(_calibration(each, whole, trusted, calibrate) if calibrate else (whole, trusted)))
     return run.finish()
 

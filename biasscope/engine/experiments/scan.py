@@ -246,7 +246,8 @@ class Scan:
             self.run.warn(warning, self.dataset.name)
         self.run.timing["store"] = self.run.timing.get("store", 0.0) + self.journal.seconds
         reused = min(self.before, len(finished["units"]))
-        part = runs.DatasetPart.model_validate({**finished["part"], "reused": reused})
+        attention = self.journal.facts.get("patterns", {}).get("says", "")
+        part = runs.DatasetPart.model_validate({**finished["part"], "reused": reused, "attention": attention})
         self.run.keep(part, self.key, summary, reliability)
 
 

@@ -80,6 +80,8 @@ class DatasetPart(Strict):
     """With how many threads its parts were measured; the last digits of a number depend on it."""
     lost: int = 0
     """Values left out of the statistics because they are not finite."""
+    attention: str = ""
+    """Of which heads and prompts it is known where they look (PATTERNS), and of which not; for people."""
     run_key: str = ""
     path: str = ""
     tables: dict[str, str] = {}

@@ -8,6 +8,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from markupsafe import Markup
+
 from biasscope import __version__
 from biasscope.console import Screen
 from biasscope.engine.errors import UsageError
@@ -17,7 +19,7 @@ from biasscope.engine.store import files, shards
 from biasscope.engine.store.reproduce import relative
 from biasscope.engine.store.seals import DEPTH
 from biasscope.report import circuits, comparison, figures, formats, probes, sites, tables, words
-from biasscope.report.page import blocks, card, chromium, first_screen, glossary
+from biasscope.report.page import blocks, card, chromium, first_screen, glossary, views
 from biasscope.report.page.blocks import (
     Block,
     Section,
@@ -72,9 +74,13 @@ def save(gathered: Gathered, out: Path) -> tuple[list[Path], Gallery]:
     several = len({part.model for part in gathered.parts}) > 1
     gallery = Gallery(out.parent / f"{out.stem}_figures", several)
     given: dict[str, Any] = {"title": _title(gathered), "lead": _lead(gathered), "cover": _cover(gathered)}
-    given |= {"sections": sections(gathered, gallery), "folder": gallery.folder.name}
+    content = sections(gathered, gallery)
+    given |= {"sections": content, "folder": gallery.folder.name}
     page = out.with_suffix(".html")
     files.write_bytes(out, blocks.render("md", **given).encode())
+    script, digest = views.script()
+    shown = [picture for section in content for block in section.blocks for picture in block.pictures]
+    given |= {"views": views.embedded(gathered, shown), "script": Markup(script), "script_digest": digest}  # noqa: S704  ours
     files.write_bytes(page, blocks.render("html", **given).encode())
     gallery.sweep()
     return [out, page], gallery
