@@ -48,6 +48,7 @@ def baseline(
                     triples, model=run.slug, dataset=name, seed=settings.seed, metric=metric
                 )
                 summary = pl.concat([scored, summary])
+            each.put("subsets", statistics.subsets(measured, group_by))
         each.save(summary)
     return run.finish()
 

@@ -232,6 +232,10 @@ class Scan:
             frames = self.journal.tables(name, self.journal.facts["finished"]["units"])
             return self.run.write(self.run.folder(self.dataset.name, self.key), name, frames)
 
+    def put(self, name: str, frame: pl.DataFrame) -> None:
+        """Write a table that stands in no unit, because it follows from the data, to the run's folder."""
+        self.run.write(self.run.folder(self.dataset.name, self.key), name, [frame])
+
     def save(self, summary: pl.DataFrame, reliability: pl.DataFrame | None = None) -> None:
         """Finish the run: save its summary and how far its ranking can be trusted."""
         if "twins" in self.journal.units:
