@@ -9,7 +9,7 @@ from biasscope import options
 
 PANEL = "Conclude"
 EXAMPLES = (
-    "biasscope compare 34a1f100 7bc02e19",
+    "biasscope compare 34a1f100 7bc02e19   (two baselines: is the second less stereotyped than the first?)",
     "biasscope compare results/gpt2/winogender/ablate/34a1f100 results/gpt2/occupations/ablate/aa10cd32 "
     "--top 20",
 )
@@ -28,9 +28,17 @@ def compare(
     json: options.Json = False,
     debug: options.Debug = False,
 ) -> None:
-    """Compare rankings of sites across datasets, sources and methods, and by depth across models."""
+    """Compare two models (or edits) on the same data, paired; rankings of sites across data and methods."""
+    from biasscope.console import Screen
     from biasscope.engine.experiments import compare as experiment
     from biasscope.report import comparison
+    from biasscope.report.page import gather, pairing
 
     rankings, used = experiment.rankings(runs, output_dir, cache_dir)
-    comparison.show_comparison(rankings, used, top, options.Format.JSON if json else format)
+    pairs, why = pairing.pairs(gather.named(output_dir, runs, cache_dir))
+    if len(rankings) < 2 and not pairs:
+        experiment.refuse_one(rankings, why)
+    for text in why:
+        Screen().warn(text)
+    compared = comparison.Comparison(pairs, rankings, used, top)
+    comparison.show(compared, options.Format.JSON if json else format)

@@ -132,6 +132,9 @@ DIFFERENCES = pl.Schema(
 )
 """One row per statistic (and site) that two runs both have: estimate = the second's − the first's, paired."""
 
+COVARIATES = pl.Schema({"group": pl.String, "name": pl.String, "key": pl.String, "value": pl.Float64})
+"""One row per group and covariate of a run's data, that which slopes are on first."""
+
 RELIABILITY = pl.Schema(
     {"model": pl.String, "dataset": pl.String, "method": pl.String, "source": pl.String, "metric": pl.String}
     | {

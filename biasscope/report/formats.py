@@ -64,14 +64,22 @@ def write_data(result: Result, chosen: Format, with_rows: bool) -> None:
         document |= {"summary": list(records([summary])), "reliability": list(records(result.reliability))}
         document["warnings"] = run.warnings
         write_json(document | ({"rows": list(records(stored(result.rows)))} if with_rows else {}))
-    elif chosen is Format.JSONL:
-        for record in records(stored(result.rows) if with_rows else [summary]):
+    elif chosen is Format.JSONL and with_rows:
+        for record in records(stored(result.rows)):
             sys.stdout.write(json.dumps(record, allow_nan=False) + "\n")
+    else:
+        rows(summary, chosen)
+
+
+def rows(table: pl.DataFrame, chosen: Format) -> None:
+    """Write rows to stdout as JSON lines, CSV or Markdown."""
+    if chosen is Format.JSONL:
+        sys.stdout.write("".join(json.dumps(row, allow_nan=False) + "\n" for row in records([table])))
     elif chosen is Format.CSV:
-        safe = summary.with_columns(pl.col(pl.String).map_elements(_inert, pl.String))
+        safe = table.with_columns(pl.col(pl.String).map_elements(_inert, pl.String))
         sys.stdout.write(safe.write_csv())
     else:
-        sys.stdout.write(markdown(summary))
+        sys.stdout.write(markdown(table))
 
 
 def _inert(text: str) -> str:

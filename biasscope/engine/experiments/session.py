@@ -136,8 +136,7 @@ class Session:
         table = pl.read_parquet(folder / "reliability.parquet") if trusted else RELIABILITY.to_frame()
         self.reliability.append(table)
         if self.options.rows:
-            aside = ("summary", "reliability", "twins", "control", "bands", "probes", "subsets")
-            self.rows += [folder / f"{name}.parquet" for name in part.tables if name not in aside]
+            self.rows += [folder / f"{name}.parquet" for name in part.tables if name in ROWS]
 
     def finish(self) -> runs.Result:
         """The result of all datasets; its `check` says whether values had to be left out."""

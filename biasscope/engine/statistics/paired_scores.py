@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from functools import cached_property, partial
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -32,12 +32,14 @@ class Clean:
     scores: pl.DataFrame
     triples: pl.DataFrame
     subsets: pl.DataFrame
+    covariates: pl.DataFrame
     summary: pl.DataFrame
 
     @classmethod
     def read(cls, folder: Path) -> "Clean":
         """The tables in a run's folder; those that it has none of are empty."""
-        named = {"scores": schemas.SCORES, "triples": schemas.TRIPLES, "subsets": schemas.SUBSETS}
+        named = {"scores": schemas.SCORES, "triples": schemas.TRIPLES}
+        named |= {"subsets": schemas.SUBSETS, "covariates": schemas.COVARIATES}
         tables = {"summary": pl.read_parquet(folder / "summary.parquet")}
         for name, schema in named.items():
             file = folder / f"{name}.parquet"
@@ -50,12 +52,16 @@ class Clean:
         pairs = (frame.select("example_id", "group") for frame in (self.scores, self.triples))
         return pl.concat(pairs).unique(maintain_order=True)
 
-    @cached_property
-    def covariate(self) -> dict[str, float]:
-        """Group → the value that slopes are on; empty where there is none."""
-        rows = self.summary.filter(pl.col("metric").is_in([COVARIATE, "share_of_men"])).drop_nulls("estimate")
-        groups = rows["subset"].str.replace("^[^:]*: ", "")
-        return dict(zip(groups, rows["estimate"], strict=True))
+    def values(self, key: str | None = None) -> dict[str, float]:
+        """Group → the covariate of that key, or that which slopes are on; empty where there is none."""
+        if self.covariates.is_empty():  # of an older version: the first one stands in the summary
+            rows = self.summary.filter(pl.col("metric").is_in([COVARIATE, "share_of_men"])).drop_nulls(
+                "estimate"
+            )
+            groups = rows["subset"].str.replace("^[^:]*: ", "")
+            return dict(zip(groups, rows["estimate"], strict=True))
+        wanted = self.covariates["key"][0] if key is None else key
+        return dict(self.covariates.filter(key=wanted).select("group", "value").iter_rows())
 
 
 def differences(first: Clean, second: Clean, *, seed: int = 0) -> pl.DataFrame:
@@ -82,10 +88,12 @@ def _of_scores(first: Clean, second: Clean, seed: int) -> Iterator[pl.DataFrame]
     members = pl.concat([both.select("example_id", subset=pl.lit("all")), first.subsets]).unique(
         maintain_order=True
     )
-    design = Design(first.covariate, seed=seed)
+    design = Design(first.values(), seed=seed)
     for metric in (name for name in METRICS if (both["metric"] == name).any()):
         own = both.filter(metric=metric)
         yield from _means(own, members, design, metric)
+        if metric == "target":
+            yield from _curved(own, members, first, seed)
         for statistic, measured_in, values in _others(metric, own, first):
             changed, *ends = _measured(values, members, Design(seed=seed))
             label = {"metric": metric, "statistic": statistic, "unit": measured_in}
@@ -102,8 +110,6 @@ def _means(both: pl.DataFrame, members: pl.DataFrame, design: Design, metric: st
             ranks = metric == BIAS[0] and statistic == changed.statistic
             ends = _ends(sides, statistic)
             yield paired.rows(changed, columns, ends, _labels(both, label), ranks=ranks)
-    if metric == "target":
-        yield from _curved(both, sides, design)
 
 
 def _measured(both: pl.DataFrame, members: pl.DataFrame, design: Design) -> list[Measured]:
@@ -153,21 +159,21 @@ def _others(metric: str, both: pl.DataFrame, first: Clean) -> Iterator[tuple[str
         yield name, "%", both.with_columns(100.0 * (pl.col(column) > 0) for column in columns)
 
 
-def _curved(both: pl.DataFrame, sides: Sequence[Measured], design: Design) -> Iterator[pl.DataFrame]:
-    """The differences of rms and of correlations with the covariate, over all examples."""
-    whole = np.array([name == "all" for name in sides[0].sites["subset"]])
-    one, other = (side.cells.sites(whole) for side in sides)
+def _curved(both: pl.DataFrame, members: pl.DataFrame, first: Clean, seed: int) -> Iterator[pl.DataFrame]:
+    """The differences of rms and of correlations with each covariate, over all examples."""
+    sides = _measured(both, members.filter(subset="all"), Design())[1:]
+    one, other = (side.cells for side in sides)
     label = _labels(both, {"metric": "target", "statistic": "rms", "unit": METRICS["target"].unit})
     sums = [cells.square[:, 0] for cells in (one, other)]
-    yield _difference(_root, sums, [one.n[:, 0]], label, design.seed)
-    known = sides[0].graded
-    for name in ("pearson", "spearman") if known.any() else ():
+    yield _difference(_root, sums, [one.n[:, 0]], label, seed)
+    for key in first.covariates["key"].unique(maintain_order=True):
+        x = covariate(sides[0].groups, Design(first.values(key)))
+        known = np.isfinite(x) & (one.n[:, 0] > 0)
         means = [cells.means()[known, 0] for cells in (one, other)]
-        # of several covariates it is with the first, which is the one that slopes are on
-        for statistic in (name, f"{name}_bls"):
-            label = _labels(both, {"metric": "target", "statistic": statistic, "unit": "r"})
+        for name in ("pearson", "spearman"):
+            label = _labels(both, {"metric": "target", "statistic": f"{name}_{key}".strip("_"), "unit": "r"})
             curve = partial(_association, ranks=name == "spearman")
-            yield _difference(curve, means, [sides[0].x[known]], label, design.seed)
+            yield _difference(curve, means, [x[known]], label, seed)
 
 
 def _root(square: Array, n: Array, axis: int = -1) -> Array:
@@ -244,8 +250,8 @@ def _icats(
     table = {"n": n.sum(0), "clusters": (n > 0).sum(0).astype(float), "estimate": ends[1] - ends[0]}
     table |= {end: np.where(same, 0.0, np.nan) for end in ("ci_low", "ci_high")}
 
-    def change(a: Array, b: Array, c: Array, d: Array, m: Array, axis: int) -> Array:
-        one, other = ([ratio(total, m, axis) for total in pair] for pair in ((a, b), (c, d)))
+    def change(*drawn: Array, axis: int) -> Array:
+        one, other = ([ratio(total, drawn[4], axis) for total in pair] for pair in (drawn[:2], drawn[2:4]))
         return estimates.icat(*other) - estimates.icat(*one)
 
     for site in np.flatnonzero((table["clusters"] >= MIN_CLUSTERS) & ~same):

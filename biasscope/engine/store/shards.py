@@ -15,6 +15,7 @@ import pyarrow.parquet as pq
 from biasscope.engine.schemas import (
     ACTIVATIONS,
     BANDS,
+    COVARIATES,
     EFFECTS,
     MEANS,
     PREDICTIONS,
@@ -36,6 +37,7 @@ SCHEMAS = {
     "scores": SCORES,
     "triples": TRIPLES,
     "subsets": SUBSETS,
+    "covariates": COVARIATES,
     "means": MEANS,
     "twins": TWINS,
     "activations": ACTIVATIONS,

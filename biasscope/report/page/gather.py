@@ -196,6 +196,13 @@ def gather(output_dir: Path, wanted: Sequence[str], model: str | None, cache: Pa
     return Gathered(parts, used, left, [run for run in stored if run.record is None])
 
 
+def named(output_dir: Path, wanted: Sequence[str], cache: Path | None = None) -> list[ReportRun]:
+    """The runs of these names, in their order. UsageError: there is none; DamagedError: it is corrupted."""
+    loaded = {run.folder: (run, record) for run, record in (load(output_dir, name, cache) for name in wanted)}
+    called = models([run for run, _ in loaded.values()])
+    return [_read(run, record, called[folder]) for folder, (run, record) in loaded.items()]
+
+
 def _parts(runs: Sequence[ReportRun], *, every: bool) -> tuple[list[Part], list[tuple[ReportRun, str]]]:
     """One part with one run of each kind, and the rest with the reason; `every`: in parts of their own."""
     largest: dict[str, ReportRun] = {}
