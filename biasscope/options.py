@@ -123,6 +123,10 @@ Datasets = Annotated[
         panel=DATA,
     ),
 ]
+Name = Annotated[
+    str | None,
+    option("--name", 'What this model is called in tables and reports ("before fine-tuning")', panel=OUTPUT),
+]
 Limit = Annotated[
     int | None,
     option("--limit", "A seeded sample of N examples, spread evenly over groups", panel=DATA, min=1),
@@ -174,6 +178,7 @@ Debug = Annotated[
 SHARED: dict[str, Any] = {
     "model": Model,
     "dataset": Datasets,
+    "name": Name,
     "limit": Limit,
     "seed": Seed,
     "device": Device,

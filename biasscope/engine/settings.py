@@ -100,6 +100,8 @@ class Measure:
     dataset: list[str] | None = None
     limit: int | None = None
     seed: int = 0
+    name: str | None = None
+    """What the model is called in tables, lists and reports; it decides no number."""
     device: str = "auto"
     dtype: Dtype = Dtype.FLOAT32
     batch_size: str = "auto"
@@ -129,6 +131,8 @@ class Measure:
     def resolved(self) -> dict[str, Any]:
         """The settings as the record shows them; how the result was printed is no part of it."""
         values = {f.name: getattr(self, f.name) for f in fields(self) if f.name not in UNRECORDED}
+        if self.name is None:
+            del values["name"]
         return {name: str(value) if isinstance(value, Path) else value for name, value in values.items()}
 
 

@@ -13,6 +13,7 @@ import pyarrow.parquet as pq
 
 from biasscope.console import encodable, safe_text
 from biasscope.engine.settings import Format, Measure
+from biasscope.engine.store.cache import labelled
 from biasscope.engine.store.runs import Result, RunRecord
 from biasscope.report import circuits, probes, reliability, tables, terminal
 from biasscope.report.tables import escaped
@@ -117,12 +118,14 @@ def tables_of(result: Result) -> Iterator[tables.Table]:
     record = result.record
 
     def edited(table: tables.Table) -> tables.Table:
-        return replace(table, title=f"{table.title}{record.given}")
+        named = f", {record.name}" if record.name else ""
+        return replace(table, title=f"{table.title}{record.given}{named}")
 
     for part, summary, trusted in zip(record.datasets, result.summaries, result.reliability, strict=True):
         file = f"{part.path}/summary.parquet"
         if record.command == "baseline":
-            yield tables.clean_model(summary, part, file, record.given)
+            called = labelled(record.name, summary["model"][0])
+            yield tables.clean_model(summary.with_columns(model=pl.lit(called)), part, file, record.given)
         elif record.command == "probe":
             yield edited(probes.probes(summary, part.name, part.noun, file, record.params["split"]))
         elif record.command == "circuit":

@@ -229,7 +229,17 @@ def models(stored_runs: Collection[Stored]) -> dict[Path, str]:
         (run for run in stored_runs if run.record), key=lambda run: run.record.created if run.record else ""
     )
     called = seals.distinct(run.model for run in order)
-    return {run.folder: called.get(run.model, run.model[0]) for run in stored_runs}
+    # the newest --name of a model is that of all its runs
+    labels = {run.model: run.record.name for run in order if run.record and run.record.name}
+    return {
+        run.folder: labelled(labels.get(run.model), called.get(run.model, run.model[0]))
+        for run in stored_runs
+    }
+
+
+def labelled(name: str | None, model: str) -> str:
+    """A model with what the user calls it: "before fine-tuning (ckpt)"."""
+    return f"{name} ({model})" if name else model
 
 
 def finished(output: Path, cache: Path | None = None) -> list[Stored]:

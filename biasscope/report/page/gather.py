@@ -61,7 +61,8 @@ class ReportRun:
     @property
     def names(self) -> tuple[str, ...]:
         """What --model may call its model."""
-        return self.model, files.safe_name(self.model), self.record.model.name if self.record.model else ""
+        own = files.safe_name(self.model), self.record.model.name if self.record.model else ""
+        return self.model, *own, *([self.record.name] if self.record.name else [])
 
     @property
     def file(self) -> str:
@@ -184,7 +185,8 @@ def gather(output_dir: Path, wanted: Sequence[str], model: str | None, cache: Pa
     whole = [_read(run, record, called[run.folder]) for run, record in found]
     for other in set(named) - {run.folder for run in whole}:
         raise DataError(f"{other} is no run of {', '.join(SHOWN)}: a report does not show it; leave it out")
-    shown = [run for run in whole if model is None or model in run.names]
+    same = {run.model for run in whole if model is None or model in run.names}
+    shown = [run for run in whole if run.model in same]
     if not shown:
         there = ", ".join(sorted({run.model for run in whole}))
         which = f" of model '{model}' (there are: {there})" if model and whole else ""
