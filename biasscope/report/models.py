@@ -2,7 +2,8 @@
 
 import itertools
 import math
-from typing import Any
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
 
 import polars as pl
 
@@ -16,6 +17,9 @@ from biasscope.report import tables
 from biasscope.report.formats import records
 from biasscope.report.page.pairing import Pair
 from biasscope.report.tables import Table, probability
+
+if TYPE_CHECKING:
+    from biasscope.report.page.blocks import Section
 
 SITES = 10
 """Sites shown, those that differ most."""
@@ -128,6 +132,18 @@ def show(pair: Pair) -> list[Table]:
     """The sentence, and the differences as a table that people read."""
     answer = [Table("", [], [], [text])] if (text := sentence(pair)) else []
     return [*answer, _scores(pair) if pair.kind == "baseline" else _site_rows(pair)]
+
+
+def section(pairs: Sequence[Pair], dataset: str) -> "list[Section]":
+    """What is different between models on a data set; none where there is only one."""
+    from biasscope.report.page.blocks import Block, Section, paragraph
+
+    blocks = []
+    for pair in (pair for pair in pairs if pair.data.name == dataset):
+        answer = sentence(pair)
+        blocks += [paragraph(answer)] if answer else []
+        blocks.append(Block("table", table=show(pair)[-1]))
+    return [Section(f"Between models: {dataset}", blocks, level=3)] if blocks else []
 
 
 def _legend(pair: Pair) -> list[str]:

@@ -19,8 +19,19 @@ from biasscope.engine.statistics.baseline import COVARIATE
 from biasscope.engine.store import files, shards
 from biasscope.engine.store.reproduce import relative
 from biasscope.engine.store.seals import DEPTH
-from biasscope.report import circuits, comparison, figures, formats, probes, reliability, sites, tables, words
-from biasscope.report.page import blocks
+from biasscope.report import (
+    circuits,
+    comparison,
+    figures,
+    formats,
+    models,
+    probes,
+    reliability,
+    sites,
+    tables,
+    words,
+)
+from biasscope.report.page import blocks, pairing
 from biasscope.report.page.blocks import (
     Block,
     Gallery,
@@ -32,25 +43,33 @@ from biasscope.report.page.blocks import (
     pictures,
 )
 from biasscope.report.page.gather import Gathered, Part, ReportRun
+from biasscope.report.page.pairing import Pair
 from biasscope.report.tables import Table
 from biasscope.report.words import clean
 
 
 def write(gathered: Gathered, out: Path, chosen: Format | None, *, quiet: bool) -> None:
     """Write the report, then what it used to stdout. PartialError where runs could not be read."""
-    written, gallery = save(gathered, out)
-    _say(gathered, gallery, written, chosen, Screen(quiet=quiet))
+    pairs = pairing.of_parts(gathered.parts)
+    written, gallery = save(gathered, out, pairs)
+    text = _say(gathered, gallery, written, chosen, pairs)
+    if formats.form(chosen) is not Format.TABLE:
+        Screen(quiet=quiet).note(text)
     gathered.check()
 
 
-def save(gathered: Gathered, out: Path) -> tuple[list[Path], Gallery]:
-    """The report's two files, out.md and the page beside it, and its figures, all written."""
+def save(gathered: Gathered, out: Path, pairs: Sequence[Pair] | None = None) -> tuple[list[Path], Gallery]:
+    """The report's two files, out.md and the page beside it, and its figures, all written.
+
+    `pairs`: those of its models, where they are known already.
+    """
+    pairs = pairing.of_parts(gathered.parts) if pairs is None else pairs
     if out.suffix != ".md":
         raise UsageError(f"--out {out} must end in .md; the HTML page gets the same name with .html")
     files.check_writable(out.parent)
     gallery = Gallery(out.parent / f"{out.stem}_figures")
     given: dict[str, Any] = {"title": _title(gathered), "lead": _lead(gathered)}
-    given |= {"sections": sections(gathered, gallery), "folder": gallery.folder.name}
+    given |= {"sections": sections(gathered, gallery, pairs), "folder": gallery.folder.name}
     page = out.with_suffix(".html")
     files.write_bytes(out, blocks.render("md", **given).encode())
     files.write_bytes(page, blocks.render("html", **given).encode())
@@ -85,9 +104,13 @@ def _row(run: ReportRun) -> dict[str, Any]:
 
 
 def _say(
-    gathered: Gathered, gallery: blocks.Gallery, files: list[Path], chosen: Format | None, screen: Screen
-) -> None:
-    """Write to stdout what was written and used."""
+    gathered: Gathered,
+    gallery: blocks.Gallery,
+    files: list[Path],
+    chosen: Format | None,
+    pairs: Sequence[Pair],
+) -> str:
+    """Write to stdout what was written and used; returns what was written, in a line."""
     figures = {"folder": str(gallery.folder), "drawn": gallery.drawn, "unchanged": gallery.kept}
     used = [_row(run) for run in gathered.used]
     chosen = formats.form(chosen)
@@ -104,21 +127,22 @@ def _say(
         document |= {"figures": figures, "used": used}
         document["left_out"] = [{**_row(run), "reason": why} for run, why in gathered.left]
         document["damaged"] = [str(run.folder) for run in gathered.damaged]
+        document["models"] = [models.document(pair) for pair in pairs]
         formats.write_json(document)
     else:
         plain = [{name: str(value) for name, value in row.items() if name != "tables"} for row in used]
         formats.listing("used", plain, [list(row.values()) for row in plain], chosen, columns=list(plain[0]))
     sys.stdout.flush()
-    if chosen is not Format.TABLE:
-        screen.note(f"{written}; {drawn}")
+    return f"{written}; {drawn}"
 
 
-def sections(gathered: Gathered, gallery: Gallery) -> list[Section]:
+def sections(gathered: Gathered, gallery: Gallery, pairs: Sequence[Pair]) -> list[Section]:
     """All sections, in order."""
     content = [_first_screen(gathered), _summary(gathered)]
     for dataset, group in itertools.groupby(gathered.parts, key=lambda part: part.data.name):
         parts = list(group)
         content.append(Section(dataset, [*_overview(parts, gallery)]))
+        content += models.section(pairs, dataset)
         for title, make in (
             ("The clean model", _clean),
             ("Which sites", sites.which_sites),

@@ -16,10 +16,12 @@ from biasscope.engine.statistics.paired import Matched
 from biasscope.engine.statistics.paired_scores import Clean
 from biasscope.engine.store.runs import DatasetPart
 from biasscope.engine.types import METRICS, Design
-from biasscope.report.page.gather import KIND, MAPS, ReportRun
+from biasscope.report.page.gather import KIND, MAPS, Part, ReportRun
 
 FREE = ("given", "edit")
 """Parameters in which two baselines may differ: that is what they are compared for."""
+MOST = 3
+"""Models of which a report compares every two."""
 
 
 @dataclass(frozen=True)
@@ -139,6 +141,22 @@ def _design(run: ReportRun) -> Design:
     return Design(values, together, run.record.seed)
 
 
-def in_order(runs: Iterable[ReportRun]) -> list[ReportRun]:
-    """The runs, the earliest first: of two models the first is the one that was there before."""
-    return sorted(runs, key=lambda run: (run.record.created, run.key))
+def of_parts(parts: Sequence[Part]) -> list[Pair]:
+    """The pairs that a report shows: clean models, and the first map of each that was measured alike.
+
+    The earlier of two is the first: the one that was there before. Of more than MOST models each is compared
+    with the earliest alone.
+    """
+    shown = []
+    for _, same in itertools.groupby(parts, key=lambda part: part.data.name):
+        together = list(same)
+        cleans = _in_order(part.baseline for part in together)
+        maps = _in_order(next((m.run for m in part.shown), None) for part in together)
+        for runs in (cleans, maps):
+            groups = [runs] if len(runs) <= MOST else [[runs[0], other] for other in runs[1:]]
+            shown += [pair for group in groups for pair in pairs(group, metrics=("target",))[0]]
+    return shown
+
+
+def _in_order(runs: Iterable[ReportRun | None]) -> list[ReportRun]:
+    return sorted((run for run in runs if run), key=lambda run: (run.record.created, run.key))
