@@ -159,8 +159,8 @@ def biasscope(
     """Where inside a causal language model social bias sits, how certain that is, and what it costs to
     remove.
 
-    Exit codes: 0 ok, 1 failed, 2 usage, 3 finished with parts missing, 4 bad input, 5 needs the network, 11
-    locked, 12 cache damaged, 130 Ctrl-C, 143 SIGTERM.
+    Exit codes: 0 ok, 1 failed, 2 usage, 3 finished with parts missing, 4 bad input, 5 needs the network, 6
+    beyond --fail-if, 11 locked, 12 cache damaged, 130 Ctrl-C, 143 SIGTERM.
     """
     if version:
         typer.echo(versions() if verbose else f"biasscope {__version__}")

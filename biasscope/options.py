@@ -74,6 +74,16 @@ def checked_memory(value: str | None) -> str | None:
     return value
 
 
+def readable_gates(values: list[str] | None) -> list[str] | None:
+    """The conditions as given; a usage error where one cannot be read."""
+    for value in values or []:
+        try:
+            settings.Gate.parse(value)
+        except UsageError as problem:
+            raise typer.BadParameter(str(problem)) from None
+    return values
+
+
 def remember_debug(context: typer.Context, value: bool) -> bool:
     """The value, kept where `cli` finds it when an error passes."""
     if value:
@@ -122,6 +132,20 @@ Datasets = Annotated[
         "-d",
         panel=DATA,
     ),
+]
+FailIf = Annotated[
+    list[str] | None,
+    option(
+        "--fail-if",
+        "Exit 6 where a number is beyond a value: 'winogender.slope > 0.5'; slope, mean, ss, icat, lms, "
+        "difference, with .ci_low or .ci_high; repeatable",
+        panel=OUTPUT,
+        callback=readable_gates,
+        metavar="CONDITION",
+    ),
+]
+FailIfUntestable = Annotated[
+    bool, option("--fail-if-untestable", "Exit 6 also where such a number does not exist", panel=OUTPUT)
 ]
 Name = Annotated[
     str | None,

@@ -22,6 +22,8 @@ def compare(
     top: Annotated[
         int, options.option("--top", "How many of the strongest sites count as the top", min=1)
     ] = 10,
+    fail_if: options.FailIf = None,
+    fail_if_untestable: options.FailIfUntestable = False,
     output_dir: options.OutputDir = Path("results"),
     cache_dir: options.CacheDir = options.Measure.cache_dir,
     format: options.FormatOption = None,  # noqa: A002  the option's name
@@ -31,14 +33,17 @@ def compare(
     """Compare two models (or edits) on the same data, paired; rankings of sites across data and methods."""
     from biasscope.console import Screen
     from biasscope.engine.experiments import compare as experiment
-    from biasscope.report import comparison
+    from biasscope.report import comparison, gate
     from biasscope.report.page import gather, pairing
 
+    gates = gate.Gates.parse(fail_if, fail_if_untestable)
     rankings, used = experiment.rankings(runs, output_dir, cache_dir)
-    pairs, why = pairing.pairs(gather.named(output_dir, runs, cache_dir))
+    named = gather.named(output_dir, runs, cache_dir)
+    pairs, why = pairing.pairs(named)
     if len(rankings) < 2 and not pairs:
         experiment.refuse_one(rankings, why)
     for text in why:
         Screen().warn(text)
     compared = comparison.Comparison(pairs, rankings, used, top)
     comparison.show(compared, options.Format.JSON if json else format)
+    gates.judge(gate.of_runs(named, pairs), Screen())

@@ -27,6 +27,8 @@ def report(
             "--out", "Markdown file; page and figures stand beside it (default: report.md in --output-dir)"
         ),
     ] = None,
+    fail_if: options.FailIf = None,
+    fail_if_untestable: options.FailIfUntestable = False,
     output_dir: options.OutputDir = Path("results"),
     cache_dir: options.CacheDir = options.Measure.cache_dir,
     format: options.FormatOption = None,  # noqa: A002  the option's name
@@ -35,9 +37,15 @@ def report(
     debug: options.Debug = False,
 ) -> None:
     """Turn finished runs into a report: Markdown with figures, and one HTML page. Measures nothing."""
-    from biasscope.report.page import document, gather
+    from biasscope.console import Screen
+    from biasscope.report import gate
+    from biasscope.report.page import document, gather, pairing
 
+    gates = gate.Gates.parse(fail_if, fail_if_untestable)
     gathered = gather.gather(output_dir, runs or [], model, cache_dir)
-    document.write(
-        gathered, out or output_dir / "report.md", options.Format.JSON if json else format, quiet=quiet
-    )
+    pairs = pairing.of_parts(gathered.parts)
+    chosen = options.Format.JSON if json else format
+    try:
+        document.write(gathered, pairs, out or output_dir / "report.md", chosen, quiet=quiet)
+    finally:  # after the report, and before what is missing in it
+        gates.judge(gate.of_runs(gathered.used, pairs), Screen(quiet))

@@ -48,9 +48,10 @@ from biasscope.report.tables import Table
 from biasscope.report.words import clean
 
 
-def write(gathered: Gathered, out: Path, chosen: Format | None, *, quiet: bool) -> None:
+def write(
+    gathered: Gathered, pairs: Sequence[Pair], out: Path, chosen: Format | None, *, quiet: bool
+) -> None:
     """Write the report, then what it used to stdout. PartialError where runs could not be read."""
-    pairs = pairing.of_parts(gathered.parts)
     written, gallery = save(gathered, out, pairs)
     text = _say(gathered, gallery, written, chosen, pairs)
     if formats.form(chosen) is not Format.TABLE:
