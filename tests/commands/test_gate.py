@@ -1,4 +1,4 @@
-"""`--fail-if`: the output, then exit 6 and which number is beyond its limit; a wrong syntax before all that."""
+"""`--fail-if`: the output, then exit 6 and which number is beyond; what cannot be read is refused before."""
 
 import json
 
