@@ -10,6 +10,7 @@ from typing import Annotated, Any, get_type_hints
 
 import typer
 
+from biasscope import usage
 from biasscope.engine import settings
 from biasscope.engine.errors import UsageError
 from biasscope.engine.settings import (
@@ -91,7 +92,16 @@ def remember_debug(context: typer.Context, value: bool) -> bool:
     return value
 
 
-Model = Annotated[str, option("--model", "Short name, hub id, local folder or .gguf file", "-m", panel=MODEL)]
+Model = Annotated[
+    str,
+    option(
+        "--model",
+        "Short name, hub id, local folder or .gguf file",
+        "-m",
+        panel=MODEL,
+        autocompletion=usage.models,
+    ),
+]
 Device = Annotated[str, option("--device", "auto, cpu, cuda, …", panel=MODEL)]
 DtypeOption = Annotated[Dtype, option("--dtype", "Numbers the model computes with", panel=MODEL)]
 BatchSize = Annotated[
@@ -131,6 +141,7 @@ Datasets = Annotated[
         "study's three if present, else occupations)",
         "-d",
         panel=DATA,
+        autocompletion=usage.datasets,
     ),
 ]
 FailIf = Annotated[

@@ -17,7 +17,11 @@ EXAMPLES = (
 
 def compare(
     runs: Annotated[
-        list[str], typer.Argument(help="Folders of finished runs, or the first characters of their keys")
+        list[str],
+        typer.Argument(
+            help="Folders of finished runs, or the first characters of their keys",
+            autocompletion=options.usage.runs,
+        ),
     ],
     top: Annotated[
         int, options.option("--top", "How many of the strongest sites count as the top", min=1)

@@ -18,7 +18,10 @@ EXAMPLES = (
 def report(
     runs: Annotated[
         list[str] | None,
-        typer.Argument(help="Folders of finished runs, or the first characters of their keys (default: all)"),
+        typer.Argument(
+            help="Folders of finished runs, or the first characters of their keys (default: all)",
+            autocompletion=options.usage.runs,
+        ),
     ] = None,
     model: Annotated[str | None, options.option("--model", "Only runs of this model", "-m")] = None,
     out: Annotated[

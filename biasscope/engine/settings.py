@@ -8,8 +8,9 @@ import logging
 import operator
 import re
 import sys
+import time
 import warnings
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, fields
 from enum import StrEnum
 from pathlib import Path
@@ -231,6 +232,40 @@ class Voice:
 
 
 SILENT = Voice()
+
+
+FIRST, ENOUGH = 3, 20.0
+"""Parts, or seconds, after which a forecast is made."""
+WORTH, LONG = 30.0, 600.0
+"""Seconds left from which on it is said, and from which on they are many."""
+
+
+@dataclass
+class Forecast:
+    """How long a scan will take, said once its first parts are measured."""
+
+    parts: int
+    say: Callable[[str, bool], None]
+    """Called with the text, and whether it is long."""
+    now: Callable[[], float] = time.monotonic
+    done: int = 0
+    told: bool = False
+    begun: float | None = None
+
+    def __post_init__(self) -> None:
+        self.begun = self.now()
+
+    def step(self) -> None:
+        """A part is measured. The first parts go through all layers, later ones through fewer: "at most"."""
+        self.done += 1
+        spent = self.now() - (self.begun or 0.0)
+        if self.told or self.done == self.parts or (self.done < FIRST and spent < ENOUGH):
+            return
+        self.told = True
+        left = spent / self.done * (self.parts - self.done)
+        if left >= WORTH:
+            measured = f"by the first {self.done} of {self.parts} parts"
+            self.say(f"about {clock(left)} left at most, {measured}", left > LONG)
 
 
 def clock(seconds: float) -> str:

@@ -11,8 +11,9 @@ from typing import TYPE_CHECKING, Any, TextIO
 import polars as pl
 import pyarrow.parquet as pq
 
-from biasscope.console import encodable, safe_text
+from biasscope.console import Screen, encodable, safe_text
 from biasscope.engine.settings import Format, Measure
+from biasscope.engine.store import reproduce
 from biasscope.engine.store.cache import labelled
 from biasscope.engine.store.runs import Result, RunRecord
 from biasscope.report import circuits, probes, reliability, tables, terminal
@@ -43,6 +44,7 @@ def result(result: Result, options: Measure, *, plot: bool = False) -> None:
     if plot:
         draw_plots(result, sys.stdout if chosen is Format.TABLE else sys.stderr)
     sys.stdout.flush()
+    Screen(options.quiet).note(f"next: {reproduce.following(result.record)}")
     result.check()
 
 
@@ -65,9 +67,15 @@ def write_data(result: Result, chosen: Format, with_rows: bool) -> None:
         document |= {"summary": list(records([summary])), "reliability": list(records(result.reliability))}
         document["warnings"] = run.warnings
         write_json(document | ({"rows": list(records(stored(result.rows)))} if with_rows else {}))
-    elif chosen is Format.JSONL and with_rows:
-        for record in records(stored(result.rows)):
+    elif chosen is Format.JSONL:
+        n = 0
+        for record in records(stored(result.rows) if with_rows else [summary]):
             sys.stdout.write(json.dumps(record, allow_nan=False) + "\n")
+            n += 1
+        # who reads a stream sees by it that nothing was cut off
+        keys = [part.run_key[:8] for part in result.record.datasets]
+        done = {"done": True, "command": result.record.command, "runs": keys, "rows": n}
+        sys.stdout.write(json.dumps(done | {"warnings": result.record.warnings}) + "\n")
     else:
         rows(summary, chosen)
 

@@ -24,6 +24,7 @@ def baseline(
     gone = selection.parse_sites("--given", given) if given else ()
     rows = {"group_by": group_by} if group_by else {}
     run = session.start("baseline", settings, ({"given": given} if given else {}) | rows, voice)
+    selection.early(session.shape(run), gone)
     if group_by:
         _check_column(group_by, run.datasets)
     for each in scan.scans(run, **selection.in_identity(gone), **rows):

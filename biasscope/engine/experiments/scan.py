@@ -204,8 +204,11 @@ class Scan:
                 f"measured with {', '.join(map(str, threads))} threads in turn: last digits depend on it"
             )
         with self.run.phase("passes"):
+            forecast = session.forecast(self.run, len(pending)) if label else None
             for unit in self.run.voice.track(pending, label) if label else pending:
                 self.journal.put(unit.name, unit.compute())
+                if forecast:
+                    forecast.step()
         return [unit.name for unit in units]
 
     def close(

@@ -16,8 +16,10 @@ import polars as pl
 from biasscope.engine.data import datasets
 from biasscope.engine.errors import BiasScopeError, not_finite
 from biasscope.engine.model import loading, weights
+from biasscope.engine.model import shape as model_shape
+from biasscope.engine.model.shape import Shape
 from biasscope.engine.schemas import RELIABILITY
-from biasscope.engine.settings import SILENT, Measure, Voice, clock
+from biasscope.engine.settings import SILENT, Forecast, Measure, Voice, clock
 from biasscope.engine.store import exports, files, journal, reproduce, runs, seals
 from biasscope.engine.types import Dataset
 
@@ -202,6 +204,16 @@ class Running(Session):
         return lm
 
 
+def forecast(run: Running, parts: int) -> Forecast:
+    """What says, once the first parts are measured, how long the rest takes, and what is quicker."""
+
+    def say(text: str, long: bool) -> None:
+        other = reproduce.quicker(run.command, run.options.resolved() | run.own) if long else None
+        run.voice.note(text + (f"; quicker: {other}" if other else ""))
+
+    return Forecast(parts, say)
+
+
 def start(
     command: str, options: Measure, own: dict[str, Any] | None = None, voice: Voice = SILENT
 ) -> Running:
@@ -211,6 +223,8 @@ def start(
     held = options.held
     loaded = list(held.datasets) or [_read(name, options) for name in names]
     begun = time.monotonic()
+    if held.lm is None:
+        loading.check_device(options.device)
     weights = held.lm or _located(options, voice)
     running = Running(
         command=command,
@@ -227,6 +241,13 @@ def start(
         for note in dataset.notes:
             running.warn(note, dataset.name)
     return running
+
+
+def shape(run: Running) -> Shape | None:
+    """The model's shape before its weights are loaded; None where its configuration does not say."""
+    if isinstance(run.weights, loading.LM):
+        return run.weights.shape
+    return model_shape.shape(run.options.model, run.weights.folder)
 
 
 def _read(name: str, options: Measure) -> Dataset:
