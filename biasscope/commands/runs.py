@@ -56,11 +56,9 @@ def runs(
     stored = cache.finished(output_dir, cache_dir)
     models = cache.models(stored)
     rows = [_row(each, models[each.folder]) for each in stored]
-    shown = ["run", "command", "model", "dataset", "how", "used", "layers", "created"]
-    cells = [["–" if row[name] is None else str(row[name]) for name in shown] for row in rows]
-    for cell, row in zip(cells, rows, strict=True):
-        cell[-1] = _minute(row["created"])
-    return formats.listing(str(output_dir), rows, cells, chosen, columns=shown)
+    cells = [[*list(map(str, row.values()))[:5], _minute(row["created"])] for row in rows]
+    columns = ["run", "command", "model", "dataset", "how", "created"]
+    return formats.listing(str(output_dir), rows, cells, chosen, columns=columns)
 
 
 def _row(stored: "Stored", model: str) -> dict[str, Any]:
@@ -75,10 +73,14 @@ def _row(stored: "Stored", model: str) -> dict[str, Any]:
     else:
         params = record.params
         told = [str(params[n]) for n in ("method", "source", "direction", "task", "site") if params.get(n)]
-        told += [f"--{n} {params[n]}" for n in ("heads", "top", "given", "steps") if params.get(n)]
+        told += [
+            f"--{n} {params[n]}"
+            for n in ("layers", "heads", "top", "given", "steps", "limit")
+            if params.get(n)
+        ]
         told += ["--adaptive"] if params.get("adaptive") else []
         row |= {"how": " ".join(told), "created": record.created, "used": record.datasets[0].used}
-        row |= {name: params.get(name) for name in ("layers", "limit")} | {"name": record.name or None}
+        row |= {"layers": params.get("layers"), "limit": params.get("limit"), "name": record.name or None}
     return {**row, "intact": record is not None, "seal": stored.seal, "path": str(stored.folder)}
 
 

@@ -106,9 +106,9 @@ def models() -> list[dict[str, Any]]:
         rows.append({"name": name, "here": here, "get": get, "what": f"{hub}, as a package, the default"})
     for hub in weights.ALIASES.values():
         here = isinstance(try_to_load_from_cache(hub, "config.json"), str)
-        get = None if here else "from the hub, at first use"
+        name, get = hub.removeprefix("EleutherAI/"), None if here else "from the hub"
         rows.append(
-            {"name": hub.removeprefix("EleutherAI/"), "here": here, "get": get, "what": f"hub: {hub}"}
+            {"name": name, "here": here, "get": get, "what": f"{hub} of the hub, fetched at first use"}
         )
     for kind, what in planted.KINDS.items():
         rows.append({"name": f"{weights.PLANTED}{kind}", "here": True, "get": None, "what": what})
