@@ -56,8 +56,10 @@ def runs(
     stored = cache.finished(output_dir, cache_dir)
     models = cache.models(stored)
     rows = [_row(each, models[each.folder]) for each in stored]
-    cells = [[*list(map(str, row.values()))[:5], _minute(row["created"])] for row in rows]
     columns = ["run", "command", "model", "dataset", "how", "created"]
+    cells = [[*(str(row[name]) for name in columns[:-1]), _minute(row["created"])] for row in rows]
+    for cell, row in zip(cells, rows, strict=True):
+        cell[2] = row["name"] or cell[2]  # by which the user knows it
     return formats.listing(str(output_dir), rows, cells, chosen, columns=columns)
 
 

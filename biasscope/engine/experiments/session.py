@@ -183,18 +183,11 @@ class Running(Session):
     @cached_property
     def lm(self) -> loading.LM:
         """The model, booted and checked at the first call."""
-        from biasscope.engine.model import forward
-
         if isinstance(self.weights, loading.LM):
             lm = self.weights
         else:
-            self.voice.note(
-                f"loading {self.options.model}" + (f", {self.weights.note}" if self.weights.note else "")
-            )
             with self.phase("model"):
-                lm = forward.check_packing(
-                    loading.boot(self.weights, device=self.options.device, dtype=self.options.dtype.value)
-                )
+                lm = booted(self.weights, self.options, self.voice)
         self.model = described(lm)
         if not lm.packed:
             self.warn(
@@ -241,6 +234,22 @@ def start(
         for note in dataset.notes:
             running.warn(note, dataset.name)
     return running
+
+
+def booted(weights: weights.Weights, options: Measure, voice: Voice) -> loading.LM:
+    """The model with these weights, loaded and checked."""
+    from biasscope.engine.model import forward
+
+    voice.note(f"loading {options.model}" + (f", {weights.note}" if weights.note else ""))
+    return forward.check_packing(loading.boot(weights, device=options.device, dtype=options.dtype.value))
+
+
+def model(options: Measure, voice: Voice) -> loading.LM:
+    """The model of these settings, for what measures no data set."""
+    loading.check_device(options.device)
+    located = _located(options, voice)
+    with voice.hushed():
+        return booted(located, options, voice)
 
 
 def shape(run: Running) -> Shape | None:
