@@ -19,7 +19,8 @@ from biasscope.report.reliability import KINDS
 from biasscope.report.tables import Table, overlap, probability
 
 if TYPE_CHECKING:
-    from biasscope.report.page.blocks import Gallery, Picture, Section
+    from biasscope.report.page.blocks import Section
+    from biasscope.report.page.gallery import Gallery, Picture
     from biasscope.report.page.pairing import Pair
 
 NAMES = {"z": "heads"} | {name: kind for name, kind in KINDS.items() if name != "z"}
@@ -102,7 +103,7 @@ class Comparison:
     @property
     def sentences(self) -> list[str]:
         """Of each two models whether the second is less stereotyped, with the interval."""
-        from biasscope.report import models
+        from biasscope.report.page import models
 
         return [text for pair in self.pairs if (text := models.sentence(pair))]
 
@@ -113,7 +114,7 @@ class Comparison:
 
     def document(self) -> dict[str, Any]:
         """All of it, as programs read it."""
-        from biasscope.report import models
+        from biasscope.report.page import models
 
         return {
             "schema_version": SCHEMA_VERSION,
@@ -126,7 +127,7 @@ class Comparison:
 
     def tables(self) -> list[Table]:
         """All of it, as people read it: two models first."""
-        from biasscope.report import models
+        from biasscope.report.page import models
 
         shown = [table for pair in self.pairs for table in models.show(pair)]
         return [*shown, *(show_tables(self.rankings, self.document()) if len(self.rankings) > 1 else [])]
@@ -152,9 +153,9 @@ def show(compared: Comparison, chosen: Format | None) -> None:
     sys.stdout.flush()
 
 
-def agreement(gathered: Gathered, gallery: "Gallery") -> "Section":
+def agreement(gathered: Gathered, gallery: "Gallery") -> "list[Section]":
     """How many of the strongest heads each two maps share, and how far models agree by relative depth."""
-    from biasscope.report.page.blocks import Block, Section, missing
+    from biasscope.report.page.blocks import Block, Section
 
     drawn_maps = [m for part in gathered.parts for m in part.shown if m.sites("z").height]
     maps = {_letter(i): m for i, m in enumerate(drawn_maps)}
@@ -191,8 +192,7 @@ def agreement(gathered: Gathered, gallery: "Gallery") -> "Section":
         title = "By relative depth: largest effect in each tenth of the layers"
         table = Table(title, ["maps", "ρ", "slices"], [body], [] if pairs else notes)
         blocks.append(Block("table", table=table))
-    none = missing("Needs two maps: of another dataset, source, method or model.")
-    return Section("Agreement between data, sources and models", blocks or [none])
+    return [Section("Agreement between data, sources and models", blocks)] if blocks else []
 
 
 def _shared(model: str, pairs: Sequence[Mapping[str, Any]], gallery: "Gallery") -> "Picture":
@@ -202,5 +202,7 @@ def _shared(model: str, pairs: Sequence[Mapping[str, Any]], gallery: "Gallery") 
     shared = {(row["first"], row["second"]): (row["shared"], row["expected"]) for row in pairs}
     used = sorted({letter for pair in shared for letter in pair}, key=lambda letter: (letter[1:], letter))
     top, title = pairs[0]["top"], f"Strongest heads that two maps share\n{model}"
-    says = f", of {top}: " + "; ".join(f"{a} and {b} {n}" for (a, b), (n, _) in shared.items())
-    return gallery.picture("agreement", figures.agreement, used, says, shared=shared, top=top, title=title)
+    says = f"Of {top}: " + "; ".join(f"{a} and {b} {n}" for (a, b), (n, _) in shared.items()) + "."
+    return gallery.picture(
+        gallery.name("agreement", model), figures.agreement, used, says, shared=shared, top=top, title=title
+    )

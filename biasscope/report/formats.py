@@ -16,8 +16,9 @@ from biasscope.engine.settings import Format, Measure
 from biasscope.engine.store import reproduce
 from biasscope.engine.store.cache import labelled
 from biasscope.engine.store.runs import Result, RunRecord
-from biasscope.report import circuits, probes, reliability, tables, terminal
-from biasscope.report.tables import escaped
+from biasscope.report import circuits, markdown, probes, reliability, tables, terminal
+from biasscope.report.page import verdict
+from biasscope.report.page.verdict import Verdict
 
 if TYPE_CHECKING:
     from rich.table import Table as Drawing
@@ -66,6 +67,8 @@ def write_data(result: Result, chosen: Format, with_rows: bool) -> None:
         document = {"schema_version": run.schema_version, "run": run.model_dump(mode="json")}
         document |= {"summary": list(records([summary])), "reliability": list(records(result.reliability))}
         document["warnings"] = run.warnings
+        if run.command == "baseline":
+            document["verdict"] = [each.document for each in verdicts(result) if each]
         write_json(document | ({"rows": list(records(stored(result.rows)))} if with_rows else {}))
     elif chosen is Format.JSONL:
         n = 0
@@ -88,7 +91,8 @@ def rows(table: pl.DataFrame, chosen: Format) -> None:
         safe = table.with_columns(pl.col(pl.String).map_elements(_inert, pl.String))
         sys.stdout.write(safe.write_csv())
     else:
-        sys.stdout.write(markdown(table))
+        readable = markdown.of_summary if "model" in table.columns else markdown.plain
+        sys.stdout.write(readable(table))
 
 
 def _inert(text: str) -> str:
@@ -113,12 +117,11 @@ def records(frames: Iterable[pl.DataFrame]) -> Iterable[dict[str, Any]]:
             yield from part.iter_rows(named=True)
 
 
-def markdown(summary: pl.DataFrame) -> str:
-    """The summary as a Markdown table, columns that are empty throughout left out."""
-    shown = summary.select(c for c in summary.columns if summary[c].null_count() < summary.height)
-    rows = (["" if value is None else str(value) for value in row.values()] for row in records([shown]))
-    lines = [shown.columns, ["---"] * shown.width, *rows]
-    return "".join(f"| {' | '.join(escaped(cell) for cell in line)} |\n" for line in lines)
+def verdicts(result: Result) -> list[Verdict | None]:
+    """What a baseline shows, per data set; None where it has no target."""
+    given = str(result.record.params.get("given") or "")
+    both = zip(result.summaries, result.record.datasets, strict=True)
+    return [verdict.of(summary, part, Path(part.path), given) for summary, part in both]
 
 
 def tables_of(result: Result) -> Iterator[tables.Table]:
@@ -129,11 +132,14 @@ def tables_of(result: Result) -> Iterator[tables.Table]:
         named = f", {record.name}" if record.name else ""
         return replace(table, title=f"{table.title}{record.given}{named}")
 
+    shown = iter(verdicts(result) if record.command == "baseline" else ())
     for part, summary, trusted in zip(record.datasets, result.summaries, result.reliability, strict=True):
         file = f"{part.path}/summary.parquet"
         if record.command == "baseline":
             called = labelled(record.name, summary["model"][0])
-            yield tables.clean_model(summary.with_columns(model=pl.lit(called)), part, file, record.given)
+            named = summary.with_columns(model=pl.lit(called))
+            table, found = tables.clean_model(named, part, file, record.given), next(shown)
+            yield replace(table, notes=[*([found.short] if found else []), *table.notes])
         elif record.command == "probe":
             yield edited(probes.probes(summary, part.name, part.noun, file, record.params["split"]))
         elif record.command == "circuit":
@@ -262,7 +268,8 @@ def listing(
             shown = safe_text if chosen is Format.MARKDOWN else _inert
             texts, schema = [list(map(shown, row)) for row in cells], dict.fromkeys(columns, pl.String)
             frame = pl.DataFrame(texts, schema, orient="row")
-            sys.stdout.write(markdown(frame) if chosen is Format.MARKDOWN else frame.write_csv())
+            plain = chosen is Format.MARKDOWN
+            sys.stdout.write(markdown.table(columns, texts) if plain else frame.write_csv())
     sys.stdout.flush()
 
 

@@ -8,8 +8,7 @@ import pytest
 
 from biasscope.engine.schemas import DIFFERENCES
 from biasscope.engine.statistics.paired import Matched
-from biasscope.report import models
-from biasscope.report.page import gather, pairing
+from biasscope.report.page import gather, models, pairing
 from tests.support import stored
 
 
@@ -22,7 +21,7 @@ def pair(data: str = "winogender", **columns: object) -> pairing.Pair:
     runs = []
     for name in ("before", "after"):
         record = stored.record(Path("results") / name).model_copy(
-            update={"datasets": [stored.part(data, source={"revision": "1"})]}
+            update={"datasets": [stored.part(data, bias="" if data == "definitional" else "a stereotype")]}
         )
         runs.append(gather.ReportRun(Path("results") / name, record, frame, None, label=name))
     return pairing.Pair(*runs, "baseline", Matched(240, 0, 0, 60, 0, 0), frame)

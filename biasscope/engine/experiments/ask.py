@@ -1,4 +1,4 @@
-"""The steps of `ask`: how likely two continuations of a prompt are, after its twin too, and by which heads."""
+"""The steps of `ask`: how likely two continuations of a prompt are, after its twin too, and by what heads."""
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace

@@ -17,7 +17,7 @@ from biasscope.engine.schemas import RELIABILITY
 from biasscope.engine.settings import memory
 from biasscope.engine.statistics import baseline, cells, reliability
 from biasscope.engine.statistics.summary import summarise
-from biasscope.engine.store import cache, journal, reproduce, runs, seals
+from biasscope.engine.store import cache, journal, runs, seals
 from biasscope.engine.types import UNEDITED, Dataset, Design, Edit, Example, Site, Unit
 
 if TYPE_CHECKING:
@@ -68,7 +68,8 @@ class Scan:
         record = None if options.no_cache or options.fresh else cache.stored(path, options.cache_dir).record
         if record is None or record.datasets[0].run_key != self.key:
             return False
-        record = self._renamed(path, record)
+        if options.name and options.name != record.name:
+            record = cache.renamed(path, record, options.name, options.cache_dir / "runs" / self.key)
         part = record.datasets[0].model_copy(update={"reused": record.datasets[0].units, "path": str(path)})
         self.run.model = record.model
         self.run.batch_size = record.batch_size
@@ -77,18 +78,6 @@ class Scan:
         self.run.add_finished(part)
         self.run.voice.note(f"{part.name}: reused {part.units}/{part.units}, all measured before, at {path}")
         return True
-
-    def _renamed(self, path: Path, record: runs.RunRecord) -> runs.RunRecord:
-        """The record of a finished run with the model's new name, where one is given: sealed and written."""
-        name = self.run.options.name
-        if name is None or name == record.name:
-            return record
-        part = record.datasets[0].model_copy(update={"path": str(path)})
-        record = record.model_copy(update={"params": record.params | {"name": name}, "datasets": [part]})
-        record = record.model_copy(update={"reproduce": reproduce.of(record)})
-        seals.seal(path, runs.digest(record), self.run.options.cache_dir / "runs" / self.key)
-        runs.close(record)
-        return record
 
     @property
     def batch(self) -> int:
@@ -234,6 +223,9 @@ class Scan:
             noun=dataset.noun,
             sides=dataset.sides,
             covariate=next(((c.name, c.unit) for c in dataset.covariates), None),
+            bias=dataset.bias,
+            compares=dataset.compares,
+            per_token=any(e.per_token for e in used),
             units=len(units),
             threads=self.journal.facts.get("threads", []),
         )

@@ -47,7 +47,7 @@ def default(dataset: Dataset) -> str:
 
 
 def check(task: str, dataset: Dataset) -> None:
-    """UsageError where the dataset lacks what the task is about, or its words give the label, so that any probe
+    """UsageError where the dataset lacks what the task is about, or its words give the label: then any probe
     would be right.
     """
     facts = sum("gender" in e.meta for e in dataset.examples)

@@ -12,7 +12,7 @@ from typing import Any
 from filelock import FileLock, Timeout
 
 from biasscope.engine.errors import DamagedError, UsageError
-from biasscope.engine.store import digests, files, journal, runs, seals
+from biasscope.engine.store import digests, files, journal, reproduce, runs, seals
 from biasscope.engine.store.files import CONVERSION, slug
 from biasscope.engine.store.seals import Seal
 
@@ -240,6 +240,16 @@ def models(stored_runs: Collection[Stored]) -> dict[Path, str]:
 def labelled(name: str | None, model: str) -> str:
     """A model with what the user calls it: "before fine-tuning (ckpt)"."""
     return f"{name} ({model})" if name else model
+
+
+def renamed(folder: Path, record: runs.RunRecord, name: str, entry: Path) -> runs.RunRecord:
+    """The record of a finished run with its model's new name: written, and sealed in the index and `entry`."""
+    part = record.datasets[0].model_copy(update={"path": str(folder)})
+    record = record.model_copy(update={"params": record.params | {"name": name}, "datasets": [part]})
+    record = record.model_copy(update={"reproduce": reproduce.of(record)})
+    seals.seal(folder, runs.digest(record), entry)
+    runs.close(record)
+    return record
 
 
 def finished(output: Path, cache: Path | None = None) -> list[Stored]:

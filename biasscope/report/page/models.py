@@ -69,26 +69,14 @@ def case(row: dict[str, Any]) -> str:
     return "weaker" if abs(second) < abs(first) else "stronger"
 
 
-def stereotyped(data: DatasetPart) -> bool:
-    """Whether the data say which side is a stereotype, or rank by the share of men of occupations; a file of
-    the user's whose sides are `a` and `b` does not.
-    """
-    own = not data.source
-    return data.sides[0] == "the stereotype" or (data.noun == "occupation" and not own)
-
-
 def sentence(pair: Pair) -> str | None:
     """Whether the second model is less stereotyped than the first, with the interval; None: nothing says."""
     row = pair.headline
     if row is None:
         return None
     which, (first, second) = case(row), pair.names
-    start = (CASES if stereotyped(pair.data) else PLAIN)[which]
-    asked = (
-        f"Is {second} less stereotyped than {first}? "
-        if stereotyped(pair.data)
-        else f"{second} beside {first}: "
-    )
+    start = (CASES if pair.data.bias else PLAIN)[which]
+    asked = f"Is {second} less stereotyped than {first}? " if pair.data.bias else f"{second} beside {first}: "
     if which == "untestable":
         few = resampling.few_clusters_note(row["clusters"] or 0, pair.data.noun)
         return f"{asked}{start}: {few or 'the difference has no interval'}."
