@@ -42,11 +42,11 @@ def of_summary(summary: pl.DataFrame) -> str:
 def plain(rows: pl.DataFrame) -> str:
     """Rows of any columns, those that are empty throughout left out, with readable digits."""
     shown = [name for name in rows.columns if rows[name].null_count() < rows.height]
-    cells = (
-        ["" if v is None else number(v) if isinstance(v, float) else str(v) for v in row]
-        for row in rows.select(shown).rows()
-    )
-    return table(shown, list(cells))
+
+    def cell(value: Any) -> str:
+        return number(value) if isinstance(value, float) else "" if value is None else str(value)
+
+    return table(shown, [[cell(value) for value in row] for row in rows.select(shown).iter_rows()])
 
 
 def table(columns: Sequence[str], rows: Iterable[Sequence[str]]) -> str:

@@ -243,7 +243,7 @@ def labelled(name: str | None, model: str) -> str:
 
 
 def renamed(folder: Path, record: runs.RunRecord, name: str, entry: Path) -> runs.RunRecord:
-    """The record of a finished run with its model's new name: written, and sealed in the index and `entry`."""
+    """The record of a finished run with its model's new name: written, sealed in the index and `entry`."""
     part = record.datasets[0].model_copy(update={"path": str(folder)})
     record = record.model_copy(update={"params": record.params | {"name": name}, "datasets": [part]})
     record = record.model_copy(update={"reproduce": reproduce.of(record)})
