@@ -15,7 +15,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
 WARM, COOL = "#c85a1e", "#2864be"
-"""Towards the stereotype and away from it, as in the terminal: told apart by the colour-blind too."""
+"""Towards the first side and away from it, as in the terminal: told apart by the colour-blind too."""
 INK = "#1b1b1f"
 """Text and axes. Replaced by the page's own colour in SVG, so that a figure reads on dark pages too."""
 MUTED, NEUTRAL = "#8a8a94", "#f4f4f2"
@@ -28,7 +28,7 @@ LEFT, RIGHT, BOTTOM, LINE, HEAD = 0.62, 0.12, 0.46, 0.155, 0.26
 """Inches left, right and below the axes, of a line of the title, and around it."""
 TITLE = 44
 """Characters of a line of the title."""
-NAMES = {"nats/SD": "nats per SD of the share of men", "nats": "nats", "share": "share of the total effect"}
+NAMES = {"nats/SD": "nats per SD of the covariate", "nats": "nats", "share": "share of the total effect"}
 """Units as axes and colour bars spell them out."""
 SETTINGS: Any = {
     "font.family": "DejaVu Sans",

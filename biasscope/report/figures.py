@@ -170,7 +170,7 @@ def scatter(rows: pl.DataFrame, *, title: str, axes: tuple[str, str]) -> Figure:
     area.plot([x.min(), x.max()], np.polyval(line, [x.min(), x.max()]), color=COOL, linewidth=1.3)
     if (about := band(x, y)) is not None:
         area.fill_between(about.x, about.low, about.high, color=COOL, alpha=0.18, linewidth=0)
-    area.set(xlabel=axes[0], ylabel=axes[1])
+    area.set(xlabel=canvas.shortened(axes[0], 56), ylabel=canvas.shortened(axes[1], 44))
     area.margins(x=0.04, y=0.1)
     few_numbers(area)
     off = np.argsort(-np.abs(y - np.polyval(line, x)))
@@ -199,7 +199,7 @@ def dots(rows: pl.DataFrame, *, title: str, axis: str, overall: float) -> Figure
     area.axvline(0, color=INK, linewidth=0.8)
     area.axvline(overall, color=MUTED, linewidth=1, linestyle="--")
     area.set_yticks(places, [canvas.shortened(row["group"], 18) for row in shown.iter_rows(named=True)])
-    area.set(ylim=(places[-1] + 0.6, -0.6), xlabel=axis)
+    area.set(ylim=(places[-1] + 0.6, -0.6), xlabel=canvas.shortened(axis, 40))
     few_numbers(area, y=False)
     return drawn.figure
 

@@ -119,9 +119,8 @@ def _named(kind: str, site_map: Map, what: str, rows: pl.DataFrame) -> dict[str,
     passed = f"{rows.filter(schemas.starred()).height} of {rows.height} significant; " if tested else ""
     title = f"{kind} of {site_map.run.model}\n{site_map.run.data.name}, {what}: {site_map.name}"
     unit = rows["unit"][0]
-    colours = (
-        f" Orange: towards {site_map.run.data.sides[0]} with the site replaced." if kind == "Heads" else ""
-    )
+    grows = f"towards {site_map.run.data.sides[0]}" if rows["statistic"][0] == "mean" else "the slope grows"
+    colours = f" Orange: {grows} when it is replaced." if kind == "Heads" else ""
     colours += " Grey: not measured." if kind == "Heads" and site_map.partial else ""
     says = f"Run {site_map.run.key}: {passed}largest: {top} {unit}.{colours}"
     return {"says": says, "title": title, "unit": unit}

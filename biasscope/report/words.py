@@ -10,26 +10,25 @@ from biasscope.engine import schemas
 from biasscope.engine.schemas import NONE, TOTAL, number
 from biasscope.engine.statistics import resampling
 from biasscope.engine.statistics.cells import SITE
+from biasscope.engine.statistics.resampling import plural
 from biasscope.engine.store.seals import Seal
-from biasscope.engine.types import Site
+from biasscope.engine.types import SOURCES, Site
 from biasscope.report import reliability
 from biasscope.report.page.gather import Gathered, Map, Part, ReportRun
 from biasscope.report.page.verdict import headline, of
 
-LIMITS = (
+EDITED = (
     "Where a bias could be edited: a site whose replacement changes a score need not be the place to change "
-    "it (Hase et al. 2023).",
-    "That a model is free of bias: a score that is lower, or not shown to differ from 0, is about these "
-    "sentences only.",
-    "What the data cannot show: StereoSet's pairs have been criticised as a measure of stereotyping "
-    "(Blodgett et al. 2021; Pikuliak et al. 2023), its fillers differ in frequency so that 0 is not "
-    "“unbiased”, and WinoGender asks for two pronouns in English.",
-    "Other groups: intervals are over the terms and occupations of the data, as if they were drawn from more "
-    "of their kind.",
-    "A neutral point: a twin has stereotypes of its own; a patched effect is what is specific to the term "
-    "against another of its class.",
+    "it (Hase et al. 2023)."
 )
-"""What no run of this program shows."""
+FREE = (
+    "That a model is free of bias: a score that is lower, or not shown to differ from 0, is about these "
+    "sentences only."
+)
+NEUTRAL = (
+    "A neutral point: a twin has stereotypes of its own; a patched effect is what is specific to a group "
+    "against another of its class."
+)
 NAMED = 4
 """Sites named in a sentence."""
 
@@ -55,6 +54,23 @@ def command(name: str, part: Part, more: str = "") -> str:
     """The command that would measure what is missing."""
     call = ["biasscope", name, "--model", part.model_option, "--dataset", part.data.name]
     return shlex.join(call) + more
+
+
+def limits(parts: Sequence[Part]) -> list[str]:
+    """What these runs do not show: of all, of their data, of their groups, and where nothing is testable."""
+    caveats = {part.data.name: part.data.source.get("caveat") for part in parts}
+    of_data = dict.fromkeys(caveat for caveat in caveats.values() if caveat)
+    nouns = " and ".join(dict.fromkeys(plural(part.data.noun) for part in parts))
+    others = (
+        f"Others than these: intervals are over the {nouns} of the data, as if drawn from more of their kind."
+    )
+    twins = any(SOURCES[m.source].twin for part in parts for m in part.maps)
+    lines = [EDITED, FREE, *of_data, others, *([NEUTRAL] if twins else [])]
+    for part in parts:
+        groups = max((m.groups for m in part.maps), default=0)
+        note = resampling.few_clusters_note(groups, part.data.noun) if groups else None
+        lines += [f"{part.name}: where is not testable, {note}."] if note else []
+    return lines
 
 
 def not_sealed(gathered: Gathered) -> str:
@@ -127,7 +143,7 @@ def where(part: Part) -> str:
     """Which heads of the first map change the number when they are replaced, without their numbers."""
     site_map = next((m for m in part.shown if m.sites("z").height), None)
     if site_map is None:
-        return "Not measured; the command for it stands below."
+        return "Not measured."
     if few := resampling.few_clusters_note(site_map.groups, "group"):
         return f"Not testable, {few} (run {site_map.run.key})."
     passed, every = significant(site_map), site_map.sites("z").height

@@ -119,7 +119,9 @@ def every(layers: int, heads: int) -> dict[str, object]:
         "scatter": figures.scatter(
             people(60), title=LONG, axes=("a covariate with a name, %", "target, nats: towards “he”")
         ),
-        "dots": figures.dots(means(60), title=LONG, axis="target, nats: towards “he”", overall=0.3),
+        "dots": figures.dots(
+            means(60), title=LONG, axis="target, nats: towards the gender that the noun has", overall=0.3
+        ),
         "overview": figures.overview(names, title=LONG, unit="nats/SD"),
         "agreement": figures.agreement(letters, shared, top=10, title=LONG),
     }

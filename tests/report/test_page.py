@@ -163,8 +163,8 @@ def test_two_models_stand_side_by_side_on_one_scale(copy: Path, tmp_path: Path):
     assert "planted-single, occupations" in first and "planted-graded, occupations" in first
     assert "Clean models on occupations" in text and "By relative depth" in text
     assert (
-        "; biasscope probe --model planted:graded --dataset occupations" in text
-        and text.count("Not measured for planted-graded: ") == 1
+        "; `biasscope probe --model planted:graded --dataset occupations`" in text
+        and text.count("*Not measured for planted-graded:*") == 1
     )
     page = (copy / "report.html").read_text()
     assert page.count('<section class="verdict">') == 2 and 'id="heads-planted-graded-occupations' in page

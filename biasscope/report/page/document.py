@@ -2,7 +2,9 @@
 
 import itertools
 import sys
+import webbrowser
 from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -13,12 +15,11 @@ from biasscope.console import Screen
 from biasscope.engine.errors import UsageError
 from biasscope.engine.schemas import NONE
 from biasscope.engine.settings import Format
-from biasscope.engine.statistics import resampling
 from biasscope.engine.store import files, shards
 from biasscope.engine.store.reproduce import relative
 from biasscope.engine.store.seals import DEPTH
 from biasscope.report import circuits, comparison, figures, formats, probes, sites, tables, words
-from biasscope.report.page import blocks, first_screen, glossary, views
+from biasscope.report.page import blocks, card, chromium, first_screen, glossary, views
 from biasscope.report.page.blocks import (
     Block,
     Section,
@@ -33,10 +34,35 @@ from biasscope.report.tables import Table
 from biasscope.report.words import clean
 
 
-def write(gathered: Gathered, out: Path, chosen: Format | None, *, quiet: bool) -> None:
-    """Write the report, then what it used to stdout. PartialError where runs could not be read."""
+@dataclass(frozen=True)
+class Extras:
+    """What is wanted beside Markdown and page."""
+
+    pdf: bool = False
+    card: bool = False
+    open: bool = False
+
+
+def write(
+    gathered: Gathered, out: Path, chosen: Format | None, extras: Extras = Extras(), *, quiet: bool
+) -> None:
+    """Write the report and the extras, then what it used to stdout.
+
+    UsageError: no browser that prints. PartialError where runs could not be read.
+    """
+    program = chromium.check() if extras.pdf else ""
     written, gallery = save(gathered, out)
-    _say(gathered, gallery, written, chosen, Screen(quiet=quiet))
+    page = written[-1]
+    if extras.pdf:
+        written.append(out.with_suffix(".pdf"))
+        files.write_bytes(written[-1], chromium.pdf(program, page, _title(gathered)))
+    if extras.card:
+        written.append(out.with_name(f"{out.stem}_card.md"))
+        files.write_bytes(written[-1], card.write(gathered).encode())
+    screen = Screen(quiet=quiet)
+    _say(gathered, gallery, written, chosen, screen)
+    if extras.open and not webbrowser.open(page.resolve().as_uri()):
+        screen.warn(f"no browser could be started; open {page}")
     gathered.check()
 
 
@@ -47,7 +73,7 @@ def save(gathered: Gathered, out: Path) -> tuple[list[Path], Gallery]:
     files.check_writable(out.parent)
     several = len({part.model for part in gathered.parts}) > 1
     gallery = Gallery(out.parent / f"{out.stem}_figures", several)
-    given: dict[str, Any] = {"title": _title(gathered), "lead": _lead(gathered)}
+    given: dict[str, Any] = {"title": _title(gathered), "lead": _lead(gathered), "cover": _cover(gathered)}
     content = sections(gathered, gallery)
     given |= {"sections": content, "folder": gallery.folder.name}
     page = out.with_suffix(".html")
@@ -58,6 +84,17 @@ def save(gathered: Gathered, out: Path) -> tuple[list[Path], Gallery]:
     files.write_bytes(page, blocks.render("html", **given).encode())
     gallery.sweep()
     return [out, page], gallery
+
+
+def _cover(gathered: Gathered) -> list[tuple[str, str]]:
+    """What stands on the first sheet of a print: models with their weights, data, runs."""
+    models = {run.record.model.digest: run.model for run in gathered.used if run.record.model}
+    lines = [("Model", f"{name}, weights sha256 {digest[:16]}") for digest, name in models.items()]
+    names = dict.fromkeys(part.data.name for part in gathered.parts)
+    created = sorted(run.record.created[:10] for run in gathered.used)
+    span = created[0] if created[0] == created[-1] else f"{created[0]} to {created[-1]}"
+    made = f"{len(gathered.used)} runs of {span}, biasscope {__version__}"
+    return [*lines, ("Data", ", ".join(names)), ("Measured", made)]
 
 
 def _title(gathered: Gathered) -> str:
@@ -126,23 +163,23 @@ def sections(gathered: Gathered, gallery: Gallery) -> list[Section]:
         ):
             if shown := list(make(parts, gallery)):
                 content.append(Section(f"{title}: {dataset}", shown, level=3))
-        content[-1].blocks.extend(missing(text) for part in parts if (text := _unmeasured(part)))
+        content[-1].blocks.extend(block for part in parts for block in _unmeasured(part))
     content += [*comparison.agreement(gathered, gallery), _limits(gathered)]
     return [*content, *_glossary(content), _again(gathered)]
 
 
-def _unmeasured(part: Part) -> str:
-    """The commands that would measure what is missing, in a line; empty where nothing is."""
+def _unmeasured(part: Part) -> Iterator[Block]:
+    """A line with the commands that would measure what is missing; none where nothing is."""
     options = " --method exact --components resid_post --positions term,between,readout"
     lacking = {
         words.command("baseline", part): part.baseline is None,
         words.command("patch", part, " --method exact"): not part.maps,
         words.command("patch", part, options): not part.along,
         words.command("probe", part): not part.probes,
-        "biasscope circuit --from RUN (a run of ablate or patch)": not part.circuits,
+        "biasscope circuit --from RUN": not part.circuits and bool(part.maps),
     }
-    commands = [command for command, missing in lacking.items() if missing]
-    return f"Not measured for {part.model}: {'; '.join(commands)}" if commands else ""
+    if commands := [command for command, missing in lacking.items() if missing]:
+        yield Block("unmeasured", f"Not measured for {part.model}:", commands)
 
 
 def _glossary(content: Sequence[Section]) -> Iterator[Section]:
@@ -156,7 +193,7 @@ def _overview(parts: Sequence[Part], gallery: Gallery) -> Iterator[Block]:
     rows = [{"name": part.model, **row} for part in parts if (row := clean(part))]
     rows = [{name: row[name] for name in ("name", "estimate", "ci_low", "ci_high", "unit")} for row in rows]
     if rows and len(parts) > 1:
-        says = ": " + "; ".join(f"{row['name']} {words.interval(row, row['unit'])}" for row in rows)
+        says = "; ".join(f"{row['name']} {words.interval(row, row['unit'])}" for row in rows)
         named: Any = {"title": f"Clean models on {parts[0].data.name}", "unit": rows[0]["unit"]}
         yield from pictures([gallery.picture("clean-models", figures.overview, rows, says, **named)])
 
@@ -170,12 +207,7 @@ def _clean(parts: Sequence[Part], gallery: Gallery) -> Iterator[Block]:
 
 
 def _limits(gathered: Gathered) -> Section:
-    lines = list(words.LIMITS)
-    for part in gathered.parts:
-        groups = max((m.groups for m in part.maps), default=0)
-        note = resampling.few_clusters_note(groups, "term") if groups else None
-        lines += [f"{part.name}: not testable, {note}."] if note else []
-    blocks = [bullets(lines)]
+    blocks = [bullets(words.limits(gathered.parts))]
     # what was left out, and why, stands with how to repeat it; minimal sets have their own sentence
     elsewhere = ("examples dropped", "minimal set")
     said = dict.fromkeys(f"{run.model}: {text}" for run in gathered.used for text in run.record.warnings)

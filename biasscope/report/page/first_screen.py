@@ -1,7 +1,7 @@
 """The first screen: a verdict for each model and data set, with its picture, where, how certain, what not."""
 
 from collections.abc import Iterator, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from typing import Any
 
 import polars as pl
@@ -29,25 +29,26 @@ FREQUENCY = "Words that are compared differ in frequency, so an even number is n
 def sections(gathered: Gathered, gallery: Gallery) -> Iterator[Section]:
     """A short overview where there are several, then a verdict for each model and data set."""
     parts = gathered.parts
+    found = [(part, of(part)) for part in parts]
     if len(parts) == 1:
-        yield Section("What was found", [_block(parts[0], parts, gallery, LIMITS)])
+        yield Section("What was found", [_block(*found[0], _Beside(parts, gallery), LIMITS)])
         return
-    overview = Block("table", "wide", table=_overview(parts))
+    overview = Block("table", "wide", table=_overview(found))
     yield Section("What was found", [overview, Block("limits", NOT_SHOWN, [LIMITS])])
-    for part in parts:
-        beside = [other for other in parts if other.data.name == part.data.name]
-        yield Section(part.name, [_block(part, beside, gallery)], level=3)
+    for part, judged in found:
+        beside = _Beside([other for other in parts if other.data.name == part.data.name], gallery)
+        yield Section(part.name, [_block(part, judged, beside)], level=3)
 
 
-def _overview(parts: Sequence[Part]) -> Table:
+def _overview(found: Sequence[tuple[Part, Verdict | None]]) -> Table:
     """One line a model and data set: what was found, how strong, where."""
     rows = []
-    for part in parts:
-        judged, first = of(part), next(iter(part.shown), None)
-        found = "not measured" if judged is None else judged.title
+    for part, judged in found:
+        first = next(iter(part.shown), None)
+        says = "not measured" if judged is None else judged.title
         strong = NONE if judged is None or judged.row["estimate"] is None else odds(judged.row)
         where = "not measured" if first is None else words.short_sites(first)
-        rows.append([part.name, found, strong, where])
+        rows.append([part.name, says, strong, where])
     return Table("", ["model, data", "verdict", "odds [95 %]", "where"], [rows], [])
 
 
@@ -57,11 +58,19 @@ def of(part: Part) -> Verdict | None:
     return None if run is None else verdict.of(run.summary, run.data, run.folder)
 
 
-def _block(part: Part, beside: Sequence[Part], gallery: Gallery, limits: str = "") -> Block:
+@dataclass(frozen=True)
+class _Beside:
+    """What pictures of one part share: the parts on one scale with it, and where they are drawn."""
+
+    parts: Sequence[Part]
+    gallery: Gallery
+
+
+def _block(part: Part, judged: Verdict | None, beside: _Beside, limits: str = "") -> Block:
     """The verdict of one part, with its two pictures and what no run shows."""
-    judged, first = of(part), sites.first(part)
-    drawn = [] if judged is None else [picture for picture in [_groups(part, judged, gallery)] if picture]
-    drawn += [] if first is None else [sites.heat_map(first, beside, gallery)]
+    first, groups = sites.first(part), None if judged is None else _groups(part, judged, beside.gallery)
+    drawn = [] if groups is None else [groups]
+    drawn += [] if first is None else [sites.heat_map(first, beside.parts, beside.gallery)]
     points = [("Where", words.where(part)), ("How certain", _certain(part, judged, first))]
     even = judged is not None and not judged.slope and judged.data.bias and judged.data.compares == "words"
     if limits := " ".join([limits] * bool(limits) + [FREQUENCY] * bool(even)):
@@ -76,7 +85,7 @@ def _certain(part: Part, judged: Verdict | None, first: Map | None) -> str:
     """The number with its interval, and whether the first heads come up again in other groups."""
     lines = []
     if judged is not None and part.baseline is not None:
-        about = f", of {plural(judged.data.noun)} like these" if judged.row["ci_low"] is not None else ""
+        about = f", for {plural(judged.data.noun)} like these" if judged.row["ci_low"] is not None else ""
         lines.append(f"{judged.nats} (run {part.baseline.key}){about}.")
     if first is not None and (again := reliability.repeated(first)):
         text = f"Of the {again.top} strongest heads {again.shared:.0f} come up again in half of the groups"
@@ -101,7 +110,13 @@ def _groups(part: Part, judged: Verdict, gallery: Gallery) -> Picture | None:
         axes = f"{covariate}{f', {unit}' if unit else ''}", axis
         picture = gallery.picture(name, figures.scatter, rows, says, title=title, axes=axes)
         return replace(picture, view=f"{run.key}-groups", points=points)
-    says = f"Run {run.key}: means of {judged.means.height} {plural(data.noun)}, each with the 95 % interval "
-    says += "over its own texts; dashed: the mean of all."
+    ends = (
+        ", each with the 95 % interval over its own texts"
+        if judged.means["ci_low"].is_not_null().any()
+        else ""
+    )
+    says = (
+        f"Run {run.key}: means of {judged.means.height} {plural(data.noun)}{ends}; dashed: the mean of all."
+    )
     named: Any = {"title": title, "axis": axis, "overall": judged.row["estimate"] or 0.0}
     return gallery.picture(name, figures.dots, judged.means, says, **named)

@@ -8,6 +8,8 @@ MOST = 50.0
 """Nats beyond which the odds say nothing more."""
 LARGEST = 1000.0
 """Odds above this are said to be more."""
+LEAST = 0.01
+"""Odds below this are said to be less."""
 
 
 def odds(row: Mapping[str, Any]) -> str:
@@ -30,4 +32,6 @@ def times(nats: float) -> str:
     value = math.exp(max(-MOST, min(nats, MOST)))
     if value > LARGEST:
         return f"more than {LARGEST:.0f}"
+    if value < LEAST:
+        return f"less than {LEAST}"
     return f"{value:.2f}" if value < 1.195 else f"{value:.1f}" if value < 9.95 else f"{value:.0f}"

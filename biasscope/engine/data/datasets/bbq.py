@@ -33,6 +33,7 @@ ORIGIN = Origin(
     credit="Parrish, Chen, Nangia, Padmakumar, Phang, Thompson, Htut, Bowman (2022), BBQ: A hand-built bias "
     "benchmark for question answering",
     licence="CC BY 4.0",
+    caveat="BBQ's questions were written for the United States; a model that does not read them has 0.",
     host="raw",
     url="https://github.com/nyu-mll/BBQ",
     repo="nyu-mll/BBQ",

@@ -33,6 +33,8 @@ ORIGIN = Origin(
     credit="Névéol, Dupont, Bezançon, Fort (2022), French CrowS-Pairs, after Nangia, Vania, Bhalerao, Bowman "
     "(2020), CrowS-Pairs",
     licence="CC BY-SA 4.0",
+    caveat="CrowS-Pairs has been criticised as a measure of stereotyping (Blodgett et al. 2021); the "
+    "revision mends many of its pairs, not all.",
     host="raw",
     url="https://github.com/shijing001/bayes_factor_bias_detection",
     repo="shijing001/bayes_factor_bias_detection",

@@ -23,6 +23,7 @@ ORIGIN = Origin(
         "after US Bureau of Labor Statistics 2015/16 and Bergsma and Lin (2006)"
     ),
     licence="as biasscope; the percentages are facts",
+    caveat="The sentences ask for two pronouns, in English, of people who are named by an occupation alone.",
     host="package",
 )
 HERE = Path(__file__).parent

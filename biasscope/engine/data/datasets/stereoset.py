@@ -30,6 +30,8 @@ ORIGIN = Origin(
     name="stereoset",
     credit="Nadeem, Bethke, Reddy (2021), StereoSet: Measuring stereotypical bias in pretrained "
     "language models",
+    caveat="StereoSet's pairs have been criticised as a measure of stereotyping (Blodgett et al. 2021; "
+    "Pikuliak et al. 2023), and its fillers differ in frequency, so that 0 is not “unbiased”.",
     licence="CC BY-SA 4.0",
     host="hub",
     url="https://huggingface.co/datasets/McGill-NLP/stereoset",

@@ -33,6 +33,7 @@ ORIGIN = Origin(
     credit="Zhao, Wang, Yatskar, Ordonez, Chang (2018), Gender bias in coreference resolution: "
     "evaluation and debiasing methods",
     licence="MIT, Copyright (c) 2020 Natural Language Processing @UCLA",
+    caveat="WinoBias asks for two pronouns, in English, of people who are named by an occupation alone.",
     host="raw",
     url="https://github.com/uclanlp/corefBias",
     repo="uclanlp/corefBias",
