@@ -25,6 +25,8 @@ ROOT = Path(__file__).parents[2]
 LIMIT = 24
 UNITS = 40
 """Of the run of so many examples that is disturbed here: 10 row blocks × the tiny model's 4 layers."""
+BLOCKS = 10
+"""Row blocks of its prompts, whose attention is a unit each."""
 
 
 @dataclass
@@ -221,7 +223,7 @@ def test_eight_processes_on_one_run_measure_every_unit_once(lab, unbroken):
     assert [lab.end(pid) for pid in pids] == [0] * 8, lab.said
     assert (
         lab.measured == UNITS
-        and len((lab.journal().folder / "journal.jsonl").read_bytes().splitlines()) == UNITS + 4
+        and len((lab.journal().folder / "journal.jsonl").read_bytes().splitlines()) == UNITS + BLOCKS + 5
     )
     assert all(lab.tables(f"r{i}") == unbroken.tables() for i in range(8))
 
