@@ -55,7 +55,8 @@ def runs(
         return formats.record(record, tables.record(record), shown.seal, chosen)
     stored = cache.finished(output_dir, cache_dir)
     models = cache.models(stored)
-    rows = [_row(each, models[each.folder]) for each in stored]
+    names = cache.names(stored)
+    rows = [_row(each, models[each.folder]) | {"name": names.get(each.model)} for each in stored]
     columns = ["run", "command", "model", "dataset", "how", "created"]
     cells = [[*(str(row[name]) for name in columns[:-1]), _minute(row["created"])] for row in rows]
     for cell, row in zip(cells, rows, strict=True):
@@ -71,7 +72,7 @@ def _row(stored: "Stored", model: str) -> dict[str, Any]:
     row: dict[str, Any] = {"run": key, "command": command, "model": model, "dataset": dataset}
     if record is None:
         how = "edited" if stored.seal is Seal.EDITED else "damaged or older"
-        row |= {"how": how, "created": None, "used": None, "layers": None, "limit": None, "name": None}
+        row |= {"how": how, "created": None, "used": None, "layers": None, "limit": None}
     else:
         params = record.params
         told = [str(params[n]) for n in ("method", "source", "direction", "task", "site") if params.get(n)]
@@ -82,7 +83,7 @@ def _row(stored: "Stored", model: str) -> dict[str, Any]:
         ]
         told += ["--adaptive"] if params.get("adaptive") else []
         row |= {"how": " ".join(told), "created": record.created, "used": record.datasets[0].used}
-        row |= {"layers": params.get("layers"), "limit": params.get("limit"), "name": record.name or None}
+        row |= {"layers": params.get("layers"), "limit": params.get("limit")}
     return {**row, "intact": record is not None, "seal": stored.seal, "path": str(stored.folder)}
 
 

@@ -96,6 +96,14 @@ def test_the_sentence_answers_in_the_table_and_rows_fit_the_other_formats(two_mo
     assert set(rows["first"]) == {run.name for run in two_models.glob("checkpoint-100/*/*/*")}
 
 
+def test_a_report_keeps_two_checkpoints_of_one_name_apart_and_answers(two_models, tmp_path):
+    biasscope("report", "-o", two_models, "--out", tmp_path / "r.md", "--cache-dir", two_models / "no")
+    text = (tmp_path / "r.md").read_text(encoding="utf-8")
+    section = text.split("### Between models: occupations")[1].split("\n#")[0]
+    assert re.search(r"Is checkpoint-100·\w{4} less stereotyped than checkpoint-100\? Yes", section)
+    assert "effects of sites that differ most" in section and section.count("A: checkpoint-100, run") == 2
+
+
 def test_a_run_beside_a_copy_of_itself_is_the_same(two_models, tmp_path):
     (run,) = two_models.glob("checkpoint-100/*/baseline/*")
     copy = tmp_path / "m" / "occupations" / "baseline" / run.name

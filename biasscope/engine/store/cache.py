@@ -229,12 +229,17 @@ def models(stored_runs: Collection[Stored]) -> dict[Path, str]:
         (run for run in stored_runs if run.record), key=lambda run: run.record.created if run.record else ""
     )
     called = seals.distinct(run.model for run in order)
-    # the newest --name of a model is that of all its runs
-    labels = {run.model: run.record.name for run in order if run.record and run.record.name}
+    labels = names(stored_runs)
     return {
         run.folder: labelled(labels.get(run.model), called.get(run.model, run.model[0]))
         for run in stored_runs
     }
+
+
+def names(stored_runs: Collection[Stored]) -> dict[tuple[str, str], str]:
+    """Model → what the user calls it: the newest --name of any of its runs is that of all."""
+    named = sorted((run.record.created, run.model, run.record.name) for run in stored_runs if run.record)
+    return {model: name for _, model, name in named if name}
 
 
 def labelled(name: str | None, model: str) -> str:
