@@ -201,13 +201,14 @@ def test_figures_report_load_and_compare_take_a_run(ablated, places, tmp_path):
         and ablated.plot("mlp_out").figure.axes
     )
     other = bs.ablate("planted:single", "occupations", limit=12, source="zero", **places)
-    pairs = bs.compare(ablated, other)
-    assert pairs["first"][0] == ablated.key and pairs["shared"].max() <= 10
+    compared = bs.compare(ablated, other)
+    assert compared.agreement["first"][0] == ablated.key and compared.agreement["shared"].max() <= 10
+    assert compared.differences.is_empty() and "top shared" in compared._repr_html_()
     page = bs.report([ablated], tmp_path / "page.html")
     assert page == tmp_path / "page.html" and ablated.key in page.read_text(encoding="utf-8")
     loaded = bs.load(ablated.key, **{name: places[name] for name in ("output_dir", "cache_dir")})
     assert loaded.summary.equals(ablated.summary) and loaded.reliability.equals(ablated.reliability)
-    with pytest.raises(UsageError, match="has no table 'twins'; it has: effects"):
+    with pytest.raises(UsageError, match="has no table 'twins'; it has: covariates, effects"):
         loaded.table("twins")
 
 

@@ -33,14 +33,18 @@ BIASED = SMALL.replace("tiny-gpt2", "planted:single")
 """A circuit needs something to share out."""
 COMMANDS = {
     "ablate": f"ablate {BIASED} --source all --layers 1",
+    "ask": "ask 'The nurse said that' he she -m planted:single --device cpu --cache-dir cache",
     "baseline": f"baseline {SMALL}",
     "cache": "cache ls --cache-dir cache",
     "check": "check occupations",
     "circuit": f"circuit --from {{ablate}} --sizes 1,2 {KEPT}",
     "compare": "compare {ablate} {patch} -o results",
+    "datasets": "datasets ls",
     "download": f"download {' '.join(download.names())} --from {{data}} --data-dir data",
     "encode": f"encode {SMALL}",
+    "env": "env",
     "example-prompts": "example-prompts",
+    "models": "models ls",
     "pairs": f"pairs {SMALL}",
     "patch": f"patch {BIASED} --components z,mlp_out",
     "probe": f"probe {SMALL} --split holdout --site z",

@@ -19,6 +19,9 @@ SCORES = pl.Schema(
 )
 """One row per example and metric of the clean model."""
 
+SUBSETS = pl.Schema({"example_id": pl.String, "subset": pl.String})
+"""One row per example of each selection that has rows of its own in a baseline's SUMMARY, "all" left out."""
+
 TRIPLES = pl.Schema(
     {"split": pl.String, "example_id": pl.String, "group": pl.String, "bias_type": pl.String}
     | {"stereo": pl.Float64, "anti": pl.Float64, "unrelated": pl.Float64}
@@ -136,6 +139,20 @@ interval is less sure ("unequal groups", "skewed values"). recovered = estimate 
 total effect, with its 95 % interval; null unless the source is a twin and the interval of the total leaves
 out 0. specificity: see `statistics.comparison`.
 """
+
+DIFFERENCES = pl.Schema(
+    {"dataset": pl.String, "subset": pl.String, "method": pl.String, "source": pl.String}
+    | {"metric": pl.String, "statistic": pl.String, "unit": pl.String}
+    | _SITE
+    | {"n": pl.Int64, "clusters": pl.Int64, "first_estimate": pl.Float64, "second_estimate": pl.Float64}
+    | {"estimate": pl.Float64, "ci_low": pl.Float64, "ci_high": pl.Float64}
+    | {"p": pl.Float64, "p_family": pl.Float64, "q": pl.Float64, "carried_by": pl.String}
+    | {"caution": pl.String}
+)
+"""One row per statistic (and site) that two runs both have: estimate = the second's − the first's, paired."""
+
+COVARIATES = pl.Schema({"group": pl.String, "name": pl.String, "key": pl.String, "value": pl.Float64})
+"""One row per group and covariate of a run's data, that which slopes are on first."""
 
 RELIABILITY = pl.Schema(
     {"model": pl.String, "dataset": pl.String, "method": pl.String, "source": pl.String, "metric": pl.String}

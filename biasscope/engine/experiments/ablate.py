@@ -45,6 +45,7 @@ def ablate(
     own["by"] = by if top and not adaptive else None
     own |= {"given": given, "adaptive": adaptive, "miss": miss if adaptive else None, "control": control}
     run = session.start("ablate", settings, own, voice)
+    selection.early(session.shape(run), gone, chosen)
     choice = {name: own[name] for name in ("top", "by", "adaptive", "miss")}
     choice |= {"heads": chosen.heads, "layers": chosen.layers, "given": list(map(str, gone))}
     facts = datasets.load(control, settings.data_dir) if control else None

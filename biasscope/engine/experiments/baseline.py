@@ -24,6 +24,7 @@ def baseline(
     gone = selection.parse_sites("--given", given) if given else ()
     rows = {"group_by": group_by} if group_by else {}
     run = session.start("baseline", settings, ({"given": given} if given else {}) | rows, voice)
+    selection.early(session.shape(run), gone)
     if group_by:
         _check_column(group_by, run.datasets)
     for each in scan.scans(run, **selection.in_identity(gone), **rows):
@@ -49,6 +50,7 @@ def baseline(
                     triples, model=run.slug, dataset=name, seed=settings.seed, metric=metric
                 )
                 summary = pl.concat([scored, summary])
+            each.put("subsets", statistics.subsets(measured, group_by))
         each.save(summary)
     return run.finish()
 

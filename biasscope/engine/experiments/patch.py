@@ -43,9 +43,10 @@ def patch(
         )
     if method == "exact" and (steps or calibrate):
         raise UsageError("--steps and --calibrate are about estimates: they need --method attribution")
+    wanted = selection.Choice.parse(None, layers)
     where = {
         "components": selection.parse_words("--components", components, COMPONENTS),
-        "layers": selection.Choice.parse(None, layers).layers,
+        "layers": wanted.layers,
         "positions": selection.parse_words("--positions", positions, POSITIONS),
     }
     gone = selection.parse_sites("--given", given) if given else ()
@@ -56,6 +57,7 @@ def patch(
         | ({"given": given} if given else {})
     )
     run = session.start("patch", settings, options, voice)
+    selection.early(session.shape(run), gone, wanted)
     for dataset in run.datasets:
         if source == "corrupt" and dataset.rule == "none":
             raise UsageError(f"{dataset.name} has no counterfactual twins; take --source mean")

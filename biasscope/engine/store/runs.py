@@ -110,6 +110,11 @@ class RunRecord(Strict):
     datasets: list[DatasetPart]
 
     @property
+    def name(self) -> str:
+        """What the user calls its model (--name); empty where they do not."""
+        return str(self.params.get("name") or "")
+
+    @property
     def given(self) -> str:
         """What was replaced all the while, as a clause of a title; empty where nothing was."""
         sites = self.params.get("given")
