@@ -146,8 +146,8 @@ def strongest(site_map: Map, part: Part) -> Table:
         body.append([words.site(row), tables.interval(row), probability(row["p_family"]), *more])
     columns = ["site", f"{site_map.statistic} [95 %], {site_map.unit}", "p_family", *values]
     notes = [*schemas.legend(top.to_dicts()), *(COLUMNS[name] for name in values)]
-    if all(m.ranked["specificity"].is_null().all() for m in part.maps):
-        notes.append(f"no specificity: {words.command('ablate', part, ' --control definitional')}")
+    if part.data.covariate and all(m.ranked["specificity"].is_null().all() for m in part.maps):
+        notes.append(f"no specificity (of prompts about gender): {words.command('ablate', part, ' --control definitional')}")
     title = f"Strongest sites, {part.name}: {site_map.name} (run {site_map.run.key})"
     return Table(title, columns, [body], notes)
 
