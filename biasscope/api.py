@@ -186,7 +186,7 @@ def compare(*compared: Run | str, top: int = 10, output_dir: Where = DEFAULTS.ou
 
     As `biasscope compare`; a table in a notebook. DataError where no two of the runs can be compared.
     """
-    from biasscope.engine.experiments import compare as experiments
+    from biasscope.report import rankings as experiments
 
     names, folder = _names(compared), Path(output_dir)
     rankings, used = experiments.rankings(names, folder)

@@ -41,7 +41,7 @@ def ask(
     """Ask one prompt: which of two continuations is likelier, after its twin too, and which heads do it."""
     from biasscope.console import Screen
     from biasscope.engine.experiments import ask as experiment
-    from biasscope.report import ask as report
+    from biasscope.report.prompt import ask as report
 
     settings = options.Measure(
         model=model,

@@ -45,7 +45,7 @@ def check(
     Exit code 4 where records cannot be used.
     """
     from biasscope.engine.experiments import check as experiment
-    from biasscope.report import check as report
+    from biasscope.report.prompt import check as report
 
     facts, refused = experiment.check(
         options.Measure(

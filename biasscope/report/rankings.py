@@ -1,4 +1,4 @@
-"""The steps of `compare`: the rankings of the named runs. Measures nothing and loads no model."""
+"""The rankings of named runs, for `compare` and the API. Measures nothing and loads no model."""
 
 from collections.abc import Sequence
 from pathlib import Path
