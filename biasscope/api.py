@@ -54,8 +54,8 @@ def _voice(progress: bool | None) -> Voice:
 def _settings(model: Any, dataset: Any, given: Mapping[str, Any]) -> Measure:
     """The settings as a command would have them, and what is in memory beside them."""
     values = dict(given)
-    for name in ("data_dir", "cache_dir", "output_dir"):
-        if name in values:
+    for name in ("data_dir", "cache_dir", "output_dir", "edit"):
+        if values.get(name) is not None:
             values[name] = Path(values[name]).expanduser()
     if "dtype" in values:
         values["dtype"] = Dtype(_option("dtype", Literal[tuple(Dtype)], values["dtype"]))

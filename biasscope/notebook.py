@@ -166,7 +166,7 @@ class Run:
         prompt = next((e.prompt for e in self._examples() if e.id == example), None)
         if prompt is None:
             raise UsageError(f"the run has no example '{example}'; the ids are in run.effects['example_id']")
-        lm = self._held.lm or self._load()
+        lm = self._edited(self._held.lm or self._load())
         ids = tokens.encode(lm, prompt)
         weights, words = forward.attention(lm, ids, head), [lm.tokenizer.decode([i]) for i in ids]
         named = [f"{i} {word}" for i, word in enumerate(words)]
@@ -221,6 +221,14 @@ class Run:
         )
         self._held = replace(self._held, lm=forward.check_packing(lm))
         return self._held.lm
+
+    def _edited(self, lm: "LM") -> "LM":
+        """The model with the run's edit, if it had one."""
+        from biasscope.engine.experiments import session
+        from biasscope.engine.model import recipe
+
+        edit = self.record.params.get("edit")
+        return session.edited(lm, recipe.read(Path(edit))) if edit else lm
 
     def _sites(self) -> str:
         ranked = self.effects.select("component").unique().sort("component")["component"].to_list()

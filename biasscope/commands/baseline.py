@@ -40,8 +40,9 @@ def baseline(
     from biasscope.engine.experiments import baseline as experiment
     from biasscope.report import formats
 
-    if predictions is not None and given is not None:
-        raise UsageError("--given does not go with --predictions: no model is loaded that could be edited")
+    if predictions is not None and (given is not None or o.edit is not None):
+        option = "--edit" if given is None else "--given"
+        raise UsageError(f"{option} does not go with --predictions: no model is loaded that could be edited")
     if predictions is not None and group_by is not None:
         raise UsageError("--group-by does not go with --predictions, whose rows are StereoSet's")
     voice = Screen(o.quiet, o.verbose)

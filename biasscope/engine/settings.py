@@ -108,6 +108,7 @@ class Measure:
     skip_invalid: bool = False
     no_space: bool = False
     max_memory: str | None = None
+    edit: Path | None = None
     cache_dir: Path = Path(platformdirs.user_cache_dir("biasscope", appauthor=False))
     no_cache: bool = False
     fresh: bool = False
@@ -129,6 +130,8 @@ class Measure:
     def resolved(self) -> dict[str, Any]:
         """The settings as the record shows them; how the result was printed is no part of it."""
         values = {f.name: getattr(self, f.name) for f in fields(self) if f.name not in UNRECORDED}
+        if self.edit is None:  # what most runs do not have stands in no record
+            del values["edit"]
         return {name: str(value) if isinstance(value, Path) else value for name, value in values.items()}
 
 

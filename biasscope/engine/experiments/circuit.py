@@ -132,6 +132,8 @@ def find(o: Measure, name: str) -> RankedRun:
     source = next(name for name in SOURCES if name in available)
     taken = {name: params[name] for name in TAKEN if name in params} | {"dtype": Dtype(params["dtype"])}
     taken |= {"model": params["model"], "data_dir": Path(params["data_dir"])}
+    if o.edit is None and "edit" in params:
+        taken["edit"] = Path(params["edit"])
     options = replace(o, dataset=[_dataset(record)], **taken)
     twins = folder / "twins.parquet"
     partners = cells.partners(pl.read_parquet(twins)) if twins.is_file() else {}

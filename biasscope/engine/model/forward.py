@@ -27,8 +27,10 @@ Hook = Callable[[Tensor], Tensor | None]
 class Put:
     """The replacement of the activation at a site."""
 
-    new: Tensor
-    """[row node d_head] for a head, [row node …] for a whole hook point, or one number for all of it."""
+    new: Tensor | Callable[[Tensor], Tensor]
+    """[row node d_head] for a head, [row node …] for a whole hook point, one number for all of it, or a
+    function of the activation.
+    """
     where: Bool[Tensor, "row node"] | None = None
     """The nodes that get it; None: all."""
 
@@ -97,13 +99,12 @@ def capture(
 
 def attention(lm: LM, ids: Sequence[int], head: Site) -> Float[Tensor, "dest_pos src_pos"]:
     """The weights with which a head attends, a row per token: each sums to 1 over the tokens up to it."""
-    name = f"blocks.{head.layer}.attn.hook_pattern"
+    kept: list[Tensor] = []
+    # its last token is read, not predicted: the 0 behind it stands for nothing
+    block = pack([[Scored((*ids, 0), len(ids), 0)]], [(0,)], "all", False)
     with torch.no_grad():
-        _, kept = lm.bridge.run_with_cache(
-            torch.tensor([list(ids)], device=lm.device), names_filter=lambda hook: hook == name
-        )
-    weights: Tensor = kept[name][0, head.head]
-    return weights.float().cpu()
+        run(lm, block, {f"blocks.{head.layer}.attn.hook_pattern": kept.append})
+    return kept[0][0, head.head].float().cpu()
 
 
 def edited(lm: LM, block: Block, start: Clean, edits: Sequence[Puts]) -> Readouts:
@@ -127,11 +128,13 @@ def overwrites(edits: Sequence[Puts]) -> dict[str, Callable[[Tensor], Tensor]]:
             copies = act.view(len(edits), -1, *act.shape[1:])
             for copy, site, put in changes:
                 part = copies[copy] if site.head is None else copies[copy, :, :, site.head]
+                # a copy: what is written must not be what a gradient is taken of
+                new = put.new(part.clone()) if callable(put.new) else put.new
                 if put.where is None:
-                    part[:] = put.new
+                    part[:] = new
                 else:
                     here = put.where.to(part.device)
-                    part[here] = put.new.expand_as(part)[here]
+                    part[here] = new.expand_as(part)[here]
             return act
 
         return hook
@@ -149,6 +152,7 @@ def run(
     start: Clean | None = None,
 ) -> Float[Tensor, "copy place d_vocab"]:
     """The logits at the block's places, in float32; with `start`, resumed from what entered `layer`."""
+    hooks = _after(_standing(lm, block, copies, layer if start else None), hooks)
     fwd = [(name, _as_hook(f)) for name, f in hooks.items()]
     where: dict[str, Any] = {}
     if block.mask is not None:
@@ -171,6 +175,30 @@ def run(
     column = at if lm.keeps_logits else block.places[:, 1]
     whole = len(block.ids) == 1 and column.tolist() == list(range(logits.shape[2]))
     return (logits[:, 0] if whole else logits[:, block.places[:, 0], column]).float()
+
+
+def _standing(lm: LM, block: Block, copies: int, resumed: int | None) -> dict[str, Hook]:
+    """Hooks of the edit that stands in the model; what stood before a resumed pass is in its residuals."""
+    puts = lm.edit.puts(block)
+    if resumed is not None:
+        first = Site(resumed, "resid_pre")
+        puts = {site: put for site, put in puts.items() if site.layer >= resumed and site != first}
+    return dict(overwrites([puts] * copies))
+
+
+def _after(first: Mapping[str, Hook], then: Mapping[str, Hook]) -> dict[str, Hook]:
+    """Both hooks at each point, the first one's result being what the other sees."""
+
+    def both(one: Hook, other: Hook) -> Hook:
+        def hook(act: Tensor) -> Tensor | None:
+            changed = one(act)
+            last = other(act if changed is None else changed)
+            return changed if last is None else last
+
+        return hook
+
+    shared = {name: both(first[name], then[name]) for name in first.keys() & then.keys()}
+    return {**first, **then, **shared}
 
 
 def _as_hook(function: Hook) -> Callable[..., Tensor | None]:

@@ -14,7 +14,7 @@ from biasscope.engine.schemas import SUMMARY, TOTAL
 from biasscope.engine.statistics import summary
 from biasscope.engine.store import files, reproduce
 from biasscope.engine.store.cache import Stored, finished, load, models
-from biasscope.engine.store.runs import DatasetPart, RunRecord
+from biasscope.engine.store.runs import EDITED, DatasetPart, RunRecord
 from biasscope.engine.store.seals import DEPTH, Seal
 from biasscope.engine.types import SOURCES
 
@@ -25,7 +25,7 @@ LISTED = 10
 MAPS = ("patch", "ablate")
 SHOWN = (*MAPS, "baseline", "probe", "circuit")
 KIND = (
-    *("method", "source", "direction", "steps", "positions", "components", "given", "control"),
+    *("method", "source", "direction", "steps", "positions", "components", "given", "control", EDITED),
     *("task", "negatives", "site", "position", "split"),
 )
 """Parameters that make another kind of measurement."""
