@@ -158,7 +158,8 @@ class Run:
 
         `example`: the id of one of its examples (`run.prompts(site)` has them). The model is loaded.
         """
-        from biasscope.engine.model import forward, tokens
+        from biasscope.engine.measure import activations
+        from biasscope.engine.model import tokens
 
         head = _site(site)
         if head.head is None:
@@ -168,7 +169,7 @@ class Run:
             raise UsageError(f"the run has no example '{example}'; the ids are in run.effects['example_id']")
         lm = self._edited(self._held.lm or self._load())
         ids = tokens.encode(lm, prompt)
-        weights, words = forward.attention(lm, ids, head), [lm.tokenizer.decode([i]) for i in ids]
+        weights, words = activations.attention(lm, ids, head), [lm.tokenizer.decode([i]) for i in ids]
         named = [f"{i} {word}" for i, word in enumerate(words)]
         return pl.DataFrame({"token": named} | dict(zip(named, weights.T.tolist(), strict=True)))
 

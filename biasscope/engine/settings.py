@@ -63,6 +63,27 @@ Read = Literal["last", "term", "mean"]
 """Where in a text activations are read."""
 
 
+@dataclass(frozen=True)
+class Kind:
+    """A way to make an edit, in words; its function stands in `measure.edits`."""
+
+    noun: str
+    """In a sentence."""
+    heads: bool = False
+    """Whether it stands at heads, of which a number is chosen; else at what enters a layer."""
+    graded: bool = False
+    """Whether it is fitted to a covariate, which the data must have."""
+
+
+KINDS = {
+    "mean": Kind("means in place of heads", heads=True),
+    "zero": Kind("heads scaled down", heads=True),
+    "project": Kind("heads kept from writing along a direction", heads=True),
+    "erase": Kind("a direction erased", graded=True),
+    "steer": Kind("a direction added", graded=True),
+}
+"""Every kind of edit, in the order of tables."""
+
 IN_MEMORY = "a model in memory"
 """The note of a model that no `--model` names."""
 

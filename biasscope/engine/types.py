@@ -209,7 +209,7 @@ class Edit:
     name: str = ""
     """As tables and files call it: mean-2@1."""
     kind: str = ""
-    """One of `KINDS` where all of it is affine."""
+    """One of `settings.KINDS` where all of it is affine."""
     dose: float = 1.0
 
     def puts(self, block: Any) -> dict[Site, Any]:
@@ -271,27 +271,6 @@ SOURCES = {
 }
 """Every source; of several in one place the first is shown first, and ranks the sites of a circuit."""
 
-
-@dataclass(frozen=True)
-class Kind:
-    """A way to make an edit, in words; its function stands in `measure.edits`."""
-
-    noun: str
-    """In a sentence."""
-    heads: bool = False
-    """Whether it stands at heads, of which a number is chosen; else at what enters a layer."""
-    graded: bool = False
-    """Whether it is fitted to a covariate, which the data must have."""
-
-
-KINDS = {
-    "mean": Kind("means in place of heads", heads=True),
-    "zero": Kind("heads scaled down", heads=True),
-    "project": Kind("heads kept from writing along a direction", heads=True),
-    "erase": Kind("a direction erased", graded=True),
-    "steer": Kind("a direction added", graded=True),
-}
-"""Every kind of edit, in the order of tables."""
 
 EDIT = Site(0, "edit")
 """Stands for an edit, named by the position: layer null in tables."""

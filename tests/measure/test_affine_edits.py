@@ -106,7 +106,7 @@ def test_attention_in_an_edited_model_is_that_of_the_edited_model(tiny):
     lm, head = tiny("gpt2"), Site(2, "z", 0)
     ids = tokens.encode(lm, "The nurse said that")
     plain, same, other = (
-        forward.attention(model, ids, head)
+        activations.attention(model, ids, head)
         for model in (lm, standing(lm, {GONE: Affine()}), standing(lm, {GONE: Affine(-3.0)}))
     )
     assert torch.equal(plain, same) and not torch.allclose(plain, other, atol=1e-3)

@@ -1,7 +1,6 @@
 """Passes of a model over the blocks of a forest. The only file that sets hooks or calls the model.
 
-Every pass may start at the layer it touches, runs several edited copies of a block side by side, and unembeds
-only the nodes that are read.
+Every pass may start at the layer it touches, runs several edited copies of a block, unembeds what is read.
 """
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -97,16 +96,6 @@ def capture(
         return seen, run(lm, block, {**hooks, **{site.hook: keep(site) for site in sites}})
 
 
-def attention(lm: LM, ids: Sequence[int], head: Site) -> Float[Tensor, "dest_pos src_pos"]:
-    """The weights with which a head attends, a row per token: each sums to 1 over the tokens up to it."""
-    kept: list[Tensor] = []
-    # its last token is read, not predicted: the 0 behind it stands for nothing
-    block = pack([[Scored((*ids, 0), len(ids), 0)]], [(0,)], "all", False)
-    with torch.no_grad():
-        run(lm, block, {f"blocks.{head.layer}.attn.hook_pattern": kept.append})
-    return kept[0][0, head.head].float().cpu()
-
-
 def edited(lm: LM, block: Block, start: Clean, edits: Sequence[Puts]) -> Readouts:
     """What is read when each copy of the block has its own edit, resumed from the first layer edited."""
     layer = min(site.layer for edit in edits for site in edit)
@@ -152,7 +141,11 @@ def run(
     start: Clean | None = None,
 ) -> Float[Tensor, "copy place d_vocab"]:
     """The logits at the block's places, in float32; with `start`, resumed from what entered `layer`."""
-    hooks = _after(_standing(lm, block, copies, layer if start else None), hooks)
+    standing = _standing(lm, block, copies, layer if start else None)
+    hooks = {
+        **standing,
+        **{name: _both(standing[name], f) if name in standing else f for name, f in hooks.items()},
+    }
     fwd = [(name, _as_hook(f)) for name, f in hooks.items()]
     where: dict[str, Any] = {}
     if block.mask is not None:
@@ -177,28 +170,26 @@ def run(
     return (logits[:, 0] if whole else logits[:, block.places[:, 0], column]).float()
 
 
-def _standing(lm: LM, block: Block, copies: int, resumed: int | None) -> dict[str, Hook]:
+def _standing(
+    lm: LM, block: Block, copies: int, resumed: int | None
+) -> dict[str, Callable[[Tensor], Tensor]]:
     """Hooks of the edit that stands in the model; what stood before a resumed pass is in its residuals."""
     puts = lm.edit.puts(block)
     if resumed is not None:
         first = Site(resumed, "resid_pre")
         puts = {site: put for site, put in puts.items() if site.layer >= resumed and site != first}
-    return dict(overwrites([puts] * copies))
+    return overwrites([puts] * copies)
 
 
-def _after(first: Mapping[str, Hook], then: Mapping[str, Hook]) -> dict[str, Hook]:
-    """Both hooks at each point, the first one's result being what the other sees."""
+def _both(one: Callable[[Tensor], Tensor], other: Hook) -> Hook:
+    """Both hooks at one point, the first one's result being what the other sees."""
 
-    def both(one: Hook, other: Hook) -> Hook:
-        def hook(act: Tensor) -> Tensor | None:
-            changed = one(act)
-            last = other(act if changed is None else changed)
-            return changed if last is None else last
+    def hook(act: Tensor) -> Tensor:
+        changed = one(act)
+        last = other(changed)
+        return changed if last is None else last
 
-        return hook
-
-    shared = {name: both(first[name], then[name]) for name in first.keys() & then.keys()}
-    return {**first, **then, **shared}
+    return hook
 
 
 def _as_hook(function: Hook) -> Callable[..., Tensor | None]:

@@ -13,8 +13,9 @@ from typing import Any
 import numpy as np
 
 from biasscope.engine.errors import DataError
+from biasscope.engine.settings import KINDS
 from biasscope.engine.store import digests, files
-from biasscope.engine.types import HOOKS, KINDS, Edit, Site
+from biasscope.engine.types import HOOKS, Edit, Site
 
 FILE = "edit.safetensors"
 FORMAT = 1
