@@ -15,7 +15,9 @@ import pyarrow.parquet as pq
 from biasscope.engine.schemas import (
     ACTIVATIONS,
     BANDS,
+    EDITS,
     EFFECTS,
+    FITS,
     MEANS,
     PREDICTIONS,
     PROBES,
@@ -40,6 +42,8 @@ SCHEMAS = {
     "predictions": PREDICTIONS,
     "bands": BANDS,
     "probes": PROBES,
+    "edits": EDITS,
+    "fits": FITS,
     "summary": SUMMARY,
     "reliability": RELIABILITY,
 }
