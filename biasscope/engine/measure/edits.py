@@ -106,10 +106,10 @@ def contrast(lm: LM, one: str, other: str) -> Tensor:
 
 
 def written(lm: LM, head: Site, direction: Tensor) -> Tensor:
-    """The unit vector of a head's z along which it writes that direction: W_O u / size."""
+    """The unit vector of a head's z along which it writes that direction: W_O u / size; 0: it never does."""
     out = lm.bridge.blocks[head.layer].attn.W_O[head.head].double().cpu()
     along: Tensor = out @ direction
-    return along / along.norm()
+    return along / along.norm() if along.norm() > 0 else along
 
 
 def units(

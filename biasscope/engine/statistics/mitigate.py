@@ -191,9 +191,9 @@ def _text(study: Study) -> pl.DataFrame:
 
 def _controls(study: Study) -> pl.DataFrame:
     """SUMMARY of each own edit's controls on the judged half: the band of their changes, and its rank."""
-    used = study.edits.filter(pl.col("role") != "own", pl.col("used"))
+    drawn = study.edits.filter(pl.col("role") != "own")
     rows = study.part(JUDGED).filter(metric="target")
-    if used.is_empty():
+    if drawn.is_empty():
         return SUMMARY.to_frame()
     change, design = changes(rows, study.design(JUDGED)), study.design(JUDGED)
     sign = -1.0 if (clean(rows, design) or 0.0) < 0 else 1.0
@@ -201,9 +201,12 @@ def _controls(study: Study) -> pl.DataFrame:
     kinds = dict(study.edits.filter(role="own").select("name", "kind").iter_rows())
     same = {"model": study.model, "dataset": rows["dataset"][0], "subset": JUDGED, "metric": "target"}
     table = []
-    for (of, role), draws in used.group_by("of", "role", maintain_order=True):
-        known = [change[name] for name in draws["name"] if name in change]
+    for (of, role), draws in drawn.group_by("of", "role", maintain_order=True):
+        known = [change[name] for name in draws.filter("used")["name"]]
         label = same | {"method": kinds[str(of)], "source": role, "component": "edit", "position": of}
+        if not known:  # no draw reached its cost
+            table.append(label | {"n": 0, "statistic": "rank", "unit": "share"})
+            continue
         low, middle, high = np.quantile(known, [0.05, 0.5, 0.95]).tolist()
         band = {"ci_low": low, "estimate": middle, "ci_high": high, "n": len(known)}
         table.append(label | band | {"statistic": "random", "unit": summary.unit("target", statistic)})
