@@ -188,5 +188,5 @@ def loss_units(lm: LM, forest: Forest, wanted: Sequence[Edit], batch: int | None
 
 
 def _unread(block: Block) -> Block:
-    """The block with one readout in place of its examples' own."""
-    return replace(block, readout=block.readout[:1])
+    """The block with one readout in place of all of its examples' own."""
+    return replace(block, readout=torch.full_like(block.readout, int(block.readout[0])))
