@@ -107,9 +107,7 @@ def test_where_the_clean_slope_is_negative_a_rank_is_of_those_that_raise_it():
 
 def site_rows(head: int, effect: float, sign: float = 1.0) -> pl.DataFrame:
     base = rows("all", 1 + effect).with_columns(component=pl.lit("z"), layer=pl.lit(0, pl.Int32))
-    return base.with_columns(
-        pl.col("baseline", "value", "effect") * sign, head=pl.lit(head, pl.Int32)
-    )
+    return base.with_columns(pl.col("baseline", "value", "effect") * sign, head=pl.lit(head, pl.Int32))
 
 
 @pytest.mark.parametrize("sign", [1.0, -1.0])
