@@ -20,6 +20,7 @@ from biasscope.engine.store import files, shards
 from biasscope.engine.store.reproduce import relative
 from biasscope.engine.store.seals import DEPTH
 from biasscope.report import circuits, comparison, figures, formats, probes, reliability, sites, tables, words
+from biasscope.report.edits import section as edits
 from biasscope.report.page import blocks
 from biasscope.report.page.blocks import (
     Block,
@@ -126,6 +127,7 @@ def sections(gathered: Gathered, gallery: Gallery) -> list[Section]:
             ("Estimates against exact effects", sites.calibration),
             ("Where it can be read", probes.section),
             ("Sets of sites", circuits.section),
+            ("What removing costs", edits.section),
         ):
             content.append(Section(f"{title}: {dataset}", list(make(parts, gallery)), level=3))
     return [*content, comparison.agreement(gathered, gallery), _limits(gathered), _again(gathered)]
@@ -162,6 +164,7 @@ def _summary(gathered: Gathered) -> Section:
             lines += [words.found_sites(m, measured), *([] if measured else reliability.sentences(m))]
             lines += [text] if not measured and (text := words.recovery(m)) else []
         lines += [*map(probes.sentence, part.probes), *map(circuits.sentence, part.circuits)]
+        lines += [text for run in part.mitigations for text in edits.lines(run)]
         blocks += [paragraph(f"{part.model} on {part.data.name}:"), bullets(lines)]
     # what was left out, and why, stands with how to repeat it; minimal sets have their own sentence
     elsewhere = ("examples dropped", "minimal set")

@@ -23,7 +23,7 @@ ROW = 3
 LISTED = 10
 """Sites in a list of the strongest."""
 MAPS = ("patch", "ablate")
-SHOWN = (*MAPS, "baseline", "probe", "circuit")
+SHOWN = (*MAPS, "baseline", "probe", "circuit", "mitigate")
 KIND = (
     *("method", "source", "direction", "steps", "positions", "components", "given", "control", EDITED),
     *("task", "negatives", "site", "position", "split"),
@@ -32,6 +32,7 @@ KIND = (
 SIZE = (
     *("heads", "layers", "top", "by", "adaptive", "miss", "calibrate", "causal"),
     *("sizes", "minimal", "target", "run", "group_by"),
+    *("kind", "doses", "at", "transfer", "text", "tokens", "random", "all_doses"),
 )
 """Those that make a larger or smaller one of the same kind: the largest, then the newest, is shown."""
 
@@ -133,6 +134,7 @@ class Part:
     """Maps split by position."""
     probes: list[ReportRun]
     circuits: list[ReportRun]
+    mitigations: list[ReportRun] = field(default_factory=list)
     edited: list[ReportRun] = field(default_factory=list)
     """Baselines of the model in which something was replaced all the while."""
 
@@ -266,6 +268,7 @@ def part(runs: Sequence[ReportRun]) -> Part:
         along=[m for m in maps if _split(m)],
         probes=sorted(of["probe"], key=lambda run: bool(run.record.given)),
         circuits=of["circuit"],
+        mitigations=of["mitigate"],
         edited=[run for run in of["baseline"] if run.record.given],
     )
 
