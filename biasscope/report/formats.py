@@ -14,9 +14,10 @@ import pyarrow.parquet as pq
 from biasscope.console import encodable, safe_text
 from biasscope.engine.settings import Format, Measure
 from biasscope.engine.store.runs import Result, RunRecord
-from biasscope.report import circuits, probes, reliability, tables, terminal
+from biasscope.report import circuits, markdown, probes, reliability, tables, terminal
 from biasscope.report.edits import tables as edits
-from biasscope.report.tables import escaped
+from biasscope.report.page import verdict
+from biasscope.report.page.verdict import Verdict
 
 if TYPE_CHECKING:
     from rich.table import Table as Drawing
@@ -70,6 +71,8 @@ def write_data(result: Result, chosen: Format, with_rows: bool) -> None:
                 for part, own in zip(run.datasets, result.summaries, strict=True)
                 for edit, said in edits.verdicts(own, part)
             ]
+        if run.command == "baseline":
+            document["verdict"] = [each.document for each in verdicts(result) if each]
         write_json(document | ({"rows": list(records(stored(result.rows)))} if with_rows else {}))
     elif chosen is Format.JSONL:
         for record in records(stored(result.rows) if with_rows else [summary]):
@@ -78,7 +81,7 @@ def write_data(result: Result, chosen: Format, with_rows: bool) -> None:
         safe = summary.with_columns(pl.col(pl.String).map_elements(_inert, pl.String))
         sys.stdout.write(safe.write_csv())
     else:
-        sys.stdout.write(markdown(summary))
+        sys.stdout.write(markdown.of_summary(summary))
 
 
 def _inert(text: str) -> str:
@@ -103,12 +106,11 @@ def records(frames: Iterable[pl.DataFrame]) -> Iterable[dict[str, Any]]:
             yield from part.iter_rows(named=True)
 
 
-def markdown(summary: pl.DataFrame) -> str:
-    """The summary as a Markdown table, columns that are empty throughout left out."""
-    shown = summary.select(c for c in summary.columns if summary[c].null_count() < summary.height)
-    rows = (["" if value is None else str(value) for value in row.values()] for row in records([shown]))
-    lines = [shown.columns, ["---"] * shown.width, *rows]
-    return "".join(f"| {' | '.join(escaped(cell) for cell in line)} |\n" for line in lines)
+def verdicts(result: Result) -> list[Verdict | None]:
+    """What a baseline shows, per data set; None where it has no target."""
+    given = str(result.record.params.get("given") or "")
+    both = zip(result.summaries, result.record.datasets, strict=True)
+    return [verdict.of(summary, part, Path(part.path), given) for summary, part in both]
 
 
 def tables_of(result: Result) -> Iterator[tables.Table]:
@@ -118,10 +120,12 @@ def tables_of(result: Result) -> Iterator[tables.Table]:
     def edited(table: tables.Table) -> tables.Table:
         return replace(table, title=f"{table.title}{record.given}")
 
+    shown = iter(verdicts(result) if record.command == "baseline" else ())
     for part, summary, trusted in zip(record.datasets, result.summaries, result.reliability, strict=True):
         file = f"{part.path}/summary.parquet"
         if record.command == "baseline":
-            yield tables.clean_model(summary, part, file, record.given)
+            table, found = tables.clean_model(summary, part, file, record.given), next(shown)
+            yield replace(table, notes=[*([found.short] if found else []), *table.notes])
         elif record.command == "probe":
             yield edited(probes.probes(summary, part.name, part.noun, file, record.params["split"]))
         elif record.command == "circuit":
@@ -256,7 +260,8 @@ def listing(
             shown = safe_text if chosen is Format.MARKDOWN else _inert
             texts, schema = [list(map(shown, row)) for row in cells], dict.fromkeys(columns, pl.String)
             frame = pl.DataFrame(texts, schema, orient="row")
-            sys.stdout.write(markdown(frame) if chosen is Format.MARKDOWN else frame.write_csv())
+            plain = chosen is Format.MARKDOWN
+            sys.stdout.write(markdown.table(columns, texts) if plain else frame.write_csv())
     sys.stdout.flush()
 
 

@@ -15,7 +15,8 @@ from biasscope.report.edits.judged import COST, Judged, edits
 from biasscope.report.page.gather import Part, ReportRun
 
 if TYPE_CHECKING:
-    from biasscope.report.page.blocks import Block, Gallery
+    from biasscope.report.page.blocks import Block
+    from biasscope.report.page.gallery import Gallery
 
 TICKS = (0.0001, 0.001, 0.003, 0.01, 0.03, 0.1, 0.3, 1, 3)
 MARKS = ("o", "s", "^", "D", "v", "P", "X", "<", ">", "*")
@@ -83,18 +84,17 @@ def lines(run: ReportRun) -> list[str]:
 
 def section(parts: Sequence[Part], gallery: "Gallery") -> "Iterator[Block]":
     """What edits of each model leave and cost."""
-    from biasscope.report.page.blocks import Block, bullets, missing, pictures
+    from biasscope.report.page.blocks import Block, bullets, pictures
 
     for part in parts:
-        if not part.mitigations:
-            yield missing(
-                f"Not measured for {part.model}: biasscope mitigate --from RUN, with a run of ablate"
-            )
         for run in part.mitigations:
             yield bullets(lines(run))
             if any(edit.left() is not None for edit in edits(run.summary)):
-                says = ": what is left by dose, and against kl; grey: random edits of equal cost"
-                title = f"What removing costs: {part.name}"
-                yield from pictures([gallery.picture("edits", trade, run.summary, says, title=title)])
+                says = "What is left by dose, and against kl; grey: random edits of equal cost."
+                title, name = (
+                    f"What removing costs: {part.name}",
+                    gallery.name("edits", part.model, part.data.name),
+                )
+                yield from pictures([gallery.picture(name, trade, run.summary, says, title=title)])
             yield Block("table", table=tables.judged(run.summary, run.data, run.file))
             yield Block("table", table=tables.curve(run.summary, run.data))

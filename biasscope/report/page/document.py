@@ -6,32 +6,27 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-import polars as pl
-
 from biasscope import __version__
 from biasscope.console import Screen
-from biasscope.engine import schemas
 from biasscope.engine.errors import UsageError
 from biasscope.engine.schemas import NONE
 from biasscope.engine.settings import Format
 from biasscope.engine.statistics import resampling
-from biasscope.engine.statistics.baseline import COVARIATE
 from biasscope.engine.store import files, shards
 from biasscope.engine.store.reproduce import relative
 from biasscope.engine.store.seals import DEPTH
-from biasscope.report import circuits, comparison, figures, formats, probes, reliability, sites, tables, words
+from biasscope.report import circuits, comparison, figures, formats, probes, sites, tables, words
 from biasscope.report.edits import section as edits
-from biasscope.report.page import blocks
+from biasscope.report.page import blocks, first_screen, glossary
 from biasscope.report.page.blocks import (
     Block,
-    Gallery,
-    Picture,
     Section,
     bullets,
     missing,
     paragraph,
     pictures,
 )
+from biasscope.report.page.gallery import Gallery
 from biasscope.report.page.gather import Gathered, Part, ReportRun
 from biasscope.report.tables import Table
 from biasscope.report.words import clean
@@ -49,7 +44,8 @@ def save(gathered: Gathered, out: Path) -> tuple[list[Path], Gallery]:
     if out.suffix != ".md":
         raise UsageError(f"--out {out} must end in .md; the HTML page gets the same name with .html")
     files.check_writable(out.parent)
-    gallery = Gallery(out.parent / f"{out.stem}_figures")
+    several = len({part.model for part in gathered.parts}) > 1
+    gallery = Gallery(out.parent / f"{out.stem}_figures", several)
     given: dict[str, Any] = {"title": _title(gathered), "lead": _lead(gathered)}
     given |= {"sections": sections(gathered, gallery), "folder": gallery.folder.name}
     page = out.with_suffix(".html")
@@ -67,15 +63,10 @@ def _title(gathered: Gathered) -> str:
 
 
 def _lead(gathered: Gathered) -> list[str]:
-    """What the report is made of, and what significant means in it."""
+    """What the report is made of."""
     newest = max(run.record.created for run in gathered.used)[:10]
     runs = f"{len(gathered.used)} runs of biasscope {__version__}; the newest of {newest}."
-    lines = [f"{runs} Estimates with 95 % intervals over groups (each occupation, term or question is one)."]
-    star = schemas.LEGENDS[schemas.STAR].removeprefix(f"{schemas.STAR} ")
-    if families := words.families(gathered):
-        lines.append(f"Significant (*): {star}.")
-        lines.append(f"p_family is over all sites that a run could have named: {families}.")
-    return lines
+    return [f"{runs} Intervals are 95 %, over groups."]
 
 
 def _row(run: ReportRun) -> dict[str, Any]:
@@ -86,7 +77,7 @@ def _row(run: ReportRun) -> dict[str, Any]:
 
 
 def _say(
-    gathered: Gathered, gallery: blocks.Gallery, files: list[Path], chosen: Format | None, screen: Screen
+    gathered: Gathered, gallery: Gallery, files: list[Path], chosen: Format | None, screen: Screen
 ) -> None:
     """Write to stdout what was written and used."""
     figures = {"folder": str(gallery.folder), "drawn": gallery.drawn, "unchanged": gallery.kept}
@@ -116,7 +107,7 @@ def _say(
 
 def sections(gathered: Gathered, gallery: Gallery) -> list[Section]:
     """All sections, in order."""
-    content = [_first_screen(gathered), _summary(gathered)]
+    content = list(first_screen.sections(gathered, gallery))
     for dataset, group in itertools.groupby(gathered.parts, key=lambda part: part.data.name):
         parts = list(group)
         content.append(Section(dataset, [*_overview(parts, gallery)]))
@@ -129,52 +120,33 @@ def sections(gathered: Gathered, gallery: Gallery) -> list[Section]:
             ("Sets of sites", circuits.section),
             ("What removing costs", edits.section),
         ):
-            content.append(Section(f"{title}: {dataset}", list(make(parts, gallery)), level=3))
-    return [*content, comparison.agreement(gathered, gallery), _limits(gathered), _again(gathered)]
+            if shown := list(make(parts, gallery)):
+                content.append(Section(f"{title}: {dataset}", shown, level=3))
+        content[-1].blocks.extend(missing(text) for part in parts if (text := _unmeasured(part)))
+    content += [*comparison.agreement(gathered, gallery), _limits(gathered)]
+    return [*content, *_glossary(content), _again(gathered)]
 
 
-def _first_screen(gathered: Gathered) -> Section:
-    """The first screen: one line a model and dataset, and what none of it shows."""
-    rows = []
-    for part in gathered.parts:
-        first = next(iter(part.shown), None)
-        sites = "not measured" if first is None else words.short_sites(first)
-        again = first and reliability.repeated(first)
-        certain = NONE
-        if first and again:
-            certain = f"{again.shared:.0f} of {again.top} repeat in half of the groups"
-            certain += f", {again.luck:.1f} by luck (run {first.run.key})"
-        rows.append([part.name, words.main_number(part), sites, certain])
-    columns = ["model, dataset", "clean model [95 %]", "significant (*)", "how certain"]
-    found = Block("table", "wide", table=Table("", columns, [rows], []))
-    return Section("What was found", [_short_limits(), found])
+def _unmeasured(part: Part) -> str:
+    """The commands that would measure what is missing, in a line; empty where nothing is."""
+    options = " --method exact --components resid_post --positions term,between,readout"
+    lacking = {
+        words.command("baseline", part): part.baseline is None,
+        words.command("patch", part, " --method exact"): not part.maps,
+        words.command("patch", part, options): not part.along,
+        words.command("probe", part): not part.probes,
+        "biasscope circuit --from RUN (a run of ablate or patch)": not part.circuits,
+        "biasscope mitigate --from RUN (a run of ablate)": not part.mitigations,
+    }
+    commands = [command for command, missing in lacking.items() if missing]
+    return f"Not measured for {part.model}: {'; '.join(commands)}" if commands else ""
 
 
-def _short_limits() -> Block:
-    short = "where a bias could be edited; that any model is free of bias; anything about people, or other "
-    return Block("limits", "What this does not show", lines=[f"{short}texts than these sentences."])
-
-
-def _summary(gathered: Gathered) -> Section:
-    blocks: list[Block] = []
-    for part in gathered.parts:
-        lines = [words.clean_model(part), *map(words.edited_model, part.edited), *words.both(part)]
-        for m in part.shown:
-            measured = part.measured(m)
-            lines += [words.found_sites(m, measured), *([] if measured else reliability.sentences(m))]
-            lines += [text] if not measured and (text := words.recovery(m)) else []
-        lines += [*map(probes.sentence, part.probes), *map(circuits.sentence, part.circuits)]
-        lines += [text for run in part.mitigations for text in edits.lines(run)]
-        blocks += [paragraph(f"{part.model} on {part.data.name}:"), bullets(lines)]
-    # what was left out, and why, stands with how to repeat it; minimal sets have their own sentence
-    elsewhere = ("examples dropped", "minimal set")
-    said = dict.fromkeys(f"{run.model}: {text}" for run in gathered.used for text in run.record.warnings)
-    failed = [text for text in said if not any(word in text for word in elsewhere)]
-    blocks += [paragraph("Warnings of the runs:"), bullets(failed)] if failed else []
-    for run in gathered.damaged:
-        folder = "/".join(run.folder.parts[-DEPTH:])
-        blocks.append(missing(f"Not read, because it {run.damage}: {folder}"))
-    return Section("Summary", blocks)
+def _glossary(content: Sequence[Section]) -> Iterator[Section]:
+    """The terms that the sections use, with their meanings."""
+    texts = [text for section in content for block in section.blocks for text in block.texts]
+    if terms := glossary.used(texts):
+        yield Section("Glossary", [Block("terms", points=terms)])
 
 
 def _overview(parts: Sequence[Part], gallery: Gallery) -> Iterator[Block]:
@@ -187,26 +159,11 @@ def _overview(parts: Sequence[Part], gallery: Gallery) -> Iterator[Block]:
 
 
 def _clean(parts: Sequence[Part], gallery: Gallery) -> Iterator[Block]:
-    drawn: list[Picture] = []
     for part in parts:
         for run in [*part.edited, *([part.baseline] if part.baseline else [])]:
+            yield from [paragraph(words.edited(run))] if run.record.given else []
             table = tables.clean_model(run.summary, part.data, run.file, run.record.given)
             yield Block("table", table=table)
-        if part.baseline is None:
-            yield missing(f"Not measured for {part.model}: {words.command('baseline', part)}")
-            continue
-        known = part.baseline.summary.filter(pl.col("metric").is_in([COVARIATE, "share_of_men"]))
-        target = part.baseline.summary.filter(metric="target", statistic="mean")
-        rows = known.select("subset", x="estimate").join(target.select("subset", y="estimate"), on="subset")
-        rows = rows.with_columns(group=pl.col("subset").str.replace("^[^:]*: ", "")).drop_nulls()
-        if rows.height > 1:
-            name, data = tables.on(part.data), part.data
-            title = f"Each {data.noun}: {part.name}"
-            says = f": target of {rows.height} groups against their {name}; {words.main_number(part)}"
-            unit = f", {data.covariate[1]}" if data.covariate and data.covariate[1] else ""
-            axes = f"{name}{unit}", f"target, nats: towards {data.sides[0]}"
-            drawn.append(gallery.picture("groups", figures.scatter, rows, says, title=title, axes=axes))
-    yield from pictures(drawn)
 
 
 def _limits(gathered: Gathered) -> Section:
@@ -215,7 +172,16 @@ def _limits(gathered: Gathered) -> Section:
         groups = max((m.groups for m in part.maps), default=0)
         note = resampling.few_clusters_note(groups, "term") if groups else None
         lines += [f"{part.name}: not testable, {note}."] if note else []
-    return Section("What this does not show", [bullets(lines)])
+    blocks = [bullets(lines)]
+    # what was left out, and why, stands with how to repeat it; minimal sets have their own sentence
+    elsewhere = ("examples dropped", "minimal set")
+    said = dict.fromkeys(f"{run.model}: {text}" for run in gathered.used for text in run.record.warnings)
+    failed = [text for text in said if not any(word in text for word in elsewhere)]
+    blocks += [paragraph("Warnings of the runs:"), bullets(failed)] if failed else []
+    for run in gathered.damaged:
+        folder = "/".join(run.folder.parts[-DEPTH:])
+        blocks.append(missing(f"Not read, because it {run.damage}: {folder}"))
+    return Section("What this does not show", blocks)
 
 
 def _again(gathered: Gathered) -> Section:

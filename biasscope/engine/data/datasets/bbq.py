@@ -12,7 +12,7 @@ from typing import Any
 
 from biasscope.engine.data import reading
 from biasscope.engine.data.reading import Gathered, Origin, Problem, RemoteFile
-from biasscope.engine.data.terms import shared
+from biasscope.engine.data.terms import shared, stereotypes
 from biasscope.engine.store import digests
 from biasscope.engine.types import Dataset, Example
 
@@ -76,6 +76,7 @@ def read(name: str, data_dir: Path, *, skip_invalid: bool = False) -> Dataset:
         notes,
         ORIGIN.record(),
         noun="question",
+        bias=stereotypes(e.bias_type for e in examples),
         rule="polarity",
     )
 

@@ -14,7 +14,7 @@ from pathlib import Path
 
 from biasscope.engine.data import reading
 from biasscope.engine.data.reading import Gathered, Origin, Problem, RemoteFile, Row
-from biasscope.engine.data.terms import shared
+from biasscope.engine.data.terms import shared, stereotypes
 from biasscope.engine.errors import DataError
 from biasscope.engine.store import digests
 from biasscope.engine.types import Dataset, Example
@@ -78,6 +78,7 @@ def _checked(name: str, path: Path, *, skip_invalid: bool) -> Dataset:
         (*notes, *((FRENCH,) if name == "crows_pairs_fr" else ()), *_dominant(examples)),
         ORIGIN.record(),
         noun="pair of words",
+        bias=stereotypes(e.bias_type for e in examples),
         rule="sides",
     )
 

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import polars as pl
 
-from biasscope.engine.data import reading, stereoset_records
+from biasscope.engine.data import reading, stereoset_records, terms
 from biasscope.engine.data.reading import Gathered, Origin, RemoteFile
 from biasscope.engine.data.stereoset_records import LABELS, SPLITS, Record, check, fillers
 from biasscope.engine.errors import DataError
@@ -74,6 +74,7 @@ def read(name: str, data_dir: Path, *, skip_invalid: bool = False) -> Dataset:
         notes=notes,
         record=ORIGIN.record(),
         noun="term",
+        bias=terms.stereotypes(r.bias_type for r in wanted),
         rule="stereoset",
     )
 

@@ -10,7 +10,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from biasscope.engine.data import reading
-from biasscope.engine.data.datasets.occupations import PRONOUNS, SHARES, SIDES
+from biasscope.engine.data.datasets.occupations import BIAS, PRONOUNS, SHARES, SIDES
 from biasscope.engine.data.reading import Gathered, Origin, Problem, RemoteFile, Row
 from biasscope.engine.errors import DataError
 from biasscope.engine.store import digests
@@ -91,6 +91,7 @@ def _checked(name: str, paths: Mapping[str, Path], *, skip_invalid: bool) -> Dat
         covariates=(covariate,),
         noun="occupation",
         sides=SIDES,
+        bias=BIAS,
         rule="roles",
     )
 

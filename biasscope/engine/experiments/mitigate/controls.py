@@ -7,8 +7,7 @@ from typing import Any
 import numpy as np
 import polars as pl
 
-from biasscope.engine.experiments.mitigate import fitting
-from biasscope.engine.experiments.mitigate.fitting import Fitting
+from biasscope.engine.experiments.mitigate.fitting import Fitting, row
 from biasscope.engine.schemas import EDITS
 from biasscope.engine.settings import KINDS
 from biasscope.engine.types import Edit, Site
@@ -63,7 +62,7 @@ class Controls:
         dose = more.get("dose", own.dose)
         edit = Edit(at, f"{own.name}.{role}-{draw:02d}", more.get("kind", own.kind), dose)
         about = {name: self.about[own.name][name] for name in ("k", "layer", "at")} | {"draw": draw} | more
-        self.rows.append(fitting.row(self.fit.here, edit, role, own.name, **about))
+        self.rows.append(row(self.fit.here, edit, role, own.name, **about))
         return edit
 
     def _elsewhere(self, own: Edit, draw: int) -> dict[Site, Any]:

@@ -10,7 +10,7 @@ import polars as pl
 from biasscope.engine.data import datasets
 from biasscope.engine.errors import DataError, UsageError
 from biasscope.engine.experiments import selection
-from biasscope.engine.experiments.mitigate import fitting
+from biasscope.engine.experiments.mitigate.fitting import OWN, edits_of
 from biasscope.engine.model import recipe
 from biasscope.engine.settings import Measure, Voice
 from biasscope.engine.store import files, reproduce, runs
@@ -71,8 +71,8 @@ def leave(options: Measure, result: runs.Result, target: Target, voice: Voice) -
     (part,) = result.record.datasets
     folder, model = Path(part.path), result.record.model
     assert model is not None  # noqa: S101  a run of mitigate measured one
-    known = pl.read_parquet(folder / "edits.parquet").filter(role=fitting.OWN)
-    edits = {edit.name: edit for edit in fitting.edits_of(pl.read_parquet(folder / "fits.parquet"), known)}
+    known = pl.read_parquet(folder / "edits.parquet").filter(role=OWN)
+    edits = {edit.name: edit for edit in edits_of(pl.read_parquet(folder / "fits.parquet"), known)}
     if target.name not in edits:
         raise UsageError(datasets.unknown("edit", target.name, list(edits)))
     row = known.row(by_predicate=pl.col("name") == target.name, named=True)
