@@ -167,6 +167,7 @@ class Run:
 
         `example`: the id of one of its examples (`run.prompts(site)` has them). The model is loaded.
         """
+        from biasscope.engine.experiments import session
         from biasscope.engine.measure import activations
         from biasscope.engine.model import tokens
 
@@ -176,7 +177,7 @@ class Run:
         prompt = next((e.prompt for e in self._examples() if e.id == example), None)
         if prompt is None:
             raise UsageError(f"the run has no example '{example}'; the ids are in run.effects['example_id']")
-        lm = self._edited(self._held.lm or self._load())
+        lm = session.as_measured(self._held.lm or self._load(), self.record.params)
         ids = tokens.encode(lm, prompt)
         weights, words = activations.attention(lm, ids, head), [lm.tokenizer.decode([i]) for i in ids]
         named = [f"{i} {word}" for i, word in enumerate(words)]
@@ -231,14 +232,6 @@ class Run:
         )
         self._held = replace(self._held, lm=forward.check_packing(lm))
         return self._held.lm
-
-    def _edited(self, lm: "LM") -> "LM":
-        """The model with the run's edit, if it had one."""
-        from biasscope.engine.experiments import session
-        from biasscope.engine.model import recipe
-
-        edit = self.record.params.get("edit")
-        return session.edited(lm, recipe.read(Path(edit))) if edit else lm
 
     def _sites(self) -> str:
         ranked = self.effects.select("component").unique().sort("component")["component"].to_list()

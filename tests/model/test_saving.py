@@ -9,7 +9,7 @@ import torch
 
 from biasscope.engine.errors import DataError
 from biasscope.engine.measure import edits
-from biasscope.engine.model import forward, recipe, saving, weights
+from biasscope.engine.model import forward, readback, recipe, saving, weights
 from biasscope.engine.model.loading import boot
 from biasscope.engine.model.packing import Scored, pack
 from biasscope.engine.types import Edit, Site
@@ -168,9 +168,9 @@ def test_the_difference_that_the_card_gives_is_found_where_there_is_one(tiny, ti
     place = saving.Place(lm, made(lm, "mean"), tiny_folder("llama"))
     saving.weights(place, tmp_path / "out")
     said = [example(0, "The nurse said that"), example(1, "The teacher is", " very kind", " strong")]
-    assert saving.difference(place, tmp_path / "out", "weights", said) < 1e-4
+    assert readback.difference(place, tmp_path / "out", "weights", said) < 1e-4
     other = replace(place, edit=made(lm, "zero"))
-    assert saving.difference(other, tmp_path / "out", "weights", said) > 1e-3
+    assert readback.difference(other, tmp_path / "out", "weights", said) > 1e-3
 
 
 def test_a_recipe_is_the_measured_edit(tiny, tmp_path):

@@ -5,7 +5,7 @@ The model is booted when the first unit has to be measured, and not at all for w
 
 import contextlib
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
@@ -262,6 +262,11 @@ def edited(lm: loading.LM, edit: recipe.Recipe) -> loading.LM:
     width = lm.bridge.blocks[0].attn.W_O.shape[-2]
     edit.fit(lm.n_heads, lm.n_layers, (width, lm.d_model))
     return replace(lm, edit=edit.edit)
+
+
+def as_measured(lm: loading.LM, params: Mapping[str, Any]) -> loading.LM:
+    """The model as a run with these parameters measured it: with its edit, if it had one."""
+    return edited(lm, recipe.read(Path(params["edit"]))) if params.get("edit") else lm
 
 
 def described(lm: loading.LM) -> runs.ModelPart:

@@ -96,5 +96,5 @@ def section(parts: Sequence[Part], gallery: "Gallery") -> "Iterator[Block]":
                     gallery.name("edits", part.model, part.data.name),
                 )
                 yield from pictures([gallery.picture(name, trade, run.summary, says, title=title)])
-            yield Block("table", table=tables.judged(run.summary, run.data, run.file))
+            yield Block("table", table=tables.judged(run.summary, run.data, run.file, said=False))
             yield Block("table", table=tables.curve(run.summary, run.data))

@@ -43,8 +43,8 @@ def verdicts(summary: pl.DataFrame, data: DatasetPart) -> list[tuple[Judged, lis
     return [(edit, sentences(edit, data, elsewhere)) for edit in main(summary)]
 
 
-def judged(summary: pl.DataFrame, data: DatasetPart, file: str) -> Table:
-    """What each edit leaves and costs on the half that judges, random edits beside it; then the verdicts."""
+def judged(summary: pl.DataFrame, data: DatasetPart, file: str, *, said: bool = True) -> Table:
+    """What each edit leaves and costs on the half that judges, beside random edits; `said`: the verdicts."""
     shown, elsewhere = main(summary), transferred(summary)
     words = {"side": data.sides[0], "elsewhere": elsewhere or ""}
     there = ["there"] if elsewhere else []
@@ -60,7 +60,7 @@ def judged(summary: pl.DataFrame, data: DatasetPart, file: str) -> Table:
     notes = [f"left: of the clean {first.statistic} of target, {clean}; heads, means and directions were"]
     notes[0] += " chosen and fitted on the other half"
     notes += [*about.values(), *schemas.legend(edit.change for edit in shown)]
-    notes += [f"{edit.name}: {' '.join(said)}" for edit, said in verdicts(summary, data)]
+    notes += [f"{edit.name}: {' '.join(text)}" for edit, text in verdicts(summary, data) if said]
     return Table(title, columns, [body], [*notes, f"more in {file}"], SPARE, about)
 
 

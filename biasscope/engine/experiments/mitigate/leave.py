@@ -120,7 +120,7 @@ def _place(options: Measure, result: runs.Result, edit: Edit, voice: Voice) -> A
 
 def _forms(left: Left, place: Any) -> None:
     """Write the forms beside the recipe, and read back those that are models."""
-    from biasscope.engine.model import saving
+    from biasscope.engine.model import readback, saving
 
     for name in left.target.forms:
         if name == RECIPE:
@@ -130,8 +130,8 @@ def _forms(left: Left, place: Any) -> None:
         form.write(place, to)
         left.holds[form.file] = form.holds
         if name in ("weights", "ia3"):
-            apart = saving.difference(place, to, name, _examples())
-            if apart > saving.CLOSE:
+            apart = readback.difference(place, to, name, _examples())
+            if apart > readback.CLOSE:
                 raise DataError(
                     f"--as {name}: what is read back differs from the edited model by {apart:.2g} nats (this "
                     f"family cannot hold {left.target.name}); {place.alternative}"
