@@ -74,7 +74,7 @@ class Steps:
         if how := self.ranks.chosen():
             self.scan.warn(f"the run chose its heads on all groups ({how}); their order alone is held out")
         judging = self.judged.forest()
-        self.scan.journal.set(JUDGED, sorted({e.group for e in self.judged.dataset.examples}))
+        self.scan.journal.decide(JUDGED, sorted({e.group for e in self.judged.dataset.examples}))
         own, about = self.fit.stored()
         names = [f"{self.choosing.prefix}fits"]
         names += self._effects(self.choosing, self.choosing.forest(), own, "edits, choosing half")
