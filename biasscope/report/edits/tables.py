@@ -102,18 +102,18 @@ def series(shown: Sequence[Judged]) -> dict[str, dict[float, Judged]]:
 
 
 def curve(summary: pl.DataFrame, data: DatasetPart) -> Table:
-    """What is left at each dose on the half that judges, and in brackets its kl."""
+    """What is left at each dose on the half that judges."""
     lines = series(edits(summary))
     doses = sorted({dose for line in lines.values() for dose in line})
     body = [[name, *(_dosed(line.get(dose)) for dose in doses)] for name, line in lines.items()]
-    notes = ["left of the clean value at each dose, on the judged half; in brackets kl, nats"]
-    return Table(f"{data.name}: dose", ["edit", *(f"{dose:g}" for dose in doses)], [body], notes)
+    notes = ["left of the clean value at each dose, on the judged half"]
+    columns = [f"{dose:g}" for dose in doses]
+    spare = tuple(f"{dose:g}" for dose in sorted(doses, key=abs))
+    return Table(f"{data.name}: dose", ["edit", *columns], [body], notes, spare)
 
 
 def _dosed(edit: Judged | None) -> str:
-    if edit is None or edit.left() is None:
-        return NONE
-    return f"{_estimate(edit.left())} ({_number(edit.row(JUDGED, 'mean', 'kl'))})"
+    return NONE if edit is None else _estimate(edit.left())
 
 
 def left_by_dose(summary: pl.DataFrame) -> dict[str, dict[float, float | None]]:
