@@ -147,7 +147,11 @@ class Fitting:
         x = layers[layer][known]
         if kind == "erase":
             return edits.erasure(x, y)
-        return edits.difference(x, y, self.middle)
+        # a group counts once, however many prompts it has
+        names = np.array(groups)[known]
+        each = [names == name for name in sorted(set(names))]
+        means = np.stack([x[here].mean(0) for here in each])
+        return edits.difference(means, np.array([y[here][0] for here in each]), self.middle)
 
     @cached_property
     def middle(self) -> float:
