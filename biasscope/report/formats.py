@@ -132,7 +132,7 @@ def tables_of(result: Result) -> Iterator[tables.Table]:
             yield circuits.sets(summary, part.name, part.noun, file)
         elif record.command == "mitigate":
             yield edits.judged(summary, part, file)
-            yield edits.curve(summary, part)
+            yield edits.curve(summary)
         elif record.command == "encode":
             yield edited(tables.encoded(summary, part.name, f"{part.path}/activations.parquet"))
         else:

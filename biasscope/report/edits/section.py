@@ -97,4 +97,4 @@ def section(parts: Sequence[Part], gallery: "Gallery") -> "Iterator[Block]":
                 )
                 yield from pictures([gallery.picture(name, trade, run.summary, says, title=title)])
             yield Block("table", table=tables.judged(run.summary, run.data, run.file, said=False))
-            yield Block("table", table=tables.curve(run.summary, run.data))
+            yield Block("table", table=tables.curve(run.summary))

@@ -101,15 +101,15 @@ def series(shown: Sequence[Judged]) -> dict[str, dict[float, Judged]]:
     return known
 
 
-def curve(summary: pl.DataFrame, data: DatasetPart) -> Table:
+def curve(summary: pl.DataFrame) -> Table:
     """What is left at each dose on the half that judges."""
     lines = series(edits(summary))
     doses = sorted({dose for line in lines.values() for dose in line})
     body = [[name, *(_dosed(line.get(dose)) for dose in doses)] for name, line in lines.items()]
-    notes = ["left of the clean value at each dose, on the judged half"]
+    notes = ["by dose: left of the clean value, on the judged half"]
     columns = [f"{dose:g}" for dose in doses]
     spare = tuple(f"{dose:g}" for dose in sorted(doses, key=abs))
-    return Table(f"{data.name}: dose", ["edit", *columns], [body], notes, spare)
+    return Table("", ["edit", *columns], [body], notes, spare)
 
 
 def _dosed(edit: Judged | None) -> str:
