@@ -55,8 +55,8 @@ def _voice(progress: bool | None) -> Voice:
 def _settings(model: Any, dataset: Any, given: Mapping[str, Any]) -> Measure:
     """The settings as a command would have them, and what is in memory beside them."""
     values = dict(given)
-    for name in ("data_dir", "cache_dir", "output_dir"):
-        if name in values:
+    for name in ("data_dir", "cache_dir", "output_dir", "edit"):
+        if values.get(name) is not None:
             values[name] = Path(values[name]).expanduser()
     if "dtype" in values:
         values["dtype"] = Dtype(_option("dtype", Literal[tuple(Dtype)], values["dtype"]))
@@ -154,13 +154,18 @@ def circuit(
     """
     from biasscope.engine.experiments import circuit as experiments
 
-    ranked = load(run) if isinstance(run, str) else run
-    places = {name: ranked.record.params[name] for name in ("cache_dir", "output_dir", "data_dir")}
-    model = ranked._held.lm or ranked.record.params["model"]
-    settings = replace(_settings(model, None, places), held=ranked._held)
+    settings, ranked = _continued(run)
     options: Any = {"sizes": _option("sizes", str, sizes), "minimal": minimal, "target": target}
     result = experiments.circuit(settings, str(ranked.folder), **options, voice=_voice(None))
     return Run(result, ranked._held)
+
+
+def _continued(run: Run | str) -> tuple[Measure, Run]:
+    """The settings by which a run is continued, and the run."""
+    ranked = load(run) if isinstance(run, str) else run
+    places = {name: ranked.record.params[name] for name in ("cache_dir", "output_dir", "data_dir")}
+    model = ranked._held.lm or ranked.record.params["model"]
+    return replace(_settings(model, None, places), held=ranked._held), ranked
 
 
 def load(run: str, output_dir: Where = DEFAULTS.output_dir, cache_dir: Where = DEFAULTS.cache_dir) -> Run:

@@ -174,11 +174,13 @@ class Run:
         """Where a head looks from every token of one prompt: a row per token, a column per token that it
         attends to, weights in [0, 1]. The model is loaded.
         """
-        from biasscope.engine.model import forward, tokens
+        from biasscope.engine.experiments import session
+        from biasscope.engine.measure import activations
+        from biasscope.engine.model import tokens
 
         head, prompt = self._head(site), self._example(example).prompt
-        lm = self._held.lm or self._load()
-        weights, words = forward.attention(lm, tokens.encode(lm, prompt), head), tokens.pieces(lm, prompt)
+        lm = session.as_measured(self._held.lm or self._load(), self.record.params)
+        weights, words = activations.attention(lm, tokens.encode(lm, prompt), head), tokens.pieces(lm, prompt)
         named = [f"{i} {word}" for i, word in enumerate(words)]
         return pl.DataFrame({"token": named} | dict(zip(named, weights.T.tolist(), strict=True)))
 

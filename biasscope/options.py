@@ -210,6 +210,24 @@ Debug = Annotated[
 ]
 
 
+Edit = Annotated[
+    Path | None,
+    option(
+        "--edit",
+        "Measure the model in which this edit stands (edit.safetensors of `mitigate --export`)",
+        panel=MODEL,
+        exists=True,
+        dir_okay=False,
+    ),
+]
+
+
+class Unedited(Measure):
+    """The settings of a command that takes no --edit."""
+
+
+OMITTED = {Measure: (), Unedited: ("edit",)}
+"""Bundle of settings → its fields that the command does not take."""
 SHARED: dict[str, Any] = {
     "model": Model,
     "dataset": Datasets,
@@ -224,6 +242,7 @@ SHARED: dict[str, Any] = {
     "skip_invalid": SkipInvalid,
     "no_space": NoSpace,
     "max_memory": MaxMemory,
+    "edit": Edit,
     "cache_dir": CacheDir,
     "no_cache": NoCache,
     "fresh": Fresh,
@@ -245,20 +264,21 @@ def flatten(command: Callable[..., None]) -> Callable[..., None]:
     each of them.
     """
     hints = get_type_hints(command, include_extras=True)
-    bundle = next((name for name, hint in hints.items() if hint is Measure), None)
+    bundle = next((name for name, hint in hints.items() if hint in OMITTED), None)
     if bundle is None:
         return command
+    taken = [name for name in SHARED if name not in OMITTED[hints[bundle]]]
     own = [p for name, p in inspect.signature(command).parameters.items() if name != bundle]
     shared = [
         inspect.Parameter(
             f.name, inspect.Parameter.KEYWORD_ONLY, default=f.default, annotation=SHARED[f.name]
         )
         for f in fields(Measure)
-        if f.name in SHARED
+        if f.name in taken
     ]
 
     def spread(**values: Any) -> None:
-        measure = Measure(**{name: values.pop(name) for name in SHARED})
+        measure = Measure(**{name: values.pop(name) for name in taken})
         command(**{bundle: measure}, **values)
 
     spread.__name__, spread.__doc__ = command.__name__, command.__doc__

@@ -24,7 +24,7 @@ MAY_IMPORT = {
     "nouns": {"nouns"},
 }
 """Package → the packages whose files it may import. `cli` is cli, options, console, usage; `api` is
-`biasscope` itself, api, notebook.
+`biasscope` itself, api, notebook, conclude.
 """
 FULL = 16
 """Files that a folder may hold, save the registries, whose files are their members."""
@@ -65,7 +65,7 @@ def own(path: Path) -> set[str]:
 
 def package(module: str) -> str:
     """The package that a file belongs to."""
-    if module in ("", "api", "notebook"):
+    if module in ("", "api", "notebook", "conclude"):
         return "api"
     first, *rest = module.split(".")
     if first in ("commands", "report"):
@@ -90,6 +90,7 @@ def test_the_top_files_of_the_engine_are_the_nouns():
         "__main__",
         "api",
         "notebook",
+        "conclude",
         "cli",
         "options",
         "console",

@@ -44,8 +44,9 @@ def baseline(
     from biasscope.report import formats, gate
 
     gates = gate.Gates.parse(fail_if, fail_if_untestable)
-    if predictions is not None and given is not None:
-        raise UsageError("--given does not go with --predictions: no model is loaded that could be edited")
+    if predictions is not None and (given is not None or o.edit is not None):
+        option = "--edit" if given is None else "--given"
+        raise UsageError(f"{option} does not go with --predictions: no model is loaded that could be edited")
     if predictions is not None and group_by is not None:
         raise UsageError("--group-by does not go with --predictions, whose rows are StereoSet's")
     voice = Screen(o.quiet, o.verbose)

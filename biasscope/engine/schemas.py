@@ -106,6 +106,22 @@ nodes.
 left_out: how many examples are in none of the means because their activations are not finite.
 """
 
+_EDIT: dict[str, Any] = {"name": pl.String, "kind": pl.String, "role": pl.String, "of": pl.String}
+EDITS = pl.Schema(
+    _EDIT
+    | {"draw": pl.Int32, "k": pl.Int32, "layer": pl.Int32, "at": pl.String, "dose": pl.Float64}
+    | {"sites": pl.String, "digest": pl.String, "used": pl.Boolean}
+)
+"""One row per edit; role: own, or of a control (size, cost, labels, direction, place), `of` an own edit.
+
+k: how many heads; at: the position an edit was fitted at; used: whether a control reached what it should.
+"""
+
+_FITS: dict[str, Any] = {"name": pl.String, "layer": pl.Int32, "component": pl.String, "head": pl.Int32}
+_FITS |= {"scale": pl.Float64, "first": pl.Boolean}
+FITS = pl.Schema(_FITS | dict.fromkeys(("left", "right", "bias"), pl.List(pl.Float64)))
+"""The affine map of each own edit at each of its sites: x → scale · x − left (right · x) + bias."""
+
 SUMMARY = pl.Schema(
     {"model": pl.String, "dataset": pl.String, "subset": pl.String, "method": pl.String, "source": pl.String}
     | {"metric": pl.String, "statistic": pl.String, "unit": pl.String}

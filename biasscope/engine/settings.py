@@ -65,6 +65,27 @@ Read = Literal["last", "term", "mean"]
 """Where in a text activations are read."""
 
 
+@dataclass(frozen=True)
+class Kind:
+    """A way to make an edit, in words; its function stands in `measure.edits`."""
+
+    noun: str
+    """In a sentence."""
+    heads: bool = False
+    """Whether it stands at heads, of which a number is chosen; else at what enters a layer."""
+    graded: bool = False
+    """Whether it is fitted to a covariate, which the data must have."""
+
+
+KINDS = {
+    "mean": Kind("means in place of heads", heads=True),
+    "zero": Kind("heads scaled down", heads=True),
+    "project": Kind("heads kept from writing along a direction", heads=True),
+    "erase": Kind("a direction erased", graded=True),
+    "steer": Kind("a direction added", graded=True),
+}
+"""Every kind of edit, in the order of tables."""
+
 IN_MEMORY = "a model in memory"
 """The note of a model that no `--model` names."""
 
@@ -112,6 +133,7 @@ class Measure:
     skip_invalid: bool = False
     no_space: bool = False
     max_memory: str | None = None
+    edit: Path | None = None
     cache_dir: Path = Path(platformdirs.user_cache_dir("biasscope", appauthor=False))
     no_cache: bool = False
     fresh: bool = False
@@ -133,8 +155,9 @@ class Measure:
     def resolved(self) -> dict[str, Any]:
         """The settings as the record shows them; how the result was printed is no part of it."""
         values = {f.name: getattr(self, f.name) for f in fields(self) if f.name not in UNRECORDED}
-        if self.name is None:
-            del values["name"]
+        for name in ("name", "edit"):  # what most runs do not have stands in no record
+            if values[name] is None:
+                del values[name]
         return {name: str(value) if isinstance(value, Path) else value for name, value in values.items()}
 
 

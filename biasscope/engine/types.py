@@ -222,7 +222,12 @@ class Edit:
     """
 
     at: Mapping[Site, Any]
-    """Site → its replacement (a `Source`)."""
+    """Site → its replacement: a `Source`, or an `Affine`, whose numbers are fixed."""
+    name: str = ""
+    """As tables and files call it: mean-2@1."""
+    kind: str = ""
+    """One of `settings.KINDS` where all of it is affine."""
+    dose: float = 1.0
 
     def puts(self, block: Any) -> dict[Site, Any]:
         """The replacement at each site of a block of a forest."""
@@ -283,6 +288,9 @@ SOURCES = {
 }
 """Every source; of several in one place the first is shown first, and ranks the sites of a circuit."""
 
+
+EDIT = Site(0, "edit")
+"""Stands for an edit, named by the position: layer null in tables."""
 SET = Site(0, "set")
 """Stands for a set of sites replaced together, named by the position: layer null in tables."""
 NO_SITE = "none"

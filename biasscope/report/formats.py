@@ -17,6 +17,7 @@ from biasscope.engine.store import reproduce
 from biasscope.engine.store.cache import labelled
 from biasscope.engine.store.runs import Result, RunRecord
 from biasscope.report import circuits, markdown, probes, reliability, tables, terminal
+from biasscope.report.edits import tables as edits
 from biasscope.report.page import verdict
 from biasscope.report.page.verdict import Verdict
 
@@ -67,6 +68,12 @@ def write_data(result: Result, chosen: Format, with_rows: bool) -> None:
         document = {"schema_version": run.schema_version, "run": run.model_dump(mode="json")}
         document |= {"summary": list(records([summary])), "reliability": list(records(result.reliability))}
         document["warnings"] = run.warnings
+        if run.command == "mitigate":
+            document["verdicts"] = [
+                {"dataset": part.name, "edit": edit.name, "shown": edit.shown, "verdict": " ".join(said)}
+                for part, own in zip(run.datasets, result.summaries, strict=True)
+                for edit, said in edits.verdicts(own, part)
+            ]
         if run.command == "baseline":
             document["verdict"] = [each.document for each in verdicts(result) if each]
         write_json(document | ({"rows": list(records(stored(result.rows)))} if with_rows else {}))
@@ -144,6 +151,9 @@ def tables_of(result: Result) -> Iterator[tables.Table]:
             yield edited(probes.probes(summary, part.name, part.noun, file, record.params["split"]))
         elif record.command == "circuit":
             yield circuits.sets(summary, part.name, part.noun, file)
+        elif record.command == "mitigate":
+            yield edits.judged(summary, part, file)
+            yield edits.curve(summary)
         elif record.command == "encode":
             yield edited(tables.encoded(summary, part.name, f"{part.path}/activations.parquet"))
         else:
@@ -180,6 +190,9 @@ def draw_plots(result: Result, stream: TextIO) -> None:
     for summary in result.summaries:
         if result.record.command == "probe":
             terminal.probes(summary, stream)
+            continue
+        if result.record.command == "mitigate":
+            terminal.doses(edits.left_by_dose(summary), stream)
             continue
         own = summary.filter(pl.col("dataset") == summary["dataset"][0])
         for rows in own.partition_by("method", "source", maintain_order=True):

@@ -46,6 +46,23 @@ def results(tmp_path_factory: pytest.TempPathFactory) -> Path:
     biasscope("probe", "--position", "term", *where)
     run = next(path.name for path in folder.glob("*/*/ablate/*"))
     biasscope("circuit", "--from", run, "-o", folder, "-q", "--cache-dir", tmp_path_factory.mktemp("sets"))
+    quick = (
+        "--kind",
+        "mean",
+        "--sizes",
+        2,
+        "--doses",
+        1,
+        "--random",
+        5,
+        "--transfer",
+        "none",
+        "--tokens",
+        100,
+    )
+    biasscope(
+        "mitigate", "--from", run, *quick, "-o", folder, "-q", "--cache-dir", tmp_path_factory.mktemp("e")
+    )
     return folder
 
 
@@ -130,19 +147,36 @@ def test_the_planted_head_is_what_is_found(made: tuple[dict, str, str]):
 
 def test_every_kind_of_run_is_shown_and_what_is_missing_is_named(made: tuple[dict, str, str]):
     used, text, _ = made
-    assert {row["command"] for row in used["used"]} == {"baseline", "patch", "ablate", "probe", "circuit"}
+    assert {row["command"] for row in used["used"]} == {
+        "baseline",
+        "patch",
+        "ablate",
+        "probe",
+        "circuit",
+        "mitigate",
+    }
     names = {re.split("[-.]", name)[0] for name in re.findall(r"\]\(report_figures/([^)]+)\)", text)}
-    assert names >= {"groups", "heads", "mlps", "positions", "attribution", "probe", "sets", "agreement"}
+    assert names >= {
+        "groups",
+        "heads",
+        "mlps",
+        "positions",
+        "attribution",
+        "probe",
+        "sets",
+        "edits",
+        "agreement",
+    }
     assert "Not measured" not in text and "How to repeat it" in text
     assert all(
-        row["reproduce"].split()[1] in ("baseline", "patch", "ablate", "probe", "circuit")
+        row["reproduce"].split()[1] in ("baseline", "patch", "ablate", "probe", "circuit", "mitigate")
         for row in used["used"]
     )
     assert all(row["reproduce"] in text for row in used["used"])
 
 
 def test_a_missing_part_is_named_with_the_command_that_measures_it(copy: Path):
-    for name in ("probe", "circuit", "baseline"):
+    for name in ("probe", "circuit", "mitigate", "baseline"):
         shutil.rmtree(next(copy.glob(f"*/*/{name}")))
     biasscope("report", "-o", copy)
     text = (copy / "report.md").read_text()
@@ -150,6 +184,7 @@ def test_a_missing_part_is_named_with_the_command_that_measures_it(copy: Path):
         "biasscope probe --model" in text
         and "biasscope baseline --model" in text
         and "biasscope circuit --from RUN" in text
+        and "biasscope mitigate --from RUN" in text
     )
 
 

@@ -139,6 +139,7 @@ def _activations(
     how |= selection.in_identity(list(edit.at)) | (
         {"examples": [e.id for e in scan.dataset.examples]} if edit.at else {}
     )
+    how |= {} if run.edit is None else {"edit": run.edit.digest}
     identity = journal.identity(
         "activations", model=model, tokenizer=run.weights.tokenizer_digest, content=content, **how
     )

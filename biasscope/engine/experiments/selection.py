@@ -1,5 +1,6 @@
 """Which sites `--heads` and `--layers` mean, and other choices written with commas."""
 
+import math
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -143,3 +144,21 @@ def parse_sizes(text: str) -> tuple[int, ...]:
             f"--sizes '{text}' cannot be read; write numbers from 1 up, separated by commas, such as 1,2,5,10"
         )
     return tuple(sorted({int(word) for word in words}))
+
+
+def parse_doses(text: str, *, real: bool) -> tuple[float, ...]:
+    """The doses of "0.25,0.5,1": from 0 to 1, or `real`: any numbers. UsageError for others."""
+    try:
+        doses = tuple(sorted({float(word) for word in text.split(",")}))
+    except ValueError:
+        doses = ()
+    if not doses or not all(map(math.isfinite, doses)):
+        raise UsageError(
+            f"--doses '{text}' cannot be read; write numbers, separated by commas, such as 0.25,0.5,1"
+        )
+    if not real and not all(0 <= dose <= 1 for dose in doses):
+        raise UsageError(
+            f"--doses '{text}' has one outside 0 to 1: beyond 1 an edit reverses what it was fitted to; only "
+            "--kind steer alone takes any dose"
+        )
+    return doses

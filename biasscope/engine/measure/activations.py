@@ -13,7 +13,7 @@ from biasscope.engine.errors import DataError, UsageError
 from biasscope.engine.measure.effects import soundly
 from biasscope.engine.model import forward
 from biasscope.engine.model.loading import LM
-from biasscope.engine.model.packing import ROWS, Block, Scored, rows
+from biasscope.engine.model.packing import ROWS, Block, Scored, pack, rows
 from biasscope.engine.model.tokens import encode, term_places
 from biasscope.engine.schemas import ACTIVATIONS
 from biasscope.engine.types import UNEDITED, Edit, Site, Unit
@@ -80,6 +80,16 @@ def units(lm: LM, texts: Sequence[Text], component: str, position: str, edit: Ed
         return _read(lm, kept, acts, position, block)
 
     return [Unit(f"B{number:05}", partial(_finite, read, block)) for number, block in enumerate(blocks)]
+
+
+def attention(lm: LM, ids: Sequence[int], head: Site) -> Float[Tensor, "dest_pos src_pos"]:
+    """The weights with which a head attends, a row per token: each sums to 1 over the tokens up to it."""
+    kept: list[Tensor] = []
+    # its last token is read, not predicted: the 0 behind it stands for nothing
+    block = pack([[Scored((*ids, 0), len(ids), 0)]], [(0,)], "all", False)
+    with torch.no_grad():
+        forward.run(lm, block, {f"blocks.{head.layer}.attn.hook_pattern": kept.append})
+    return kept[0][0, head.head].float().cpu()
 
 
 def _finite(read: Callable[[Block], dict[str, pl.DataFrame]], block: Block) -> dict[str, pl.DataFrame]:

@@ -19,12 +19,14 @@ from biasscope.engine.model.metrics import METRICS
 from biasscope.engine.model.packing import Block
 from biasscope.engine.model.tokens import Forest
 from biasscope.engine.schemas import EFFECTS, TOTAL
-from biasscope.engine.types import SET, Site
+from biasscope.engine.types import EDIT, SET, Site
 
 Place = tuple[Site, str]
 """A site and the position (`types.POSITIONS`) at which it is replaced."""
 WHOLE_PROMPT = Site(0, TOTAL)
 """Stands for the prompt exchanged for its twin: layer null in the table."""
+NOWHERE = (WHOLE_PROMPT, SET, EDIT)
+"""What has no layer."""
 Tables = dict[str, pl.DataFrame]
 
 
@@ -63,7 +65,7 @@ def effects(
             "dataset": of_example([x.dataset for x in examples]),
             "metric": pl.Series(metrics, dtype=pl.String)[np.tile(np.repeat(np.arange(m), e), len(wanted))],
             "component": of_site([s.component for s, _ in wanted], pl.String),
-            "layer": of_site([None if s in (WHOLE_PROMPT, SET) else s.layer for s, _ in wanted], pl.Int32),
+            "layer": of_site([None if s in NOWHERE else s.layer for s, _ in wanted], pl.Int32),
             "head": of_site([s.head for s, _ in wanted], pl.Int32),
             "position": of_site([position for _, position in wanted], pl.String),
             "baseline": np.tile(np.concatenate([before[k].data[of] for k in metrics]), len(wanted)),

@@ -16,6 +16,7 @@ from biasscope.engine.model.shape import Shape
 from biasscope.engine.model.weights import DEFAULT, Weights, first_line, locate, quiet
 from biasscope.engine.settings import IN_MEMORY
 from biasscope.engine.store import digests
+from biasscope.engine.types import UNEDITED, Edit
 
 if TYPE_CHECKING:
     import torch
@@ -55,6 +56,8 @@ class LM:
     note: str | None = None
     packed: bool = True
     """False where the model cannot attend by an ancestor mask: one sequence a row then."""
+    edit: Edit = UNEDITED
+    """What stands in it in every pass, before anything else is replaced."""
 
     @property
     def shape(self) -> Shape:

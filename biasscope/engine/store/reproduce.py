@@ -45,9 +45,14 @@ def command(name: str, params: Mapping[str, Any], *, document: bool = False) -> 
     return shlex.join(words)
 
 
+def in_memory(record: RunRecord) -> bool:
+    """Whether the run's model was given in memory, so that no option names it."""
+    return record.model is not None and record.model.note == IN_MEMORY
+
+
 def of(record: RunRecord, *, document: bool = False) -> str:
     """The command that gives the run of that record again."""
-    if record.model is not None and record.model.note == IN_MEMORY:
+    if in_memory(record):
         return f"biasscope.{record.command}(...)  # {IN_MEMORY}: no command line names it"
     if any(not part.source for part in record.datasets):  # all that is loaded by name has an origin
         return f"biasscope.{record.command}(...)  # prompts in memory: no command line names them"

@@ -20,6 +20,8 @@ from biasscope.engine.store.shards import SCHEMA_VERSION
 from biasscope.engine.types import Compared
 
 RECORD = "run.json"
+EDITED = "edited by"
+"""The parameter that names the edit of `--edit` and its digest; no option is called so."""
 
 
 class Strict(BaseModel):
@@ -117,8 +119,8 @@ class RunRecord(Strict):
     @property
     def given(self) -> str:
         """What was replaced all the while, as a clause of a title; empty where nothing was."""
-        sites = self.params.get("given")
-        return f", with {sites} ablated" if sites else ""
+        sites, edit = self.params.get("given"), self.params.get(EDITED)
+        return (f", edited by {edit}" if edit else "") + (f", with {sites} ablated" if sites else "")
 
 
 @dataclass(frozen=True)

@@ -16,7 +16,9 @@ from biasscope.engine.schemas import (
     ACTIVATIONS,
     BANDS,
     COVARIATES,
+    EDITS,
     EFFECTS,
+    FITS,
     MEANS,
     PATTERNS,
     PREDICTIONS,
@@ -48,6 +50,8 @@ SCHEMAS = {
     "predictions": PREDICTIONS,
     "bands": BANDS,
     "probes": PROBES,
+    "edits": EDITS,
+    "fits": FITS,
     "summary": SUMMARY,
     "reliability": RELIABILITY,
 }
@@ -70,8 +74,9 @@ def encoded(frame: pl.DataFrame, schema: pl.Schema, name: str) -> bytes:
 
 def _arrow(frame: pl.DataFrame) -> pa.Table:
     for column, kind in frame.schema.items():
-        if isinstance(kind, pl.List) and frame[column].list.len().n_unique() == 1:
-            frame = frame.with_columns(pl.col(column).list.to_array(len(frame[column][0])))
+        lengths = frame[column].list.len() if isinstance(kind, pl.List) else None
+        if lengths is not None and lengths.n_unique() == 1 and lengths[0]:  # null: a vector that none has
+            frame = frame.with_columns(pl.col(column).list.to_array(lengths[0]))
     return frame.to_arrow(compat_level=pl.CompatLevel.oldest())
 
 

@@ -19,6 +19,7 @@ from biasscope.engine.store import files, shards
 from biasscope.engine.store.reproduce import relative
 from biasscope.engine.store.seals import DEPTH
 from biasscope.report import circuits, comparison, figures, formats, probes, sites, tables, words
+from biasscope.report.edits import section as edits
 from biasscope.report.page import blocks, card, chromium, first_screen, glossary, models, pairing, views
 from biasscope.report.page.blocks import (
     Block,
@@ -172,6 +173,7 @@ def sections(gathered: Gathered, gallery: Gallery, pairs: Sequence[Pair]) -> lis
             ("Estimates against exact effects", sites.calibration),
             ("Where it can be read", probes.section),
             ("Sets of sites", circuits.section),
+            ("What removing costs", edits.section),
         ):
             if shown := list(make(parts, gallery)):
                 content.append(Section(f"{title}: {dataset}", shown, level=3))
@@ -189,6 +191,7 @@ def _unmeasured(part: Part) -> Iterator[Block]:
         words.command("patch", part, options): not part.along,
         words.command("probe", part): not part.probes,
         "biasscope circuit --from RUN": not part.circuits and bool(part.maps),
+        "biasscope mitigate --from RUN": not part.mitigations and bool(part.maps),
     }
     if commands := [command for command, missing in lacking.items() if missing]:
         yield Block("unmeasured", f"Not measured for {part.model}:", commands)

@@ -14,7 +14,7 @@ from biasscope.engine.schemas import SUMMARY, TOTAL
 from biasscope.engine.statistics import summary
 from biasscope.engine.store import files, reproduce
 from biasscope.engine.store.cache import Stored, finished, load, models
-from biasscope.engine.store.runs import DatasetPart, RunRecord
+from biasscope.engine.store.runs import EDITED, DatasetPart, RunRecord
 from biasscope.engine.store.seals import DEPTH, Seal
 from biasscope.engine.types import SOURCES
 
@@ -23,15 +23,16 @@ ROW = 3
 LISTED = 10
 """Sites in a list of the strongest."""
 MAPS = ("patch", "ablate")
-SHOWN = (*MAPS, "baseline", "probe", "circuit")
+SHOWN = (*MAPS, "baseline", "probe", "circuit", "mitigate")
 KIND = (
-    *("method", "source", "direction", "steps", "positions", "components", "given", "control"),
+    *("method", "source", "direction", "steps", "positions", "components", "given", "control", EDITED),
     *("task", "negatives", "site", "position", "split"),
 )
 """Parameters that make another kind of measurement."""
 SIZE = (
     *("heads", "layers", "top", "by", "adaptive", "miss", "calibrate", "causal"),
     *("sizes", "minimal", "target", "run", "group_by"),
+    *("kind", "doses", "at", "transfer", "text", "tokens", "random", "all_doses"),
 )
 """Those that make a larger or smaller one of the same kind: the largest, then the newest, is shown."""
 
@@ -134,6 +135,7 @@ class Part:
     """Maps split by position."""
     probes: list[ReportRun]
     circuits: list[ReportRun]
+    mitigations: list[ReportRun] = field(default_factory=list)
     edited: list[ReportRun] = field(default_factory=list)
     """Baselines of the model in which something was replaced all the while."""
 
@@ -275,6 +277,7 @@ def part(runs: Sequence[ReportRun]) -> Part:
         along=[m for m in maps if _split(m)],
         probes=sorted(of["probe"], key=lambda run: bool(run.record.given)),
         circuits=of["circuit"],
+        mitigations=of["mitigate"],
         edited=[run for run in of["baseline"] if run.record.given],
     )
 
