@@ -29,7 +29,11 @@ def patch(
     ] = "noising",
     components: Annotated[
         str,
-        options.option("--components", "Of z, attn_out, mlp_out, resid_pre, resid_post", metavar="NAME,…"),
+        options.option(
+            "--components",
+            "Of z, attn_out, mlp_out, resid_pre, resid_post, and inside them q, k, v, pattern, neuron",
+            metavar="NAME,…",
+        ),
     ] = "z,attn_out,mlp_out,resid_pre,resid_post",
     layers: Annotated[str | None, options.option("--layers", "Only these layers", metavar="0-5,11")] = None,
     positions: Annotated[

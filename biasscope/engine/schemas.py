@@ -6,6 +6,8 @@ from typing import Any
 
 import polars as pl
 
+from biasscope.engine.types import INSIDE
+
 _SITE = {"component": pl.String, "layer": pl.Int32, "head": pl.Int32, "position": pl.String}
 
 SCORES = pl.Schema(
@@ -155,6 +157,13 @@ def single_sites() -> pl.Expr:
 def heads_and_mlps() -> pl.Expr:
     """Rows of heads and MLPs. The other hook points contain them, and are a family of their own."""
     return (pl.col("component") == "mlp_out") | ((pl.col("component") == "z") & pl.col("head").is_not_null())
+
+
+def family() -> pl.Expr:
+    """The family of a row: `single` (heads and MLPs), a component inside them by its name, `containing`."""
+    inside = pl.col("component").is_in(list(INSIDE))
+    own = pl.when(heads_and_mlps()).then(pl.lit("single")).when(inside).then(pl.col("component"))
+    return own.otherwise(pl.lit("containing"))
 
 
 def starred() -> pl.Expr:

@@ -164,15 +164,25 @@ class Split:
     seed: int = 0
 
 
-Component = Literal["z", "attn_out", "mlp_out", "resid_pre", "resid_post"]
+COMPONENTS = ("z", "attn_out", "mlp_out", "resid_pre", "resid_post")
+"""What `patch` replaces by default."""
+INSIDE = {"q": "H{}.q", "k": "KV{}.k", "v": "KV{}.v", "pattern": "H{}.pattern", "neuron": "N{}"}
+"""Components inside a head or an MLP → the name of one part of them; each is a family of its own."""
 HOOKS: dict[str, str] = {
     "z": "attn.hook_z",
     "attn_out": "hook_attn_out",
     "mlp_out": "hook_mlp_out",
     "resid_pre": "hook_resid_pre",
     "resid_post": "hook_resid_post",
+    "q": "attn.hook_q",
+    "k": "attn.hook_k",
+    "v": "attn.hook_v",
+    # not attn.hook_pattern: to edit that changes nothing in families whose attention is one fused step
+    "pattern": "attn.hook_z",
+    "neuron": "mlp.hook_post",
+    "weights": "attn.hook_pattern",
 }
-COMPONENTS = tuple(HOOKS)
+"""Where a component is read and replaced; `weights` (how a head attends) can only be read."""
 POSITIONS = ("all", "term", "between", "readout")
 """Which nodes of a prompt are replaced: every one (and those of its fillers), the term's, those after the
 term, the last one.
@@ -181,11 +191,12 @@ term, the last one.
 
 @dataclass(frozen=True, order=True)
 class Site:
-    """A place in the model: a component of a layer, and a head where the component is `z`."""
+    """A place in the model: a component of a layer, and which part of it where it has several."""
 
     layer: int
     component: str
     head: int | None = None
+    """The head; of `k` and `v` the key-value head, of `neuron` the entry of the MLP's hidden layer."""
 
     @property
     def hook(self) -> str:
@@ -194,7 +205,7 @@ class Site:
 
     def __str__(self) -> str:
         if self.head is not None:
-            return f"L{self.layer}H{self.head}"
+            return f"L{self.layer}" + INSIDE.get(self.component, "H{}").format(self.head)
         return f"L{self.layer}.{'mlp' if self.component == 'mlp_out' else self.component}"
 
 

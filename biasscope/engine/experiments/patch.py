@@ -13,7 +13,7 @@ from biasscope.engine.schemas import SUMMARY
 from biasscope.engine.settings import SILENT, Direction, Measure, Method, Patched, Voice
 from biasscope.engine.statistics import reliability, summary
 from biasscope.engine.store import runs
-from biasscope.engine.types import COMPONENTS, POSITIONS, Site
+from biasscope.engine.types import COMPONENTS, INSIDE, POSITIONS, Site
 
 if TYPE_CHECKING:
     from biasscope.engine.measure.sources import Sweep
@@ -43,7 +43,7 @@ def patch(
     if method == "exact" and (steps or calibrate):
         raise UsageError("--steps and --calibrate are about estimates: they need --method attribution")
     where = {
-        "components": selection.parse_words("--components", components, COMPONENTS),
+        "components": selection.parse_words("--components", components, (*COMPONENTS, *INSIDE)),
         "layers": selection.Choice.parse(None, layers).layers,
         "positions": selection.parse_words("--positions", positions, POSITIONS),
     }
@@ -68,8 +68,9 @@ def patch(
 
 def _measure(each: Scan, own: dict[str, Any], where: dict[str, Any], gone: Sequence[Site]) -> None:
     """Measure what is not stored yet."""
-    from biasscope.engine.measure import attribution, exact, sources
+    from biasscope.engine.measure import attention, attribution, exact, sources
 
+    attention.check(each.run.lm, where["components"])
     lm, name, positions, exactly = each.run.lm, own["source"], where["positions"], own["method"] == "exact"
     single = selection.without(
         sources.sites(lm, where["components"], where["layers"]), selection.inside(lm, gone)
@@ -88,7 +89,11 @@ def _measure(each: Scan, own: dict[str, Any], where: dict[str, Any], gone: Seque
             )
     if own["direction"] == "denoising":
         forest, name = replace(forest, blocks=tuple(block.swapped() for block in forest.blocks)), "clean"
-    sites = single if exactly else list(dict.fromkeys([*single, *map(sources.whole, single)]))
+    sites = (
+        single
+        if exactly
+        else list(dict.fromkeys([*single, *(sources.whole(s) for s in single if s.component not in INSIDE)]))
+    )
     sweep = sources.Sweep(
         sites, each.source(name, forest, sites), positions, ("target",), each.standing(gone)
     )

@@ -6,7 +6,8 @@ RELIABILITY rows, one per number and kind of site (or family); `quantity` is one
   among all sites of the family, by simulation from the run's residuals (see `audit`); the median over the
   sites of the kind, null where no effect reaches 0.8;
 - `false_alarms_symmetric`, `false_alarms_resampled`: the share of studies like this one, without any effect,
-  in which a star appears (component `single`: heads and MLPs; `containing`: hook points that contain them);
+  in which a star appears (component `single`: heads and MLPs; `containing`: hook points that contain them;
+  a component inside them is named itself);
   `family_sites`: members of that family, n: measured;
 - `split_spearman`, `split_top10`: Spearman's ρ of the signed site estimates between two halves of the
   clusters and the share of the top 10 that both name, over 100 seeded splits: median, 5 % (`low`) and 95 %
@@ -78,11 +79,7 @@ def assess(
         label = {"model": model, "method": method, "dataset": dataset, "metric": metric}
         needed = np.full((2, site_effects.sites.height), np.nan)
         for family in site_effects.families or ():
-            single = site_effects.sites.select(schemas.heads_and_mlps()).to_series().to_numpy()
-            kind = {
-                "component": "single" if (single & family.members).any() else "containing",
-                "heads": False,
-            }
+            kind = {"component": family.name, "heads": False}
             audited = _audited(site_effects, family, needed, design.seed)
             rows += labelled({**label, "statistic": site_effects.statistic, **kind}, audited)
         for statistic in _ranking_statistics(site_effects):
