@@ -9,6 +9,8 @@ EXAMPLES = (
     "biasscope patch --dataset winogender",
     "biasscope patch --method exact --components resid_post --positions term,between,readout",
     "biasscope patch --model gpt2 --dataset winogender --source zero --calibrate 20",
+    "biasscope patch --method edges --dataset winogender --calibrate 50",
+    "biasscope patch --components q,k,v --calibrate 20",
     "biasscope patch --json | jq '.summary[0] | {layer, head, estimate, recovered}'",
 )
 
@@ -17,7 +19,11 @@ def patch(
     o: options.Measure,
     method: Annotated[
         options.Method,
-        options.option("--method", "attribution: gradient estimates; exact: each site replaced in turn"),
+        options.option(
+            "--method",
+            "attribution: gradient estimates; exact: each site replaced in turn; edges: estimates of what each "
+            "input of a head or MLP reads of each other",
+        ),
     ] = "attribution",
     source: Annotated[
         options.Patched,
@@ -47,7 +53,9 @@ def patch(
     ] = None,
     calibrate: Annotated[
         int | None,
-        options.option("--calibrate", "Also measure exactly the first N and N random sites a kind", min=1),
+        options.option(
+            "--calibrate", "Also measure exactly the first N and N random sites a kind (or edges)", min=1
+        ),
     ] = None,
     plot: options.Plot = False,
 ) -> None:

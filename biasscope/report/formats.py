@@ -13,8 +13,8 @@ import pyarrow.parquet as pq
 
 from biasscope.console import encodable, safe_text
 from biasscope.engine.settings import Format, Measure
-from biasscope.engine.store.runs import Result, RunRecord
-from biasscope.report import circuits, probes, reliability, tables, terminal
+from biasscope.engine.store.runs import DatasetPart, Result, RunRecord
+from biasscope.report import circuits, edges, probes, reliability, tables, terminal
 from biasscope.report.tables import escaped
 
 if TYPE_CHECKING:
@@ -22,6 +22,8 @@ if TYPE_CHECKING:
 
 FLUSH = 1000
 """Rows written to stdout at a time."""
+EDGES = 100
+"""Edges in a JSON document; all of them stand in the run's table."""
 LONG = 32
 """Characters to which a column of text may be folded; names and numbers are shorter and stay on one line."""
 
@@ -62,6 +64,8 @@ def write_data(result: Result, chosen: Format, with_rows: bool) -> None:
         run = result.record
         document = {"schema_version": run.schema_version, "run": run.model_dump(mode="json")}
         document |= {"summary": list(records([summary])), "reliability": list(records(result.reliability))}
+        if parts := [part for part in run.datasets if "edges" in part.tables]:
+            document["edges"] = list(records(stored_edges(part).head(EDGES) for part in parts))
         document["warnings"] = run.warnings
         write_json(document | ({"rows": list(records(stored(result.rows)))} if with_rows else {}))
     elif chosen is Format.JSONL:
@@ -85,6 +89,11 @@ def stored(files: Iterable[Path]) -> Iterable[pl.DataFrame]:
     for file in files:
         for batch in pq.ParquetFile(file).iter_batches(FLUSH):
             yield pl.DataFrame(pl.from_arrow(batch))
+
+
+def stored_edges(part: DatasetPart) -> pl.DataFrame:
+    """EDGES of a run, the strongest first."""
+    return pl.read_parquet(Path(part.path) / "edges.parquet")
 
 
 def records(frames: Iterable[pl.DataFrame]) -> Iterable[dict[str, Any]]:
@@ -121,6 +130,9 @@ def tables_of(result: Result) -> Iterator[tables.Table]:
             yield circuits.sets(summary, part.name, part.noun, file)
         elif record.command == "encode":
             yield edited(tables.encoded(summary, part.name, f"{part.path}/activations.parquet"))
+        elif "edges" in part.tables:
+            yield edges.strongest(summary, stored_edges(part), part)
+            yield from reliability.tables(summary.clear(), trusted)
         else:
             own = summary.filter(dataset=part.name)
             for rows in own.partition_by("method", "source", maintain_order=True):

@@ -7,11 +7,11 @@ import polars as pl
 
 from biasscope.engine import schemas
 from biasscope.engine.schemas import NONE, RELIABILITY, number
-from biasscope.engine.types import POSITIONS
+from biasscope.engine.types import EDGE, POSITIONS
 from biasscope.report.page.gather import LISTED, Map
 from biasscope.report.tables import INSIDE, Overlap, Table, overlap
 
-KINDS = {"z": "z (whole)", "mlp_out": "MLPs"} | INSIDE
+KINDS = {"z": "z (whole)", "mlp_out": "MLPs", EDGE: "edges"} | INSIDE
 
 
 def tables(summary: pl.DataFrame, reliability: pl.DataFrame) -> Iterator[Table]:

@@ -8,6 +8,8 @@ import polars as pl
 
 from biasscope.engine.errors import UsageError
 from biasscope.engine.experiments import scan, selection, session
+from biasscope.engine.experiments.between import edges
+from biasscope.engine.experiments.between.edges import Asked
 from biasscope.engine.experiments.scan import Scan
 from biasscope.engine.schemas import SUMMARY
 from biasscope.engine.settings import SILENT, Direction, Measure, Method, Patched, Voice
@@ -41,11 +43,14 @@ def patch(
             f"not {source}"
         )
     if method == "exact" and (steps or calibrate):
-        raise UsageError("--steps and --calibrate are about estimates: they need --method attribution")
+        raise UsageError("--steps and --calibrate are about estimates: take --method attribution or edges")
+    if method == "edges" and (components != ",".join(COMPONENTS) or layers or given):
+        raise UsageError("--method edges is over all edges: leave out --components, --layers and --given")
+    at = selection.parse_words("--positions", positions, POSITIONS)
     where = {
         "components": selection.parse_words("--components", components, (*COMPONENTS, *INSIDE)),
         "layers": selection.Choice.parse(None, layers).layers,
-        "positions": selection.parse_words("--positions", positions, POSITIONS),
+        "positions": at,
     }
     gone = selection.parse_sites("--given", given) if given else ()
     own = {"method": method, "source": source, "direction": direction, "steps": steps, "calibrate": calibrate}
@@ -59,6 +64,9 @@ def patch(
         if source == "corrupt" and dataset.rule == "none":
             raise UsageError(f"{dataset.name} has no counterfactual twins; take --source mean")
     for each in scan.scans(run, **own, **where, **selection.in_identity(gone)):
+        if method == "edges":
+            edges.patch(each, Asked(source, direction, at, steps, calibrate))
+            continue
         if not each.complete:
             _measure(each, own, where, gone)
         whole, trusted = scan.aggregated(each, "effects", method)
@@ -75,25 +83,10 @@ def _measure(each: Scan, own: dict[str, Any], where: dict[str, Any], gone: Seque
     single = selection.without(
         sources.sites(lm, where["components"], where["layers"]), selection.inside(lm, gone)
     )
-    everywhere = positions == ("all",)
-    forest = each.forest(
-        share="all" if exactly and everywhere else "example",
-        twins=name == "corrupt",
-        positions=not everywhere,
-    )
-    for position in positions:
-        if not everywhere and not any(prompt.part(position) for prompt in forest.prompts):
-            raise UsageError(
-                f"--positions {position} is no token of any prompt of {each.dataset.name}: the term "
-                "ends each; take --positions term"
-            )
-    if own["direction"] == "denoising":
-        forest, name = replace(forest, blocks=tuple(block.swapped() for block in forest.blocks)), "clean"
-    sites = (
-        single
-        if exactly
-        else list(dict.fromkeys([*single, *(sources.whole(s) for s in single if s.component not in INSIDE)]))
-    )
+    asked = Asked(name, own["direction"], positions, own["steps"], own["calibrate"])
+    forest, name = asked.forest(each, "all" if exactly and positions == ("all",) else "example")
+    wholes = [sources.whole(site) for site in single if not exactly and site.component not in INSIDE]
+    sites = list(dict.fromkeys([*single, *wholes]))
     sweep = sources.Sweep(
         sites, each.source(name, forest, sites), positions, ("target",), each.standing(gone)
     )

@@ -9,7 +9,7 @@ Needs a forest that shares nothing between examples: at a node that several use,
 the sum over them.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from functools import partial
 
@@ -108,25 +108,27 @@ def gradients(
 ) -> tuple[forward.Readouts, dict[Site, Tensor], dict[Site, Tensor]]:
     """What a pass reads, its activations, and the metric's gradients, there or averaged over `steps`."""
     (metric,), puts = wanted.metrics, wanted.edit.puts(block)
-    readouts, acts, grads = _gradients(lm, block, points, metric, puts)
+    readouts, acts, grads = pulled(lm, block, points, metric, puts)
     if steps is not None:
-        first = Site(0, "resid_pre")
-        with torch.no_grad():
-            here, there = (forward.capture(lm, b, [first])[0][first] for b in (block, block.swapped()))
-        total_grads = [torch.zeros_like(g) for g in grads]
-        for step in range(steps):
-            between = forward.Put(here + (step + 0.5) / steps * (there - here))
-            for sum_, g in zip(
-                total_grads, _gradients(lm, block, points, metric, {first: between, **puts})[2], strict=True
-            ):
-                sum_ += g / steps
-        grads = total_grads
-    return readouts, acts, dict(zip(points, grads, strict=True))
+        grads = {point: torch.zeros_like(g) for point, g in grads.items()}
+        for between in line(lm, block, steps):
+            for point, g in pulled(lm, block, points, metric, {**between, **puts})[2].items():
+                grads[point] += g / steps
+    return readouts, acts, grads
 
 
-def _gradients(
+def line(lm: LM, block: Block, steps: int) -> Iterator[forward.Puts]:
+    """What stands in each pass at the midpoints of the line between prompts' and twins' embeddings."""
+    first = Site(0, "resid_pre")
+    with torch.no_grad():
+        here, there = (forward.capture(lm, b, [first])[0][first] for b in (block, block.swapped()))
+    for step in range(steps):
+        yield {first: forward.Put(here + (step + 0.5) / steps * (there - here))}
+
+
+def pulled(
     lm: LM, block: Block, points: Sequence[Site], metric: str, puts: forward.Puts
-) -> tuple[forward.Readouts, dict[Site, Tensor], list[Tensor]]:
+) -> tuple[forward.Readouts, dict[Site, Tensor], dict[Site, Tensor]]:
     """What a pass reads, its activations and the metric's gradients; `puts`: what stands in it already."""
     acts: dict[Site, Tensor] = {}
     changes = forward.overwrites([puts])
@@ -137,8 +139,8 @@ def _gradients(
         def hook(act: Tensor) -> Tensor:
             act = act if change is None else change(act)
             # the first points that are met start the graph: neither weights nor what stands before them needs
-            # a gradient
-            acts[site] = act if act.requires_grad else act.detach().requires_grad_()
+            # a gradient; a view, so that what enters a norm is not also what passes it by
+            acts[site] = act.view_as(act) if act.requires_grad else act.detach().requires_grad_()
             return acts[site]
 
         return hook
@@ -148,7 +150,7 @@ def _gradients(
         readouts = forward.read(block, logits)
         has = METRICS[metric].defined(readouts)
         grads = torch.autograd.grad(METRICS[metric].fn(readouts)[0, has].sum(), [acts[p] for p in points])
-    return readouts, {p: acts[p].detach() for p in points}, list(grads)
+    return readouts, {p: acts[p].detach() for p in points}, dict(zip(points, grads, strict=True))
 
 
 def _per_example(

@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from biasscope.engine import schemas
 from biasscope.engine.schemas import TOTAL
 from biasscope.engine.statistics.resampling import Array
-from biasscope.engine.types import INSIDE, Design, Site
+from biasscope.engine.types import EDGE, INSIDE, Design, Site
 
 SITE = ["component", "layer", "head", "position"]
 SITES = ["measured", "source", *SITE]
@@ -171,7 +171,7 @@ def _families(sites: pl.DataFrame) -> list[Family]:
     """Heads and MLPs, the hook points that contain others, and each component inside them."""
     own, counts = sites["measured"].to_numpy(), (sites["component"] != TOTAL).to_numpy()
     kinds = sites.select(schemas.family()).to_series()
-    each = (((kinds == name).to_numpy() & counts, name) for name in ("single", "containing", *INSIDE))
+    each = (((kinds == name).to_numpy() & counts, name) for name in ("single", "containing", *INSIDE, EDGE))
     return [Family(members, own, name) for members, name in each if members.any()]
 
 

@@ -166,10 +166,10 @@ def _of_kind(
             middle = float(np.median(known)) if known.size else None
             yield Quantity(quantity, unit(BIAS[0], statistic), int(where.sum()), middle)
     cells, cluster, x = site_effects.over(statistic)
-    yield from _split(cells.sites(where), cluster, None if x is None else standard(x), seed)
+    yield from split(cells.sites(where), cluster, None if x is None else standard(x), seed)
 
 
-def _split(cells: Cells, cluster: NDArray[np.intp], x: Array | None, seed: int) -> Iterator[Quantity]:
+def split(cells: Cells, cluster: NDArray[np.intp], x: Array | None, seed: int) -> Iterator[Quantity]:
     """What one half of the clusters repeats of the other."""
     k, m = int(cluster.max()) + 1, cells.n.shape[1]
     rho, share = np.full(SPLITS, np.nan), np.full(SPLITS, np.nan)

@@ -15,7 +15,10 @@ import pyarrow.parquet as pq
 from biasscope.engine.schemas import (
     ACTIVATIONS,
     BANDS,
+    EDGES,
     EFFECTS,
+    GRAPH,
+    GROUPS,
     MEANS,
     PREDICTIONS,
     PROBES,
@@ -31,6 +34,9 @@ SCHEMA_VERSION = 2
 SCHEMAS = {
     "effects": EFFECTS,
     "exact": EFFECTS,
+    "groups": GROUPS,
+    "graph": GRAPH,
+    "edges": EDGES,
     "control": EFFECTS,
     "scores": SCORES,
     "triples": TRIPLES,
