@@ -21,8 +21,8 @@ def patch(
         options.Method,
         options.option(
             "--method",
-            "attribution: gradient estimates; exact: each site replaced in turn; edges: estimates of what each "
-            "input of a head or MLP reads of each other",
+            "attribution: gradient estimates; exact: each site replaced in turn; edges: estimates of what "
+            "heads and MLPs read of each other",
         ),
     ] = "attribution",
     source: Annotated[

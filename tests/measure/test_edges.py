@@ -11,7 +11,7 @@ import torch
 from transformer_lens.tools.analysis import attribution_patching
 
 from biasscope.engine.errors import DataError
-from biasscope.engine.measure import attribution, edges, exact, paths, sources
+from biasscope.engine.measure import attribution, edges, effects, exact, graphs, paths, sources
 from biasscope.engine.model import planted
 from biasscope.engine.types import FINAL, Edge, Site
 from tests.support import slow
@@ -143,3 +143,28 @@ def test_planted_edges_come_first_and_are_exact(lab):
     for row in table.iter_rows(named=True):
         assert row["effect"] == pytest.approx(by_hand[row["example_id"]], abs=2e-2)
         assert row["effect"] == pytest.approx(float(scores[row["example_id"]][row["head"]]), abs=1e-4)
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_sets_of_edges_reach_from_the_model_to_its_twin_and_one_edge_is_its_path(family, tiny):
+    """No edge replaced: the model. Every edge: the twin. One: what path patching says."""
+    lm = tiny(family)
+    _, forest = paired(lm, share="all")
+    graph = edges.stream(lm)
+    nodes = sorted({sources.whole(site) for site in graph.ups})
+    source = sources.corrupt(lm, nodes)
+    one = some(graph, 1)[5]
+    wanted = [
+        graphs.Edges("nothing", frozenset()),
+        graphs.none(graph),
+        graphs.Edges("one", frozenset([graph.number[one]])),
+    ]
+    table = pl.concat(u.compute()["effects"] for u in graphs.units(graph, forest, wanted, source))
+    found = {p: rows.sort("example_id")["effect"].to_numpy() for (p,), rows in table.group_by("position")}
+    sweep = sources.Sweep([Site(0, "resid_pre")], source, metrics=("target",))
+    total = pl.concat(effects.total(lm, forest, block, sweep) for block in forest.blocks)
+    units = paths.units(graph, forest, [one], sources.Sweep(nodes, source, metrics=("target",)))
+    path = pl.concat(unit.compute()["effects"] for unit in units)
+    assert np.abs(found["nothing"]).max() < 1e-4
+    assert found["none"] == pytest.approx(total.sort("example_id")["effect"].to_numpy(), abs=2e-4)
+    assert found["one"] == pytest.approx(path.sort("example_id")["effect"].to_numpy(), abs=2e-4)

@@ -28,6 +28,7 @@ class Stream:
     """Whether attention and MLP of a layer read the same stream, so that the MLP does not see its heads."""
     _into: dict[tuple[int, str], Tensor] = field(default_factory=dict)
     _out: dict[int, Tensor] = field(default_factory=dict)
+    _bias: dict[tuple[int, str], Tensor] = field(default_factory=dict)
 
     @cached_property
     def ups(self) -> list[Site]:
@@ -83,6 +84,24 @@ class Stream:
             matrix = _matrix(self.block(layer).attn.o, width, self.lm)
             self._out[layer] = matrix.unflatten(0, (self.lm.n_heads, -1)).contiguous()
         return self._out[layer]
+
+    def bias(self, layer: int, name: str) -> Float[Tensor, "part d_head"]:
+        """What a query, key or value is of nothing."""
+        if (layer, name) not in self._bias:
+            kind = {"device": self.lm.device, "dtype": getattr(torch, self.lm.dtype)}
+            with torch.no_grad():
+                nothing = getattr(self.block(layer).attn, name)(torch.zeros(1, 1, self.lm.d_model, **kind))
+            self._bias[layer, name] = nothing.view(self.lm.parts(name) or 1, -1).float()
+        return self._bias[layer, name]
+
+    def put_out(
+        self, layer: int, z: Float[Tensor, "row node head d_head"]
+    ) -> Float[Tensor, "row node d_model"]:
+        """What the heads of a layer put out together, before any norm that follows."""
+        module = self.block(layer).attn.o
+        with torch.no_grad():
+            # not the module with its hooks: this is called from one of them
+            return module.original_component(z.flatten(2))
 
     def after(self, layer: int) -> Any:
         """The norm through which the heads' output reaches the stream, as in Gemma; None: none."""
