@@ -160,6 +160,10 @@ Given = Annotated[
     str | None,
     option("--given", "Their means stand there all the while: LAYER.HEAD or LAYER.mlp", metavar="5.3,10.mlp"),
 ]
+Mib = Annotated[
+    Path | None,
+    option("--mib", "Also write the edges as a graph that MIB and EAP-IG read", metavar="FILE.json"),
+]
 Plot = Annotated[
     bool,
     option("--plot", "Also draw the result in the terminal: a heat map of the heads, bars", panel=OUTPUT),

@@ -57,6 +57,7 @@ def patch(
             "--calibrate", "Also measure exactly the first N and N random sites a kind (or edges)", min=1
         ),
     ] = None,
+    mib: options.Mib = None,
     plot: options.Plot = False,
 ) -> None:
     """Effect of replacing each head, MLP, attention output and residual site, estimated or exact."""
@@ -75,6 +76,7 @@ def patch(
         given=given,
         steps=steps,
         calibrate=calibrate,
+        mib=mib,
         voice=Screen(o.quiet, o.verbose),
     )
     formats.result(result, o, plot=plot)

@@ -53,6 +53,8 @@ class Site:
         return f"blocks.{self.layer}.{HOOKS[self.component]}"
 
     def __str__(self) -> str:
+        if self.component == EDGE:
+            return f"edge {self.head}"
         if self.head is not None:
             return f"L{self.layer}" + INSIDE.get(self.component, "H{}").format(self.head)
         if self.component == FINAL:

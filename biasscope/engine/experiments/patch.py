@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import replace
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import polars as pl
@@ -9,6 +10,7 @@ import polars as pl
 from biasscope.engine.errors import UsageError
 from biasscope.engine.experiments import scan, selection, session
 from biasscope.engine.experiments.between import edges
+from biasscope.engine.experiments.between import mib as exchange
 from biasscope.engine.experiments.between.edges import Asked
 from biasscope.engine.experiments.scan import Scan
 from biasscope.engine.schemas import SUMMARY
@@ -34,6 +36,7 @@ def patch(
     given: str | None = None,
     steps: int | None = None,
     calibrate: int | None = None,
+    mib: Path | None = None,
     voice: Voice = SILENT,
 ) -> runs.Result:
     """The effect of replacing every head, MLP, attention output and residual site."""
@@ -44,6 +47,8 @@ def patch(
         )
     if method == "exact" and (steps or calibrate):
         raise UsageError("--steps and --calibrate are about estimates: take --method attribution or edges")
+    if mib is not None and (method != "edges" or len(settings.dataset or []) > 1):
+        raise UsageError("--mib writes the edges of one dataset: it needs --method edges and one --dataset")
     if method == "edges" and (components != ",".join(COMPONENTS) or layers or given):
         raise UsageError("--method edges is over all edges: leave out --components, --layers and --given")
     at = selection.parse_words("--positions", positions, POSITIONS)
@@ -71,7 +76,10 @@ def patch(
             _measure(each, own, where, gone)
         whole, trusted = scan.aggregated(each, "effects", method)
         each.save(*(_calibration(each, whole, trusted, calibrate) if calibrate else (whole, trusted)))
-    return run.finish()
+    result = run.finish()
+    if mib is not None:
+        exchange.write(mib, result.record, Path(result.record.datasets[0].path))
+    return result
 
 
 def _measure(each: Scan, own: dict[str, Any], where: dict[str, Any], gone: Sequence[Site]) -> None:

@@ -65,7 +65,7 @@ def _measure(each: Scan, asked: Asked) -> None:
     forest, name = asked.forest(each, "example")
     nodes = sorted({whole(site) for site in graph.ups})
     sweep = Sweep(nodes, each.source(name, forest, nodes), asked.positions, ("target",))
-    drawn = Unit("graph", lambda: {"graph": _graph(graph.edges)})
+    drawn = Unit("graph", lambda: {"graph": graph_of(graph.edges)})
     names = each.measure([drawn], None)
     names += each.measure(edges.units(graph, forest, sweep, asked.steps), f"edges ({name})")
     if asked.calibrate:
@@ -76,7 +76,7 @@ def _measure(each: Scan, asked: Asked) -> None:
     each.close(forest.examples, names, forest.dropped, forest.partly)
 
 
-def _graph(edges: Sequence[Edge]) -> pl.DataFrame:
+def graph_of(edges: Sequence[Edge]) -> pl.DataFrame:
     """GRAPH of a model's edges."""
     rows = [
         (number, *(value for site in (e.up, e.down) for value in (site.component, site.layer, site.head)))
