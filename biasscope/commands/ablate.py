@@ -14,6 +14,7 @@ EXAMPLES = (
     "biasscope ablate --dataset winogender --source all",
     "biasscope ablate --dataset winogender --control definitional",
     "biasscope ablate --dataset winogender --given 26.2,25.2",
+    "biasscope ablate --dataset winogender --layers 20-29 --conditional",
 )
 
 
@@ -45,6 +46,13 @@ def ablate(
         float,
         options.option("--miss", "Share of others that may exceed them (--adaptive)", min=0.001, max=0.5),
     ] = 0.02,
+    conditional: Annotated[
+        bool,
+        options.option("--conditional", "Then all others with each strong site gone: what its absence shows"),
+    ] = False,
+    rounds: Annotated[
+        int, options.option("--rounds", "Rounds of --conditional, while one adds sites", min=1)
+    ] = 3,
     control: Annotated[
         options.Control | None,
         options.option("--control", "Scan prompts where gender is a fact, too: each site's specificity"),
@@ -68,6 +76,8 @@ def ablate(
         given=given,
         adaptive=adaptive,
         miss=miss,
+        conditional=conditional,
+        rounds=rounds,
         control=control,
         voice=Screen(o.quiet, o.verbose),
     )

@@ -160,6 +160,15 @@ GROUPS = pl.Schema(
 lost: examples of that block that are in no sum because their scores are not finite.
 """
 
+CONDITIONAL = pl.Schema(
+    {"round": pl.Int32, "gone_component": pl.String, "gone_layer": pl.Int32, "gone_head": pl.Int32}
+    | {"component": pl.String, "layer": pl.Int32, "head": pl.Int32}
+    | {"alone": pl.Float64, "alone_star": pl.Boolean}
+    | dict.fromkeys(("estimate", "ci_low", "ci_high", "p", "p_family", "q"), pl.Float64)
+    | {"carried_by": pl.String, "caution": pl.String, "star": pl.Boolean}
+)
+"""One row per site and candidate that was removed: its effect alone, and how much that changes (estimate)."""
+
 LEVEL = 0.05
 """Family-wise level of a star, and one minus the coverage of every interval."""
 STAR, CARRIED, DISPUTED, UNEVEN = "*", "°", "†", "~"

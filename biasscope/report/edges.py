@@ -1,6 +1,6 @@
-"""Edges as a table that people read at 80 columns."""
+"""What lies between sites, as tables that people read at 80 columns: edges, and what removed sites hid."""
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from typing import Any
 
 import polars as pl
@@ -14,6 +14,8 @@ from biasscope.report.tables import Table
 
 SHOWN = 25
 """Rows of the table; the rest is in the file."""
+BEHIND = 12
+"""Rows of the table of a conditional scan."""
 
 
 def ends(row: Mapping[str, Any]) -> Edge:
@@ -57,6 +59,26 @@ def _cells(row: dict[str, Any], *, exact: bool) -> list[str]:
     return [name, tables.interval(row), tables.probability(row["p_family"]), *([path] if exact else [])]
 
 
-def named(edges: Iterable[Mapping[str, Any]]) -> list[str]:
-    """The edges of rows by their short names."""
-    return [str(ends(row)) for row in edges]
+def hidden(found: pl.DataFrame, rows: pl.DataFrame, part: DatasetPart) -> Table:
+    """The sites whose effects change most once another is gone; `rows`: their SUMMARY."""
+    known = found.filter(pl.col("estimate").is_not_null())
+    shown = known.sort(pl.col("estimate").abs(), descending=True).head(BEHIND).to_dicts()
+    slopes = rows["statistic"][0] == "slope"
+    cells = [_change(row) for row in shown]
+    new = found.filter("star", ~pl.col("alone_star").fill_null(value=False)).height
+    gone = found.select("gone_layer", "gone_component", "gone_head").n_unique()
+    change = f"change of {'slope' if slopes else 'effect'} [95 %]"
+    columns = ["site", "behind", "round", "alone", change, "p_family"]
+    title = f"{part.name}: once others are gone, source {rows['source'][0]}, {gone} sites removed in turn"
+    notes = [*schemas.legend(shown)]
+    notes.append("change: effect with the site behind which it stands zeroed − effect alone; all one family")
+    notes.append(f"{new} changes have a star at sites without one alone; in {part.path}/conditional.parquet")
+    notes += tables.of_summary(rows, part, columns)
+    return Table(title, columns, [cells], notes, ("p_family", "round"))
+
+
+def _change(row: dict[str, Any]) -> list[str]:
+    places = (Site(*(row[f"{end}{n}"] for n in ("layer", "component", "head"))) for end in ("", "gone_"))
+    alone = schemas.number(row["alone"]) + (schemas.STAR if row["alone_star"] else " ")
+    cells = [*map(str, places), str(row["round"]), alone]
+    return [*cells, tables.interval(row), tables.probability(row["p_family"])]

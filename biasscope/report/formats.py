@@ -136,10 +136,14 @@ def tables_of(result: Result) -> Iterator[tables.Table]:
         else:
             own = summary.filter(dataset=part.name)
             for rows in own.partition_by("method", "source", maintain_order=True):
+                if rows["method"][0] == "conditional":
+                    found = pl.read_parquet(Path(part.path) / "conditional.parquet")
+                    yield edges.hidden(found, rows, part)
+                    continue
                 # a control's rows follow
                 control = summary.filter(pl.col("dataset") != part.name, source=rows["source"][0])
                 yield edited(tables.effects(rows, part, file, control))
-            yield from reliability.tables(summary, trusted)
+            yield from reliability.tables(summary.filter(pl.col("method") != "conditional"), trusted)
 
 
 def show_tables(result: Result, stream: TextIO) -> None:

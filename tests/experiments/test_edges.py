@@ -83,3 +83,16 @@ def test_edges_take_no_choice_of_sites(settings):
         patch(settings, method="edges", layers="0")
     with pytest.raises(UsageError, match="--mib writes the edges"):
         patch(settings, mib=Path("x.json"))
+
+
+def test_neurons_are_tested_as_a_family_and_the_strongest_measured(settings, few_draws):
+    """`single`: MLP 2 adds one base rate to all, so that no neuron carries a slope."""
+    result = patch(settings, source="mean", components="neuron", layers="2-3", calibrate=3)
+    part, summary = result.record.datasets[0], result.summaries[0]
+    neurons = pl.read_parquet(Path(part.path) / "neurons.parquet")
+    assert neurons.height == 2 * 64 and set(neurons["component"]) == {"neuron"}
+    exact = summary.filter(method="exact", statistic="slope")
+    assert exact.height == 6 and exact["p_family"].null_count() == 6
+    assert result.reliability[0].filter(quantity="calibration_sign").height == 1
+    with pytest.raises(UsageError, match="a run of their own"):
+        patch(settings, components="neuron,z")

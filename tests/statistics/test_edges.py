@@ -54,6 +54,17 @@ def test_only_the_strongest_and_what_passes_have_an_interval():
     )
 
 
+def test_what_is_rounding_beside_the_largest_is_not_tested():
+    """A thousand-millionth of the largest effect, though it grows with the covariate without exception."""
+    sums = made()
+    sums.total[:, 5] = 1e-9 * np.arange(K) * sums.n
+    with draws.few():
+        for graded in (True, False):
+            _, found = edges.judged(sums, design(graded=graded), M)
+            assert np.isnan(found["p_family"][5]) and np.isnan(found["p"][5])
+            assert np.isfinite(found["p_family"][4])
+
+
 def test_sums_of_blocks_add_up_over_groups():
     rows = [("b", "zero", "all", 2, 0, [1.0, 2.0]), ("a", "zero", "all", 1, 0, [5.0, 0.0])]
     more = [("b", "zero", "all", 1, 0, [2.0, 2.0]), ("b", "zero", "term", 1, 0, [9.0, 9.0])]

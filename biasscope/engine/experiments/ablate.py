@@ -7,6 +7,7 @@ from biasscope.engine.data import datasets
 from biasscope.engine.errors import UsageError
 from biasscope.engine.experiments import adaptive as down_ranking
 from biasscope.engine.experiments import scan, selection, session
+from biasscope.engine.experiments.between import conditional as behind
 from biasscope.engine.experiments.scan import Scan
 from biasscope.engine.settings import SILENT, Control, Measure, Ranking, Replaced, Voice
 from biasscope.engine.statistics import comparison, summary
@@ -28,6 +29,8 @@ def ablate(
     given: str | None = None,
     adaptive: bool = False,
     miss: float = 0.02,
+    conditional: bool = False,
+    rounds: int = 3,
     control: Control | None = None,
     voice: Voice = SILENT,
 ) -> runs.Result:
@@ -37,14 +40,21 @@ def ablate(
             "--adaptive measures one source on the whole model: it does not go with --given, --control or "
             "--source all"
         )
+    if conditional and (given or control or source == "all" or top or adaptive):
+        raise UsageError(
+            "--conditional measures one source with sites removed in turn: it does not go with --given, "
+            "--control, --source all, --top or --adaptive"
+        )
     chosen = selection.Choice.parse(heads, layers)
     gone = selection.parse_sites("--given", given) if given else ()
     selection.apart(chosen, gone)
     own: dict[str, Any] = {"source": source, "heads": heads, "layers": layers, "top": top}
     own["by"] = by if top and not adaptive else None
     own |= {"given": given, "adaptive": adaptive, "miss": miss if adaptive else None, "control": control}
+    own |= {"conditional": True, "rounds": rounds} if conditional else {}
     run = session.start("ablate", settings, own, voice)
     choice = {name: own[name] for name in ("top", "by", "adaptive", "miss")}
+    choice |= {"conditional": rounds} if conditional else {}
     choice |= {"heads": chosen.heads, "layers": chosen.layers, "given": list(map(str, gone))}
     facts = datasets.load(control, settings.data_dir) if control else None
     for dataset in run.datasets if facts else ():
@@ -56,13 +66,18 @@ def ablate(
     for each in scan.scans(run, source=source, sites=choice, control=facts and [facts.name, facts.digest]):
         if not each.complete:
             sites = selection.without(chosen.sites(run.lm), selection.inside(run.lm, gone))
-            if adaptive:
+            if conditional:
+                behind.measure(each, sites, source, rounds)
+            elif adaptive:
                 down_ranking.measure(each, sites, source, top or down_ranking.STRONGEST, miss)
             else:
                 sources = EVERY if source == "all" else (source,)
                 _measure(
                     each, sites if top is None else _ranked(each, sites, sources, top), sources, gone, facts
                 )
+        if conditional:
+            each.save(*behind.aggregated(each))
+            continue
         whole, trusted = _controlled(each) if facts else scan.aggregated(each, "effects", "exact")
         each.save(whole, down_ranking.reported(each, trusted) if adaptive else trusted)
     return run.finish()

@@ -9,7 +9,7 @@ import polars as pl
 
 from biasscope.engine.errors import UsageError
 from biasscope.engine.experiments import scan, selection, session
-from biasscope.engine.experiments.between import edges
+from biasscope.engine.experiments.between import edges, neurons
 from biasscope.engine.experiments.between import mib as exchange
 from biasscope.engine.experiments.between.edges import Asked
 from biasscope.engine.experiments.scan import Scan
@@ -40,23 +40,19 @@ def patch(
     voice: Voice = SILENT,
 ) -> runs.Result:
     """The effect of replacing every head, MLP, attention output and residual site."""
+    at = selection.parse_words("--positions", positions, POSITIONS)
+    wanted = selection.parse_words("--components", components, (*COMPONENTS, *INSIDE))
+    some, ranged = selection.Choice.parse(None, layers).layers, bool(layers)
     if source != "corrupt" and (direction == "denoising" or steps):
         raise UsageError(
             "--direction denoising and --steps go from a prompt to its twin: they need --source corrupt, "
             f"not {source}"
         )
-    if method == "exact" and (steps or calibrate):
-        raise UsageError("--steps and --calibrate are about estimates: take --method attribution or edges")
+    estimates = bool(steps or calibrate)
+    _refuse(method, wanted, estimates=estimates, ranged=ranged, given=bool(given))
     if mib is not None and (method != "edges" or len(settings.dataset or []) > 1):
         raise UsageError("--mib writes the edges of one dataset: it needs --method edges and one --dataset")
-    if method == "edges" and (components != ",".join(COMPONENTS) or layers or given):
-        raise UsageError("--method edges is over all edges: leave out --components, --layers and --given")
-    at = selection.parse_words("--positions", positions, POSITIONS)
-    where = {
-        "components": selection.parse_words("--components", components, (*COMPONENTS, *INSIDE)),
-        "layers": selection.Choice.parse(None, layers).layers,
-        "positions": at,
-    }
+    where = {"components": wanted, "layers": some, "positions": at}
     gone = selection.parse_sites("--given", given) if given else ()
     own = {"method": method, "source": source, "direction": direction, "steps": steps, "calibrate": calibrate}
     options = (
@@ -72,6 +68,10 @@ def patch(
         if method == "edges":
             edges.patch(each, Asked(source, direction, at, steps, calibrate))
             continue
+        if wanted == ("neuron",):
+            asked = Asked(source, direction, at, steps, calibrate)
+            neurons.patch(each, asked, some)
+            continue
         if not each.complete:
             _measure(each, own, where, gone)
         whole, trusted = scan.aggregated(each, "effects", method)
@@ -80,6 +80,19 @@ def patch(
     if mib is not None:
         exchange.write(mib, result.record, Path(result.record.datasets[0].path))
     return result
+
+
+def _refuse(method: Method, wanted: Sequence[str], **chosen: bool) -> None:
+    """Raise UsageError for choices that do not go together."""
+    if method == "exact" and chosen["estimates"]:
+        raise UsageError("--steps and --calibrate are about estimates: take --method attribution or edges")
+    if method == "edges" and (wanted != COMPONENTS or chosen["ranged"] or chosen["given"]):
+        raise UsageError("--method edges is over all edges: leave out --components, --layers and --given")
+    if "neuron" in wanted and (len(wanted) > 1 or method == "exact" or chosen["given"]):
+        raise UsageError(
+            "neurons are a run of their own, estimated: --components neuron alone, without --method exact "
+            "and --given; exact effects of the strongest: --calibrate N"
+        )
 
 
 def _measure(each: Scan, own: dict[str, Any], where: dict[str, Any], gone: Sequence[Site]) -> None:

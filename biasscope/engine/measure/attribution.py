@@ -20,7 +20,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from biasscope.engine.measure import attention
-from biasscope.engine.measure.effects import defined, effects, soundly, total
+from biasscope.engine.measure.effects import defined, effects, soundly, summed, total
 from biasscope.engine.measure.sources import Sweep, whole
 from biasscope.engine.model import forward
 from biasscope.engine.model.loading import LM
@@ -73,6 +73,30 @@ def units(lm: LM, forest: Forest, wanted: Sweep, steps: int | None = None) -> li
     return [
         Unit(f"B{number:05}", partial(soundly, compute, block)) for number, block in enumerate(forest.blocks)
     ]
+
+
+def group_units(lm: LM, forest: Forest, wanted: Sweep, steps: int | None = None) -> list[Unit]:
+    """GROUPS of the neurons of whole layers, one after the other, in pieces of one row block."""
+
+    def compute(block: Block) -> dict[str, pl.DataFrame]:
+        parts = {position: forest.where(block, position) for position in wanted.positions}
+        before, products = _products(lm, block, wanted, parts, steps)
+        has, tables = ~np.ma.getmaskarray(before), []
+        for position, part in parts.items():
+            values = []
+            for site in sorted({whole(s) for s in wanted.sites}):
+                used = (block.owner >= 0) if part is None else (block.owner >= 0) & part
+                nodes = products[site, position][used.to(lm.device)].cpu()
+                empty = torch.zeros(len(block.examples), nodes.shape[1], dtype=torch.float64)
+                values.append(empty.index_add(0, block.owner[used], nodes))
+            scores = torch.cat(values, 1).float().numpy()
+            if not np.isfinite(scores[has]).all() and len(block.examples) > 1:
+                return {"groups": pl.concat(compute(single)["groups"] for single in block.alone())}
+            tables.append(summed(forest, block, (wanted.source.name, position), scores, has))
+        twin = {"effects": total(lm, forest, block, wanted)} if wanted.source.twin else {}
+        return {"groups": pl.concat(tables), **twin}
+
+    return [Unit(f"B{number:05}", partial(compute, block)) for number, block in enumerate(forest.blocks)]
 
 
 def _products(

@@ -18,14 +18,13 @@ from torch import Tensor
 
 from biasscope.engine.errors import DataError
 from biasscope.engine.measure import attribution, sources
-from biasscope.engine.measure.effects import defined, total
+from biasscope.engine.measure.effects import defined, summed, total
 from biasscope.engine.measure.sources import Sweep
 from biasscope.engine.model import forward
 from biasscope.engine.model.loading import LM
 from biasscope.engine.model.packing import Block, Scored, pack
 from biasscope.engine.model.stream import READ, Stream
 from biasscope.engine.model.tokens import Forest
-from biasscope.engine.schemas import GROUPS
 from biasscope.engine.types import FINAL, Site, Unit
 
 TOLERANCE = 1e-3
@@ -201,27 +200,10 @@ def groups(
         if not np.isfinite(values[has]).all() and len(block.examples) > 1:
             alone = [groups(graph, forest, single, wanted, steps) for single in block.alone()]
             return pl.concat(alone)
-        tables.append(_summed(forest, block, (wanted.source.name, position), values, has))
+        tables.append(summed(forest, block, (wanted.source.name, position), values, has))
     return pl.concat(tables)
 
 
 def _target(lm: LM, block: Block, wanted: Sweep) -> np.ma.MaskedArray:
     with torch.no_grad():
         return defined(wanted.metrics[0], forward.read(block, forward.run(lm, block, {})))
-
-
-def _summed(
-    forest: Forest, block: Block, label: tuple[str, str], values: np.ndarray, has: np.ndarray
-) -> pl.DataFrame:
-    """The rows of a block at one position, over the examples that have a target and finite scores."""
-    examples, of = forest.members(block)
-    sound = has & np.isfinite(values).all(1)
-    by_group: dict[str, list[int]] = {}
-    for e, local in zip(examples, of, strict=True):
-        if has[local]:
-            by_group.setdefault(e.group, []).extend([local] if sound[local] else [])
-    lost = sum(bool(has[local] and not sound[local]) for local in of)
-    rows = [
-        (group, *label, len(locals_), lost, values[locals_].sum(0)) for group, locals_ in by_group.items()
-    ]
-    return pl.DataFrame(rows, schema=GROUPS, orient="row")

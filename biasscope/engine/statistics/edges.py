@@ -22,6 +22,10 @@ DRAWS = 5_000
 """Draws of the tests: the smallest p is 1 / 5,001."""
 STRONGEST = 100
 """Members with an interval, beside those that pass the test."""
+FLAT, NOTHING = 1e-10, 1e-12
+"""A spread (sum of squares) below these shares of the member's own size, or of the largest member's, is
+rounding: scores are single precision.
+"""
 _AT_ONCE = 16_000_000
 """Largest `draw member` product held at once, in single precision (64 MB)."""
 
@@ -111,6 +115,12 @@ def _empty(sums: Sums, labels: NDArray[np.intp]) -> Columns:
     return table
 
 
+def _varied(residual: Array, values: Array) -> NDArray[np.intp]:
+    """The members whose values differ between clusters by more than rounding."""
+    size = (values**2).sum(0)
+    return np.flatnonzero((residual**2).sum(0) > np.maximum(FLAT * size, NOTHING * size.max()))
+
+
 def _slopes(sums: Sums, line_of: tuple[Array, NDArray[np.intp]], seed: int, strongest: int) -> Columns:
     """Columns of slopes on x by clusters: permutations of HC3 |t|, the largest of all members."""
     (x, labels), y = line_of, sums.means
@@ -120,7 +130,7 @@ def _slopes(sums: Sums, line_of: tuple[Array, NDArray[np.intp]], seed: int, stro
         return table
     count = min(DRAWS, resampling.DRAWS)
     centred = (y - y.mean(0)).astype(np.float32)
-    varied = np.flatnonzero((centred**2).sum(0) > estimates.FLAT * (y**2).sum(0))
+    varied = _varied(y - y.mean(0), y)
     centred = centred[:, varied]
     orders = slopes.Permuted.of(slopes.orders(x, labels, seed, count).astype(np.float32), labels)
     here = slopes.Permuted.of(x[None].astype(np.float32), labels)
@@ -143,7 +153,7 @@ def _means(sums: Sums, labels: NDArray[np.intp], seed: int, strongest: int) -> C
         return table
     count = min(DRAWS, resampling.DRAWS)
     error = resampling.mean_error(merged.total, merged.n)
-    varied = np.flatnonzero(error > 0)
+    varied = _varied(Means(merged.total, merged.n).residual, merged.total)
     means = Means(merged.total[:, varied], merged.n[:, varied])
     w = resampling.weights(k, seed, count)
     variance = error[varied] ** 2

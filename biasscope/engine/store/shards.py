@@ -15,6 +15,7 @@ import pyarrow.parquet as pq
 from biasscope.engine.schemas import (
     ACTIVATIONS,
     BANDS,
+    CONDITIONAL,
     EDGES,
     EFFECTS,
     GRAPH,
@@ -34,7 +35,10 @@ SCHEMA_VERSION = 2
 SCHEMAS = {
     "effects": EFFECTS,
     "exact": EFFECTS,
+    "aside": EFFECTS,
+    "conditional": CONDITIONAL,
     "groups": GROUPS,
+    "neurons": SUMMARY,
     "graph": GRAPH,
     "edges": EDGES,
     "control": EFFECTS,

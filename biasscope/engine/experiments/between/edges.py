@@ -85,14 +85,15 @@ def graph_of(edges: Sequence[Edge]) -> pl.DataFrame:
     return pl.DataFrame(rows, schema=GRAPH, orient="row")
 
 
-def _sums(each: Scan, names: Sequence[str], position: str) -> Sums:
+def sums_of(each: Scan, names: Sequence[str], position: str) -> Sums:
+    """The sums over groups at one position."""
     return Sums.of(list(each.journal.tables("groups", names)), position)
 
 
 def _estimates(each: Scan, names: Sequence[str], positions: Sequence[str]) -> np.ndarray:
     """The largest |estimate| of each edge over the positions."""
     with each.run.phase("statistics"):
-        values = [statistics.estimate(_sums(each, names, p), each.ungrouped) for p in positions]
+        values = [statistics.estimate(sums_of(each, names, p), each.ungrouped) for p in positions]
         return np.abs(np.stack(values)).max(0)
 
 
@@ -109,7 +110,7 @@ def _save(each: Scan, asked: Asked) -> None:
     """Aggregate the edges; write EDGES, and the strongest ones' SUMMARY."""
     names, graph = each.journal.facts["finished"]["units"], each.journal.get("graph", "graph")
     with each.run.phase("statistics"):
-        sums = [_sums(each, names, position) for position in asked.positions]
+        sums = [sums_of(each, names, position) for position in asked.positions]
         whole = sums[0]
         for other in sums[1:]:
             whole = whole.beside(other)
@@ -119,8 +120,8 @@ def _save(each: Scan, asked: Asked) -> None:
         label |= {"metric": "target", "statistic": statistic, "unit": summary.unit("target", statistic)}
         rows = summary.table(_places(graph, asked.positions, source), columns, label, whole.groups)
         every = summary.ranked(rows)
-        trusted = _reliability(whole, each, every)
-    _warn_lost(each, names)
+        trusted = repeated(whole, each, every)
+    warn_lost(each, names)
     exact = None
     if asked.calibrate:
         size = _estimates(each, names, asked.positions)
@@ -128,7 +129,7 @@ def _save(each: Scan, asked: Asked) -> None:
         trusted = pl.concat([trusted, agreement])
     each.run.write(each.run.folder(each.dataset.name, each.key), "edges", [_table(every, graph, exact)])
     shown = [every.head(SHOWN), *([] if exact is None else [exact])]
-    each.save(pl.concat([_total(each, names, every), *shown]), trusted)
+    each.save(pl.concat([total(each, names, every), *shown]), trusted)
 
 
 def _places(graph: pl.DataFrame, positions: Sequence[str], source: str) -> pl.DataFrame:
@@ -138,25 +139,27 @@ def _places(graph: pl.DataFrame, positions: Sequence[str], source: str) -> pl.Da
     return pl.concat(named.with_columns(position=pl.lit(position)) for position in positions)
 
 
-def _reliability(sums: Sums, each: Scan, every: pl.DataFrame) -> pl.DataFrame:
-    """How many edges the family has, and what half of the groups repeats of their ranking."""
+def repeated(sums: Sums, each: Scan, every: pl.DataFrame) -> pl.DataFrame:
+    """RELIABILITY: how many the family has, and what half of the groups repeats of their ranking."""
     x = statistics.graded(sums, each.design)
     kept = sums if x is None else sums.rows(np.isfinite(x))
     clusters = statistics.clustered(kept, each.design)
     line = None if x is None else statistics.standard(x[np.isfinite(x)])
     label = {name: every[name][0] for name in ("model", "dataset", "method", "source", "metric", "statistic")}
-    label |= {"component": EDGE, "heads": False}
-    size = reliability.Quantity("family_sites", "edges", every.height, float(every.height))
+    label |= {"component": every["component"][0], "heads": False}
+    size = reliability.Quantity("family_sites", "sites", every.height, float(every.height))
     halves = reliability.split(kept.cells(), clusters, line, each.run.options.seed)
     return reliability.table(reliability.labelled(label, [size, *halves]))
 
 
-def _total(each: Scan, names: Sequence[str], every: pl.DataFrame) -> pl.DataFrame:
+def total(each: Scan, names: Sequence[str], every: pl.DataFrame) -> pl.DataFrame:
     """SUMMARY of the whole prompt exchanged for its twin; no rows of another source."""
     tables = list(each.journal.tables("effects", names))
     if not tables:
         return SUMMARY.to_frame()
-    rows = summary.summarise(pl.concat(tables), model=each.run.slug, method="edges", design=each.design)
+    rows = summary.summarise(
+        pl.concat(tables), model=each.run.slug, method=every["method"][0], design=each.design
+    )
     return rows.filter(metric="target", statistic=every["statistic"][0], subset="all")
 
 
@@ -176,10 +179,11 @@ def _numbers(every: pl.DataFrame) -> list[tuple[int, int]]:
     return every.select("layer", "head").unique().rows()
 
 
-def _warn_lost(each: Scan, names: Sequence[str]) -> None:
+def warn_lost(each: Scan, names: Sequence[str]) -> None:
+    """Say how many examples enter no sum."""
     tables = each.journal.tables("groups", names)
     if lost := sum(int(table.unique("position")["lost"].sum()) for table in tables):
-        each.warn(f"the edges of {lost} examples are not finite and enter no statistic")
+        each.warn(f"the scores of {lost} examples are not finite and enter no statistic")
 
 
 def _table(every: pl.DataFrame, graph: pl.DataFrame, exact: pl.DataFrame | None) -> pl.DataFrame:
