@@ -77,6 +77,15 @@ class Run:
         return pl.concat(self._result.summaries)
 
     @property
+    def verdict(self) -> str:
+        """What a baseline shows, in words; one line a data set. UsageError where the run is none."""
+        from biasscope.report import formats
+
+        if self.record.command != "baseline":
+            raise UsageError(f"a run of {self.record.command} has no verdict; a baseline has")
+        return "\n".join(each.sentence for each in formats.verdicts(self._result) if each)
+
+    @property
     def reliability(self) -> pl.DataFrame:
         """One row per number that says how far the ranking can be trusted (schema RELIABILITY)."""
         return pl.concat(self._result.reliability)

@@ -11,6 +11,7 @@ PANEL = "Conclude"
 EXAMPLES = (
     "biasscope report",
     "biasscope report --model gpt2 --out gpt2.md",
+    "biasscope report --pdf --card",
     "biasscope report 34a1f100 7bc02e19 --format json | jq '.used[].reproduce'",
 )
 
@@ -27,6 +28,13 @@ def report(
             "--out", "Markdown file; page and figures stand beside it (default: report.md in --output-dir)"
         ),
     ] = None,
+    pdf: Annotated[
+        bool, options.option("--pdf", "Also print the page as PDF; needs Chromium or Chrome")
+    ] = False,
+    card: Annotated[
+        bool, options.option("--card", "Also a card for the model's page: Markdown with model-index")
+    ] = False,
+    open_: Annotated[bool, options.option("--open", "Show the page in the browser")] = False,
     output_dir: options.OutputDir = Path("results"),
     cache_dir: options.CacheDir = options.Measure.cache_dir,
     format: options.FormatOption = None,  # noqa: A002  the option's name
@@ -38,6 +46,6 @@ def report(
     from biasscope.report.page import document, gather
 
     gathered = gather.gather(output_dir, runs or [], model, cache_dir)
-    document.write(
-        gathered, out or output_dir / "report.md", options.Format.JSON if json else format, quiet=quiet
-    )
+    extras = document.Extras(pdf=pdf, card=card, open=open_)
+    chosen = options.Format.JSON if json else format
+    document.write(gathered, out or output_dir / "report.md", chosen, extras, quiet=quiet)

@@ -64,6 +64,16 @@ EDGES = pl.Schema(
 `exact`: by path patching, of those that --calibrate measured.
 """
 
+PROMPTS = pl.Schema(
+    dict.fromkeys(
+        ("example_id", "group", "dataset", "prompt", "anti_prompt", "stereo", "anti", "suffix", "together"),
+        pl.String,
+    )
+)
+"""One row per example of a run: the texts whose continuations are compared; anti_prompt: that of `anti` where
+it is not that of `stereo`, else null; examples with the same `together`, if it is not empty, are one.
+"""
+
 _ACTIVATIONS: dict[str, Any] = {"example_id": pl.String, **_SITE, "values": pl.List(pl.Float32)}
 ACTIVATIONS = pl.Schema(_ACTIVATIONS)
 """One row per example, site and named position (last, term, mean); `values` has one length, fixed in the

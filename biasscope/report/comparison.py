@@ -16,7 +16,8 @@ from biasscope.report.reliability import KINDS
 from biasscope.report.tables import Table, overlap, probability
 
 if TYPE_CHECKING:
-    from biasscope.report.page.blocks import Gallery, Picture, Section
+    from biasscope.report.page.blocks import Section
+    from biasscope.report.page.gallery import Gallery, Picture
 
 NAMES = {"z": "heads"} | {name: kind for name, kind in KINDS.items() if name != "z"}
 SHOWN = 20
@@ -93,9 +94,9 @@ def show_comparison(
     sys.stdout.flush()
 
 
-def agreement(gathered: Gathered, gallery: "Gallery") -> "Section":
+def agreement(gathered: Gathered, gallery: "Gallery") -> "list[Section]":
     """How many of the strongest heads each two maps share, and how far models agree by relative depth."""
-    from biasscope.report.page.blocks import Block, Section, missing
+    from biasscope.report.page.blocks import Block, Section
 
     drawn_maps = [m for part in gathered.parts for m in part.shown if m.sites("z").height]
     maps = {_letter(i): m for i, m in enumerate(drawn_maps)}
@@ -132,8 +133,7 @@ def agreement(gathered: Gathered, gallery: "Gallery") -> "Section":
         title = "By relative depth: largest effect in each tenth of the layers"
         table = Table(title, ["maps", "ρ", "slices"], [body], [] if pairs else notes)
         blocks.append(Block("table", table=table))
-    none = missing("Needs two maps: of another dataset, source, method or model.")
-    return Section("Agreement between data, sources and models", blocks or [none])
+    return [Section("Agreement between data, sources and models", blocks)] if blocks else []
 
 
 def _shared(model: str, pairs: Sequence[Mapping[str, Any]], gallery: "Gallery") -> "Picture":
@@ -143,5 +143,7 @@ def _shared(model: str, pairs: Sequence[Mapping[str, Any]], gallery: "Gallery") 
     shared = {(row["first"], row["second"]): (row["shared"], row["expected"]) for row in pairs}
     used = sorted({letter for pair in shared for letter in pair}, key=lambda letter: (letter[1:], letter))
     top, title = pairs[0]["top"], f"Strongest heads that two maps share\n{model}"
-    says = f", of {top}: " + "; ".join(f"{a} and {b} {n}" for (a, b), (n, _) in shared.items())
-    return gallery.picture("agreement", figures.agreement, used, says, shared=shared, top=top, title=title)
+    says = f"Of {top}: " + "; ".join(f"{a} and {b} {n}" for (a, b), (n, _) in shared.items()) + "."
+    return gallery.picture(
+        gallery.name("agreement", model), figures.agreement, used, says, shared=shared, top=top, title=title
+    )

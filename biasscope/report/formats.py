@@ -14,8 +14,9 @@ import pyarrow.parquet as pq
 from biasscope.console import encodable, safe_text
 from biasscope.engine.settings import Format, Measure
 from biasscope.engine.store.runs import DatasetPart, Result, RunRecord
-from biasscope.report import circuits, edges, probes, reliability, tables, terminal
-from biasscope.report.tables import escaped
+from biasscope.report import circuits, edges, markdown, probes, reliability, tables, terminal
+from biasscope.report.page import verdict
+from biasscope.report.page.verdict import Verdict
 
 if TYPE_CHECKING:
     from rich.table import Table as Drawing
@@ -67,6 +68,8 @@ def write_data(result: Result, chosen: Format, with_rows: bool) -> None:
         if parts := [part for part in run.datasets if "edges" in part.tables]:
             document["edges"] = list(records(stored_edges(part).head(EDGES) for part in parts))
         document["warnings"] = run.warnings
+        if run.command == "baseline":
+            document["verdict"] = [each.document for each in verdicts(result) if each]
         write_json(document | ({"rows": list(records(stored(result.rows)))} if with_rows else {}))
     elif chosen is Format.JSONL:
         for record in records(stored(result.rows) if with_rows else [summary]):
@@ -75,7 +78,7 @@ def write_data(result: Result, chosen: Format, with_rows: bool) -> None:
         safe = summary.with_columns(pl.col(pl.String).map_elements(_inert, pl.String))
         sys.stdout.write(safe.write_csv())
     else:
-        sys.stdout.write(markdown(summary))
+        sys.stdout.write(markdown.of_summary(summary))
 
 
 def _inert(text: str) -> str:
@@ -105,12 +108,11 @@ def records(frames: Iterable[pl.DataFrame]) -> Iterable[dict[str, Any]]:
             yield from part.iter_rows(named=True)
 
 
-def markdown(summary: pl.DataFrame) -> str:
-    """The summary as a Markdown table, columns that are empty throughout left out."""
-    shown = summary.select(c for c in summary.columns if summary[c].null_count() < summary.height)
-    rows = (["" if value is None else str(value) for value in row.values()] for row in records([shown]))
-    lines = [shown.columns, ["---"] * shown.width, *rows]
-    return "".join(f"| {' | '.join(escaped(cell) for cell in line)} |\n" for line in lines)
+def verdicts(result: Result) -> list[Verdict | None]:
+    """What a baseline shows, per data set; None where it has no target."""
+    given = str(result.record.params.get("given") or "")
+    both = zip(result.summaries, result.record.datasets, strict=True)
+    return [verdict.of(summary, part, Path(part.path), given) for summary, part in both]
 
 
 def tables_of(result: Result) -> Iterator[tables.Table]:
@@ -120,10 +122,12 @@ def tables_of(result: Result) -> Iterator[tables.Table]:
     def edited(table: tables.Table) -> tables.Table:
         return replace(table, title=f"{table.title}{record.given}")
 
+    shown = iter(verdicts(result) if record.command == "baseline" else ())
     for part, summary, trusted in zip(record.datasets, result.summaries, result.reliability, strict=True):
         file = f"{part.path}/summary.parquet"
         if record.command == "baseline":
-            yield tables.clean_model(summary, part, file, record.given)
+            table, found = tables.clean_model(summary, part, file, record.given), next(shown)
+            yield replace(table, notes=[*([found.short] if found else []), *table.notes])
         elif record.command == "probe":
             yield edited(probes.probes(summary, part.name, part.noun, file, record.params["split"]))
         elif record.command == "circuit":
@@ -137,8 +141,8 @@ def tables_of(result: Result) -> Iterator[tables.Table]:
             own = summary.filter(dataset=part.name)
             for rows in own.partition_by("method", "source", maintain_order=True):
                 if rows["method"][0] == "conditional":
-                    found = pl.read_parquet(Path(part.path) / "conditional.parquet")
-                    yield edges.hidden(found, rows, part)
+                    changes = pl.read_parquet(Path(part.path) / "conditional.parquet")
+                    yield edges.hidden(changes, rows, part)
                     continue
                 # a control's rows follow
                 control = summary.filter(pl.col("dataset") != part.name, source=rows["source"][0])
@@ -259,7 +263,8 @@ def listing(
             shown = safe_text if chosen is Format.MARKDOWN else _inert
             texts, schema = [list(map(shown, row)) for row in cells], dict.fromkeys(columns, pl.String)
             frame = pl.DataFrame(texts, schema, orient="row")
-            sys.stdout.write(markdown(frame) if chosen is Format.MARKDOWN else frame.write_csv())
+            plain = chosen is Format.MARKDOWN
+            sys.stdout.write(markdown.table(columns, texts) if plain else frame.write_csv())
     sys.stdout.flush()
 
 

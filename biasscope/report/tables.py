@@ -89,7 +89,7 @@ def clean_model(summary: pl.DataFrame, data: DatasetPart, file: str, given: str 
     single = f"{data.noun}: " if every or data.covariate else None
     shown = [row for row in summary.iter_rows(named=True) if not _detail(row, single)]
     for row in shown:
-        name = _named(row)
+        name = named(row)
         counts = [NONE if row[size] is None else str(row[size]) for size in ("n", "clusters")]
         cells = [name, row["subset"], interval(row), probability(row["p"]), *counts]
         sections.setdefault(row["metric"], []).append(cells)
@@ -110,7 +110,7 @@ def _detail(row: dict[str, Any], single: str | None) -> bool:
     return alone or (row["statistic"].endswith("_pooled") and row["subset"] != "all")
 
 
-def _named(row: dict[str, Any]) -> str:
+def named(row: dict[str, Any]) -> str:
     """A short name of a row's metric and statistic."""
     statistic = row["statistic"]
     if row["metric"] in ("stereoset", "likelihood"):

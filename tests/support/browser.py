@@ -12,14 +12,9 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
-NAMES = ("chromium-headless-shell", "chromium", "chromium-browser", "google-chrome", "google-chrome-stable")
+from biasscope.report.page.chromium import found
 
-
-def found() -> str | None:
-    """The browser of this machine: BIASSCOPE_BROWSER, or one of the usual names."""
-    return os.environ.get("BIASSCOPE_BROWSER") or next(
-        (path for name in NAMES if (path := shutil.which(name))), None
-    )
+__all__ = ("Browser", "found")
 
 
 class Browser:

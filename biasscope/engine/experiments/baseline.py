@@ -10,11 +10,12 @@ from biasscope.engine.data import datasets, predictions
 from biasscope.engine.data.datasets.stereoset import ORIGIN
 from biasscope.engine.errors import UsageError
 from biasscope.engine.experiments import scan, selection, session
+from biasscope.engine.schemas import PROMPTS
 from biasscope.engine.settings import SILENT, Measure, Voice
 from biasscope.engine.statistics import baseline as statistics
 from biasscope.engine.statistics import published
 from biasscope.engine.store import digests, files, journal, runs, seals
-from biasscope.engine.types import Dataset
+from biasscope.engine.types import Dataset, Example
 
 
 def baseline(
@@ -42,6 +43,7 @@ def baseline(
             summary = statistics.baseline(
                 scores, measured, model=run.slug, design=each.ungrouped, group_by=group_by
             )
+            each.run.write(run.folder(name, each.key), "prompts", [_prompts(examples)])
             if triples.height:
                 metric = "likelihood" if any(e.per_token for e in examples) else "stereoset"
                 scored = published.stereoset(
@@ -50,6 +52,13 @@ def baseline(
                 summary = pl.concat([scored, summary])
         each.save(summary)
     return run.finish()
+
+
+def _prompts(examples: Sequence[Example]) -> pl.DataFrame:
+    """What was measured: schema PROMPTS."""
+    names = ("id", *list(PROMPTS)[1:])
+    rows = [[getattr(e, name) for name in names] for e in examples]
+    return pl.DataFrame(rows, schema=PROMPTS, orient="row")
 
 
 def _check_column(column: str, measured: Sequence[Dataset]) -> None:

@@ -219,6 +219,9 @@ class Scan:
             noun=dataset.noun,
             sides=dataset.sides,
             covariate=next(((c.name, c.unit) for c in dataset.covariates), None),
+            bias=dataset.bias,
+            compares=dataset.compares,
+            per_token=any(e.per_token for e in used),
             units=len(units),
             threads=self.journal.facts.get("threads", []),
         )

@@ -136,7 +136,7 @@ class Session:
         table = pl.read_parquet(folder / "reliability.parquet") if trusted else RELIABILITY.to_frame()
         self.reliability.append(table)
         if self.options.rows:
-            aside = ("summary", "reliability", "twins", "control", "bands", "probes")
+            aside = ("summary", "reliability", "twins", "prompts", "control", "bands", "probes")
             self.rows += [folder / f"{name}.parquet" for name in part.tables if name not in aside]
 
     def finish(self) -> runs.Result:
