@@ -35,16 +35,8 @@ def ablate(
     voice: Voice = SILENT,
 ) -> runs.Result:
     """What replacing every head and MLP in turn changes, exactly."""
-    if adaptive and (given or control or source == "all"):
-        raise UsageError(
-            "--adaptive measures one source on the whole model: it does not go with --given, --control or "
-            "--source all"
-        )
-    if conditional and (given or control or source == "all" or top or adaptive):
-        raise UsageError(
-            "--conditional measures one source with sites removed in turn: it does not go with --given, "
-            "--control, --source all, --top or --adaptive"
-        )
+    other = bool(given or control or source == "all")
+    _refuse(adaptive=adaptive, conditional=conditional, whole=other, top=bool(top))
     chosen = selection.Choice.parse(heads, layers)
     gone = selection.parse_sites("--given", given) if given else ()
     selection.apart(chosen, gone)
@@ -57,12 +49,8 @@ def ablate(
     choice |= {"conditional": rounds} if conditional else {}
     choice |= {"heads": chosen.heads, "layers": chosen.layers, "given": list(map(str, gone))}
     facts = datasets.load(control, settings.data_dir) if control else None
-    for dataset in run.datasets if facts else ():
-        if all(e.bias_type != "gender" for e in dataset.examples):
-            types = ", ".join(sorted({e.bias_type for e in dataset.examples}))
-            raise UsageError(
-                f"--control {control}: factual gender is no control for {types} ({dataset.name})"
-            )
+    if facts:
+        _refuse_other_kinds(run, facts)
     for each in scan.scans(run, source=source, sites=choice, control=facts and [facts.name, facts.digest]):
         if not each.complete:
             sites = selection.without(chosen.sites(run.lm), selection.inside(run.lm, gone))
@@ -81,6 +69,29 @@ def ablate(
         whole, trusted = _controlled(each) if facts else scan.aggregated(each, "effects", "exact")
         each.save(whole, down_ranking.reported(each, trusted) if adaptive else trusted)
     return run.finish()
+
+
+def _refuse(*, adaptive: bool, conditional: bool, whole: bool, top: bool) -> None:
+    """Raise UsageError for choices that do not go together; `whole`: those of another model or source."""
+    if adaptive and whole:
+        raise UsageError(
+            "--adaptive measures one source on the whole model: it does not go with --given, --control or "
+            "--source all"
+        )
+    if conditional and (whole or top or adaptive):
+        raise UsageError(
+            "--conditional measures one source with sites removed in turn: it does not go with --given, "
+            "--control, --source all, --top or --adaptive"
+        )
+
+
+def _refuse_other_kinds(run: session.Running, facts: Dataset) -> None:
+    for dataset in run.datasets:
+        if all(e.bias_type != "gender" for e in dataset.examples):
+            types = ", ".join(sorted({e.bias_type for e in dataset.examples}))
+            raise UsageError(
+                f"--control {facts.name}: factual gender is no control for {types} ({dataset.name})"
+            )
 
 
 def _measure(

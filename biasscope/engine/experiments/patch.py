@@ -61,15 +61,14 @@ def patch(
         | ({"given": given} if given else {})
     )
     run = session.start("patch", settings, options, voice)
-    for dataset in run.datasets:
-        if source == "corrupt" and dataset.rule == "none":
-            raise UsageError(f"{dataset.name} has no counterfactual twins; take --source mean")
+    if source == "corrupt":
+        _refuse_no_twins(run)
+    asked = Asked(source, direction, at, steps, calibrate)
     for each in scan.scans(run, **own, **where, **selection.in_identity(gone)):
         if method == "edges":
-            edges.patch(each, Asked(source, direction, at, steps, calibrate))
+            edges.patch(each, asked)
             continue
         if wanted == ("neuron",):
-            asked = Asked(source, direction, at, steps, calibrate)
             neurons.patch(each, asked, some)
             continue
         if not each.complete:
@@ -80,6 +79,12 @@ def patch(
     if mib is not None:
         exchange.write(mib, result.record, Path(result.record.datasets[0].path))
     return result
+
+
+def _refuse_no_twins(run: session.Running) -> None:
+    for dataset in run.datasets:
+        if dataset.rule == "none":
+            raise UsageError(f"{dataset.name} has no counterfactual twins; take --source mean")
 
 
 def _refuse(method: Method, wanted: Sequence[str], **chosen: bool) -> None:
