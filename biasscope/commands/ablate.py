@@ -46,13 +46,8 @@ def ablate(
         float,
         options.option("--miss", "Share of others that may exceed them (--adaptive)", min=0.001, max=0.5),
     ] = 0.02,
-    conditional: Annotated[
-        bool,
-        options.option("--conditional", "Then all others with each strong site gone: what its absence shows"),
-    ] = False,
-    rounds: Annotated[
-        int, options.option("--rounds", "Rounds of --conditional, while one adds sites", min=1)
-    ] = 3,
+    conditional: options.Conditional = False,
+    rounds: options.Rounds = 3,
     control: Annotated[
         options.Control | None,
         options.option("--control", "Scan prompts where gender is a fact, too: each site's specificity"),

@@ -47,16 +47,8 @@ def patch(
         options.option("--positions", "Some of term, between, readout, one at a time", metavar="all|NAME,…"),
     ] = "all",
     given: options.Given = None,
-    steps: Annotated[
-        int | None,
-        options.option("--steps", "Mean gradient over N steps towards the twin (integrated)", min=1),
-    ] = None,
-    calibrate: Annotated[
-        int | None,
-        options.option(
-            "--calibrate", "Also measure exactly the first N and N random sites a kind (or edges)", min=1
-        ),
-    ] = None,
+    steps: options.Steps = None,
+    calibrate: options.Calibrate = None,
     mib: options.Mib = None,
     plot: options.Plot = False,
 ) -> None:

@@ -137,6 +137,10 @@ def sentence(run: ReportRun, edges: pl.DataFrame) -> str:
     text = f"Run {run.key}: {stars(edges)}" + (f", the strongest {named}" if some else "")
     if run.reliability is not None:
         rows = run.reliability.filter(quantity="calibration_spearman")
+        again = run.reliability.filter(pl.col("estimate").is_not_null(), quantity="bootstrap_jaccard")
+        if again.height:
+            row = again.row(0, named=True)
+            text += f"; with groups drawn again {row['estimate']:.0%} of the starred set is the same"
         if rows.height:
             text += f"; of {rows['n'][0]} random ones path patching agrees with ρ = {rows['estimate'][0]:.2f}"
     return text + "."

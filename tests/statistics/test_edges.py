@@ -76,6 +76,19 @@ def test_sums_of_blocks_add_up_over_groups():
     assert sums.means.tolist() == [[5, 0], [1, 4 / 3]]
 
 
+def test_a_sure_star_is_the_same_when_groups_are_drawn_again_and_one_at_the_edge_is_not():
+    rng = np.random.default_rng(0)
+    sure, edge = rng.normal(size=(K, M)), rng.normal(size=(K, M))
+    sure[:, 0] += 20
+    edge[:, :8] += 0.95
+    for values, lowest, highest in ((sure, 0.99, 1.0), (edge, 0.0, 0.8)):
+        sums = edges.Sums(GROUPS, np.ones(K), values)
+        with draws.few():
+            _, found = edges.judged(sums, design(graded=False), M)
+            assert (found["p_family"] < 0.05).any()
+            assert lowest <= edges.again(sums, design(graded=False), found)[1] <= highest
+
+
 def test_below_six_clusters_there_is_no_interval_and_no_p():
     few = made().rows(np.arange(K) < 5)
     _, found = edges.judged(few, design(graded=False), M)

@@ -64,7 +64,7 @@ def circuit(
         each.save(summary(each))
         if mib is not None:
             largest = [row[2] for row in each.journal.facts["circuit"]["ranked"]]
-            exchange.write(mib, ranks.record, ranks.folder, largest)
+            exchange.write(Path(mib), ranks.record, ranks.folder, largest)
     return running.finish()
 
 

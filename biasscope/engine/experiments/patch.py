@@ -77,7 +77,7 @@ def patch(
         each.save(*(_calibration(each, whole, trusted, calibrate) if calibrate else (whole, trusted)))
     result = run.finish()
     if mib is not None:
-        exchange.write(mib, result.record, Path(result.record.datasets[0].path))
+        exchange.write(Path(mib), result.record, Path(result.record.datasets[0].path))
     return result
 
 

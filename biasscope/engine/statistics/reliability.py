@@ -14,6 +14,7 @@ RELIABILITY rows, one per number and kind of site (or family); `quantity` is one
   (`high`); null below 8 clusters; `split_top10_chance`: the share that two random rankings have in common;
 - `agreement_spearman`, `agreement_top10`: the same two between this source and the source named by
   `against`, over the same clusters;
+- `bootstrap_jaccard` (edges, neurons): how far the same ones have a star when groups are drawn again;
 - `calibration_…`: attribution against exact effects, see `calibration`.
 """
 

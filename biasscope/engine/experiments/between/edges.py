@@ -14,6 +14,7 @@ from biasscope.engine.settings import Direction, Patched
 from biasscope.engine.statistics import edges as statistics
 from biasscope.engine.statistics import reliability, summary
 from biasscope.engine.statistics.edges import Sums
+from biasscope.engine.statistics.estimates import Columns
 from biasscope.engine.types import EDGE, Edge, Site, Unit
 
 if TYPE_CHECKING:
@@ -120,7 +121,7 @@ def _save(each: Scan, asked: Asked) -> None:
         label |= {"metric": "target", "statistic": statistic, "unit": summary.unit("target", statistic)}
         rows = summary.table(_places(graph, asked.positions, source), columns, label, whole.groups)
         every = summary.ranked(rows)
-        trusted = repeated(whole, each, every)
+        trusted = repeated(whole, each, every, columns)
     warn_lost(each, names)
     exact = None
     if asked.calibrate:
@@ -139,8 +140,8 @@ def _places(graph: pl.DataFrame, positions: Sequence[str], source: str) -> pl.Da
     return pl.concat(named.with_columns(position=pl.lit(position)) for position in positions)
 
 
-def repeated(sums: Sums, each: Scan, every: pl.DataFrame) -> pl.DataFrame:
-    """RELIABILITY: how many the family has, and what half of the groups repeats of their ranking."""
+def repeated(sums: Sums, each: Scan, every: pl.DataFrame, columns: Columns) -> pl.DataFrame:
+    """RELIABILITY: how many the family has, what half of the groups repeats, and what groups drawn again."""
     x = statistics.graded(sums, each.design)
     kept = sums if x is None else sums.rows(np.isfinite(x))
     clusters = statistics.clustered(kept, each.design)
@@ -149,7 +150,9 @@ def repeated(sums: Sums, each: Scan, every: pl.DataFrame) -> pl.DataFrame:
     label |= {"component": every["component"][0], "heads": False}
     size = reliability.Quantity("family_sites", "sites", every.height, float(every.height))
     halves = reliability.split(kept.cells(), clusters, line, each.run.options.seed)
-    return reliability.table(reliability.labelled(label, [size, *halves]))
+    low, middle, high = statistics.again(sums, each.design, columns)
+    stable = reliability.Quantity("bootstrap_jaccard", "share", statistics.BOOTSTRAPS, middle, low, high)
+    return reliability.table(reliability.labelled(label, [size, *halves, stable]))
 
 
 def total(each: Scan, names: Sequence[str], every: pl.DataFrame) -> pl.DataFrame:

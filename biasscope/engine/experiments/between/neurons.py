@@ -42,7 +42,7 @@ def patch(each: Scan, asked: Asked, layers: Sequence[int] | None) -> None:
         label |= {"metric": "target", "statistic": statistic, "unit": summary.unit("target", statistic)}
         places = pl.concat(_places(order, position, source) for position in asked.positions)
         every = summary.ranked(summary.table(places, columns, label, whole.groups))
-        trusted = repeated(whole, each, every)
+        trusted = repeated(whole, each, every, columns)
     warn_lost(each, names)
     shown = [total(each, names, every), every.head(SHOWN)]
     if asked.calibrate:
