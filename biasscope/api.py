@@ -144,18 +144,19 @@ def experiment(name: str) -> Callable[..., Run]:
 def circuit(
     run: Run | str,
     *,
-    sizes: Sequence[int] | str = "1,2,5,10,20,50",
+    sizes: Sequence[int] | str | None = None,
     minimal: bool = False,
     target: float = 0.8,
 ) -> Run:
-    """Keep or remove only the strongest sites of a run of `ablate` or `patch`: what is theirs of the bias.
+    """Keep or remove only the strongest sites, or edges, of a run of `ablate` or `patch`: what is theirs.
 
     As `biasscope circuit --from RUN`.
     """
     from biasscope.engine.experiments import circuit as experiments
 
     settings, ranked = _continued(run)
-    options: Any = {"sizes": _option("sizes", str, sizes), "minimal": minimal, "target": target}
+    some = None if sizes is None else _option("sizes", str, sizes)
+    options: Any = {"sizes": some, "minimal": minimal, "target": target}
     result = experiments.circuit(settings, str(ranked.folder), **options, voice=_voice(None))
     return Run(result, ranked._held)
 

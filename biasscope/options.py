@@ -199,6 +199,20 @@ Given = Annotated[
     str | None,
     option("--given", "Their means stand there all the while: LAYER.HEAD or LAYER.mlp", metavar="5.3,10.mlp"),
 ]
+Steps = Annotated[
+    int | None, option("--steps", "Mean gradient over N steps towards the twin (integrated)", min=1)
+]
+Calibrate = Annotated[
+    int | None, option("--calibrate", "Also measure exactly the first N and N random ones a kind", min=1)
+]
+Conditional = Annotated[
+    bool, option("--conditional", "Then all others with each strong site gone: what its absence shows")
+]
+Rounds = Annotated[int, option("--rounds", "Rounds of --conditional, while one adds sites", min=1)]
+Mib = Annotated[
+    Path | None,
+    option("--mib", "Also write the edges as a graph that MIB and EAP-IG read", metavar="FILE.json"),
+]
 Plot = Annotated[
     bool,
     option("--plot", "Also draw the result in the terminal: a heat map of the heads, bars", panel=OUTPUT),

@@ -9,7 +9,7 @@ import pytest
 import biasscope
 
 ROOT = Path(biasscope.__file__).parent
-NOUNS = {"errors", "types", "schemas", "settings"}
+NOUNS = {"errors", "types", "sites", "schemas", "settings"}
 MAY_IMPORT = {
     "api": {"api", "report", "nouns", "experiments", "measure", "model", "data", "store", "statistics"},
     "cli": {"cli", "nouns", "data", "store", "commands"},

@@ -14,6 +14,7 @@ EXAMPLES = (
     "biasscope ablate --dataset winogender --source all",
     "biasscope ablate --dataset winogender --control definitional",
     "biasscope ablate --dataset winogender --given 26.2,25.2",
+    "biasscope ablate --dataset winogender --layers 20-29 --conditional",
 )
 
 
@@ -45,6 +46,8 @@ def ablate(
         float,
         options.option("--miss", "Share of others that may exceed them (--adaptive)", min=0.001, max=0.5),
     ] = 0.02,
+    conditional: options.Conditional = False,
+    rounds: options.Rounds = 3,
     control: Annotated[
         options.Control | None,
         options.option("--control", "Scan prompts where gender is a fact, too: each site's specificity"),
@@ -68,6 +71,8 @@ def ablate(
         given=given,
         adaptive=adaptive,
         miss=miss,
+        conditional=conditional,
+        rounds=rounds,
         control=control,
         voice=Screen(o.quiet, o.verbose),
     )

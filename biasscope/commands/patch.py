@@ -9,6 +9,8 @@ EXAMPLES = (
     "biasscope patch --dataset winogender",
     "biasscope patch --method exact --components resid_post --positions term,between,readout",
     "biasscope patch --model gpt2 --dataset winogender --source zero --calibrate 20",
+    "biasscope patch --method edges --dataset winogender --calibrate 50",
+    "biasscope patch --components q,k,v --calibrate 20",
     "biasscope patch --json | jq '.summary[0] | {layer, head, estimate, recovered}'",
 )
 
@@ -17,7 +19,11 @@ def patch(
     o: options.Measure,
     method: Annotated[
         options.Method,
-        options.option("--method", "attribution: gradient estimates; exact: each site replaced in turn"),
+        options.option(
+            "--method",
+            "attribution: gradient estimates; exact: each site replaced in turn; edges: estimates of what "
+            "heads and MLPs read of each other",
+        ),
     ] = "attribution",
     source: Annotated[
         options.Patched,
@@ -29,7 +35,11 @@ def patch(
     ] = "noising",
     components: Annotated[
         str,
-        options.option("--components", "Of z, attn_out, mlp_out, resid_pre, resid_post", metavar="NAME,…"),
+        options.option(
+            "--components",
+            "Of z, attn_out, mlp_out, resid_pre, resid_post, and inside them q, k, v, pattern, neuron",
+            metavar="NAME,…",
+        ),
     ] = "z,attn_out,mlp_out,resid_pre,resid_post",
     layers: Annotated[str | None, options.option("--layers", "Only these layers", metavar="0-5,11")] = None,
     positions: Annotated[
@@ -37,14 +47,9 @@ def patch(
         options.option("--positions", "Some of term, between, readout, one at a time", metavar="all|NAME,…"),
     ] = "all",
     given: options.Given = None,
-    steps: Annotated[
-        int | None,
-        options.option("--steps", "Mean gradient over N steps towards the twin (integrated)", min=1),
-    ] = None,
-    calibrate: Annotated[
-        int | None,
-        options.option("--calibrate", "Also measure exactly the first N and N random sites a kind", min=1),
-    ] = None,
+    steps: options.Steps = None,
+    calibrate: options.Calibrate = None,
+    mib: options.Mib = None,
     plot: options.Plot = False,
 ) -> None:
     """Effect of replacing each head, MLP, attention output and residual site, estimated or exact."""
@@ -63,6 +68,7 @@ def patch(
         given=given,
         steps=steps,
         calibrate=calibrate,
+        mib=mib,
         voice=Screen(o.quiet, o.verbose),
     )
     formats.result(result, o, plot=plot)

@@ -6,6 +6,8 @@ from typing import Any
 
 import polars as pl
 
+from biasscope.engine.types import EDGE, INSIDE
+
 _SITE = {"component": pl.String, "layer": pl.Int32, "head": pl.Int32, "position": pl.String}
 
 SCORES = pl.Schema(
@@ -46,6 +48,24 @@ EFFECTS = pl.Schema(
 
 TWINS = pl.Schema(dict.fromkeys(("example_id", "group", "partner", "clean", "twin"), pl.String))
 """One row per example patched with its counterfactual: both prompts, and what stands in the term's place."""
+
+_ENDS: dict[str, Any] = {
+    f"{end}_{name}": kind for end in ("up", "down") for name, kind in list(_SITE.items())[:3]
+}
+GRAPH = pl.Schema({"edge": pl.Int32} | _ENDS)
+"""One row per edge of a model: its number, what adds to the stream and what reads it."""
+
+EDGES = pl.Schema(
+    GRAPH
+    | {"position": pl.String, "source": pl.String, "statistic": pl.String, "unit": pl.String}
+    | {"n": pl.Int64, "clusters": pl.Int64}
+    | dict.fromkeys(("estimate", "ci_low", "ci_high", "p", "p_family", "q"), pl.Float64)
+    | {"carried_by": pl.String, "caution": pl.String, "exact": pl.Float64}
+    | {"exact_low": pl.Float64, "exact_high": pl.Float64}
+)
+"""One row per edge and position; `edge` is the `head` of its rows in SUMMARY. Intervals: of the strongest;
+`exact`: by path patching, of those that --calibrate measured.
+"""
 
 PROMPTS = pl.Schema(
     dict.fromkeys(
@@ -183,6 +203,24 @@ RELIABILITY = pl.Schema(
 )
 """One row per number that says how far a ranking of sites of one kind can be trusted: see `reliability`."""
 
+GROUPS = pl.Schema(
+    {"group": pl.String, "source": pl.String, "position": pl.String, "n": pl.Int64, "lost": pl.Int64}
+    | {"values": pl.List(pl.Float32)}
+)
+"""One row per group and block of a forest: the scores of all edges (or neurons), summed over n examples.
+
+lost: examples of that block that are in no sum because their scores are not finite.
+"""
+
+CONDITIONAL = pl.Schema(
+    {"round": pl.Int32, "gone_component": pl.String, "gone_layer": pl.Int32, "gone_head": pl.Int32}
+    | {"component": pl.String, "layer": pl.Int32, "head": pl.Int32}
+    | {"alone": pl.Float64, "alone_star": pl.Boolean}
+    | dict.fromkeys(("estimate", "ci_low", "ci_high", "p", "p_family", "q"), pl.Float64)
+    | {"carried_by": pl.String, "caution": pl.String, "star": pl.Boolean}
+)
+"""One row per site and candidate that was removed: its effect alone, and how much that changes (estimate)."""
+
 LEVEL = 0.05
 """Family-wise level of a star, and one minus the coverage of every interval."""
 STAR, CARRIED, DISPUTED, UNEVEN = "*", "°", "†", "~"
@@ -207,6 +245,13 @@ def single_sites() -> pl.Expr:
 def heads_and_mlps() -> pl.Expr:
     """Rows of heads and MLPs. The other hook points contain them, and are a family of their own."""
     return (pl.col("component") == "mlp_out") | ((pl.col("component") == "z") & pl.col("head").is_not_null())
+
+
+def family() -> pl.Expr:
+    """The family of a row: `single` (heads and MLPs), `containing`, or of other components their name."""
+    inside = pl.col("component").is_in([*INSIDE, EDGE])
+    own = pl.when(heads_and_mlps()).then(pl.lit("single")).when(inside).then(pl.col("component"))
+    return own.otherwise(pl.lit("containing"))
 
 
 def starred() -> pl.Expr:

@@ -39,8 +39,8 @@ class Dtype(StrEnum):
     FLOAT16 = "float16"
 
 
-Method = Literal["attribution", "exact"]
-"""How `patch` finds effects: gradient estimates, or each site replaced in turn."""
+Method = Literal["attribution", "exact", "edges"]
+"""How `patch` finds effects: gradient estimates, each site replaced in turn, or estimates of all edges."""
 Replaced = Literal["mean", "zero", "resample", "all"]
 """What `ablate` puts in the place of an activation; all: each of the others in turn."""
 Patched = Literal["corrupt", "mean", "zero", "resample"]

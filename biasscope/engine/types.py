@@ -8,6 +8,24 @@ from typing import Any, Literal
 import polars as pl
 
 from biasscope.engine.settings import Loaded
+from biasscope.engine.sites import (
+    COMPONENTS,
+    EDGE,
+    EDIT,
+    FINAL,
+    HOOKS,
+    INSIDE,
+    MEMBER,
+    NO_SITE,
+    POSITIONS,
+    SET,
+    Edge,
+    Site,
+)
+
+# nouns of `sites` that are taken from here
+__all__ = ["COMPONENTS", "EDGE", "EDIT", "FINAL", "HOOKS", "INSIDE", "MEMBER", "NO_SITE", "POSITIONS"]
+__all__ += ["SET", "Edge", "Site"]
 
 Track = Callable[[list[Any], str], Iterable[Any]]
 """How progress leaves the engine: called with the units of work and a label, it yields the units."""
@@ -181,40 +199,6 @@ class Split:
     seed: int = 0
 
 
-Component = Literal["z", "attn_out", "mlp_out", "resid_pre", "resid_post"]
-HOOKS: dict[str, str] = {
-    "z": "attn.hook_z",
-    "attn_out": "hook_attn_out",
-    "mlp_out": "hook_mlp_out",
-    "resid_pre": "hook_resid_pre",
-    "resid_post": "hook_resid_post",
-}
-COMPONENTS = tuple(HOOKS)
-POSITIONS = ("all", "term", "between", "readout")
-"""Which nodes of a prompt are replaced: every one (and those of its fillers), the term's, those after the
-term, the last one.
-"""
-
-
-@dataclass(frozen=True, order=True)
-class Site:
-    """A place in the model: a component of a layer, and a head where the component is `z`."""
-
-    layer: int
-    component: str
-    head: int | None = None
-
-    @property
-    def hook(self) -> str:
-        """TransformerLens's name of the hook point, such as `blocks.5.attn.hook_z`."""
-        return f"blocks.{self.layer}.{HOOKS[self.component]}"
-
-    def __str__(self) -> str:
-        if self.head is not None:
-            return f"L{self.layer}H{self.head}"
-        return f"L{self.layer}.{'mlp' if self.component == 'mlp_out' else self.component}"
-
-
 @dataclass(frozen=True)
 class Edit:
     """Sites that are replaced throughout a run. Baseline and value are then both of the model with the
@@ -287,13 +271,3 @@ SOURCES = {
     "clean": Replacement("clean run restored", "clean run restored", twin=True),
 }
 """Every source; of several in one place the first is shown first, and ranks the sites of a circuit."""
-
-
-EDIT = Site(0, "edit")
-"""Stands for an edit, named by the position: layer null in tables."""
-SET = Site(0, "set")
-"""Stands for a set of sites replaced together, named by the position: layer null in tables."""
-NO_SITE = "none"
-"""The position of effects with every site of a set replaced: none of them is kept."""
-MEMBER = "member"
-"""The statistic of SUMMARY rows that name a site of a set and hold no number."""

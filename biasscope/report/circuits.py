@@ -2,6 +2,7 @@
 
 import itertools
 from collections.abc import Iterator, Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import polars as pl
@@ -9,6 +10,7 @@ import polars as pl
 from biasscope.engine.statistics import resampling
 from biasscope.engine.statistics.circuits import sized
 from biasscope.engine.types import MEMBER, SOURCES, Site
+from biasscope.report.edges import ends as ends_of
 from biasscope.report.page.gather import Part, ReportRun
 from biasscope.report.probes import ends, share
 from biasscope.report.tables import Table
@@ -42,11 +44,14 @@ def sets(summary: pl.DataFrame, of: str, noun: str, file: str) -> Table:
         rows = summary.filter(method=mode, statistic=name)
         areas.append(f"{name} {mode}: {share(next(rows.iter_rows(named=True), None))}")
     extent = f"{first['n']} examples, {first['clusters']} groups"
-    title = f"{of}: sets of heads and MLPs, source {first['source']}, {extent}"
+    edges = graph(file)
+    what = "heads and MLPs" if edges is None else "edges"
+    title = f"{of}: sets of {what}, source {first['source']}, {extent}"
+    drawn = max((row["n"] for row in f.values() if row["kind"] == "random"), default=0)
     notes = [
-        "groups: those that did not choose the sites; random: 5–95 % of 20 sets of that size",
-        "f: 1 as the whole model, 0 as with every head and MLP replaced; – where these two may be equal",
-        *[f"strongest first: {_sites(rows)}" for rows in [sites("top", max(sizes))] if rows.height],
+        f"groups: those that did not choose the sites; random: 5–95 % of {drawn} sets of that size",
+        f"f: 1 as the whole model, 0 as with all {what} replaced; – where these two may be equal",
+        *[f"strongest first: {_sites(rows, edges)}" for rows in [sites("top", max(sizes))] if rows.height],
         *[f"* the minimal set, chosen on the other half: {_sites(sites('minimal', k))}" for k in small],
         *areas,
         f"more in {file}",
@@ -57,9 +62,17 @@ def sets(summary: pl.DataFrame, of: str, noun: str, file: str) -> Table:
     return Table(title, columns, [body, last] if last else [body], notes)
 
 
-def _sites(rows: pl.DataFrame) -> str:
-    """The names of a set's sites, as many as fit."""
-    names = [str(Site(*row)) for row in rows.select("layer", "component", "head").iter_rows()]
+def graph(file: str) -> pl.DataFrame | None:
+    """GRAPH of the edges of a circuit, whose summary this file is; None: it is of heads and MLPs."""
+    beside = Path(file).parent / "graph.parquet"
+    return pl.read_parquet(beside) if beside.is_file() else None
+
+
+def _sites(rows: pl.DataFrame, edges: pl.DataFrame | None = None) -> str:
+    """The names of a set's sites or edges, as many as fit."""
+    known = {} if edges is None else {row["edge"]: ends_of(row) for row in edges.iter_rows(named=True)}
+    sites = rows.select("layer", "component", "head").iter_rows()
+    names = [str(known.get(row[2]) or Site(*row)) for row in sites]
     return ", ".join(names[:NAMED]) + (f" and {len(names) - NAMED} more" if len(names) > NAMED else "")
 
 

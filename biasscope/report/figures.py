@@ -12,7 +12,18 @@ from biasscope.engine import schemas
 from biasscope.engine.statistics.circuits import sized
 from biasscope.engine.statistics.groups import band
 from biasscope.report import canvas
-from biasscope.report.canvas import COOL, DIVERGING, INK, MUTED, WARM, Sheet, few_numbers, sheet, styled
+from biasscope.report.canvas import (
+    COOL,
+    DIVERGING,
+    INK,
+    MUTED,
+    NEUTRAL,
+    WARM,
+    Sheet,
+    few_numbers,
+    sheet,
+    styled,
+)
 
 BAR = 0.115
 """Inches of a bar and its gap."""
@@ -153,6 +164,26 @@ def faithfulness(summary: pl.DataFrame, *, title: str) -> Figure:
     drawn.axes[0].tick_params(labelbottom=False)
     drawn.axes[0].legend(loc="upper left")
     drawn.axes[1].set_xlabel("number of sites")
+    return drawn.figure
+
+
+@styled
+def graph(rows: pl.DataFrame, *, title: str) -> Figure:
+    """Edges by layer, from below: width by effect, colour by its sign, dashed where only estimated."""
+    ends = [rows.select(name=end, x=f"{end}_x", y=f"{end}_y") for end in ("up", "down")]
+    nodes = pl.concat(ends).unique(maintain_order=True)
+    drawn = sheet(title, (max(1.8, 0.3 * nodes["y"].n_unique()),))
+    axes, largest = drawn.axes[0], float(np.abs(_floats(rows, "estimate")).max())
+    for row in rows.reverse().iter_rows(named=True):
+        size, look = abs(row["estimate"]) / largest, "--" if row["exact"] is None else "-"
+        line: Any = {"linestyle": look, "linewidth": 0.4 + 3 * size, "alpha": 0.35 + 0.6 * size}
+        line["color"] = WARM if row["estimate"] > 0 else COOL
+        axes.plot([row["up_x"], row["down_x"]], [row["up_y"], row["down_y"]], zorder=1, **line)
+    for name, x, y in nodes.iter_rows():
+        box: Any = {"boxstyle": "round,pad=0.2", "facecolor": NEUTRAL, "edgecolor": MUTED, "linewidth": 0.5}
+        axes.text(x, y, name, ha="center", va="center", size=6.5, bbox=box, zorder=2)
+    axes.set(xlim=(-0.6, 4.6), ylim=(-0.7, max(nodes["y"].to_list()) + 0.7))
+    axes.axis("off")
     return drawn.figure
 
 

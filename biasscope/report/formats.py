@@ -15,8 +15,8 @@ from biasscope.console import Screen, encodable, safe_text
 from biasscope.engine.settings import Format, Measure
 from biasscope.engine.store import reproduce
 from biasscope.engine.store.cache import labelled
-from biasscope.engine.store.runs import Result, RunRecord
-from biasscope.report import circuits, markdown, probes, reliability, tables, terminal
+from biasscope.engine.store.runs import DatasetPart, Result, RunRecord
+from biasscope.report import circuits, edges, markdown, probes, reliability, tables, terminal
 from biasscope.report.edits import tables as edits
 from biasscope.report.page import verdict
 from biasscope.report.page.verdict import Verdict
@@ -26,6 +26,8 @@ if TYPE_CHECKING:
 
 FLUSH = 1000
 """Rows written to stdout at a time."""
+EDGES = 100
+"""Edges in a JSON document; all of them stand in the run's table."""
 LONG = 32
 """Characters to which a column of text may be folded; names and numbers are shorter and stay on one line."""
 
@@ -67,6 +69,8 @@ def write_data(result: Result, chosen: Format, with_rows: bool) -> None:
         run = result.record
         document = {"schema_version": run.schema_version, "run": run.model_dump(mode="json")}
         document |= {"summary": list(records([summary])), "reliability": list(records(result.reliability))}
+        if parts := [part for part in run.datasets if "edges" in part.tables]:
+            document["edges"] = list(records(stored_edges(part).head(EDGES) for part in parts))
         document["warnings"] = run.warnings
         if run.command == "mitigate":
             document["verdicts"] = [
@@ -115,6 +119,11 @@ def stored(files: Iterable[Path]) -> Iterable[pl.DataFrame]:
             yield pl.DataFrame(pl.from_arrow(batch))
 
 
+def stored_edges(part: DatasetPart) -> pl.DataFrame:
+    """EDGES of a run, the strongest first."""
+    return pl.read_parquet(Path(part.path) / "edges.parquet")
+
+
 def records(frames: Iterable[pl.DataFrame]) -> Iterable[dict[str, Any]]:
     """The rows as dictionaries fit for strict JSON: numbers unrounded, null for what is not finite."""
     numbers = pl.selectors.float()
@@ -156,13 +165,20 @@ def tables_of(result: Result) -> Iterator[tables.Table]:
             yield edits.curve(summary)
         elif record.command == "encode":
             yield edited(tables.encoded(summary, part.name, f"{part.path}/activations.parquet"))
+        elif "edges" in part.tables:
+            yield edges.strongest(summary, stored_edges(part), part)
+            yield from reliability.tables(summary.clear(), trusted)
         else:
             own = summary.filter(dataset=part.name)
             for rows in own.partition_by("method", "source", maintain_order=True):
+                if rows["method"][0] == "conditional":
+                    changes = pl.read_parquet(Path(part.path) / "conditional.parquet")
+                    yield edges.hidden(changes, rows, part)
+                    continue
                 # a control's rows follow
                 control = summary.filter(pl.col("dataset") != part.name, source=rows["source"][0])
                 yield edited(tables.effects(rows, part, file, control))
-            yield from reliability.tables(summary, trusted)
+            yield from reliability.tables(summary.filter(pl.col("method") != "conditional"), trusted)
 
 
 def show_tables(result: Result, stream: TextIO) -> None:

@@ -7,11 +7,11 @@ import polars as pl
 
 from biasscope.engine import schemas
 from biasscope.engine.schemas import NONE, RELIABILITY, number
-from biasscope.engine.types import POSITIONS
+from biasscope.engine.types import EDGE, POSITIONS
 from biasscope.report.page.gather import LISTED, Map
-from biasscope.report.tables import Overlap, Table, overlap
+from biasscope.report.tables import INSIDE, Overlap, Table, overlap
 
-KINDS = {"z": "z (whole)", "mlp_out": "MLPs"}
+KINDS = {"z": "z (whole)", "mlp_out": "MLPs", EDGE: "edges"} | INSIDE
 
 
 def tables(summary: pl.DataFrame, reliability: pl.DataFrame) -> Iterator[Table]:
@@ -116,7 +116,9 @@ def _marked(row: dict[str, Any] | None, column: str) -> str:
 
 def _kind(row: dict[str, Any], slopes: bool) -> str:
     """A kind of site and, where there are two, the statistic."""
-    kind = "heads" if row["heads"] else KINDS.get(row["component"], row["component"])
+    kind = (
+        "heads" if row["heads"] and row["component"] == "z" else KINDS.get(row["component"], row["component"])
+    )
     return kind + (f", {'shift' if row['statistic'] == 'mean' else row['statistic']}" if slopes else "")
 
 

@@ -147,9 +147,8 @@ def strongest(site_map: Map, part: Part) -> Table:
     columns = ["site", f"{site_map.statistic} [95 %], {site_map.unit}", "p_family", *values]
     notes = [*schemas.legend(top.to_dicts()), *(COLUMNS[name] for name in values)]
     if part.data.covariate and all(m.ranked["specificity"].is_null().all() for m in part.maps):
-        notes.append(
-            f"no specificity (of prompts about gender): {words.command('ablate', part, ' --control definitional')}"
-        )
+        asked = words.command("ablate", part, " --control definitional")
+        notes.append(f"no specificity (of prompts about gender): {asked}")
     title = f"Strongest sites, {part.name}: {site_map.name} (run {site_map.run.key})"
     return Table(title, columns, [body], notes)
 

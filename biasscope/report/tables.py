@@ -15,7 +15,9 @@ from biasscope.engine.statistics.summary import ranking
 from biasscope.engine.store.runs import DatasetPart, RunRecord
 from biasscope.engine.types import Site
 
-SHOWN = {"heads": 15, "MLPs": 5, "hook points": 5}
+INSIDE = {"q": "queries", "k": "keys", "v": "values", "pattern": "patterns", "neuron": "neurons"}
+"""Components inside heads and MLPs, each a family of its own."""
+SHOWN = {"heads": 15, "MLPs": 5, "hook points": 5} | dict.fromkeys(INSIDE.values(), 5)
 """Rows shown of each kind of site; the rest is in the file."""
 COLUMNS = {
     "recov.": "recov.: effect / total, – where the total's interval holds 0",
@@ -224,6 +226,8 @@ def _by_site(rows: pl.DataFrame) -> dict[tuple[Site, str], float | None]:
 
 
 def _kind(row: dict[str, Any]) -> str:
+    if row["component"] in INSIDE:
+        return INSIDE[row["component"]]
     if row["head"] is not None:
         return "heads"
     return "MLPs" if row["component"] == "mlp_out" else "hook points"

@@ -3,6 +3,7 @@
 import functools
 
 import pytest
+import torch
 
 from biasscope.engine.data import datasets
 from biasscope.engine.model import forward, planted, tokens, twins, weights
@@ -28,3 +29,22 @@ def lab(tmp_path_factory):
         return lm, forest, {e.group: kept[e.id].partner for e in examples}
 
     return lambda kind, seed=0: build(kind, seed)
+
+
+@pytest.fixture
+def trainable(tiny):
+    """A tiny model whose weights ask for gradients, without which TransformerLens's own attribution has no
+    graph.
+    """
+    changed = []
+
+    def get(family: str):
+        changed.extend(p for p in tiny(family).bridge.parameters() if not p.requires_grad)
+        for p in changed:
+            p.requires_grad_(True)
+        return tiny(family)
+
+    with torch.backends.mkldnn.flags(enabled=False):
+        yield get
+    for p in changed:
+        p.requires_grad_(False)

@@ -164,25 +164,6 @@ def gap(logits: torch.Tensor, he: int, she: int) -> torch.Tensor:
     return (logits[..., -1, he] - logits[..., -1, she]).sum()
 
 
-@pytest.fixture
-def trainable(tiny):
-    """A tiny model whose weights ask for gradients, without which TransformerLens's own attribution has no
-    graph.
-    """
-    changed = []
-
-    def get(family: str):
-        changed.extend(p for p in tiny(family).bridge.parameters() if not p.requires_grad)
-        for p in changed:
-            p.requires_grad_(True)
-        return tiny(family)
-
-    with torch.backends.mkldnn.flags(enabled=False):
-        yield get
-    for p in changed:
-        p.requires_grad_(False)
-
-
 @pytest.mark.parametrize("family", ["gpt2", "llama"])
 def test_attribution_equals_transformerlens_s_own_with_the_roles_exchanged(trainable, family):
     """Theirs takes the gradient at `corrupt` and scores (clean − corrupt) · g: ours with `corrupt` as the run
@@ -307,7 +288,7 @@ def test_one_step_is_the_gradient_half_way(tiny):
     block = forest.blocks[0]
     here, there = (forward.capture(lm, b, [first, site])[0] for b in (block, block.swapped()))
     middle = (here[first] + there[first]) / 2
-    grad = attribution._gradients(lm, block, [site], "target", {first: forward.Put(middle)})[2][0]
+    grad = attribution.pulled(lm, block, [site], "target", {first: forward.Put(middle)})[2][site]
     by_hand = ((there[site] - here[site]) * grad).sum(-1)
     for local, same in enumerate(block.examples):
         expected = float(by_hand[block.owner == local].sum())

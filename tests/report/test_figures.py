@@ -98,6 +98,22 @@ def means(count: int) -> pl.DataFrame:
     return frame.with_columns(ci_low=pl.col("mean") - 1, ci_high=pl.col("mean") + 1)
 
 
+def graph(layers: int) -> pl.DataFrame:
+    rows = [
+        {
+            "up": "embed",
+            "up_x": 1.0,
+            "up_y": 0.0,
+            "down": f"L{i}H{i % 3}",
+            "down_x": float(i % 5),
+            "down_y": i + 1.0,
+        }
+        | {"estimate": 0.1 * i - 1, "exact": None if i % 2 else 0.1}
+        for i in range(min(layers, 30))
+    ]
+    return pl.DataFrame(rows, schema_overrides={"exact": pl.Float64})
+
+
 def every(layers: int, heads: int) -> dict[str, object]:
     letters = [chr(65 + i) for i in range(14)]
     shared = dict.fromkeys(itertools.combinations(letters, 2), (7, 0.4))
@@ -116,6 +132,7 @@ def every(layers: int, heads: int) -> dict[str, object]:
         "against_exact": figures.against_exact(pairs, title=LONG, unit="nats/SD"),
         "probes": figures.probes(probe_rows(layers), title=LONG),
         "faithfulness": figures.faithfulness(set_rows(), title=LONG),
+        "graph": figures.graph(graph(layers), title=LONG),
         "scatter": figures.scatter(
             people(60), title=LONG, axes=("a covariate with a name, %", "target, nats: towards “he”")
         ),

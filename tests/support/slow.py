@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from biasscope.engine.model.loading import LM
-from biasscope.engine.types import Example, Site
+from biasscope.engine.types import Edge, Example, Site
 
 
 def span(lm: LM, prompt: str, filler: str) -> tuple[list[int], int]:
@@ -158,3 +158,35 @@ def all_attributions(lm: LM, example: Example, points: list[Site]) -> Tensor:
         last = lm.bridge.run_with_hooks(torch.tensor([ids]), fwd_hooks=hooks)[0, -1]
         (last[he] - last[she]).backward()
     return torch.stack([-(kept[p.hook] * kept[p.hook].grad).detach().sum((0, 1, 3)) for p in points])
+
+
+def path(lm: LM, prompts: tuple[str, str], filler: str, edge: Edge, eps: Tensor) -> Tensor:
+    """log p of a filler where one input alone reads a prompt's stream with `eps` times the change that a node
+    would make in its twin.
+    """
+    (ids, first), (there, _) = (span(lm, prompt, filler) for prompt in prompts)
+    up, down = edge.up, edge.down
+    block, under = lm.bridge.blocks[up.layer], lm.bridge.blocks[down.layer]
+    reads = down.component in ("q", "k", "v")
+    entered = Site(down.layer, "attn_in" if reads else down.component).hook
+    whole = Site(up.layer, up.component).hook
+    with torch.no_grad():
+        here, twin = (lm.bridge.run_with_cache(torch.tensor([t]))[1] for t in (ids, there))
+    change = eps * (twin[whole] - here[whole])
+    if up.component == "z":
+        moved = here[whole].clone()
+        moved[:, :, up.head] = moved[:, :, up.head] + change[:, :, up.head]
+        norm = getattr(block, "ln1_post", lambda out: out)
+        change = norm(block.attn.o(moved.flatten(2))) - norm(block.attn.o(here[whole].flatten(2)))
+    x = here[entered] + change
+    new = (
+        getattr(under.attn, down.component)(under.ln1(x)) if reads else x
+    )  # not in the hook, which it sets off
+
+    def hook(act: Tensor, hook) -> Tensor:
+        if not reads:
+            return new
+        part = torch.arange(act.shape[2]) == down.head
+        return torch.where(part[:, None], new.unflatten(-1, act.shape[2:]), act)
+
+    return logp(lm, ids, first, [(down.hook, hook)])

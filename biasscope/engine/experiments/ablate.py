@@ -8,6 +8,7 @@ from biasscope.engine.data import datasets
 from biasscope.engine.errors import UsageError
 from biasscope.engine.experiments import adaptive as down_ranking
 from biasscope.engine.experiments import scan, selection, session, shown
+from biasscope.engine.experiments.between import conditional as behind
 from biasscope.engine.experiments.scan import Scan
 from biasscope.engine.settings import SILENT, Control, Measure, Ranking, Replaced, Voice
 from biasscope.engine.statistics import comparison, summary
@@ -29,42 +30,44 @@ def ablate(
     given: str | None = None,
     adaptive: bool = False,
     miss: float = 0.02,
+    conditional: bool = False,
+    rounds: int = 3,
     control: Control | None = None,
     voice: Voice = SILENT,
 ) -> runs.Result:
     """What replacing every head and MLP in turn changes, exactly."""
-    if adaptive and (given or control or source == "all"):
-        raise UsageError(
-            "--adaptive measures one source on the whole model: it does not go with --given, --control or "
-            "--source all"
-        )
+    other = bool(given or control or source == "all")
+    _refuse(adaptive=adaptive, conditional=conditional, whole=other, top=bool(top))
     chosen = selection.Choice.parse(heads, layers)
     gone = selection.parse_sites("--given", given) if given else ()
     selection.apart(chosen, gone)
     own: dict[str, Any] = {"source": source, "heads": heads, "layers": layers, "top": top}
     own["by"] = by if top and not adaptive else None
     own |= {"given": given, "adaptive": adaptive, "miss": miss if adaptive else None, "control": control}
+    own |= {"conditional": True, "rounds": rounds} if conditional else {}
     run = session.start("ablate", settings, own, voice)
     selection.early(session.shape(run), gone, chosen)
     choice = {name: own[name] for name in ("top", "by", "adaptive", "miss")}
+    choice |= {"conditional": rounds} if conditional else {}
     choice |= {"heads": chosen.heads, "layers": chosen.layers, "given": list(map(str, gone))}
     facts = datasets.load(control, settings.data_dir) if control else None
-    for dataset in run.datasets if facts else ():
-        if all(e.bias_type != "gender" for e in dataset.examples):
-            types = ", ".join(sorted({e.bias_type for e in dataset.examples}))
-            raise UsageError(
-                f"--control {control}: factual gender is no control for {types} ({dataset.name})"
-            )
+    if facts:
+        _refuse_other_kinds(run, facts)
     for each in scan.scans(run, source=source, sites=choice, control=facts and [facts.name, facts.digest]):
         if not each.complete:
             sites = selection.without(chosen.sites(run.lm), selection.inside(run.lm, gone))
-            if adaptive:
+            if conditional:
+                behind.measure(each, sites, source, rounds)
+            elif adaptive:
                 down_ranking.measure(each, sites, source, top or down_ranking.STRONGEST, miss)
             else:
                 sources = EVERY if source == "all" else (source,)
                 _measure(
                     each, sites if top is None else _ranked(each, sites, sources, top), sources, gone, facts
                 )
+        if conditional:
+            each.save(*behind.aggregated(each))
+            continue
         whole, trusted = _controlled(each) if facts else scan.aggregated(each, "effects", "exact")
         shown.prompts(each, "effects")
         shown.patterns(each, whole, partial(_standing, each, gone, EVERY[0] if source == "all" else source))
@@ -79,6 +82,29 @@ def _standing(each: Scan, gone: tuple[Site, ...], source: str) -> Edit:
     from biasscope.engine.measure.sources import removed
 
     return removed(gone, each.source(source, each.forest(), gone))
+
+
+def _refuse(*, adaptive: bool, conditional: bool, whole: bool, top: bool) -> None:
+    """Raise UsageError for choices that do not go together; `whole`: those of another model or source."""
+    if adaptive and whole:
+        raise UsageError(
+            "--adaptive measures one source on the whole model: it does not go with --given, --control or "
+            "--source all"
+        )
+    if conditional and (whole or top or adaptive):
+        raise UsageError(
+            "--conditional measures one source with sites removed in turn: it does not go with --given, "
+            "--control, --source all, --top or --adaptive"
+        )
+
+
+def _refuse_other_kinds(run: session.Running, facts: Dataset) -> None:
+    for dataset in run.datasets:
+        if all(e.bias_type != "gender" for e in dataset.examples):
+            types = ", ".join(sorted({e.bias_type for e in dataset.examples}))
+            raise UsageError(
+                f"--control {facts.name}: factual gender is no control for {types} ({dataset.name})"
+            )
 
 
 def _measure(

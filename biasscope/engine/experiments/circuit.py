@@ -8,6 +8,7 @@ import hashlib
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +17,9 @@ import polars as pl
 from biasscope.engine import schemas
 from biasscope.engine.errors import DataError, UsageError
 from biasscope.engine.experiments import selection, session
+from biasscope.engine.experiments.between import circuits as between
+from biasscope.engine.experiments.between import mib as exchange
+from biasscope.engine.experiments.between.circuits import summary, written
 from biasscope.engine.experiments.scan import Scan, scans
 from biasscope.engine.schemas import number
 from biasscope.engine.settings import SILENT, Dtype, Measure, Voice
@@ -26,6 +30,7 @@ from biasscope.engine.store import cache, runs
 from biasscope.engine.store.seals import Seal
 from biasscope.engine.types import SOURCES, Site
 
+SIZES = "1,2,5,10,20,50"
 TAKEN = ("limit", "seed", "dtype", "revision", "skip_invalid", "no_space", "max_memory")
 """Options that are those of the run."""
 
@@ -34,13 +39,21 @@ def circuit(
     settings: Measure,
     run: str,
     *,
-    sizes: str = "1,2,5,10,20,50",
+    sizes: str | None = None,
     minimal: bool = False,
     target: float = 0.8,
+    mib: Path | None = None,
     voice: Voice = SILENT,
 ) -> runs.Result:
-    """How much of the bias of that run is its strongest sites', on groups that did not choose them."""
+    """How much of the bias of that run, or file of edges, its strongest sites carry, on other groups."""
+    if run.endswith(".json"):
+        return exchange.circuit(settings, run, sizes or between.SIZES, voice)
     ranks = find(settings, run)
+    if mib is not None and not ranks.over_edges:
+        raise UsageError("--mib writes edges; give a run of patch --method edges")
+    if ranks.over_edges and minimal:
+        raise UsageError("--minimal leaves out sites one by one; a run over edges has too many: leave it out")
+    sizes = sizes or (between.SIZES if ranks.over_edges else SIZES)
     wanted, goal = selection.parse_sizes(sizes), target if minimal else None
     options = {"from": run, "sizes": sizes, "minimal": minimal, "target": goal}
     running = session.start("circuit", ranks.options, options, voice)
@@ -49,6 +62,9 @@ def circuit(
         if not each.complete:
             measure(each, ranks, wanted, goal)
         each.save(summary(each))
+        if mib is not None:
+            largest = [row[2] for row in each.journal.facts["circuit"]["ranked"]]
+            exchange.write(Path(mib), ranks.record, ranks.folder, largest)
     return running.finish()
 
 
@@ -84,6 +100,11 @@ class RankedRun:
     def key(self) -> str:
         """The run's key."""
         return self.record.datasets[0].run_key
+
+    @property
+    def over_edges(self) -> bool:
+        """Whether it estimated edges."""
+        return self.record.params.get("method") == "edges"
 
     @property
     def twins(self) -> bool:
@@ -153,6 +174,12 @@ def measure(scan: Scan, ranked_run: RankedRun, sizes: Sequence[int], target: flo
 
     if reason := scan.journal.facts.get("nothing"):
         raise DataError(reason)
+    if ranked_run.over_edges:
+        split = between.Halves(
+            *halves(scan, ranked_run), ranked_run.source, ranked_run.record.params["steps"]
+        )
+        between.measure(scan, split, sizes, partial(_refuse_nothing, scan, ranked_run))
+        return
     sites = ranked_run.sites()
     if len(sites) < 2:
         raise DataError(f"{ranked_run.folder} ranks {len(sites)} heads and MLPs; a circuit needs two or more")
@@ -170,14 +197,14 @@ def measure(scan: Scan, ranked_run: RankedRun, sizes: Sequence[int], target: flo
     names = measured([circuits.none(sites)], "whole and none", "none-")
     _refuse_nothing(scan, ranked_run, names, len(sites))
     ranked = _ranked(choosing, ranked_run, sites)
-    plan = {"sites": len(sites), "sizes": sizes, "ranked": _written(ranked[: max(sizes)])}
+    plan = {"sites": len(sites), "sizes": sizes, "ranked": written(ranked[: max(sizes)])}
     scan.journal.set("circuit", plan)
     names += measured(circuits.points(ranked, sizes, scan.run.options.seed), "sets of sites")
     if target is not None:
         small = _minimal(choosing, ranked_run, ranked, target)
         point = circuits.Point("minimal", frozenset(ranked) - set(small))
         names += measured([point], "minimal set", "minimal-")
-        scan.journal.set("minimal", _written(small))
+        scan.journal.set("minimal", written(small))
     if how := ranked_run.chosen():
         scan.warn(
             f"the run chose its {len(sites)} sites on all groups ({how}); their order alone is held out"
@@ -204,7 +231,6 @@ def halves(scan: Scan, ranked_run: RankedRun, prefix: str = "") -> tuple[Scan, S
 
 def _refuse_nothing(scan: Scan, ranked_run: RankedRun, names: Sequence[str], sites: int) -> None:
     """Raise DataError, and keep its reason, where m(all) − m(none) may be 0 on the half that reports."""
-
     with scan.run.phase("statistics"):
         effects = pl.concat(scan.journal.tables("effects", names))
         row = faithfulness.denominator(effects, model=scan.run.slug, design=scan.design)
@@ -276,23 +302,3 @@ def _minimal(here: Scan, ranked_run: RankedRun, ranked: list[Site], target: floa
             "chooses; lower --target"
         )
     return small
-
-
-def _written(sites: Sequence[Site]) -> list[list[Any]]:
-    """The sites as the journal keeps them: Site(*row) gives one back."""
-    return [[site.layer, site.component, site.head] for site in sites]
-
-
-def summary(scan: Scan) -> pl.DataFrame:
-    """SUMMARY of the sets: f, areas, random sets, the minimal one; which sites that and the largest hold."""
-    effects, facts = scan.table("effects").collect(), scan.journal.facts
-    design, plan = scan.design, facts["circuit"]
-    with scan.run.phase("statistics"):
-        sets = faithfulness.of_sets(effects, model=scan.run.slug, design=design)
-        areas = faithfulness.areas(effects, plan["sites"], plan["sizes"], design)
-        tables = [faithfulness.curve(sets, plan["sizes"], areas)]
-        named = {"top": [Site(*row) for row in plan["ranked"]]}
-        if small := facts.get("minimal"):
-            named["minimal"] = [Site(*row) for row in small]
-            tables.append(faithfulness.minimal(sets, len(small)))
-    return pl.concat([*tables, *(faithfulness.members(sets, *pair) for pair in named.items())])

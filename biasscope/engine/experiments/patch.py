@@ -3,18 +3,22 @@
 from collections.abc import Sequence
 from dataclasses import replace
 from functools import partial
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import polars as pl
 
 from biasscope.engine.errors import UsageError
 from biasscope.engine.experiments import scan, selection, session, shown
+from biasscope.engine.experiments.between import edges, neurons
+from biasscope.engine.experiments.between import mib as exchange
+from biasscope.engine.experiments.between.edges import Asked
 from biasscope.engine.experiments.scan import Scan
 from biasscope.engine.schemas import SUMMARY
 from biasscope.engine.settings import SILENT, Direction, Measure, Method, Patched, Voice
 from biasscope.engine.statistics import reliability, summary
 from biasscope.engine.store import runs
-from biasscope.engine.types import COMPONENTS, POSITIONS, Site
+from biasscope.engine.types import COMPONENTS, INSIDE, POSITIONS, Site
 
 if TYPE_CHECKING:
     from biasscope.engine.measure.sources import Sweep
@@ -33,22 +37,23 @@ def patch(
     given: str | None = None,
     steps: int | None = None,
     calibrate: int | None = None,
+    mib: Path | None = None,
     voice: Voice = SILENT,
 ) -> runs.Result:
     """The effect of replacing every head, MLP, attention output and residual site."""
+    at = selection.parse_words("--positions", positions, POSITIONS)
+    wanted = selection.parse_words("--components", components, (*COMPONENTS, *INSIDE))
+    choice, ranged = selection.Choice.parse(None, layers), bool(layers)
     if source != "corrupt" and (direction == "denoising" or steps):
         raise UsageError(
             "--direction denoising and --steps go from a prompt to its twin: they need --source corrupt, "
             f"not {source}"
         )
-    if method == "exact" and (steps or calibrate):
-        raise UsageError("--steps and --calibrate are about estimates: they need --method attribution")
-    wanted = selection.Choice.parse(None, layers)
-    where = {
-        "components": selection.parse_words("--components", components, COMPONENTS),
-        "layers": wanted.layers,
-        "positions": selection.parse_words("--positions", positions, POSITIONS),
-    }
+    estimates = bool(steps or calibrate)
+    _refuse(method, wanted, estimates=estimates, ranged=ranged, given=bool(given))
+    if mib is not None and (method != "edges" or len(settings.dataset or []) > 1):
+        raise UsageError("--mib writes the edges of one dataset: it needs --method edges and one --dataset")
+    where = {"components": wanted, "layers": choice.layers, "positions": at}
     gone = selection.parse_sites("--given", given) if given else ()
     own = {"method": method, "source": source, "direction": direction, "steps": steps, "calibrate": calibrate}
     options = (
@@ -57,43 +62,61 @@ def patch(
         | ({"given": given} if given else {})
     )
     run = session.start("patch", settings, options, voice)
-    selection.early(session.shape(run), gone, wanted)
-    for dataset in run.datasets:
-        if source == "corrupt" and dataset.rule == "none":
-            raise UsageError(f"{dataset.name} has no counterfactual twins; take --source mean")
+    selection.early(session.shape(run), gone, choice)
+    if source == "corrupt":
+        _refuse_no_twins(run)
+    asked = Asked(source, direction, at, steps, calibrate)
     for each in scan.scans(run, **own, **where, **selection.in_identity(gone)):
+        if method == "edges":
+            edges.patch(each, asked)
+            continue
+        if wanted == ("neuron",):
+            neurons.patch(each, asked, choice.layers)
+            continue
         if not each.complete:
             _measure(each, own, where, gone)
         whole, trusted = scan.aggregated(each, "effects", method)
         shown.prompts(each, "effects")
         shown.patterns(each, whole, partial(each.standing, gone))
         each.save(*(_calibration(each, whole, trusted, calibrate) if calibrate else (whole, trusted)))
-    return run.finish()
+    result = run.finish()
+    if mib is not None:
+        exchange.write(Path(mib), result.record, Path(result.record.datasets[0].path))
+    return result
+
+
+def _refuse_no_twins(run: session.Running) -> None:
+    for dataset in run.datasets:
+        if dataset.rule == "none":
+            raise UsageError(f"{dataset.name} has no counterfactual twins; take --source mean")
+
+
+def _refuse(method: Method, wanted: Sequence[str], **chosen: bool) -> None:
+    """Raise UsageError for choices that do not go together."""
+    if method == "exact" and chosen["estimates"]:
+        raise UsageError("--steps and --calibrate are about estimates: take --method attribution or edges")
+    if method == "edges" and (wanted != COMPONENTS or chosen["ranged"] or chosen["given"]):
+        raise UsageError("--method edges is over all edges: leave out --components, --layers and --given")
+    if "neuron" in wanted and (len(wanted) > 1 or method == "exact" or chosen["given"]):
+        raise UsageError(
+            "neurons are a run of their own, estimated: --components neuron alone, without --method exact "
+            "and --given; exact effects of the strongest: --calibrate N"
+        )
 
 
 def _measure(each: Scan, own: dict[str, Any], where: dict[str, Any], gone: Sequence[Site]) -> None:
     """Measure what is not stored yet."""
-    from biasscope.engine.measure import attribution, exact, sources
+    from biasscope.engine.measure import attention, attribution, exact, sources
 
+    attention.check(each.run.lm, where["components"])
     lm, name, positions, exactly = each.run.lm, own["source"], where["positions"], own["method"] == "exact"
     single = selection.without(
         sources.sites(lm, where["components"], where["layers"]), selection.inside(lm, gone)
     )
-    everywhere = positions == ("all",)
-    forest = each.forest(
-        share="all" if exactly and everywhere else "example",
-        twins=name == "corrupt",
-        positions=not everywhere,
-    )
-    for position in positions:
-        if not everywhere and not any(prompt.part(position) for prompt in forest.prompts):
-            raise UsageError(
-                f"--positions {position} is no token of any prompt of {each.dataset.name}: the term "
-                "ends each; take --positions term"
-            )
-    if own["direction"] == "denoising":
-        forest, name = replace(forest, blocks=tuple(block.swapped() for block in forest.blocks)), "clean"
-    sites = single if exactly else list(dict.fromkeys([*single, *map(sources.whole, single)]))
+    asked = Asked(name, own["direction"], positions, own["steps"], own["calibrate"])
+    forest, name = asked.forest(each, "all" if exactly and positions == ("all",) else "example")
+    wholes = [sources.whole(site) for site in single if not exactly and site.component not in INSIDE]
+    sites = list(dict.fromkeys([*single, *wholes]))
     sweep = sources.Sweep(
         sites, each.source(name, forest, sites), positions, ("target",), each.standing(gone)
     )

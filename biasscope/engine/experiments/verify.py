@@ -27,7 +27,7 @@ from biasscope.engine.statistics import comparison
 from biasscope.engine.statistics.cells import partners, sites_of, standard
 from biasscope.engine.statistics.summary import ranking
 from biasscope.engine.store.runs import Result
-from biasscope.engine.types import Site
+from biasscope.engine.types import FINAL, Site
 
 EXACT = 1e-4
 """Largest difference between a found and a hand-worked number, nats."""
@@ -35,6 +35,8 @@ CARRIERS = {"single": ("first",), "masked": ("first",)} | dict.fromkeys(
     ("redundant", "backup", "cancelling"), ("first", "second")
 )
 """The roles that carry the stereotype."""
+BEHIND = ("first", "second", "decoy", "factual")
+"""The roles of a conditional scan."""
 
 
 @dataclass(frozen=True)
@@ -102,7 +104,35 @@ def of_kind(kind: str, limit: int, folder: Path) -> list[Finding]:
         results.append(patch(o, method="attribution", steps=4, components=sites))
     if kind == "backup":
         results.append(ablate(o, source="zero", given="1.2"))
-    return [finding for result in results for finding in _of_result(kind, result)]
+    findings = [finding for result in results for finding in _of_result(kind, result)]
+    return [*findings, *_between(kind, o)]
+
+
+def _between(kind: str, o: Measure) -> Iterator[Finding]:
+    """Between the sites: planted edges come first; what a single ablation misses shows behind the other."""
+    if kind == "single":
+        (part,) = patch(o, method="edges").record.datasets
+        edges = pl.read_parquet(Path(part.path) / "edges.parquet")
+        head = planted.SITES["first"]
+        writes = (pl.col("up_layer") == head.layer) & (pl.col("up_head") == head.head)
+        reads = (pl.col("down_layer") == head.layer) & (pl.col("down_head") == head.head)
+        known = (writes & (pl.col("down_component") == FINAL)) | (
+            reads & (pl.col("down_component") == "v") & (pl.col("up_component") == "resid_pre")
+        )
+        real = edges.select(known.fill_null(value=False)).to_series().to_numpy()
+        area = float(roc_auc_score(real, edges["estimate"].abs().to_numpy()))
+        how = How(kind, "attribution", "corrupt")
+        found = float(edges.filter(known)["estimate"].abs().min())  # type: ignore[arg-type]
+        yield replace(_check(how, "2 edges", "edges", "slope", found, area == 1.0), auroc=area)
+    elif kind in ("redundant", "backup"):
+        heads = ",".join(f"{planted.SITES[r].layer}.{planted.SITES[r].head}" for r in BEHIND)
+        result = ablate(o, source="zero", heads=heads, conditional=True, rounds=1)
+        table = pl.read_parquet(Path(result.record.datasets[0].path) / "conditional.parquet")
+        first, second = planted.SITES["first"], planted.SITES["second"]
+        row = table.filter(layer=second.layer, head=second.head, gone_layer=first.layer, gone_head=first.head)
+        change = row["estimate"].item() if row.height else None
+        holds = change is not None and abs(change) > planted.A / 4 and bool(row["star"].item())
+        yield _check(How(kind, "exact", "zero", given=True), str(second), "behind", "change", change, holds)
 
 
 def _of_result(kind: str, result: Result) -> Iterator[Finding]:

@@ -18,7 +18,7 @@ from biasscope.engine.model.loading import LM
 from biasscope.engine.model.metrics import METRICS
 from biasscope.engine.model.packing import Block
 from biasscope.engine.model.tokens import Forest
-from biasscope.engine.schemas import EFFECTS, TOTAL
+from biasscope.engine.schemas import EFFECTS, GROUPS, TOTAL
 from biasscope.engine.types import EDIT, SET, Site
 
 Place = tuple[Site, str]
@@ -115,3 +115,23 @@ def _in_order(table: pl.DataFrame, like: pl.DataFrame) -> pl.DataFrame:
         .join(table, on=keys, how="left", nulls_equal=True, maintain_order="left")
         .select(like.columns)
     )
+
+
+def summed(
+    forest: Forest, block: Block, label: tuple[str, str], values: np.ndarray, has: np.ndarray
+) -> pl.DataFrame:
+    """GROUPS of a block: scores `example member` summed over the examples that have a target and finite ones.
+
+    `label`: source and position; `has`: which examples have a target.
+    """
+    examples, of = forest.members(block)
+    sound = has & np.isfinite(values).all(1)
+    by_group: dict[str, list[int]] = {}
+    for e, local in zip(examples, of, strict=True):
+        if has[local]:
+            by_group.setdefault(e.group, []).extend([local] if sound[local] else [])
+    lost = sum(bool(has[local] and not sound[local]) for local in of)
+    rows = [
+        (group, *label, len(locals_), lost, values[locals_].sum(0)) for group, locals_ in by_group.items()
+    ]
+    return pl.DataFrame(rows, schema=GROUPS, orient="row")

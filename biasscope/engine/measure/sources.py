@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 
 from biasscope.engine.errors import DataError, UsageError
+from biasscope.engine.measure import attention
 from biasscope.engine.model import forward
 from biasscope.engine.model.loading import LM
 from biasscope.engine.model.packing import ROWS, Block, Scored, rows
@@ -79,13 +80,17 @@ def removed(sites: Sequence[Site], source: Source) -> Edit:
 
 
 def sites(lm: LM, components: Sequence[str], layers: Sequence[int] | None = None) -> list[Site]:
-    """The sites of those components in the layers (None: all), heads singly. UsageError outside the model."""
+    """The sites of those components in the layers (None: all), each part alone. UsageError outside them."""
     wanted = list(range(lm.n_layers) if layers is None else layers)
     wrong = [layer for layer in wanted if not 0 <= layer < lm.n_layers]
     if wrong:
         raise UsageError(f"layer {wrong[0]} is not in {lm.name}; it has layers 0-{lm.n_layers - 1}")
-    heads = {"z": list(range(lm.n_heads))}
-    return [Site(layer, c, h) for layer in wanted for c in components for h in heads.get(c, [None])]
+    return [Site(layer, c, part) for layer in wanted for c in components for part in _parts(lm, c)]
+
+
+def _parts(lm: LM, component: str) -> Sequence[int | None]:
+    count = lm.parts(component)
+    return [None] if count is None else range(count)
 
 
 def whole(site: Site) -> Site:
@@ -108,8 +113,8 @@ def mean_of(lm: LM, table: pl.DataFrame) -> Source:
 
     def at(block: Block, site: Site) -> Tensor:
         values = means[whole(site)]
-        if site.component == "z":
-            values = values.view(2, lm.n_heads, -1)
+        if (parts := lm.parts(site.component)) is not None and site.component != "neuron":
+            values = values.view(2, parts, -1)
         return (values if site.head is None else values[:, site.head])[(block.depth > 0).long()]
 
     return Source("mean", at)
@@ -118,7 +123,7 @@ def mean_of(lm: LM, table: pl.DataFrame) -> Source:
 def corrupt(lm: LM, wanted: Sequence[Site], name: str = "corrupt") -> Source:
     """The activations of the counterfactual prompts, node for node: of swapped blocks the clean ones."""
     points = sorted({whole(s) for s in wanted})
-    act = _last(lambda block: forward.capture(lm, block.swapped(), points)[0])
+    act = _last(lambda block: attention.twins(lm, block, points))
     return Source(name, lambda block, site: _of(act(block), site), twin=True)
 
 
@@ -180,6 +185,11 @@ def source(name: str, lm: LM, forest: Forest, wanted: Sequence[Site], seed: int 
     }
     if name not in make:
         raise UsageError(f"no source '{name}'; choose from: {', '.join(make)}")
+    if name in ("mean", "resample") and any(site.component == "pattern" for site in wanted):
+        raise UsageError(
+            f"an attention pattern has no {name}: its rows are as long as the text before them; take "
+            "--source corrupt or zero"
+        )
     return make[name]()
 
 

@@ -35,6 +35,8 @@ class LM:
     """The model's own tokenizer, untouched by the bridge (booting would change its start of text)."""
     n_layers: int
     n_heads: int
+    n_kv: int
+    """Heads of keys and values; fewer than `n_heads` where several queries share one."""
     d_model: int
     d_mlp: int
     vocab: int
@@ -63,6 +65,16 @@ class LM:
     def shape(self) -> Shape:
         """How many layers and heads it has."""
         return Shape(self.name, self.n_layers, self.n_heads)
+
+    @property
+    def family(self) -> str:
+        """The model's kind by transformers' name, such as `llama`."""
+        return str(self.bridge.original_model.config.get_text_config().model_type)
+
+    def parts(self, component: str) -> int | None:
+        """How many parts a component of one layer has; None where it is one piece."""
+        counts = {"z": self.n_heads, "q": self.n_heads, "pattern": self.n_heads}
+        return (counts | {"k": self.n_kv, "v": self.n_kv, "neuron": self.d_mlp}).get(component)
 
     @cached_property
     def ids(self) -> Callable[[str], tuple[int, ...]]:
@@ -231,8 +243,9 @@ def _described(weights: Weights | InMemory, bridge: Any, tokenizer: Any, device:
         tokenizer=tokenizer,
         n_layers=bridge.cfg.n_layers,
         n_heads=bridge.cfg.n_heads,
+        n_kv=getattr(config, "num_key_value_heads", None) or bridge.cfg.n_heads,
         d_model=bridge.cfg.d_model,
-        d_mlp=bridge.cfg.d_mlp or 4 * bridge.cfg.d_model,
+        d_mlp=getattr(config, "ffn_dim", None) or bridge.cfg.d_mlp or 4 * bridge.cfg.d_model,
         vocab=model.get_output_embeddings().weight.shape[0],
         window=min([context, *_windows(config)]),
         context=context,

@@ -34,6 +34,7 @@ def read(name: str, *, revision: str | None = None, cache_dir: Path, offline: bo
         tokenizer=tokenizer,
         n_layers=0,
         n_heads=0,
+        n_kv=0,
         d_model=0,
         d_mlp=0,
         vocab=config.vocab_size,

@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from biasscope.engine import schemas
 from biasscope.engine.schemas import COVARIATES, TOTAL
 from biasscope.engine.statistics.resampling import Array
-from biasscope.engine.types import Dataset, Design, Site
+from biasscope.engine.types import EDGE, INSIDE, Dataset, Design, Site
 
 SITE = ["component", "layer", "head", "position"]
 SITES = ["measured", "source", *SITE]
@@ -98,6 +98,8 @@ class Family:
     members: NDArray[np.bool_]
     own: NDArray[np.bool_]
     """Those that are tested."""
+    name: str = "single"
+    """See `schemas.family`."""
 
 
 @dataclass(frozen=True)
@@ -166,11 +168,11 @@ def measured(
 
 
 def _families(sites: pl.DataFrame) -> list[Family]:
-    """Two: heads and MLPs, and the hook points that contain others."""
-    own = sites["measured"].to_numpy()
-    single = sites.select(schemas.heads_and_mlps()).to_series().to_numpy()
-    whole = ~single & (sites["component"] != TOTAL).to_numpy()
-    return [Family(members, own) for members in (single, whole) if members.any()]
+    """Heads and MLPs, the hook points that contain others, and each component inside them."""
+    own, counts = sites["measured"].to_numpy(), (sites["component"] != TOTAL).to_numpy()
+    kinds = sites.select(schemas.family()).to_series()
+    each = (((kinds == name).to_numpy() & counts, name) for name in ("single", "containing", *INSIDE, EDGE))
+    return [Family(members, own, name) for members, name in each if members.any()]
 
 
 def _site_cells(effects: pl.LazyFrame, sites: pl.DataFrame, groups: Sequence[str]) -> Cells:

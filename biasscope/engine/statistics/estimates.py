@@ -142,7 +142,7 @@ def mean(cells: Cells, seed: int, families: Sequence[Family] | None = ()) -> Col
         table["ci_low"][sites], table["ci_high"][sites] = resampling.mean_interval(
             cells.total[part], cells.n[part], seed
         )
-        table["caution"][sites] = _caution(residual[part], even[sites])
+        table["caution"][sites] = caution(residual[part], even[sites])
     return table if families is None else _judged(table, mean_tests(cells, seed), families)
 
 
@@ -177,7 +177,7 @@ def slope(
         if np.ptp(here) > 0 and labels.max() + 1 >= MIN_CLUSTERS:
             table["ci_low"][sites], table["ci_high"][sites] = slopes.line(here, labels).interval(part, seed)
             residual = part - np.outer(here, table["estimate"][sites])
-            table["caution"][sites] = _caution(residual, np.ones(len(sites)))
+            table["caution"][sites] = caution(residual, np.ones(len(sites)))
     return table if families is None else _judged(table, slope_tests(cells, x, cluster, seed), families)
 
 
@@ -189,7 +189,7 @@ def _judged(table: Columns, tests: Iterator[list[Tests]], families: Sequence[Fam
     return table | {"q": resampling.screened(np.where(np.isnan(table["p_family"]), np.nan, table["p"]))}
 
 
-def _caution(residual: Array, even: Array) -> Array:
+def caution(residual: Array, even: Array) -> Array:
     """Why an interval is less sure than it says, as a code; NaN where it is not."""
     with warnings.catch_warnings():
         # of values that are all alike scipy says so; they have no interval either

@@ -6,13 +6,15 @@ RELIABILITY rows, one per number and kind of site (or family); `quantity` is one
   among all sites of the family, by simulation from the run's residuals (see `audit`); the median over the
   sites of the kind, null where no effect reaches 0.8;
 - `false_alarms_symmetric`, `false_alarms_resampled`: the share of studies like this one, without any effect,
-  in which a star appears (component `single`: heads and MLPs; `containing`: hook points that contain them);
+  in which a star appears (component `single`: heads and MLPs; `containing`: hook points that contain them;
+  a component inside them is named itself);
   `family_sites`: members of that family, n: measured;
 - `split_spearman`, `split_top10`: Spearman's ρ of the signed site estimates between two halves of the
   clusters and the share of the top 10 that both name, over 100 seeded splits: median, 5 % (`low`) and 95 %
   (`high`); null below 8 clusters; `split_top10_chance`: the share that two random rankings have in common;
 - `agreement_spearman`, `agreement_top10`: the same two between this source and the source named by
   `against`, over the same clusters;
+- `bootstrap_jaccard` (edges, neurons): how far the same ones have a star when groups are drawn again;
 - `calibration_…`: attribution against exact effects, see `calibration`.
 """
 
@@ -78,11 +80,7 @@ def assess(
         label = {"model": model, "method": method, "dataset": dataset, "metric": metric}
         needed = np.full((2, site_effects.sites.height), np.nan)
         for family in site_effects.families or ():
-            single = site_effects.sites.select(schemas.heads_and_mlps()).to_series().to_numpy()
-            kind = {
-                "component": "single" if (single & family.members).any() else "containing",
-                "heads": False,
-            }
+            kind = {"component": family.name, "heads": False}
             audited = _audited(site_effects, family, needed, design.seed)
             rows += labelled({**label, "statistic": site_effects.statistic, **kind}, audited)
         for statistic in _ranking_statistics(site_effects):
@@ -169,10 +167,10 @@ def _of_kind(
             middle = float(np.median(known)) if known.size else None
             yield Quantity(quantity, unit(BIAS[0], statistic), int(where.sum()), middle)
     cells, cluster, x = site_effects.over(statistic)
-    yield from _split(cells.sites(where), cluster, None if x is None else standard(x), seed)
+    yield from split(cells.sites(where), cluster, None if x is None else standard(x), seed)
 
 
-def _split(cells: Cells, cluster: NDArray[np.intp], x: Array | None, seed: int) -> Iterator[Quantity]:
+def split(cells: Cells, cluster: NDArray[np.intp], x: Array | None, seed: int) -> Iterator[Quantity]:
     """What one half of the clusters repeats of the other."""
     k, m = int(cluster.max()) + 1, cells.n.shape[1]
     rho, share = np.full(SPLITS, np.nan), np.full(SPLITS, np.nan)

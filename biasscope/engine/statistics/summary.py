@@ -136,7 +136,7 @@ def summarise(
         labels = {"model": model, "method": method, "subset": "all", "dataset": dataset}
         of = partial(measured, part, design=design, beside=beside)
         rows = pl.concat(_site_rows(part, labels, of, design.seed))
-        tables += [_ranked(rows.filter(pl.col("source").eq_missing(pl.lit(source)))) for source in sources]
+        tables += [ranked(rows.filter(pl.col("source").eq_missing(pl.lit(source)))) for source in sources]
     return pl.concat(tables)
 
 
@@ -185,7 +185,7 @@ def _each_group(site_effects: Measured, label: Labels) -> Iterator[pl.DataFrame]
         )
 
 
-def _ranked(rows: pl.DataFrame) -> pl.DataFrame:
+def ranked(rows: pl.DataFrame) -> pl.DataFrame:
     """The rows of one dataset and source: by metric, statistic, then rank of the site; single groups last."""
     size = pl.col("estimate").abs()
     order = ranking(rows).sort(size, *SITE, descending=[True] + [False] * len(SITE), nulls_last=True)
@@ -227,7 +227,7 @@ def estimated(
         columns |= _recovered(site_effects, columns, statistic, design.seed)
     label = {"model": model, "dataset": effects["dataset"][0], "subset": "all", "metric": BIAS[0]}
     label |= {"statistic": statistic, "unit": unit(BIAS[0], statistic)}
-    return ranking(_ranked(table(site_effects.sites, columns, label)))
+    return ranking(ranked(table(site_effects.sites, columns, label)))
 
 
 def headline(summary: pl.DataFrame) -> dict[str, Any]:

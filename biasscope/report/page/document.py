@@ -18,7 +18,7 @@ from biasscope.engine.settings import Format
 from biasscope.engine.store import files, shards
 from biasscope.engine.store.reproduce import relative
 from biasscope.engine.store.seals import DEPTH
-from biasscope.report import circuits, comparison, figures, formats, probes, sites, tables, words
+from biasscope.report import circuits, comparison, edges, figures, formats, probes, sites, tables, words
 from biasscope.report.edits import section as edits
 from biasscope.report.page import blocks, card, chromium, first_screen, glossary, models, pairing, views
 from biasscope.report.page.blocks import (
@@ -174,6 +174,7 @@ def sections(gathered: Gathered, gallery: Gallery, pairs: Sequence[Pair]) -> lis
             ("Where it can be read", probes.section),
             ("Sets of sites", circuits.section),
             ("What removing costs", edits.section),
+            ("Between the sites", edges.section),
         ):
             if shown := list(make(parts, gallery)):
                 content.append(Section(f"{title}: {dataset}", shown, level=3))
@@ -188,6 +189,7 @@ def _unmeasured(part: Part) -> Iterator[Block]:
     lacking = {
         words.command("baseline", part): part.baseline is None,
         words.command("patch", part, " --method exact"): not part.maps,
+        words.command("patch", part, " --method edges"): not part.between and bool(part.maps),
         words.command("patch", part, options): not part.along,
         words.command("probe", part): not part.probes,
         "biasscope circuit --from RUN": not part.circuits and bool(part.maps),

@@ -24,8 +24,11 @@ LISTED = 10
 """Sites in a list of the strongest."""
 MAPS = ("patch", "ablate")
 SHOWN = (*MAPS, "baseline", "probe", "circuit", "mitigate")
+BETWEEN = frozenset({"edges", "conditional"})
+"""Tables that runs between the sites have."""
 KIND = (
-    *("method", "source", "direction", "steps", "positions", "components", "given", "control", EDITED),
+    *("method", "source", "direction", "steps", "positions", "components", "given", "control", "conditional"),
+    EDITED,
     *("task", "negatives", "site", "position", "split"),
 )
 """Parameters that make another kind of measurement."""
@@ -136,6 +139,8 @@ class Part:
     probes: list[ReportRun]
     circuits: list[ReportRun]
     mitigations: list[ReportRun] = field(default_factory=list)
+    between: list[ReportRun] = field(default_factory=list)
+    """Runs over edges, and scans with sites removed in turn."""
     edited: list[ReportRun] = field(default_factory=list)
     """Baselines of the model in which something was replaced all the while."""
 
@@ -217,6 +222,7 @@ def _parts(runs: Sequence[ReportRun], *, every: bool) -> tuple[list[Part], list[
             left.append((run, f"{first.key} is of the same kind, larger or newer"))
     whole = part(list(largest.values()))
     drawn = {m.run.key for m in (*(whole.shown if every else whole.maps), *whole.along)}
+    drawn |= {run.key for run in whole.between}
     hidden = [run for run in largest.values() if run.record.command in MAPS and run.key not in drawn]
     left += [(run, "another run shows the same sites and source") for run in hidden]
     if not every:
@@ -278,6 +284,7 @@ def part(runs: Sequence[ReportRun]) -> Part:
         probes=sorted(of["probe"], key=lambda run: bool(run.record.given)),
         circuits=of["circuit"],
         mitigations=of["mitigate"],
+        between=[run for name in MAPS for run in of[name] if BETWEEN & run.data.tables.keys()],
         edited=[run for run in of["baseline"] if run.record.given],
     )
 
@@ -291,6 +298,8 @@ def _maps(run: ReportRun) -> list[Map]:
     maps = []
     for rows in own.partition_by("method", "source", maintain_order=True):
         ranked = summary.ranking(rows).filter(pl.col("component") != TOTAL, schemas.single_sites())
+        if rows["method"][0] in ("edges", "conditional"):
+            continue
         tested = ranked["p_family"].is_not_null().any() or rows["method"][0] == own["method"][0]
         if ranked.height and tested:  # the exact effects of --calibrate are no map
             method, source, statistic, unit = ranked.select("method", "source", "statistic", "unit").row(0)

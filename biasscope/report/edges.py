@@ -1,0 +1,170 @@
+"""What lies between sites, as tables that people read at 80 columns: edges, and what removed sites hid."""
+
+import itertools
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+import polars as pl
+
+from biasscope.engine import schemas
+from biasscope.engine.schemas import NONE, TOTAL
+from biasscope.engine.store.runs import DatasetPart
+from biasscope.engine.types import FINAL, SOURCES, Edge, Site
+from biasscope.report import tables
+from biasscope.report.page.gather import Part, ReportRun
+from biasscope.report.tables import Table
+
+if TYPE_CHECKING:
+    from biasscope.report.page.blocks import Block
+    from biasscope.report.page.gallery import Gallery
+
+SHOWN = 25
+"""Rows of the table; the rest is in the file."""
+DRAWN = 30
+"""Edges of the figure."""
+BEHIND = 12
+"""Rows of the table of a conditional scan."""
+
+
+def ends(row: Mapping[str, Any]) -> Edge:
+    """The edge of a row of EDGES."""
+    up, down = (Site(*(row[f"{end}_{n}"] for n in ("layer", "component", "head"))) for end in ("up", "down"))
+    return Edge(up, down)
+
+
+def strongest(summary: pl.DataFrame, edges: pl.DataFrame, part: DatasetPart) -> Table:
+    """The strongest edges: estimate and interval, and what path patching gave where it was measured."""
+    rows = edges.head(SHOWN).to_dicts()
+    exact = edges["exact"].is_not_null().any()
+    first, slopes = rows[0], rows[0]["statistic"] == "slope"
+    total = next(summary.filter(component=TOTAL).iter_rows(named=True), None)
+    columns = ["edge", f"{'slope' if slopes else 'effect'} [95 % interval]", "p_family"]
+    columns += ["exact [95 % interval]"] if exact else []
+    sections = [[_cells(row, exact=bool(exact)) for row in rows]]
+    if total is not None:
+        cells = ["total", tables.interval(total), tables.probability(total["p_family"])]
+        sections.append([[*cells, *([""] if exact else [])]])
+    notes = [*schemas.legend(rows), f"… {edges.height - len(rows)} more edges in {part.path}/edges.parquet"]
+    notes.append(
+        "edge: what an input reads of a head, an MLP or the embedding, directly; estimated by gradients"
+    )
+    notes += ["exact: by path patching, where measured"] if exact else []
+    notes += tables.of_summary(summary, part, columns)
+    title = f"{part.name}: edges, source {first['source']}, {first['n']} examples, {stars(edges)}"
+    return Table(title, columns, sections, notes, ("p_family",))
+
+
+def stars(edges: pl.DataFrame) -> str:
+    """How many of all edges have a star."""
+    return f"{edges.filter(schemas.starred()).height} of {edges.height} edges with a star"
+
+
+def _cells(row: dict[str, Any], *, exact: bool) -> list[str]:
+    name = str(ends(row)) + ("" if row["position"] == "all" else f" {row['position']}")
+    measured = {"estimate": row["exact"], "ci_low": row["exact_low"], "ci_high": row["exact_high"]}
+    plain = {"p_family": None, "carried_by": None, "caution": None}
+    path = NONE if row["exact"] is None else tables.interval(measured | plain)
+    return [name, tables.interval(row), tables.probability(row["p_family"]), *([path] if exact else [])]
+
+
+def hidden(found: pl.DataFrame, rows: pl.DataFrame, part: DatasetPart) -> Table:
+    """The sites whose effects change most once another is gone; `rows`: their SUMMARY."""
+    known = found.filter(pl.col("estimate").is_not_null())
+    shown = known.sort(pl.col("estimate").abs(), descending=True).head(BEHIND).to_dicts()
+    slopes = rows["statistic"][0] == "slope"
+    cells = [_change(row) for row in shown]
+    new = found.filter("star", ~pl.col("alone_star").fill_null(value=False)).height
+    gone = found.select("gone_layer", "gone_component", "gone_head").n_unique()
+    change = f"change of {'slope' if slopes else 'effect'} [95 %]"
+    columns = ["site", "behind", "round", "alone", change, "p_family"]
+    title = f"{part.name}: once others are gone, source {rows['source'][0]}, {gone} sites removed in turn"
+    notes = [*schemas.legend(shown)]
+    notes.append("change: effect with the site behind which it stands zeroed − effect alone; all one family")
+    notes.append(f"{new} changes have a star at sites without one alone; in {part.path}/conditional.parquet")
+    notes += tables.of_summary(rows, part, columns)
+    return Table(title, columns, [cells], notes, ("p_family", "round"))
+
+
+def _change(row: dict[str, Any]) -> list[str]:
+    places = (Site(*(row[f"{end}{n}"] for n in ("layer", "component", "head"))) for end in ("", "gone_"))
+    alone = schemas.number(row["alone"]) + (schemas.STAR if row["alone_star"] else " ")
+    cells = [*map(str, places), str(row["round"]), alone]
+    return [*cells, tables.interval(row), tables.probability(row["p_family"])]
+
+
+def lines(edges: pl.DataFrame) -> pl.DataFrame:
+    """The strongest edges as the figure takes them: name and place of their ends."""
+    rows = edges.filter(position=edges["position"][0]).head(DRAWN).to_dicts()
+    pairs = [tuple(_node(site) for site in (ends(row).up, ends(row).down)) for row in rows]
+    places = _places({node for pair in pairs for node in pair})
+    drawn = []
+    for row, pair in zip(rows, pairs, strict=True):
+        named = {"estimate": row["estimate"], "exact": row["exact"]}
+        for end, node in zip(("up", "down"), pair, strict=True):
+            named |= {end: node[1], f"{end}_x": places[node][0], f"{end}_y": places[node][1]}
+        drawn.append(named)
+    return pl.DataFrame(drawn, schema_overrides={"estimate": pl.Float64, "exact": pl.Float64})
+
+
+def _node(site: Site) -> tuple[float, str]:
+    """Height and name of a node; a query stands for its head."""
+    if site.component == "resid_pre":
+        return -1.0, "embed"
+    head = Site(site.layer, "z", site.head) if site.component == "q" else site
+    return _height(site), str(head)
+
+
+def _places(nodes: Iterable[tuple[float, str]]) -> dict[tuple[float, str], tuple[float, float]]:
+    """Where each node stands: a line a height, those of one side by side, a lone one aside in turn."""
+    places = {}
+    for y, (_, same) in enumerate(itertools.groupby(sorted(nodes), key=lambda node: node[0])):
+        line = list(same)
+        for i, node in enumerate(line):
+            places[node] = (4 * (i + 0.5) / len(line) if len(line) > 1 else 1.0 + y % 3, float(y))
+    return places
+
+
+def _height(site: Site) -> float:
+    """The layer, half a layer more for MLPs, which stand above the heads."""
+    above = {"mlp_in": 0.5, "mlp_out": 0.5, FINAL: 1.0}
+    return site.layer + above.get(site.component, 0.0)
+
+
+def sentence(run: ReportRun, edges: pl.DataFrame) -> str:
+    """How many edges have a star, the strongest of them, and how estimates and path patching agree."""
+    some = edges.filter(schemas.starred()).head(3).to_dicts()
+    named = ", ".join(str(ends(row)) for row in some)
+    text = f"Run {run.key}: {stars(edges)}" + (f", the strongest {named}" if some else "")
+    if run.reliability is not None:
+        rows = run.reliability.filter(quantity="calibration_spearman")
+        again = run.reliability.filter(pl.col("estimate").is_not_null(), quantity="bootstrap_jaccard")
+        if again.height:
+            row = again.row(0, named=True)
+            text += f"; with groups drawn again {row['estimate']:.0%} of the starred set is the same"
+        if rows.height:
+            text += f"; of {rows['n'][0]} random ones path patching agrees with ρ = {rows['estimate'][0]:.2f}"
+    return text + "."
+
+
+def section(parts: Sequence[Part], gallery: "Gallery") -> "Iterator[Block]":
+    """The strongest edges as a graph, and what sites do once others are gone."""
+    from biasscope.report import figures
+    from biasscope.report.page.blocks import Block, pictures
+
+    for part in parts:
+        drawn, found = [], []
+        for run in part.between:
+            over_edges = "edges" in run.data.tables
+            table = pl.read_parquet(run.folder / f"{'edges' if over_edges else 'conditional'}.parquet")
+            if over_edges:
+                source = SOURCES[table["source"][0]].noun
+                title = f"Strongest edges: {part.model}\n{part.data.name}, {source}"
+                says = f"Dashed: only estimated. {sentence(run, table)}"
+                name = gallery.name("edges", part.model, part.data.name, table["source"][0])
+                drawn.append(gallery.picture(name, figures.graph, lines(table), says, title=title))
+                found.append(strongest(run.summary, table, run.data))
+            else:
+                rows = run.summary.filter(method="conditional")
+                found += [hidden(table, rows, run.data)] if rows.height else []
+        yield from pictures(drawn)
+        yield from (Block("table", table=each) for each in found)

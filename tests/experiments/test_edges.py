@@ -1,0 +1,98 @@
+"""`patch --method edges` and `circuit` over edges on a planted model; graphs as files."""
+
+import json
+from pathlib import Path
+
+import polars as pl
+import pytest
+
+from biasscope.engine.errors import DataError, UsageError
+from biasscope.engine.experiments.circuit import circuit
+from biasscope.engine.experiments.patch import patch
+from biasscope.engine.settings import Measure
+from biasscope.engine.store import shards
+from biasscope.engine.types import EDGE
+from biasscope.report.edges import ends
+
+PLANTED = ["embed → L1KV2.v", "L1H2 → logits"]
+
+
+@pytest.fixture(scope="module")
+def settings(tmp_path_factory) -> Measure:
+    folder = tmp_path_factory.mktemp("edges")
+    places = {"cache_dir": folder / "cache", "output_dir": folder / "results"}
+    return Measure("planted:single", ["occupations"], 60, device="cpu", **places)
+
+
+@pytest.fixture(scope="module")
+def run(settings, few_draws):
+    file = settings.output_dir.parent / "graph.json"
+    return patch(settings, method="edges", calibrate=5, mib=file), file
+
+
+def test_planted_edges_have_the_star_and_their_paths_agree(run):
+    (part,) = run[0].record.datasets
+    edges = pl.read_parquet(Path(part.path) / "edges.parquet")
+    assert edges.schema == shards.SCHEMAS["edges"] and edges.height == 479
+    assert sorted(str(ends(row)) for row in edges.head(2).iter_rows(named=True)) == sorted(PLANTED)
+    first = edges.row(0, named=True)
+    assert first["p_family"] < 0.05 and first["exact"] == pytest.approx(first["estimate"], abs=1e-3)
+    assert edges["exact"].is_not_null().sum() == 10
+
+
+def test_the_summary_holds_the_strongest_and_the_total(run):
+    (summary,) = run[0].summaries
+    assert summary.row(0, named=True)["component"] == "total"
+    rows = summary.filter(component=EDGE, method="edges", statistic="slope")
+    assert rows.height == 100 and rows["ci_low"].is_not_null().all()
+    reliability = run[0].reliability[0]
+    assert reliability.filter(quantity="family_sites")["estimate"].item() == 479
+    assert reliability.filter(quantity="calibration_spearman").height == 1
+
+
+def test_a_circuit_of_edges_keeps_with_two_edges_what_the_model_does(run, settings):
+    (part,) = run[0].record.datasets
+    result = circuit(settings, part.path, sizes="2,10")
+    (summary,) = result.summaries
+    f = {(r["method"], r["subset"]): r["estimate"] for r in summary.iter_rows(named=True)}
+    assert f["keep", "top 2"] == pytest.approx(1, abs=0.05) and f["remove", "top 2"] == pytest.approx(
+        0, abs=0.05
+    )
+    assert f["keep", "random 2"] == pytest.approx(0, abs=0.05)
+    graph = pl.read_parquet(Path(result.record.datasets[0].path) / "graph.parquet")
+    assert set(PLANTED) <= {str(ends(row)) for row in graph.iter_rows(named=True)}
+
+
+def test_a_graph_file_is_written_as_others_read_it_and_evaluated_when_it_comes_back(run, settings):
+    document = json.loads(run[1].read_text())
+    assert document["cfg"]["n_layers"] == 4 and len(document["edges"]) == 479
+    inside = {name for name, edge in document["edges"].items() if edge["in_graph"]}
+    assert inside >= {"input->a1.h2<v>", "a1.h2->logits"}
+    assert document["nodes"]["a1.h2"] and document["nodes"]["input"] and document["nodes"]["logits"]
+    result = circuit(settings, str(run[1]), sizes="10")
+    f = {(r["method"], r["subset"]): r["estimate"] for r in result.summaries[0].iter_rows(named=True)}
+    assert f["keep", f"top {len(inside)}"] == pytest.approx(1, abs=0.05)
+    document["edges"]["a9.h9->logits"] = {"score": 1.0, "in_graph": True}
+    run[1].with_name("other.json").write_text(json.dumps(document))
+    with pytest.raises(DataError, match="has no edge a9.h9->logits"):
+        circuit(settings, str(run[1].with_name("other.json")), sizes="10")
+
+
+def test_edges_take_no_choice_of_sites(settings):
+    with pytest.raises(UsageError, match="over all edges"):
+        patch(settings, method="edges", layers="0")
+    with pytest.raises(UsageError, match="--mib writes the edges"):
+        patch(settings, mib=Path("x.json"))
+
+
+def test_neurons_are_tested_as_a_family_and_the_strongest_measured(settings, few_draws):
+    """`single`: MLP 2 adds one base rate to all, so that no neuron carries a slope."""
+    result = patch(settings, source="mean", components="neuron", layers="2-3", calibrate=3)
+    part, summary = result.record.datasets[0], result.summaries[0]
+    neurons = pl.read_parquet(Path(part.path) / "neurons.parquet")
+    assert neurons.height == 2 * 64 and set(neurons["component"]) == {"neuron"}
+    exact = summary.filter(method="exact", statistic="slope")
+    assert exact.height == 6 and exact["p_family"].null_count() == 6
+    assert result.reliability[0].filter(quantity="calibration_sign").height == 1
+    with pytest.raises(UsageError, match="a run of their own"):
+        patch(settings, components="neuron,z")
