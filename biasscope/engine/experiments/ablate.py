@@ -63,6 +63,8 @@ def ablate(
                 _measure(
                     each, sites if top is None else _ranked(each, sites, sources, top), sources, gone, facts
                 )
+        if not each.complete:  # a shard's run: the others measure the rest
+            continue
         whole, trusted = _controlled(each) if facts else scan.aggregated(each, "effects", "exact")
         each.save(whole, down_ranking.reported(each, trusted) if adaptive else trusted)
     return run.finish()

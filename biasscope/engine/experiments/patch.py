@@ -61,6 +61,8 @@ def patch(
     for each in scan.scans(run, **own, **where, **selection.in_identity(gone)):
         if not each.complete:
             _measure(each, own, where, gone)
+        if not each.complete:  # a shard's run: the others measure the rest
+            continue
         whole, trusted = scan.aggregated(each, "effects", method)
         each.save(*(_calibration(each, whole, trusted, calibrate) if calibrate else (whole, trusted)))
     return run.finish()

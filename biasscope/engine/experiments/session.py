@@ -15,6 +15,7 @@ import polars as pl
 
 from biasscope.engine.data import datasets
 from biasscope.engine.errors import BiasScopeError, not_finite
+from biasscope.engine.experiments.parallel import engines
 from biasscope.engine.model import loading, weights
 from biasscope.engine.schemas import RELIABILITY
 from biasscope.engine.settings import SILENT, Measure, Voice, clock
@@ -53,6 +54,8 @@ class Session:
     """Tokens × copies of a pass, as decided; None where nothing was decided."""
     lost: int = 0
     """Values left out of the present run because they are not finite."""
+    engine: engines.Engine = field(default_factory=engines.Serial)
+    """What measures the parts."""
 
     @contextlib.contextmanager
     def phase(self, name: str) -> Iterator[None]:
@@ -141,6 +144,7 @@ class Session:
 
     def finish(self) -> runs.Result:
         """The result of all datasets; its `check` says whether values had to be left out."""
+        self.engine.close()
         self.voice.note(f"finished in {clock(sum(self.timing.values()))}")
         return runs.Result(self.record(self.parts), self.summaries, self.reliability, self.rows)
 
@@ -178,6 +182,8 @@ class Running(Session):
     """Where the model's weights are, or the model itself where it is in memory already."""
     device: str
     datasets: list[Dataset]
+    names: dict[str, str] = field(default_factory=dict)
+    """Data set → what it was asked for by: its name, or its file."""
 
     @cached_property
     def lm(self) -> loading.LM:
@@ -207,6 +213,7 @@ def start(
     command: str, options: Measure, own: dict[str, Any] | None = None, voice: Voice = SILENT
 ) -> Running:
     """A running session: everything that can fail before the model is loaded has been tried."""
+    engines.check(command, options, own or {})
     files.check_writable(options.output_dir)
     names = dict.fromkeys(options.dataset or datasets.default(options.data_dir))
     held = options.held
@@ -223,6 +230,8 @@ def start(
         weights=weights,
         device=loading.device_type(options.device),
         datasets=loaded,
+        names={d.name: name for d, name in zip(loaded, names, strict=False)},
+        engine=options.held.engine or engines.of(options),
     )
     for dataset in loaded:
         for note in dataset.notes:
