@@ -33,6 +33,8 @@ DEADLINE = 3600.0
 """Seconds that a unit may take, the loading of the model included."""
 STORE = 100 * 2**20
 """Bytes of Ray's object store; what is sent are kilobytes."""
+LOOPBACK = {"RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0"}
+"""Ray's word for: this machine alone. A cluster of our own listens on no other address."""
 CORES = 4
 """Cores of a worker, unless `--workers` says otherwise."""
 
@@ -253,6 +255,8 @@ class Ray(Serial):
     each: int = 1
     """Threads of a worker."""
     devices: set[str] = field(default_factory=set)
+    joined: bool = False
+    """Whether this process was in a cluster before, and stays there."""
 
     def threads(self) -> int:
         """The threads of a worker."""
@@ -264,7 +268,7 @@ class Ray(Serial):
         if self.stdout is not None:
             return
         try:
-            os.environ["RAY_USAGE_STATS_ENABLED"] = "0"
+            os.environ |= {"RAY_USAGE_STATS_ENABLED": "0"} | ({} if self.address else LOOPBACK)
             import ray
         except ImportError as error:
             raise UsageError(f"--engine ray needs Ray ({error}): pip install 'biasscope[ray]'") from error
@@ -272,9 +276,12 @@ class Ray(Serial):
         self.stdout = os.dup(1)
         os.dup2(2, 1)
         atexit.register(self.close)
-        own: dict[str, Any] = {} if self.address else {"object_store_memory": STORE, "include_dashboard": False}
+        here = {"object_store_memory": STORE, "include_dashboard": False}
+        own: dict[str, Any] = {} if self.address else here
+        self.joined = ray.is_initialized()
         try:
-            ray.init(self.address, log_to_driver=False, logging_level="ERROR", **own)
+            if not self.joined:
+                ray.init(self.address, log_to_driver=False, logging_level="ERROR", **own)
         except (ConnectionError, RuntimeError, ValueError) as error:
             raise UsageError(f"no Ray cluster at {self.address or 'this machine'}: {error}") from error
         have = ray.cluster_resources()
@@ -328,7 +335,11 @@ class Ray(Serial):
         import ray
 
         with contextlib.suppress(Exception):
-            ray.shutdown()
+            for actor in self.actors:
+                ray.kill(actor)
+            self.actors = []
+            if not self.joined:
+                ray.shutdown()
         sys.stdout.flush()
         os.dup2(self.stdout, 1)
         os.close(self.stdout)
