@@ -21,10 +21,11 @@ from biasscope.engine.errors import UsageError
 from biasscope.engine.model import loading
 from biasscope.engine.schemas import RELIABILITY, SUMMARY
 from biasscope.engine.settings import OUTPUT, SILENT, Dtype, Held, Loaded, Measure, Voice
-from biasscope.engine.statistics import comparison
 from biasscope.engine.store import cache, digests, runs
 from biasscope.engine.types import Dataset, Example, Site
 from biasscope.notebook import Run
+from biasscope.report.comparison import Comparison
+from biasscope.report.page import gather, pairing
 
 if TYPE_CHECKING:
     from biasscope.engine.measure.sources import Source
@@ -180,15 +181,19 @@ def _names(given: Iterable[Run | str]) -> list[str]:
     return [name for names in parts for name in names]
 
 
-def compare(*compared: Run | str, top: int = 10, output_dir: Where = DEFAULTS.output_dir) -> pl.DataFrame:
-    """How far rankings agree, pair by pair: Spearman's ρ over common sites, the first `top` shared, luck.
+def compare(*compared: Run | str, top: int = 10, output_dir: Where = DEFAULTS.output_dir) -> Comparison:
+    """Two models on one data set (`differences`, `sentences`), and how far rankings agree (`agreement`).
 
-    The same rows as `biasscope compare`.
+    As `biasscope compare`; a table in a notebook. DataError where no two of the runs can be compared.
     """
     from biasscope.engine.experiments import compare as experiments
 
-    rankings, _ = experiments.rankings(_names(compared), Path(output_dir))
-    return pl.DataFrame(comparison.pairs(rankings, top))
+    names, folder = _names(compared), Path(output_dir)
+    rankings, used = experiments.rankings(names, folder)
+    pairs, why = pairing.pairs(gather.named(folder, names))
+    if len(rankings) < 2 and not pairs:
+        experiments.refuse_one(rankings, why)
+    return Comparison(pairs, rankings, used, top)
 
 
 def load_model(
@@ -282,7 +287,7 @@ class _Report(ModuleType):
 
         DataError where there is no run to show, DamagedError where one is corrupted.
         """
-        from biasscope.report.page import document, gather
+        from biasscope.report.page import document
 
         shown = gather.gather(Path(output_dir), _names(runs or []), None)
         (_, page), _ = document.save(shown, Path(out).with_suffix(".md"))

@@ -10,6 +10,7 @@ from typing import Annotated, Any, get_type_hints
 
 import typer
 
+from biasscope import usage
 from biasscope.engine import settings
 from biasscope.engine.errors import UsageError
 from biasscope.engine.settings import (
@@ -75,6 +76,16 @@ def checked_memory(value: str | None) -> str | None:
     return value
 
 
+def readable_gates(values: list[str] | None) -> list[str] | None:
+    """The conditions as given; a usage error where one cannot be read."""
+    for value in values or []:
+        try:
+            settings.Gate.parse(value)
+        except UsageError as problem:
+            raise typer.BadParameter(str(problem)) from None
+    return values
+
+
 def remember_debug(context: typer.Context, value: bool) -> bool:
     """The value, kept where `cli` finds it when an error passes."""
     if value:
@@ -82,7 +93,16 @@ def remember_debug(context: typer.Context, value: bool) -> bool:
     return value
 
 
-Model = Annotated[str, option("--model", "Short name, hub id, local folder or .gguf file", "-m", panel=MODEL)]
+Model = Annotated[
+    str,
+    option(
+        "--model",
+        "Short name, hub id, local folder or .gguf file",
+        "-m",
+        panel=MODEL,
+        autocompletion=usage.models,
+    ),
+]
 Device = Annotated[str, option("--device", "auto, cpu, cuda, …", panel=MODEL)]
 DtypeOption = Annotated[Dtype, option("--dtype", "Numbers the model computes with", panel=MODEL)]
 BatchSize = Annotated[
@@ -127,7 +147,12 @@ Engine = Annotated[
 ]
 Workers = Annotated[
     int | None,
-    option("--workers", "Workers of --engine ray (default: its GPUs, else a quarter of its cores)", panel=MODEL, min=1),
+    option(
+        "--workers",
+        "Workers of --engine ray (default: its GPUs, else a quarter of its cores)",
+        panel=MODEL,
+        min=1,
+    ),
 ]
 RayAddress = Annotated[
     str | None,
@@ -142,7 +167,26 @@ Datasets = Annotated[
         "study's three if present, else occupations)",
         "-d",
         panel=DATA,
+        autocompletion=usage.datasets,
     ),
+]
+FailIf = Annotated[
+    list[str] | None,
+    option(
+        "--fail-if",
+        "Exit 6 where a number is beyond a value: 'winogender.slope > 0.5'; slope, mean, ss, icat, lms, "
+        "difference, with .ci_low or .ci_high; repeatable",
+        panel=OUTPUT,
+        callback=readable_gates,
+        metavar="CONDITION",
+    ),
+]
+FailIfUntestable = Annotated[
+    bool, option("--fail-if-untestable", "Exit 6 also where such a number does not exist", panel=OUTPUT)
+]
+Name = Annotated[
+    str | None,
+    option("--name", 'What this model is called in tables and reports ("before fine-tuning")', panel=OUTPUT),
 ]
 Limit = Annotated[
     int | None,
@@ -195,6 +239,7 @@ Debug = Annotated[
 SHARED: dict[str, Any] = {
     "model": Model,
     "dataset": Datasets,
+    "name": Name,
     "limit": Limit,
     "seed": Seed,
     "device": Device,

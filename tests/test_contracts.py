@@ -20,8 +20,9 @@ from biasscope.engine.measure import exact, sources
 from biasscope.engine.model import forward, metrics, tokens
 from biasscope.engine.model.packing import MASS
 from biasscope.engine.types import Site
-from biasscope.report.page import gather
+from biasscope.report.page import gather, verdict
 from tests.golden import steps
+from tests.support import stored
 from tests.support.examples import paired
 
 pytestmark = pytest.mark.usefixtures("few_draws")
@@ -32,14 +33,18 @@ BIASED = SMALL.replace("tiny-gpt2", "planted:single")
 """A circuit needs something to share out."""
 COMMANDS = {
     "ablate": f"ablate {BIASED} --source all --layers 1",
+    "ask": "ask 'The nurse said that' he she -m planted:single --device cpu --cache-dir cache",
     "baseline": f"baseline {SMALL}",
     "cache": "cache ls --cache-dir cache",
     "check": "check occupations",
     "circuit": f"circuit --from {{ablate}} --sizes 1,2 {KEPT}",
     "compare": "compare {ablate} {patch} -o results",
+    "datasets": "datasets ls",
     "download": f"download {' '.join(download.names())} --from {{data}} --data-dir data",
     "encode": f"encode {SMALL}",
+    "env": "env",
     "example-prompts": "example-prompts",
+    "models": "models ls",
     "pairs": f"pairs {SMALL}",
     "patch": f"patch {BIASED} --components z,mlp_out",
     "probe": f"probe {SMALL} --split holdout --site z",
@@ -144,6 +149,24 @@ def test_examples_that_stand_together_are_balanced_and_a_covariate_is_of_the_gro
     assert all(set(covariate.values) == groups for covariate in dataset.covariates)
     sizes = Counter(e.together for e in dataset.examples if e.together)
     assert all(n % 2 == 0 for n in sizes.values())
+
+
+def test_every_verdict_on_it_is_a_sentence_in_words_of_its_own(dataset: Any) -> None:
+    """Each case, as a slope where it has a covariate, else as a mean; a stereotype only where it says so."""
+    first, *_ = dataset.covariates or [None]
+    words = {"noun": dataset.noun, "sides": dataset.sides, "bias": dataset.bias}
+    words |= {"covariate": (first.name, first.unit) if first else None, "compares": dataset.compares}
+    part = stored.part(dataset.name, **words, per_token=any(e.per_token for e in dataset.examples))
+    row = dict.fromkeys(("p", "p_family", "carried_by", "caution", "ci_low", "ci_high"))
+    row |= {"estimate": 0.7, "statistic": "slope" if first else "mean", "unit": "nats", "n": 9, "clusters": 9}
+    found = {"ci_low": 0.5, "ci_high": 0.9, "p_family": 1e-4}
+    rows = [found, {"estimate": -0.7, "ci_low": -0.9, "ci_high": -0.5, "p_family": 1e-4}, {}]
+    rows += [found | {"carried_by": "x"}, found | {"ci_low": -0.1}, {"ci_low": -0.1, "ci_high": 0.9}]
+    judged = [verdict.Verdict(row | each, part) for each in rows]
+    assert len({each.case for each in judged}) == len(judged) == len(verdict.Case)
+    for each in judged:
+        assert not set("{}") & set(each.sentence) and each.title[0].isupper() and each.title.endswith(".")
+        assert "2.0 times" in each.strength and ("stereotype" in each.title) is bool(dataset.bias)
 
 
 @pytest.mark.parametrize("name", datasets.names())

@@ -14,7 +14,13 @@ EXAMPLES = (
 def circuit(
     o: options.Measure,
     source_run: Annotated[
-        str, options.option("--from", "Run of ablate or patch that ranks the sites", metavar="RUN")
+        str,
+        options.option(
+            "--from",
+            "Run of ablate or patch that ranks the sites",
+            metavar="RUN",
+            autocompletion=options.usage.runs,
+        ),
     ],
     sizes: Annotated[
         str, options.option("--sizes", "How many of the strongest sites to keep, or remove", metavar="1,2,5")

@@ -84,6 +84,12 @@ class Example:
         return tuple((new, text) for new, (_, text) in zip(prompts, self.sides, strict=False))
 
 
+Compared = Literal["words", "prompts", "contrast"]
+"""Two continuations of a prompt; one after two prompts; two continuations, the sides exchanged by what is
+asked.
+"""
+
+
 @dataclass(frozen=True)
 class Covariate:
     """A number per group that `target` is regressed on."""
@@ -126,6 +132,10 @@ class Dataset:
     """What a group is: occupation, term, question, pair of words."""
     sides: tuple[str, str] = ("the stereotype", "the anti-stereotype")
     """What `stereo` and `anti` are, in a sentence: ("he", "she")."""
+    bias: str = ""
+    """What leaning to the first side is, as a sentence names it ("the occupational stereotype"); empty where
+    the data do not say that it is a stereotype.
+    """
     rule: str = "none"
     """How a counterfactual twin is made, by its name in `counterfactuals.RULES`."""
 
@@ -137,6 +147,13 @@ class Dataset:
         outside = frozenset(e.word for e in self.whole or self.examples) - own
         examples = tuple(e for e in self.examples if e.group in groups)
         return replace(self, name=name, examples=examples, whole=(), outside=outside)
+
+    @property
+    def compares(self) -> Compared:
+        """What a mean of target compares; words, where nothing more is known of all examples."""
+        if self.examples and all(e.anti_prompt is not None for e in self.examples):
+            return "prompts"
+        return "contrast" if self.examples and all(e.together for e in self.examples) else "words"
 
     @property
     def covariate(self) -> Mapping[str, float] | None:

@@ -15,7 +15,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
 WARM, COOL = "#c85a1e", "#2864be"
-"""Towards the stereotype and away from it, as in the terminal: told apart by the colour-blind too."""
+"""Towards the first side and away from it, as in the terminal: told apart by the colour-blind too."""
 INK = "#1b1b1f"
 """Text and axes. Replaced by the page's own colour in SVG, so that a figure reads on dark pages too."""
 MUTED, NEUTRAL = "#8a8a94", "#f4f4f2"
@@ -28,7 +28,7 @@ LEFT, RIGHT, BOTTOM, LINE, HEAD = 0.62, 0.12, 0.46, 0.155, 0.26
 """Inches left, right and below the axes, of a line of the title, and around it."""
 TITLE = 44
 """Characters of a line of the title."""
-NAMES = {"nats/SD": "nats per SD of the share of men", "nats": "nats", "share": "share of the total effect"}
+NAMES = {"nats/SD": "nats per SD of the covariate", "nats": "nats", "share": "share of the total effect"}
 """Units as axes and colour bars spell them out."""
 SETTINGS: Any = {
     "font.family": "DejaVu Sans",
@@ -146,10 +146,19 @@ def shortened(text: str, most: int) -> str:
 
 
 def png(drawn: Figure) -> bytes:
-    """The figure for print and Markdown: white paper, 200 dots an inch."""
+    """The figure for print and Markdown: white paper, 300 dots an inch."""
     out = io.BytesIO()
     with matplotlib.rc_context(SETTINGS):
-        drawn.savefig(out, format="png", dpi=200, facecolor="white", metadata={"Software": None})
+        drawn.savefig(out, format="png", dpi=300, facecolor="white", metadata={"Software": None})
+    return out.getvalue()
+
+
+def pdf(drawn: Figure) -> bytes:
+    """The figure for papers: one page, its text as text, the same bytes for the same figure."""
+    out = io.BytesIO()
+    with matplotlib.rc_context({**SETTINGS, "pdf.fonttype": 42}):
+        nothing = dict.fromkeys(("CreationDate", "Creator", "Producer"))
+        drawn.savefig(out, format="pdf", facecolor="white", metadata=nothing)
     return out.getvalue()
 
 

@@ -15,7 +15,8 @@ from biasscope.report.tables import Table
 from biasscope.report.words import interval
 
 if TYPE_CHECKING:
-    from biasscope.report.page.blocks import Block, Gallery
+    from biasscope.report.page.blocks import Block
+    from biasscope.report.page.gallery import Gallery
 
 NAMED = 20
 """Sites of a set that are named; the rest is in the file."""
@@ -87,19 +88,20 @@ def sentence(circuit: ReportRun) -> str:
 def section(parts: Sequence[Part], gallery: "Gallery") -> "Iterator[Block]":
     """Faithfulness of the strongest sites beside random sets."""
     from biasscope.report import figures
-    from biasscope.report.page.blocks import Block, missing, pictures
+    from biasscope.report.page.blocks import Block, paragraph, pictures
 
     for part in parts:
-        if not part.circuits:
-            circuit = "biasscope circuit --from RUN, with a run of ablate or patch"
-            yield missing(f"Not measured for {part.model}: {circuit}")
         drawn, tables = [], []
         for run in part.circuits:
             tables.append(sets(run.summary, part.name, part.data.noun, run.file))
             if run.summary.filter(statistic="faithfulness")["estimate"].is_not_null().any():
                 source = run.summary["source"].drop_nulls().to_list()[0]
                 title = f"Sets of sites: {part.model}\n{part.data.name}, {SOURCES[source].noun}"
-                says = f". {sentence(run)}"
-                drawn.append(gallery.picture("sets", figures.faithfulness, run.summary, says, title=title))
+                name = gallery.name("sets", part.model, part.data.name, source)
+                drawn.append(
+                    gallery.picture(name, figures.faithfulness, run.summary, sentence(run), title=title)
+                )
+            else:
+                yield paragraph(sentence(run))
         yield from pictures(drawn)
         yield from (Block("table", table=table) for table in tables)

@@ -10,11 +10,15 @@ from matplotlib.figure import Figure
 
 from biasscope.engine import schemas
 from biasscope.engine.statistics.circuits import sized
+from biasscope.engine.statistics.groups import band
 from biasscope.report import canvas
 from biasscope.report.canvas import COOL, DIVERGING, INK, MUTED, WARM, Sheet, few_numbers, sheet, styled
 
 BAR = 0.115
 """Inches of a bar and its gap."""
+ENDS = 8
+"""Groups shown at either end where there are many."""
+BETWEEN: Any = {"ha": "center", "va": "center", "size": 7, "color": MUTED}
 
 
 @styled
@@ -72,6 +76,8 @@ def _layers(rows: pl.DataFrame, title: str, largest: float, unit: str) -> Sheet:
     stars = rows.filter(schemas.starred())
     ring: Any = {"s": 9, "facecolors": "none", "edgecolors": "black", "linewidths": 0.7}
     axes.scatter(stars["across"], stars["layer"], **ring)
+    if stars.height:
+        drawn.figure.text(1 - 0.06 / canvas.WIDTH, 0.02, "○ significant", ha="right", va="bottom", size=7)
     axes.set(ylabel="layer")
     canvas.whole_numbers(axes.yaxis, 10)
     canvas.colour_bar(drawn, image, unit)
@@ -152,7 +158,9 @@ def faithfulness(summary: pl.DataFrame, *, title: str) -> Figure:
 
 @styled
 def scatter(rows: pl.DataFrame, *, title: str, axes: tuple[str, str]) -> Figure:
-    """y (mean target) of each group against x (its covariate), and their line; the farthest are named."""
+    """y (mean target) of each group against x (its covariate), and their line with its 95 % band; the
+    highest, the lowest and those farthest from the line are named.
+    """
     drawn = sheet(title, (2.6,))
     area = drawn.axes[0]
     x, y = rows["x"].to_numpy(), rows["y"].to_numpy()
@@ -160,11 +168,39 @@ def scatter(rows: pl.DataFrame, *, title: str, axes: tuple[str, str]) -> Figure:
     area.axhline(0, color=MUTED, linewidth=0.8)
     line = np.polyfit(x, y, 1) if np.ptp(x) > 0 else np.array([0.0, y.mean()])
     area.plot([x.min(), x.max()], np.polyval(line, [x.min(), x.max()]), color=COOL, linewidth=1.3)
-    area.set(xlabel=axes[0], ylabel=axes[1])
+    if (about := band(x, y)) is not None:
+        area.fill_between(about.x, about.low, about.high, color=COOL, alpha=0.18, linewidth=0)
+    area.set(xlabel=canvas.shortened(axes[0], 56), ylabel=canvas.shortened(axes[1], 44))
     area.margins(x=0.04, y=0.1)
     few_numbers(area)
     off = np.argsort(-np.abs(y - np.polyval(line, x)))
-    canvas.labels(drawn, [(float(x[i]), float(y[i]), rows["group"][int(i)]) for i in off[:8]])
+    named = dict.fromkeys([int(y.argmax()), int(y.argmin()), *off[:8].tolist()])
+    canvas.labels(drawn, [(float(x[i]), float(y[i]), rows["group"][i]) for i in named])
+    return drawn.figure
+
+
+@styled
+def dots(rows: pl.DataFrame, *, title: str, axis: str, overall: float) -> Figure:
+    """The mean of each group with its interval, from the top; of many the highest and the lowest alone."""
+    rows = rows.sort("mean", descending=True)
+    cut = rows.height > 2 * ENDS
+    shown = pl.concat([rows.head(ENDS), rows.tail(ENDS)]) if cut else rows
+    places = [place + (1 if cut and place >= ENDS else 0) for place in range(shown.height)]
+    drawn = sheet(title, (max(0.6, 0.15 * (places[-1] + 1)),), left=1.25)
+    area = drawn.axes[0]
+    for place, row in zip(places, shown.iter_rows(named=True), strict=True):
+        area.plot(row["mean"], place, "o", color=WARM if row["mean"] > 0 else COOL, markersize=3.5)
+        if row["ci_low"] is not None:
+            area.plot([row["ci_low"], row["ci_high"]], [place] * 2, color=INK, linewidth=0.8)
+    if cut:
+        area.text(
+            0.5, ENDS, f"{rows.height - 2 * ENDS} between", transform=area.get_yaxis_transform(), **BETWEEN
+        )
+    area.axvline(0, color=INK, linewidth=0.8)
+    area.axvline(overall, color=MUTED, linewidth=1, linestyle="--")
+    area.set_yticks(places, [canvas.shortened(row["group"], 18) for row in shown.iter_rows(named=True)])
+    area.set(ylim=(places[-1] + 0.6, -0.6), xlabel=canvas.shortened(axis, 40))
+    few_numbers(area, y=False)
     return drawn.figure
 
 

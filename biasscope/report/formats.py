@@ -11,12 +11,15 @@ from typing import TYPE_CHECKING, Any, TextIO
 import polars as pl
 import pyarrow.parquet as pq
 
-from biasscope.console import encodable, safe_text
+from biasscope.console import Screen, encodable, safe_text
 from biasscope.engine.schemas import SUMMARY
 from biasscope.engine.settings import Format, Measure
+from biasscope.engine.store import reproduce
+from biasscope.engine.store.cache import labelled
 from biasscope.engine.store.runs import Result, RunRecord
-from biasscope.report import circuits, probes, reliability, tables, terminal
-from biasscope.report.tables import escaped
+from biasscope.report import circuits, markdown, probes, reliability, tables, terminal
+from biasscope.report.page import verdict
+from biasscope.report.page.verdict import Verdict
 
 if TYPE_CHECKING:
     from rich.table import Table as Drawing
@@ -43,6 +46,7 @@ def result(result: Result, options: Measure, *, plot: bool = False) -> None:
     if plot:
         draw_plots(result, sys.stdout if chosen is Format.TABLE else sys.stderr)
     sys.stdout.flush()
+    Screen(options.quiet).note(f"next: {reproduce.following(result.record)}")
     result.check()
 
 
@@ -64,15 +68,32 @@ def write_data(result: Result, chosen: Format, with_rows: bool) -> None:
         document = {"schema_version": run.schema_version, "run": run.model_dump(mode="json")}
         document |= {"summary": list(records([summary])), "reliability": list(records(result.reliability))}
         document["warnings"] = run.warnings
+        if run.command == "baseline":
+            document["verdict"] = [each.document for each in verdicts(result) if each]
         write_json(document | ({"rows": list(records(stored(result.rows)))} if with_rows else {}))
     elif chosen is Format.JSONL:
+        n = 0
         for record in records(stored(result.rows) if with_rows else [summary]):
             sys.stdout.write(json.dumps(record, allow_nan=False) + "\n")
+            n += 1
+        # who reads a stream sees by it that nothing was cut off
+        keys = [part.run_key[:8] for part in result.record.datasets]
+        done = {"done": True, "command": result.record.command, "runs": keys, "rows": n}
+        sys.stdout.write(json.dumps(done | {"warnings": result.record.warnings}) + "\n")
+    else:
+        rows(summary, chosen)
+
+
+def rows(table: pl.DataFrame, chosen: Format) -> None:
+    """Write rows to stdout as JSON lines, CSV or Markdown."""
+    if chosen is Format.JSONL:
+        sys.stdout.write("".join(json.dumps(row, allow_nan=False) + "\n" for row in records([table])))
     elif chosen is Format.CSV:
-        safe = summary.with_columns(pl.col(pl.String).map_elements(_inert, pl.String))
+        safe = table.with_columns(pl.col(pl.String).map_elements(_inert, pl.String))
         sys.stdout.write(safe.write_csv())
     else:
-        sys.stdout.write(markdown(summary))
+        readable = markdown.of_summary if "model" in table.columns else markdown.plain
+        sys.stdout.write(readable(table))
 
 
 def _inert(text: str) -> str:
@@ -97,12 +118,11 @@ def records(frames: Iterable[pl.DataFrame]) -> Iterable[dict[str, Any]]:
             yield from part.iter_rows(named=True)
 
 
-def markdown(summary: pl.DataFrame) -> str:
-    """The summary as a Markdown table, columns that are empty throughout left out."""
-    shown = summary.select(c for c in summary.columns if summary[c].null_count() < summary.height)
-    rows = (["" if value is None else str(value) for value in row.values()] for row in records([shown]))
-    lines = [shown.columns, ["---"] * shown.width, *rows]
-    return "".join(f"| {' | '.join(escaped(cell) for cell in line)} |\n" for line in lines)
+def verdicts(result: Result) -> list[Verdict | None]:
+    """What a baseline shows, per data set; None where it has no target."""
+    given = str(result.record.params.get("given") or "")
+    both = zip(result.summaries, result.record.datasets, strict=True)
+    return [verdict.of(summary, part, Path(part.path), given) for summary, part in both]
 
 
 def tables_of(result: Result) -> Iterator[tables.Table]:
@@ -110,12 +130,17 @@ def tables_of(result: Result) -> Iterator[tables.Table]:
     record = result.record
 
     def edited(table: tables.Table) -> tables.Table:
-        return replace(table, title=f"{table.title}{record.given}")
+        named = f", {record.name}" if record.name else ""
+        return replace(table, title=f"{table.title}{record.given}{named}")
 
+    shown = iter(verdicts(result) if record.command == "baseline" else ())
     for part, summary, trusted in zip(record.datasets, result.summaries, result.reliability, strict=True):
         file = f"{part.path}/summary.parquet"
         if record.command == "baseline":
-            yield tables.clean_model(summary, part, file, record.given)
+            called = labelled(record.name, summary["model"][0])
+            named = summary.with_columns(model=pl.lit(called))
+            table, found = tables.clean_model(named, part, file, record.given), next(shown)
+            yield replace(table, notes=[*([found.short] if found else []), *table.notes])
         elif record.command == "probe":
             yield edited(probes.probes(summary, part.name, part.noun, file, record.params["split"]))
         elif record.command == "circuit":
@@ -244,7 +269,8 @@ def listing(
             shown = safe_text if chosen is Format.MARKDOWN else _inert
             texts, schema = [list(map(shown, row)) for row in cells], dict.fromkeys(columns, pl.String)
             frame = pl.DataFrame(texts, schema, orient="row")
-            sys.stdout.write(markdown(frame) if chosen is Format.MARKDOWN else frame.write_csv())
+            plain = chosen is Format.MARKDOWN
+            sys.stdout.write(markdown.table(columns, texts) if plain else frame.write_csv())
     sys.stdout.flush()
 
 

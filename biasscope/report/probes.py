@@ -7,13 +7,13 @@ import polars as pl
 
 from biasscope.engine.schemas import NONE, number
 from biasscope.engine.statistics import resampling
-from biasscope.report import words
 from biasscope.report.page.gather import Part, ReportRun
 from biasscope.report.tables import Table
 from biasscope.report.words import interval
 
 if TYPE_CHECKING:
-    from biasscope.report.page.blocks import Block, Gallery
+    from biasscope.report.page.blocks import Block
+    from biasscope.report.page.gallery import Gallery
 
 HELD_OUT = {"kfold": "groups are held out in turn", "holdout": "a fifth of the groups is held out, once"}
 WITHOUT = {"bag": "bag of tokens", "chance": "chance"}
@@ -137,19 +137,19 @@ def _reads(shown: bool | None) -> str:
 def section(parts: Sequence[Part], gallery: "Gallery") -> "Iterator[Block]":
     """Probe curves with their chance band, and the table of the first."""
     from biasscope.report import figures
-    from biasscope.report.page.blocks import Block, missing, pictures
+    from biasscope.report.page.blocks import Block, pictures
 
     drawn = []
     for part in parts:
-        if not part.probes:
-            yield missing(f"Not measured for {part.model}: {words.command('probe', part)}")
         for run in part.probes:
             params, against = run.record.params, _against(run)
             place = f"{part.data.name}, {params.get('site')}, {params.get('position')} token"
             title = f"Probe for {run.summary['metric'][0]}: {part.model}\n{place}"
             title += (f",{against}" if against else "") + run.record.given
             rows = run.summary.filter(pl.col("method") != "removal")
-            drawn.append(gallery.picture("probe", figures.probes, rows, f". {sentence(run)}", title=title))
+            task = f"{run.summary['metric'][0]}-{params.get('position')}"
+            name = gallery.name("probe", part.model, part.data.name, task)
+            drawn.append(gallery.picture(name, figures.probes, rows, sentence(run), title=title))
     yield from pictures(drawn)
     for part in parts:
         for run in part.probes[:1]:

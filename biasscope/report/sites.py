@@ -12,7 +12,9 @@ from biasscope.engine.statistics import comparison
 from biasscope.engine.statistics.cells import SITE
 from biasscope.engine.types import SOURCES
 from biasscope.report import figures, reliability, tables, words
-from biasscope.report.page.blocks import Block, Gallery, missing, paragraph, pictures
+from biasscope.report.page import views
+from biasscope.report.page.blocks import Block, bullets, paragraph, pictures
+from biasscope.report.page.gallery import Gallery, Picture
 from biasscope.report.page.gather import LISTED, Map, Part
 from biasscope.report.tables import COLUMNS, Table, overlap, probability
 
@@ -20,13 +22,38 @@ KINDS = {"z": "heads", "mlp_out": "MLPs", "attn_out": "attention outputs"}
 """Components for which estimates are compared with exact effects."""
 
 
+def first(part: Part) -> Map | None:
+    """The map of heads that stands on the first screen."""
+    return next((m for m in part.shown if m.sites("z").height), None)
+
+
+def heat_map(site_map: Map, beside: Sequence[Part], gallery: Gallery) -> Picture:
+    """The map of a run's heads, on one scale with the other maps of that unit in these parts."""
+    same = [m.sites("z") for part in beside for m in part.shown if m.unit == site_map.unit]
+    return _heads(site_map, site_map.sites("z"), site_map.statistic, _scale(same), gallery)
+
+
+def lines(part: Part) -> list[str]:
+    """What was found of sites, one run a sentence; a measurement stands before its estimate, and alone."""
+    sentences = words.both(part)
+    for m in part.shown:
+        measured = part.measured(m)
+        sentences += [words.found_sites(m, measured), *([] if measured else reliability.sentences(m))]
+        sentences += [text] if not measured and (text := words.recovery(m)) else []
+    return sentences
+
+
 def which_sites(parts: Sequence[Part], gallery: Gallery) -> Iterator[Block]:
-    """Heat maps of heads, bars of MLPs, and the strongest sites with all that was measured of them."""
+    """What was found, heat maps of heads, bars of MLPs, the strongest sites with all that was measured."""
     for part in parts:
-        if not part.maps:
-            yield missing(f"Not measured for {part.model}: {words.command('patch', part, ' --method exact')}")
-    yield from (paragraph(f"{part.name}: {text}") for part in parts for text in words.both(part))
-    yield from _heat_maps([m for part in parts for m in part.shown], gallery)
+        found = lines(part)
+        yield from [paragraph(f"{part.name}:")] if len(parts) > 1 and found else []
+        yield from [bullets(found)] if found else []
+    if families := words.families(parts):
+        star = schemas.LEGENDS[schemas.STAR].removeprefix(f"{schemas.STAR} ")
+        over = "p_family is over all sites that a run could have named"
+        yield paragraph(f"Significant (*): {star}; {over}: {families}.")
+    yield from _heat_maps(parts, gallery)
     for part in parts:
         # effects of twins are on target alone: what replacing a site costs is in the first map that has it
         costs = [m for m in part.shown if (m.rows["metric"] == "kl").any()]
@@ -39,12 +66,15 @@ def which_sites(parts: Sequence[Part], gallery: Gallery) -> Iterator[Block]:
                     yield from [Block("table", table=replace(table, title=title))] if table.columns else []
 
 
-def _heat_maps(maps: Sequence[Map], gallery: Gallery) -> Iterator[Block]:
+def _heat_maps(parts: Sequence[Part], gallery: Gallery) -> Iterator[Block]:
     """Rows of figures with one scale each: the ranking statistic, the shift beside a slope; MLPs below."""
+    maps, above = [m for part in parts for m in part.shown], [first(part) for part in parts]
+    if any(m is not None for m in above):
+        yield paragraph("The first map of heads stands on the first screen, on the same scale.")
     for unit in dict.fromkeys(m.unit for m in maps):
         same = [m for m in maps if m.unit == unit]
-        heads = [(m, m.sites("z")) for m in same if m.sites("z").height]
-        yield from _one_scale(heads, gallery, same[0].statistic)
+        heads = [m for m in same if m.sites("z").height and not any(m is other for other in above)]
+        yield from pictures([heat_map(m, parts, gallery) for m in heads])
         if same[0].statistic == "slope":
             mean = {"metric": "target", "statistic": "mean", "subset": "all", "component": "z"}
             whole = [(m, m.rows.filter(pl.col("head").is_not_null(), **mean)) for m in same]
@@ -52,19 +82,33 @@ def _heat_maps(maps: Sequence[Map], gallery: Gallery) -> Iterator[Block]:
             side, noun = same[0].run.data.sides[0], same[0].run.data.noun
             said = f"Shift: the base rate of {side} in every {noun} alike. It is not stereotyping."
             yield from [paragraph(said)] if shifts else []
-            yield from _one_scale(shifts, gallery, "shift")
+            largest = _scale([rows for _, rows in shifts])
+            yield from pictures([_heads(m, rows, "shift", largest, gallery) for m, rows in shifts])
         mlps = [(m, rows) for m in same if (rows := m.sites("mlp_out")).height]
-        bars = [(rows, _named("MLPs", m, m.statistic, rows)) for m, rows in mlps]
-        yield from pictures([gallery.picture("mlps", figures.bars, rows, **named) for rows, named in bars])
+        drawn = []
+        for m, rows in mlps:
+            name, named = _file("mlps", m, m.statistic, gallery), _named("MLPs", m, m.statistic, rows)
+            drawn.append(gallery.picture(name, figures.bars, rows, **named))
+        yield from pictures(drawn)
 
 
-def _one_scale(maps: Sequence[tuple[Map, pl.DataFrame]], gallery: Gallery, what: str) -> Iterator[Block]:
-    sizes = (abs(value) for _, rows in maps for value in rows["estimate"].drop_nulls())
-    largest, drawn = max(sizes, default=0.0) or 1e-9, []
-    for m, rows in maps:
-        named = _named("Heads", m, what, rows)
-        drawn.append(gallery.picture("heads", figures.heat_map, rows, largest=largest, **named))
-    yield from pictures(drawn)
+def _heads(site_map: Map, rows: pl.DataFrame, what: str, largest: float, gallery: Gallery) -> Picture:
+    name, named = _file("heads", site_map, what, gallery), _named("Heads", site_map, what, rows)
+    picture = gallery.picture(name, figures.heat_map, rows, largest=largest, **named)
+    return replace(picture, view="" if what == "shift" else views.name(site_map))
+
+
+def _file(kind: str, site_map: Map, what: str, gallery: Gallery) -> str:
+    """The name of a figure's files: heads-winogender-slope-mean."""
+    run = site_map.run
+    how = "attribution" if site_map.estimated else ""
+    return gallery.name(kind, run.model, run.data.name, what, site_map.source, how)
+
+
+def _scale(tables: Sequence[pl.DataFrame]) -> float:
+    """The largest |effect| of some maps, which their colours end at."""
+    sizes = (abs(value) for rows in tables for value in rows["estimate"].drop_nulls())
+    return max(sizes, default=0.0) or 1e-9
 
 
 def _named(kind: str, site_map: Map, what: str, rows: pl.DataFrame) -> dict[str, Any]:
@@ -75,7 +119,11 @@ def _named(kind: str, site_map: Map, what: str, rows: pl.DataFrame) -> dict[str,
     passed = f"{rows.filter(schemas.starred()).height} of {rows.height} significant; " if tested else ""
     title = f"{kind} of {site_map.run.model}\n{site_map.run.data.name}, {what}: {site_map.name}"
     unit = rows["unit"][0]
-    return {"says": f" (run {site_map.run.key}). {passed}largest: {top} {unit}", "title": title, "unit": unit}
+    grows = f"towards {site_map.run.data.sides[0]}" if rows["statistic"][0] == "mean" else "the slope grows"
+    colours = f" Orange: {grows} when it is replaced." if kind == "Heads" else ""
+    colours += " Grey: not measured." if kind == "Heads" and site_map.partial else ""
+    says = f"Run {site_map.run.key}: {passed}largest: {top} {unit}.{colours}"
+    return {"says": says, "title": title, "unit": unit}
 
 
 def strongest(site_map: Map, part: Part) -> Table:
@@ -121,12 +169,9 @@ def along(parts: Sequence[Part], gallery: Gallery) -> Iterator[Block]:
                 rows = rows.sort(pl.col("position").replace_strict(order, default=9), "layer")
                 shown = "recovered" if rows["recovered"].is_not_null().any() else "estimate"
                 named = _named("Residual stream", site_map, site_map.statistic, rows)
-                drawn.append(gallery.picture("positions", figures.positions, rows, shown=shown, **named))
+                name = _file("positions", site_map, component, gallery)
+                drawn.append(gallery.picture(name, figures.positions, rows, shown=shown, **named))
     yield from pictures(drawn)
-    for part in parts:
-        if not part.along:
-            options = " --method exact --components resid_post --positions term,between,readout"
-            yield missing(f"Not measured for {part.model}: {words.command('patch', part, options)}")
 
 
 def calibration(parts: Sequence[Part], gallery: Gallery) -> Iterator[Block]:
@@ -144,15 +189,13 @@ def calibration(parts: Sequence[Part], gallery: Gallery) -> Iterator[Block]:
             against = f"{exact.name} (run {exact.run.key}) against attribution (run {estimated.run.key})"
             yield paragraph(f"{part.name}, {against}: {text or NONE}.")
             title = f"Attribution against exact: {part.model}\n{part.data.name}, {exact.name}"
-            named: Any = {"says": f": {text}", "title": title, "unit": exact.unit}
-            yield from pictures([gallery.picture("attribution", figures.against_exact, rows, **named)])
+            says = f"Run {estimated.run.key} against run {exact.run.key}; a dot a site, line: equal."
+            named: Any = {"says": says, "title": title, "unit": exact.unit}
+            name = gallery.name("attribution", part.model, part.data.name, exact.source)
+            yield from pictures([gallery.picture(name, figures.against_exact, rows, **named)])
         for run in {m.run.key: m.run for m in part.maps}.values():
             table = None if run.reliability is None else reliability.calibrated(run.reliability)
             yield from [Block("table", table=table)] if table and table.sections[0] else []
-        if not pairs:
-            commands = (words.command("patch", part, f" --method {m}") for m in ("attribution", "exact"))
-            needs = f"needs both methods with one source; {' and '.join(commands)}"
-            yield missing(f"Not compared for {part.model}: {needs}")
 
 
 def _agreed(row: dict[str, Any]) -> str:

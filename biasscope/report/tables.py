@@ -85,9 +85,9 @@ def clean_model(summary: pl.DataFrame, data: DatasetPart, file: str, given: str 
     groups = _most(summary.filter(subset="all"), "clusters")
     every = groups >= MIN_CLUSTERS
     single = f"{data.noun}: " if every or data.covariate else None
-    shown = [row for row in summary.iter_rows(named=True) if not _detail(row, single)]
+    shown = [row for row in summary.iter_rows(named=True) if not detail(row, single)]
     for row in shown:
-        name = _named(row)
+        name = named(row)
         counts = [NONE if row[size] is None else str(row[size]) for size in ("n", "clusters")]
         cells = [name, row["subset"], interval(row), probability(row["p"]), *counts]
         sections.setdefault(row["metric"], []).append(cells)
@@ -102,13 +102,13 @@ def clean_model(summary: pl.DataFrame, data: DatasetPart, file: str, given: str 
     return Table(title, columns, list(sections.values()), notes, ("n", "p", "k"), {"k": k})
 
 
-def _detail(row: dict[str, Any], single: str | None) -> bool:
+def detail(row: dict[str, Any], single: str | None) -> bool:
     """Whether a row stands in the file only: groups one by one (`single`), pooled scores of a part."""
     alone = single is not None and row["subset"].startswith(single)
     return alone or (row["statistic"].endswith("_pooled") and row["subset"] != "all")
 
 
-def _named(row: dict[str, Any]) -> str:
+def named(row: dict[str, Any]) -> str:
     """A short name of a row's metric and statistic."""
     statistic = row["statistic"]
     if row["metric"] in ("stereoset", "likelihood"):

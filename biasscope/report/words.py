@@ -1,6 +1,7 @@
 """Findings as sentences, each from the numbers of one run that it names, and no more than they say."""
 
 import shlex
+from collections.abc import Sequence
 from typing import Any
 
 import polars as pl
@@ -9,27 +10,25 @@ from biasscope.engine import schemas
 from biasscope.engine.schemas import NONE, TOTAL, number
 from biasscope.engine.statistics import resampling
 from biasscope.engine.statistics.cells import SITE
-from biasscope.engine.store.runs import DatasetPart
+from biasscope.engine.statistics.resampling import plural
 from biasscope.engine.store.seals import Seal
-from biasscope.engine.types import Site
+from biasscope.engine.types import SOURCES, Site
 from biasscope.report import reliability
 from biasscope.report.page.gather import Gathered, Map, Part, ReportRun
-from biasscope.report.tables import on
+from biasscope.report.page.verdict import headline, of
 
-LIMITS = (
+EDITED = (
     "Where a bias could be edited: a site whose replacement changes a score need not be the place to change "
-    "it (Hase et al. 2023).",
-    "That a model is free of bias: a score that is lower, or not shown to differ from 0, is about these "
-    "sentences only.",
-    "What the data cannot show: StereoSet's pairs have been criticised as a measure of stereotyping "
-    "(Blodgett et al. 2021; Pikuliak et al. 2023), its fillers differ in frequency so that 0 is not "
-    "“unbiased”, and WinoGender asks for two pronouns in English.",
-    "Other groups: intervals are over the terms and occupations of the data, as if they were drawn from more "
-    "of their kind.",
-    "A neutral point: a twin has stereotypes of its own; a patched effect is what is specific to the term "
-    "against another of its class.",
+    "it (Hase et al. 2023)."
 )
-"""What no run of this program shows."""
+FREE = (
+    "That a model is free of bias: a score that is lower, or not shown to differ from 0, is about these "
+    "sentences only."
+)
+NEUTRAL = (
+    "A neutral point: a twin has stereotypes of its own; a patched effect is what is specific to a group "
+    "against another of its class."
+)
 NAMED = 4
 """Sites named in a sentence."""
 
@@ -51,52 +50,27 @@ def site(row: dict[str, Any]) -> str:
     return str(Site(row["layer"], row["component"], row["head"]))
 
 
-def main_number(part: Part) -> str:
-    """The clean model's ranking statistic with its interval and unit."""
-    row = clean(part)
-    if row is None or part.baseline is None:
-        return "not measured"
-    name = "slope" if row["statistic"] == "slope" else "mean of target"
-    extent = f"{row['n']} examples, {row['clusters']} groups (run {part.baseline.key})"
-    return f"{name} {interval(row, row['unit'])}, {extent}"
-
-
-def clean_model(part: Part) -> str:
-    """What the clean model prefers, in a sentence."""
-    if part.baseline is None or clean(part) is None:
-        return f"The clean model was not measured: {command('baseline', part)}"
-    return edited_model(part.baseline)
-
-
-def edited_model(run: ReportRun) -> str:
-    """What a baseline's model prefers, clean or with something replaced all the while, in a sentence."""
-    row = headline(run)
-    if row is None:
-        return f"Run {run.key}{run.record.given}: target was not measured."
-    statistic = f"slope of target on the {on(run.data)}" if row["statistic"] == "slope" else "mean of target"
-    measured = f"{'' if run.record.given else 'clean '}model's {statistic} is {interval(row, row['unit'])}"
-    return f"Run {run.key}{run.record.given}: the {measured}{_verdict(row, run.data)}."
-
-
-def _verdict(row: dict[str, Any], data: DatasetPart) -> str:
-    """What an interval says about the clean model, nothing where there is none."""
-    if few := resampling.few_clusters_note(row["clusters"] or 0, data.noun):
-        return f"; not testable, {few}"
-    if row["ci_low"] is None:
-        return ""
-    if row["ci_low"] <= 0 <= row["ci_high"]:
-        return ", an interval that holds 0: no preference is shown"
-    positive = row["estimate"] > 0
-    if row["statistic"] == "slope":
-        side, noun = data.sides[0 if positive else 1], data.noun
-        return f": the larger the {on(data)} of the {noun}, the more the model prefers {side}"
-    return f": it prefers {data.sides[0 if positive else 1]}"
-
-
 def command(name: str, part: Part, more: str = "") -> str:
     """The command that would measure what is missing."""
     call = ["biasscope", name, "--model", part.model_option, "--dataset", part.data.name]
     return shlex.join(call) + more
+
+
+def limits(parts: Sequence[Part]) -> list[str]:
+    """What these runs do not show: of all, of their data, of their groups, and where nothing is testable."""
+    caveats = {part.data.name: part.data.source.get("caveat") for part in parts}
+    of_data = dict.fromkeys(caveat for caveat in caveats.values() if caveat)
+    nouns = " and ".join(dict.fromkeys(plural(part.data.noun) for part in parts))
+    others = (
+        f"Others than these: intervals are over the {nouns} of the data, as if drawn from more of their kind."
+    )
+    twins = any(SOURCES[m.source].twin for part in parts for m in part.maps)
+    lines = [EDITED, FREE, *of_data, others, *([NEUTRAL] if twins else [])]
+    for part in parts:
+        groups = max((m.groups for m in part.maps), default=0)
+        note = resampling.few_clusters_note(groups, part.data.noun) if groups else None
+        lines += [f"{part.name}: where is not testable, {note}."] if note else []
+    return lines
 
 
 def not_sealed(gathered: Gathered) -> str:
@@ -143,9 +117,9 @@ def _family(site_map: Map) -> str:
     return "" if measured >= every else f"; of all {every} sites, {measured} measured"
 
 
-def families(gathered: Gathered) -> str:
+def families(parts: Sequence[Part]) -> str:
     """The family's size of each shown run: "300 (run 79a2, 20 of them measured), 54 (runs 1f2e, 8c01)"."""
-    sizes = {m.run.key: reliability.family_size(m) for part in gathered.parts for m in part.shown}
+    sizes = {m.run.key: reliability.family_size(m) for part in parts for m in part.shown}
     texts = []
     for every, measured in dict.fromkeys(sizes.values()):
         keys = [key for key, size in sizes.items() if size == (every, measured)]
@@ -163,6 +137,24 @@ def short_sites(site_map: Map) -> str:
     names = f": {names}{', …' if passed.height > NAMED else ''}" if names else ""
     of = f"{site_map.name}{_family(site_map)}; run {site_map.run.key}"
     return f"{passed.height} of {site_map.sites('z').height} heads{names} ({of})"
+
+
+def where(part: Part) -> str:
+    """Which heads of the first map change the number when they are replaced, without their numbers."""
+    site_map = next((m for m in part.shown if m.sites("z").height), None)
+    if site_map is None:
+        return "Not measured."
+    if few := resampling.few_clusters_note(site_map.groups, "group"):
+        return f"Not testable, {few} (run {site_map.run.key})."
+    passed, every = significant(site_map), site_map.sites("z").height
+    names = ", ".join(site(row) for row in passed.head(NAMED).iter_rows(named=True))
+    how = f"{site_map.name}; run {site_map.run.key}"
+    if passed.is_empty():
+        return f"No single one of {every} heads is shown to change this when replaced ({how})."
+    more = f" and {passed.height - NAMED} more" if passed.height > NAMED else ""
+    change = "is estimated to change" if site_map.estimated else "changes" if passed.height == 1 else "change"
+    change = change.replace("is estimated", "are estimated") if passed.height > 1 else change
+    return f"{passed.height} of {every} heads {change} this when replaced: {names}{more} ({how})."
 
 
 def both(part: Part) -> list[str]:
@@ -203,13 +195,11 @@ def total(site_map: Map) -> dict[str, Any] | None:
 
 def clean(part: Part) -> dict[str, Any] | None:
     """The clean model's ranking statistic, None where no baseline was run."""
-    return None if part.baseline is None else headline(part.baseline)
+    return None if part.baseline is None else headline(part.baseline.summary)
 
 
-def headline(run: ReportRun) -> dict[str, Any] | None:
-    """A baseline's ranking statistic, None where it has no target."""
-    for statistic in ("slope", "mean"):
-        rows = run.summary.filter(metric="target", subset="all", statistic=statistic)
-        if rows.height:
-            return rows.row(0, named=True)
-    return None
+def edited(run: ReportRun) -> str:
+    """What the model of a baseline prefers while something is ablated, in words."""
+    verdict = of(run.summary, run.data, run.folder, str(run.record.params.get("given") or ""))
+    start = f"Run {run.key}{run.record.given}"
+    return f"{start}: target was not measured." if verdict is None else f"{start}: {verdict.sentence}"

@@ -13,7 +13,7 @@ from biasscope import console
 from biasscope.engine.schemas import RELIABILITY, SUMMARY
 from biasscope.engine.settings import Format, Measure
 from biasscope.engine.store import runs
-from biasscope.report import formats, tables
+from biasscope.report import formats, markdown, tables
 from tests.support import stored
 
 HOSTILE = "a\x1b[31mred\x9b1m\u202e\u200b\ufeff\x07b\tc\nd"
@@ -116,9 +116,17 @@ def test_strict_json_records_turn_nan_and_infinity_into_null():
 
 
 def test_markdown_cells_cannot_add_columns_links_or_tags():
-    lines = formats.markdown(summary(dataset="a|b`c`<script>[x](y)\x1b[1m", estimate=0.1)).splitlines()
+    lines = markdown.of_summary(summary(dataset="a|b`c`<script>[x](y)\x1b[1m", estimate=0.1)).splitlines()
     assert len(lines) == 3 and "<" not in lines[2] and "\x1b" not in lines[2]
     assert lines[2].replace("\\|", "").count("|") == lines[0].count("|")
+
+
+def test_markdown_has_readable_digits_with_half_the_interval_after_plus_minus():
+    ends = {"ci_low": 0.36812345678, "ci_high": 0.84712345678, "p": 5e-5, "n": 240, "clusters": 60}
+    text = markdown.of_summary(summary(estimate=0.60712345678, unit="nats", **ends))
+    assert text.splitlines()[2].endswith(
+        "| 0.607 | ± | 0.239 | 0.368 | 0.847 | nats | &lt; 1e−4 | 240 | 60 |"
+    )
 
 
 def sites(slope: bool) -> pl.DataFrame:
@@ -188,9 +196,10 @@ def test_without_a_format_a_pipe_gets_json(capsys):
 def test_jsonl_streams_the_summary_or_with_rows_the_per_example_rows(capsys, tmp_path):
     pl.DataFrame({"example_id": ["a"], "value": [math.inf]}).write_parquet(tmp_path / "rows.parquet")
     formats.result(found(), Measure(format=Format.JSONL))
-    assert len(capsys.readouterr().out.splitlines()) == 42
+    *rows, done = map(json.loads, capsys.readouterr().out.splitlines())
+    assert len(rows) == done["rows"] == 42 and done["done"]
     formats.result(found([tmp_path / "rows.parquet"]), Measure(format=Format.JSONL, rows=True))
-    assert json.loads(capsys.readouterr().out) == {"example_id": "a", "value": None}
+    assert json.loads(capsys.readouterr().out.splitlines()[0]) == {"example_id": "a", "value": None}
 
 
 def test_shift_stands_beside_slope_only_where_slopes_exist():

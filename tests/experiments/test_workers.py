@@ -36,7 +36,9 @@ def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cluster]:
     patch = pytest.MonkeyPatch()
     patch.setenv("BIASSCOPE_FAULTS", str(tmp_path_factory.mktemp("faults")))
     patch.setenv("OMP_NUM_THREADS", "1")
-    cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 1, "include_dashboard": False, **STORE})
+    cluster = Cluster(
+        initialize_head=True, head_node_args={"num_cpus": 1, "include_dashboard": False, **STORE}
+    )
     cluster.add_node(num_cpus=1, **STORE)
     yield cluster
     cluster.shutdown()
@@ -85,7 +87,9 @@ RUNS: dict[str, Any] = {
     "patch": lambda s: patch.patch(s, components="z", calibrate=2),
     "baseline": lambda s: baseline.baseline(s, given="1.2"),
     "encode": lambda s: encode.encode(s, site="z"),
-    "circuit": lambda s: circuit.circuit(s, str(ablate.ablate(s).record.datasets[0].path), sizes="1,2", minimal=True),
+    "circuit": lambda s: circuit.circuit(
+        s, str(ablate.ablate(s).record.datasets[0].path), sizes="1,2", minimal=True
+    ),
 }
 
 
@@ -146,8 +150,26 @@ def test_a_node_that_dies_costs_only_its_units_in_flight(cluster: Cluster, tmp_p
 def test_after_a_killed_coordinator_one_process_goes_on_to_the_same_bytes(cluster: Cluster, tmp_path: Path):
     ablate.ablate(settings(tmp_path / "one"))
     many = tmp_path / "many"
-    options = ["--model", "planted:single", "--dataset", "occupations", "--limit", 24, "--cache-dir", many / "cache"]
-    options += ["--output-dir", many / "results", "--engine", "ray", "--workers", 2, "--ray-address", cluster.address]
+    options = [
+        "--model",
+        "planted:single",
+        "--dataset",
+        "occupations",
+        "--limit",
+        24,
+        "--cache-dir",
+        many / "cache",
+    ]
+    options += [
+        "--output-dir",
+        many / "results",
+        "--engine",
+        "ray",
+        "--workers",
+        2,
+        "--ray-address",
+        cluster.address,
+    ]
     command = [sys.executable, "-m", "biasscope", "ablate", *map(str, options)]
     with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL) as process:
         while process.poll() is None and len(list(many.rglob("mean-*.parquet"))) < 3:

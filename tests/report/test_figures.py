@@ -93,6 +93,11 @@ def people(count: int) -> pl.DataFrame:
     return pl.DataFrame({"group": names, "x": rng.uniform(0, 100, count), "y": 3 * rng.normal(size=count)})
 
 
+def means(count: int) -> pl.DataFrame:
+    frame = people(count).select("group", mean="y")
+    return frame.with_columns(ci_low=pl.col("mean") - 1, ci_high=pl.col("mean") + 1)
+
+
 def every(layers: int, heads: int) -> dict[str, object]:
     letters = [chr(65 + i) for i in range(14)]
     shared = dict.fromkeys(itertools.combinations(letters, 2), (7, 0.4))
@@ -113,6 +118,9 @@ def every(layers: int, heads: int) -> dict[str, object]:
         "faithfulness": figures.faithfulness(set_rows(), title=LONG),
         "scatter": figures.scatter(
             people(60), title=LONG, axes=("a covariate with a name, %", "target, nats: towards “he”")
+        ),
+        "dots": figures.dots(
+            means(60), title=LONG, axis="target, nats: towards the gender that the noun has", overall=0.3
         ),
         "overview": figures.overview(names, title=LONG, unit="nats/SD"),
         "agreement": figures.agreement(letters, shared, top=10, title=LONG),

@@ -15,7 +15,7 @@ from biasscope.engine.schemas import number
 from biasscope.engine.statistics import summary
 from biasscope.engine.store import runs
 from biasscope.report import words
-from biasscope.report.page import gather
+from biasscope.report.page import first_screen, gather
 from tests.support import browser
 from tests.support.cli import biasscope
 
@@ -93,14 +93,26 @@ def test_the_main_numbers_are_those_of_the_tables(results: Path, made: tuple[dic
     )
     row = summary.row(0, named=True)
     ends = f"[{number(row['ci_low'])}, {number(row['ci_high'])}]"
-    said = (
-        f"slope {number(row['estimate'])} {ends} nats/SD, 120 examples, 60 groups (run {part.baseline.key})"
-    )
-    assert said in "".join(Page(made[2]).text) and said.replace("[", "\\[").replace("]", "\\]") in made[1]
+    said = f"slope {number(row['estimate'])} {ends} nats/SD, p = {number(row['p'])} (run {part.baseline.key})"
+    assert said in "".join(Page(made[2]).text)
+    assert said.translate({91: "\\[", 93: "\\]"}) in made[1]
+
+
+def test_terminal_json_page_and_notebook_give_one_verdict(results: Path, made: tuple[dict, str, str]):
+    where = [*WHAT, "-o", results, "--cache-dir", results.parent / "again"]
+    (told,) = json.loads(biasscope("baseline", *where, "--json")[1])["verdict"]
+    assert told["case"] == "found" and told["sentence"].startswith("This model repeats the occupational")
+    page = " ".join("".join(Page(made[2]).text).split())
+    assert page.count("This model repeats the occupational stereotype.") == 1
+    shown = " ".join(biasscope("baseline", *where, "--format", "table")[1].split())
+    for sentence in told["sentence"].split(". ")[:2]:
+        assert sentence in page and sentence in shown
+    quoted = re.findall("“([^”]+___[^”]*)”", told["sentence"])
+    assert quoted and all(text in page for text in quoted)
 
 
 def test_the_planted_head_is_what_is_found(made: tuple[dict, str, str]):
-    first = made[1].split("## Summary")[0]
+    first = made[1].split("## occupations")[0]
     heads = re.findall(r"L\d+H\d+", first)
     exact = pl.concat(
         [
@@ -119,10 +131,7 @@ def test_the_planted_head_is_what_is_found(made: tuple[dict, str, str]):
 def test_every_kind_of_run_is_shown_and_what_is_missing_is_named(made: tuple[dict, str, str]):
     used, text, _ = made
     assert {row["command"] for row in used["used"]} == {"baseline", "patch", "ablate", "probe", "circuit"}
-    names = {
-        re.sub(r"-[0-9a-f]{12}$", "", Path(name).stem)
-        for name in re.findall(r"\]\(report_figures/([^)]+)\)", text)
-    }
+    names = {re.split("[-.]", name)[0] for name in re.findall(r"\]\(report_figures/([^)]+)\)", text)}
     assert names >= {"groups", "heads", "mlps", "positions", "attribution", "probe", "sets", "agreement"}
     assert "Not measured" not in text and "How to repeat it" in text
     assert all(
@@ -150,16 +159,15 @@ def test_two_models_stand_side_by_side_on_one_scale(copy: Path, tmp_path: Path):
     biasscope("patch", "--method", "exact", *other)
     biasscope("report", "-o", copy)
     text = (copy / "report.md").read_text()
-    first = text.split("## Summary")[0]
+    first = text.split("## occupations")[0]
     assert "planted-single, occupations" in first and "planted-graded, occupations" in first
     assert "Clean models on occupations" in text and "By relative depth" in text
     assert (
-        "Not measured for planted-graded: biasscope probe --model planted:graded --dataset occupations"
-        in text
+        "; `biasscope probe --model planted:graded --dataset occupations`" in text
+        and text.count("*Not measured for planted-graded:*") == 1
     )
     page = (copy / "report.html").read_text()
-    row = page.split("Which sites: occupations")[1].split('<div class="row">')[1].split("</div>")[0]
-    assert "planted-single" in row and "planted-graded" in row
+    assert page.count('<section class="verdict">') == 2 and 'id="heads-planted-graded-occupations' in page
     alone = json.loads(
         biasscope("report", "-o", copy, "--model", "planted-graded", "--out", copy / "one.md", "--json")[1]
     )
@@ -191,7 +199,9 @@ def test_what_was_used_can_be_shown_in_every_format(results: Path, made: tuple[d
 
 def test_the_page_stands_alone_and_every_picture_has_words(made: tuple[dict, str, str]):
     page = Page(made[2])
-    assert not {"script", "iframe", "object", "link", "img"} & {tag for tag, _ in page.tags}
+    assert not {"iframe", "object", "link", "img"} & {tag for tag, _ in page.tags}
+    scripts = [attributes for tag, attributes in page.tags if tag == "script"]
+    assert scripts == [{"type": "application/json", "id": "views"}, {}]  # data, and what the policy allows
     assert not [name for _, attributes in page.tags for name in attributes if name.startswith("on")]
     assert any(
         "default-src 'none'" in (attributes.get("content") or "")
@@ -237,6 +247,7 @@ def test_figures_that_no_report_shows_any_more_go_and_strangers_stay(copy: Path)
     biasscope("report", "-o", copy)
     left = {file.name for file in (copy / "report_figures").iterdir()}
     assert "mine.png" in left and not [name for name in left if name.startswith("probe-")]
+    assert {f"groups-occupations.{end}" for end in ("png", "svg", "pdf")} < left
 
 
 def test_a_damaged_run_is_named_and_ends_with_3(copy: Path):
@@ -288,7 +299,7 @@ def test_markup_of_names_and_reasons_stays_text(copy: Path):
     biasscope("report", "-o", copy)
     text, page = (copy / "report.md").read_text(), (copy / "report.html").read_text()
     seen = Page(page)
-    assert "script" not in {tag for tag, _ in seen.tags} and "alert(1)" in "".join(seen.text)
+    assert [tag for tag, _ in seen.tags].count("script") == 2 and "alert(1)" in "".join(seen.text)
     for form in (text, page):
         assert not [c for c in form if c in "\x1b\u202e" or (ord(c) < 32 and c != "\n")]
     outside = re.sub(r"```\n.*?\n```", "", text, flags=re.DOTALL)  # in a block of code all of it is letters
@@ -318,7 +329,7 @@ def chromium():
 
 
 SEEN = (
-    "[...document.querySelectorAll('h1,h2,td,.limits,.limits li')].filter(e => "
+    "[...document.querySelectorAll('h1,.verdict p,.verdict dt,.verdict dd,.verdict figure')].filter(e => "
     "e.getBoundingClientRect().bottom <= LIMIT)"
 )
 WIDE = (
@@ -339,7 +350,16 @@ def test_the_first_screens_hold_what_matters(
 ):
     chromium.open(results / "report.html", width, height, dark=dark)
     text = chromium.value(SEEN.replace("LIMIT", str(screens * height)) + ".map(e => e.innerText).join('\\n')")
-    for wanted in ("planted", "occupations", "nats/SD", "heads", "What this does not show", "free of bias"):
+    for wanted in (
+        "planted",
+        "repeats",
+        "likelier",
+        "___",
+        "nats/SD",
+        "heads",
+        "How certain",
+        "free of bias",
+    ):
         assert wanted in text
     assert chromium.value("document.documentElement.scrollWidth") <= width and chromium.value(WIDE) == 0
     ink, paper = chromium.value(f"{SHADES}(getComputedStyle(document.body))")
@@ -352,17 +372,17 @@ def test_a_model_without_some_of_its_heads_is_never_called_clean(tmp_path):
     assert "with 1.2 ablated" in shown and "clean" not in shown.splitlines()[0]
     edited = gather.gather(tmp_path / "r", [], None)
     assert edited.parts[0].baseline is None
-    assert words.clean_model(edited.parts[0]).startswith("The clean model was not measured")
+    assert first_screen.of(edited.parts[0]) is None
     biasscope("baseline", *where)
     biasscope("probe", "--position", "term", "--split", "holdout", "--given", "1.2", *where)
     (part,) = gather.gather(tmp_path / "r", [], None).parts
     assert part.baseline.record.given == "" and [run.record.given for run in part.edited] == [
         ", with 1.2 ablated"
     ]
-    assert "prefers “he”" in words.clean_model(part)
-    assert words.edited_model(part.edited[0]).startswith(
-        f"Run {part.edited[0].key}, with 1.2 ablated: the model's slope"
-    )
+    assert first_screen.of(part).title.startswith("This model repeats")
+    said = words.edited(part.edited[0])
+    assert said.startswith(f"Run {part.edited[0].key}, with 1.2 ablated: ") and "this model" not in said
+    assert "the model with 1.2 ablated repeats" in said
     biasscope("report", "-o", tmp_path / "r", "--cache-dir", tmp_path / "c", "-q")
     page = (tmp_path / "r" / "report.md").read_text(encoding="utf-8")
     assert page.count("with 1.2 ablated") >= 4  # the sentences and the tables of both

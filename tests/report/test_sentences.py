@@ -11,9 +11,10 @@ import pytest
 from biasscope.engine.schemas import RELIABILITY, SUMMARY
 from biasscope.engine.statistics import comparison
 from biasscope.engine.store.runs import RunRecord
-from biasscope.report import formats, probes, reliability, tables, terminal, words
+from biasscope.report import formats, probes, reliability, sites, tables, terminal, words
 from biasscope.report.comparison import show_tables
-from biasscope.report.page import blocks, document, gather
+from biasscope.report.page import blocks, first_screen, gather
+from biasscope.report.page.gallery import Gallery
 from biasscope.report.page.gather import Gathered, Part, ReportRun
 from tests.support import stored
 
@@ -125,7 +126,12 @@ def two_maps() -> Part:
 
 
 def summary_lines(*of: Part) -> list[str]:
-    return [line for block in document._summary(Gathered(list(of), [])).blocks for line in block.lines]
+    return [line for each in of for line in sites.lines(each)]
+
+
+def on_the_first_screen(of: Part, folder: Path) -> blocks.Block:
+    (section,) = first_screen.sections(Gathered([of], []), Gallery(folder))
+    return section.blocks[0]
 
 
 def test_every_sentence_of_the_summary_names_one_run(two_maps: Part):
@@ -133,7 +139,6 @@ def test_every_sentence_of_the_summary_names_one_run(two_maps: Part):
     joined = [line for line in lines if line.count("Run ") + line.count("run ") != 1]
     # which of two runs counts, and where a number stands
     assert len(joined) == 2 and all("measured" in line for line in joined)
-    assert lines[0].startswith("Run cleanrun: ")
 
 
 def test_a_measured_number_stands_before_its_estimate_and_alone(two_maps: Part):
@@ -165,13 +170,13 @@ def test_a_long_sentence_is_shown_to_its_end():
     assert "L0H20" in text and text.endswith("16 more, 20 with measured numbers in run 87654321.")
 
 
-def test_first_screen_figure_and_table_are_of_the_same_run(two_maps: Part):
-    (cells,) = document._first_screen(Gathered([two_maps], [])).blocks[1].table.sections[0]
-    assert (
-        cells[1].endswith("(run cleanrun)")
-        and cells[2].endswith("run measured)")
-        and cells[3].endswith("(run measured)")
+def test_first_screen_figure_and_sentences_are_of_the_same_run(two_maps: Part, tmp_path: Path):
+    shown = on_the_first_screen(two_maps, tmp_path)
+    points = dict(shown.points)
+    assert points["Where"].endswith("run measured).") and shown.pictures[0].caption.startswith(
+        "Run measured:"
     )
+    assert "(run cleanrun)" in points["How certain"] and points["How certain"].endswith("(run measured).")
 
 
 def test_an_estimate_alone_is_called_so():
@@ -196,12 +201,7 @@ def test_only_stars_are_counted_and_the_family_of_chosen_sites_is_said():
     (found_map,) = one.shown
     said = words.found_sites(found_map)
     assert "1 of 4 heads is significant" in said and "of all 300 sites, 20 measured" in said
-    lead = " ".join(document._lead(Gathered([one], [run])))
-    assert (
-        "300 (run k, 20 of them measured)" in lead
-        and "among all sites of a kind" not in lead
-        and "not the work of one group" in lead
-    )
+    assert words.families([one]) == "300 (run k, 20 of them measured)"
 
 
 def test_what_would_have_been_found_is_said_where_nothing_was():
@@ -226,14 +226,15 @@ def test_no_head_is_called_most_specific_without_an_interval():
 # Chance beside overlap
 
 
-def test_what_repeats_stands_beside_luck():
+def test_what_repeats_stands_beside_luck(tmp_path: Path):
     one = part(found("ablate", rows({}), "k", trusted(**CERTAIN)))
     (found_map,) = one.shown
     assert reliability.repeated(found_map) == tables.Overlap(8.0, 10, 10 * 10 / 270)
     (said,) = reliability.sentences(found_map)
     assert "8 come up again" in said and "0.4 by luck" in said
-    (cells,) = document._first_screen(Gathered([one], [])).blocks[1].table.sections[0]
-    assert cells[3] == "8 of 10 repeat in half of the groups, 0.4 by luck (run k)"
+    points = dict(on_the_first_screen(one, tmp_path).points)
+    again = "Of the 10 strongest heads 8 come up again in half of the groups, 0.4 by luck (run k)."
+    assert points["How certain"] == again
     few = trusted(**CERTAIN | {"split_top10_chance": 10 / 16})
     (found_map,) = part(found("ablate", rows({}), "k", few)).shown
     assert reliability.repeated(found_map) is None and reliability.sentences(found_map) == []
@@ -249,9 +250,9 @@ def test_the_terminal_shows_luck_and_nothing_where_it_gives_more_than_half(luck:
 
 
 def test_sources_that_agree_stand_beside_luck():
-    for sites, said in ((270, "7 of 10, 0.4 by luck"), (16, "–")):
+    for size, said in ((270, "7 of 10, 0.4 by luck"), (16, "–")):
         (table,) = reliability.tables(
-            rows({}).clear(), trusted(n=sites, agreement_spearman=0.5, agreement_top10=0.7)
+            rows({}).clear(), trusted(n=size, agreement_spearman=0.5, agreement_top10=0.7)
         )
         assert table.title == "agreement between sources" and table.sections[0][0][-1] == said
 
@@ -289,50 +290,7 @@ def test_false_alarms_are_said_on_the_terminal_and_in_the_report():
     assert reliability.false_alarms(trusted(**CERTAIN)) is None
 
 
-# Verdicts on the clean model and on probes
-
-
-@pytest.mark.parametrize(
-    ("dataset", "values", "said"),
-    [
-        ("stereoset_race", {}, "it prefers the stereotype."),
-        (
-            "stereoset_race",
-            {"estimate": -0.5, "ci_low": -0.6, "ci_high": -0.4},
-            "it prefers the anti-stereotype.",
-        ),
-        ("stereoset_race", {"ci_low": -0.1}, "an interval that holds 0: no preference is shown."),
-        (
-            "stereoset_race",
-            {"clusters": 3, "ci_low": None, "ci_high": None},
-            "not testable, only 3 terms: no statement about other terms.",
-        ),
-        ("definitional", {}, "it prefers the gender that the noun has."),
-        (
-            "definitional",
-            {"estimate": -0.5, "ci_low": -0.6, "ci_high": -0.4},
-            "it prefers the other gender than the noun has.",
-        ),
-        ("winogender", {}, "it prefers “he”."),
-        (
-            "winogender",
-            {"statistic": "slope"},
-            "the larger the share of men of the occupation, the more the model prefers “he”.",
-        ),
-        ("mine", {}, "it prefers the first side."),
-    ],
-)
-def test_the_clean_model_is_called_what_its_data_can_show(dataset: str, values: dict, said: str):
-    place = {
-        "component": None,
-        "layer": None,
-        "head": None,
-        "statistic": "mean",
-        "unit": "nats",
-        "dataset": dataset,
-    }
-    text = words.clean_model(part(found("baseline", rows(place | values), "k")))
-    assert text.endswith(said) and ("stereotype" in text) == ("stereotype" in said)
+# Verdicts on probes
 
 
 def probe(low: float | None, accuracy: float = 1.0) -> ReportRun:

@@ -188,6 +188,8 @@ class Origin:
     files: tuple[RemoteFile, ...] = ()
     digests: Mapping[str, str] = field(default_factory=dict)
     """Part → content digest that every container of it must give."""
+    caveat: str = ""
+    """What the data cannot show, as a sentence of a report."""
 
     def record(self) -> dict[str, str]:
         """The origin as the records of downloads and runs show it."""
@@ -197,7 +199,7 @@ class Origin:
             "licence": self.licence,
             "url": self.url,
             "revision": self.revision,
-        }
+        } | ({"caveat": self.caveat} if self.caveat else {})
 
 
 class Gathered(NamedTuple):

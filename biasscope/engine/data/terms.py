@@ -1,10 +1,13 @@
 """Words in a prompt: where a term stands, the prompt with another in its place, what texts have in common."""
 
 import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import takewhile
 from typing import Any
+
+MOST = 4
+"""Bias types that a sentence names."""
 
 
 @dataclass(frozen=True)
@@ -57,3 +60,11 @@ def exchanged(prompt: str, partner_of: Mapping[str, str]) -> tuple[str, bool]:
 def shared(*lines: Sequence[Any]) -> int:
     """How many words, or tokens, all of them begin with."""
     return sum(1 for _ in takewhile(lambda same: len(set(same)) == 1, zip(*lines, strict=False)))
+
+
+def stereotypes(kinds: Iterable[str]) -> str:
+    """What a data set of these bias types is about, as a sentence names it; of many no type is named."""
+    names = [name.replace("_", " ").replace("-", " ") for name in dict.fromkeys(kinds)]
+    if not 0 < len(names) <= MOST:
+        return "stereotypes"
+    return f"stereotypes about {' and '.join([', '.join(names[:-1])] * (len(names) > 1) + names[-1:])}"

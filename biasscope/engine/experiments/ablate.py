@@ -1,17 +1,18 @@
 """The steps of `ablate`: the exact sweep over sites, each source in turn, and the control."""
 
 from collections.abc import Sequence
+from functools import partial
 from typing import Any
 
 from biasscope.engine.data import datasets
 from biasscope.engine.errors import UsageError
 from biasscope.engine.experiments import adaptive as down_ranking
-from biasscope.engine.experiments import scan, selection, session
+from biasscope.engine.experiments import scan, selection, session, shown
 from biasscope.engine.experiments.scan import Scan
 from biasscope.engine.settings import SILENT, Control, Measure, Ranking, Replaced, Voice
 from biasscope.engine.statistics import comparison, summary
 from biasscope.engine.store import runs
-from biasscope.engine.types import Dataset, Design, Site
+from biasscope.engine.types import Dataset, Design, Edit, Site
 
 EVERY = ("mean", "zero", "resample")
 """The sources of `all`."""
@@ -44,6 +45,7 @@ def ablate(
     own["by"] = by if top and not adaptive else None
     own |= {"given": given, "adaptive": adaptive, "miss": miss if adaptive else None, "control": control}
     run = session.start("ablate", settings, own, voice)
+    selection.early(session.shape(run), gone, chosen)
     choice = {name: own[name] for name in ("top", "by", "adaptive", "miss")}
     choice |= {"heads": chosen.heads, "layers": chosen.layers, "given": list(map(str, gone))}
     facts = datasets.load(control, settings.data_dir) if control else None
@@ -66,8 +68,19 @@ def ablate(
         if not each.complete:  # a shard's run: the others measure the rest
             continue
         whole, trusted = _controlled(each) if facts else scan.aggregated(each, "effects", "exact")
+        shown.prompts(each, "effects")
+        shown.patterns(each, whole, partial(_standing, each, gone, EVERY[0] if source == "all" else source))
         each.save(whole, down_ranking.reported(each, trusted) if adaptive else trusted)
     return run.finish()
+
+
+def _standing(each: Scan, gone: tuple[Site, ...], source: str) -> Edit:
+    """The edit that replaces these sites throughout, as in the sweep of that source."""
+    if source == "mean" or not gone:
+        return each.standing(gone)
+    from biasscope.engine.measure.sources import removed
+
+    return removed(gone, each.source(source, each.forest(), gone))
 
 
 def _measure(

@@ -10,11 +10,15 @@ from biasscope.engine.errors import DataError
 from biasscope.engine.statistics import comparison
 from biasscope.engine.store import cache, reproduce
 
+COMPARED = ("baseline", "ablate", "patch")
+
 
 def rankings(
     names: Sequence[str], output_dir: Path, cache_dir: Path | None = None
 ) -> tuple[list[comparison.Ranking], list[dict[str, Any]]]:
-    """These runs' rankings, and the runs as a document shows them. DataError where rankings are under two."""
+    """The rankings of those runs that rank sites, and all runs as a document shows them. DataError: one is of
+    another kind.
+    """
     ranked: list[comparison.Ranking] = []
     used: list[dict[str, Any]] = []
     named = {
@@ -23,21 +27,23 @@ def rankings(
     }
     models = cache.models([stored for stored, _ in named.values()])
     for folder, (stored, record) in named.items():
-        if record.command not in ("ablate", "patch"):
+        if record.command not in COMPARED:
             raise DataError(
-                f"{folder} is a run of `{record.command}`, which ranks no sites; compare runs of ablate and "
-                "patch"
+                f"{folder} is a run of `{record.command}`; compare runs of {', '.join(COMPARED)}: of one "
+                "kind for two models, or rankings of sites"
             )
-        summary = pl.read_parquet(folder / "summary.parquet").with_columns(model=pl.lit(models[folder]))
-        ranked += comparison.rankings(
-            folder.name, 0 if record.model is None else record.model.layers, summary
-        )
+        if record.command != "baseline":
+            summary = pl.read_parquet(folder / "summary.parquet").with_columns(model=pl.lit(models[folder]))
+            layers = 0 if record.model is None else record.model.layers
+            ranked += comparison.rankings(folder.name, layers, summary)
         used.append(
             {"run": folder.name, "path": str(folder), "seal": stored.seal, "reproduce": reproduce.of(record)}
         )
-    if len(ranked) < 2:
-        raise DataError(
-            f"one ranking alone cannot be compared: {', '.join(comparison.labels(ranked))}; give two runs or "
-            "more"
-        )
     return ranked, used
+
+
+def refuse_one(ranked: Sequence[comparison.Ranking], why: Sequence[str]) -> None:
+    """Raise DataError: there is nothing to compare; `why` no two runs pair up."""
+    alone = f"one ranking alone cannot be compared: {', '.join(comparison.labels(ranked))}" if ranked else ""
+    reasons = "; ".join([*([alone] if alone else []), *why]) or "no two runs are of one kind on one data set"
+    raise DataError(f"{reasons}; give two runs or more of the same data")

@@ -2,12 +2,13 @@
 
 from collections.abc import Sequence
 from dataclasses import replace
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import polars as pl
 
 from biasscope.engine.errors import UsageError
-from biasscope.engine.experiments import scan, selection, session
+from biasscope.engine.experiments import scan, selection, session, shown
 from biasscope.engine.experiments.scan import Scan
 from biasscope.engine.schemas import SUMMARY
 from biasscope.engine.settings import SILENT, Direction, Measure, Method, Patched, Voice
@@ -42,9 +43,10 @@ def patch(
         )
     if method == "exact" and (steps or calibrate):
         raise UsageError("--steps and --calibrate are about estimates: they need --method attribution")
+    wanted = selection.Choice.parse(None, layers)
     where = {
         "components": selection.parse_words("--components", components, COMPONENTS),
-        "layers": selection.Choice.parse(None, layers).layers,
+        "layers": wanted.layers,
         "positions": selection.parse_words("--positions", positions, POSITIONS),
     }
     gone = selection.parse_sites("--given", given) if given else ()
@@ -55,6 +57,7 @@ def patch(
         | ({"given": given} if given else {})
     )
     run = session.start("patch", settings, options, voice)
+    selection.early(session.shape(run), gone, wanted)
     for dataset in run.datasets:
         if source == "corrupt" and dataset.rule == "none":
             raise UsageError(f"{dataset.name} has no counterfactual twins; take --source mean")
@@ -64,6 +67,8 @@ def patch(
         if not each.complete:  # a shard's run: the others measure the rest
             continue
         whole, trusted = scan.aggregated(each, "effects", method)
+        shown.prompts(each, "effects")
+        shown.patterns(each, whole, partial(each.standing, gone))
         each.save(*(_calibration(each, whole, trusted, calibrate) if calibrate else (whole, trusted)))
     return run.finish()
 

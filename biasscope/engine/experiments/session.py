@@ -17,8 +17,10 @@ from biasscope.engine.data import datasets
 from biasscope.engine.errors import BiasScopeError, not_finite
 from biasscope.engine.experiments.parallel import engines
 from biasscope.engine.model import loading, weights
+from biasscope.engine.model import shape as model_shape
+from biasscope.engine.model.shape import Shape
 from biasscope.engine.schemas import RELIABILITY
-from biasscope.engine.settings import SILENT, Measure, Voice, clock
+from biasscope.engine.settings import SILENT, Forecast, Measure, Voice, clock
 from biasscope.engine.store import exports, files, journal, reproduce, runs, seals
 from biasscope.engine.types import Dataset
 
@@ -139,8 +141,7 @@ class Session:
         table = pl.read_parquet(folder / "reliability.parquet") if trusted else RELIABILITY.to_frame()
         self.reliability.append(table)
         if self.options.rows:
-            aside = ("summary", "reliability", "twins", "control", "bands", "probes")
-            self.rows += [folder / f"{name}.parquet" for name in part.tables if name not in aside]
+            self.rows += [folder / f"{name}.parquet" for name in part.tables if name in ROWS]
 
     def finish(self) -> runs.Result:
         """The result of all datasets; its `check` says whether values had to be left out."""
@@ -188,18 +189,11 @@ class Running(Session):
     @cached_property
     def lm(self) -> loading.LM:
         """The model, booted and checked at the first call."""
-        from biasscope.engine.model import forward
-
         if isinstance(self.weights, loading.LM):
             lm = self.weights
         else:
-            self.voice.note(
-                f"loading {self.options.model}" + (f", {self.weights.note}" if self.weights.note else "")
-            )
             with self.phase("model"):
-                lm = forward.check_packing(
-                    loading.boot(self.weights, device=self.options.device, dtype=self.options.dtype.value)
-                )
+                lm = booted(self.weights, self.options, self.voice)
         self.model = described(lm)
         if not lm.packed:
             self.warn(
@@ -207,6 +201,16 @@ class Running(Session):
                 "just as exact"
             )
         return lm
+
+
+def forecast(run: Running, parts: int) -> Forecast:
+    """What says, once the first parts are measured, how long the rest takes, and what is quicker."""
+
+    def say(text: str, long: bool) -> None:
+        other = reproduce.quicker(run.command, run.options.resolved() | run.own) if long else None
+        run.voice.note(text + (f"; quicker: {other}" if other else ""))
+
+    return Forecast(parts, say)
 
 
 def start(
@@ -219,6 +223,8 @@ def start(
     held = options.held
     loaded = list(held.datasets) or [_read(name, options) for name in names]
     begun = time.monotonic()
+    if held.lm is None:
+        loading.check_device(options.device)
     weights = held.lm or _located(options, voice)
     running = Running(
         command=command,
@@ -237,6 +243,29 @@ def start(
         for note in dataset.notes:
             running.warn(note, dataset.name)
     return running
+
+
+def booted(weights: weights.Weights, options: Measure, voice: Voice) -> loading.LM:
+    """The model with these weights, loaded and checked."""
+    from biasscope.engine.model import forward
+
+    voice.note(f"loading {options.model}" + (f", {weights.note}" if weights.note else ""))
+    return forward.check_packing(loading.boot(weights, device=options.device, dtype=options.dtype.value))
+
+
+def model(options: Measure, voice: Voice) -> loading.LM:
+    """The model of these settings, for what measures no data set."""
+    loading.check_device(options.device)
+    located = _located(options, voice)
+    with voice.hushed():
+        return booted(located, options, voice)
+
+
+def shape(run: Running) -> Shape | None:
+    """The model's shape before its weights are loaded; None where its configuration does not say."""
+    if isinstance(run.weights, loading.LM):
+        return run.weights.shape
+    return model_shape.shape(run.options.model, run.weights.folder)
 
 
 def _read(name: str, options: Measure) -> Dataset:

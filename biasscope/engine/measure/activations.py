@@ -97,7 +97,7 @@ def _read(
     lm: LM, texts: Sequence[Text], acts: Mapping[Site, Tensor], position: str, block: Block
 ) -> dict[str, pl.DataFrame]:
     """One block's ACTIVATIONS, in the order of its texts, then of the sites."""
-    row, paths = block.places[block.readout, 0], _paths(block)
+    row, paths = block.places[block.readout, 0], block.paths
     members = [(texts[i], local) for local, same in enumerate(block.examples) for i in same]
     local = torch.tensor([k for _, k in members])
     chosen = torch.stack([_weights(t, paths[k], block.depth[row[k]], position) for t, k in members])
@@ -110,14 +110,6 @@ def _read(
             part = values if head is None else values[:, head]
             frames.append(_frame([t.id for t, _ in members], site, head, position, part))
     return {"activations": pl.concat(frames)}
-
-
-def _paths(block: Block) -> Bool[Tensor, "example node"]:
-    """The nodes of each example's text: its last node and all that stand above it."""
-    row, node = block.places[block.readout].unbind(1)
-    if block.mask is not None:
-        return block.mask[row, node]
-    return torch.arange(block.ids.shape[1]) <= node[:, None]
 
 
 def _weights(t: Text, path: Bool[Tensor, " node"], depth: Tensor, position: str) -> Float[Tensor, " node"]:

@@ -100,14 +100,14 @@ def soundly(compute: Callable[[Block], Tables], block: Block) -> Tables:
 def finite(table: pl.DataFrame) -> bool:
     """Whether all numbers of a table are finite, those in lists too."""
     numbers = [
-        table[column].explode() for column, kind in table.schema.items() if kind in (pl.Float64, pl.List)
+        table[column].explode() for column, kind in table.schema.items() if kind.is_float() or kind == pl.List
     ]
     return all(bool(column.is_finite().all()) for column in numbers)
 
 
 def _in_order(table: pl.DataFrame, like: pl.DataFrame) -> pl.DataFrame:
     """The rows in the order of a table that has the same ones with other numbers."""
-    keys = [column for column, kind in like.schema.items() if kind not in (pl.Float64, pl.List)]
+    keys = [column for column, kind in like.schema.items() if not (kind.is_float() or kind == pl.List)]
     return (
         like.select(keys)
         .join(table, on=keys, how="left", nulls_equal=True, maintain_order="left")

@@ -275,4 +275,11 @@ def few_clusters_note(clusters: int, noun: str = "term") -> str | None:
     """Why a row has no interval and no p, if so: "only 3 terms: no statement about other terms"."""
     if clusters >= MIN_CLUSTERS:
         return None
-    return f"only {clusters} {noun}{'' if clusters == 1 else 's'}: no statement about other {noun}s"
+    few = noun if clusters == 1 else plural(noun)
+    return f"only {clusters} {few}: no statement about other {plural(noun)}"
+
+
+def plural(noun: str) -> str:
+    """Several of what a group is called: "terms", "pairs of words"."""
+    first, of, rest = noun.partition(" of ")
+    return f"{first}s{of}{rest}"

@@ -126,7 +126,9 @@ class Journal:
         for table in other.units[unit]:
             content = other._content(unit, table)
             if content is None:
-                raise DamagedError(f"{other.shard(unit, table)} is corrupted (checksum mismatch); measure it again")
+                raise DamagedError(
+                    f"{other.shard(unit, table)} is corrupted (checksum mismatch); measure it again"
+                )
             files.write_bytes(self.shard(unit, table), content)
         self._append({"unit": unit, "tables": other.units[unit]})
         self.units[unit] = other.units[unit]

@@ -56,6 +56,33 @@ def of(record: RunRecord, *, document: bool = False) -> str:
     return command(record.command, record.params | older, document=document)
 
 
+def following(record: RunRecord) -> str:
+    """The command that comes next, of a run of one data set or several: of the first."""
+    key = record.datasets[0].run_key[:8]
+    if record.command in ("ablate", "patch") and not record.params.get("given"):
+        return _beside(f"biasscope circuit --from {key}", record)
+    if record.command == "baseline" and record.model is not None and not record.params.get("given"):
+        kept = {name: value for name, value in record.params.items() if name in DEFAULTS and name != "name"}
+        return command("ablate", kept | {"top": 20})
+    return _beside("biasscope report", record)
+
+
+def _beside(text: str, record: RunRecord) -> str:
+    """A command on finished runs, with the folders that are not where they are by default."""
+    places = {name: record.params.get(name) for name in PLACES if name != "data_dir" or "circuit" in text}
+    changed = [n for n, value in places.items() if value is not None and str(value) != str(DEFAULTS[n])]
+    return " ".join([text, *(f"--{n.replace('_', '-')} {shlex.quote(str(places[n]))}" for n in changed)])
+
+
+def quicker(name: str, params: Mapping[str, Any]) -> str | None:
+    """A command that gives the strongest sites, or all on a sample, much sooner; None where none does."""
+    if name == "ablate" and not params.get("top") and not params.get("adaptive"):
+        return command(name, {**params, "top": 20})
+    if name == "patch" and params.get("method") == "exact":
+        return command(name, {key: value for key, value in params.items() if key != "method"})
+    return None if params.get("limit") else command(name, {**params, "limit": 120})
+
+
 def renewed(record: RunRecord, *, document: bool = False) -> RunRecord:
     """The record with its command built anew; for a `document`, warnings without this machine's folders."""
     warnings = [

@@ -17,6 +17,7 @@ from biasscope.engine.errors import PartialError, not_finite
 from biasscope.engine.store import digests, files, shards
 from biasscope.engine.store.files import safe_name
 from biasscope.engine.store.shards import SCHEMA_VERSION
+from biasscope.engine.types import Compared
 
 RECORD = "run.json"
 
@@ -65,6 +66,12 @@ class DatasetPart(Strict):
     """What a positive and a negative target are nearer to, in a sentence."""
     covariate: tuple[str, str] | None = None
     """Name and unit of what slopes are on; null where the data have no covariate."""
+    bias: str = ""
+    """What leaning to the first side is ("the occupational stereotype"); empty: the data do not say."""
+    compares: Compared = "words"
+    """What a mean of target compares."""
+    per_token: bool = False
+    """Whether target is of the mean log p per token."""
     units: int = 0
     """Pieces that the run consists of."""
     reused: int = 0
@@ -73,6 +80,8 @@ class DatasetPart(Strict):
     """With how many threads its parts were measured; the last digits of a number depend on it."""
     lost: int = 0
     """Values left out of the statistics because they are not finite."""
+    attention: str = ""
+    """Of which heads and prompts it is known where they look (PATTERNS), and of which not; for people."""
     run_key: str = ""
     path: str = ""
     tables: dict[str, str] = {}
@@ -99,6 +108,11 @@ class RunRecord(Strict):
     peak_rss_bytes: int
     warnings: list[str]
     datasets: list[DatasetPart]
+
+    @property
+    def name(self) -> str:
+        """What the user calls its model (--name); empty where they do not."""
+        return str(self.params.get("name") or "")
 
     @property
     def given(self) -> str:

@@ -2,60 +2,106 @@
 
 import itertools
 import sys
+import webbrowser
 from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import polars as pl
+from markupsafe import Markup
 
 from biasscope import __version__
 from biasscope.console import Screen
-from biasscope.engine import schemas
 from biasscope.engine.errors import UsageError
 from biasscope.engine.schemas import NONE
 from biasscope.engine.settings import Format
-from biasscope.engine.statistics import resampling
-from biasscope.engine.statistics.baseline import COVARIATE
 from biasscope.engine.store import files, shards
 from biasscope.engine.store.reproduce import relative
 from biasscope.engine.store.seals import DEPTH
-from biasscope.report import circuits, comparison, figures, formats, probes, reliability, sites, tables, words
-from biasscope.report.page import blocks
+from biasscope.report import circuits, comparison, figures, formats, probes, sites, tables, words
+from biasscope.report.page import blocks, card, chromium, first_screen, glossary, models, pairing, views
 from biasscope.report.page.blocks import (
     Block,
-    Gallery,
-    Picture,
     Section,
     bullets,
     missing,
     paragraph,
     pictures,
 )
+from biasscope.report.page.gallery import Gallery
 from biasscope.report.page.gather import Gathered, Part, ReportRun
+from biasscope.report.page.pairing import Pair
 from biasscope.report.tables import Table
 from biasscope.report.words import clean
 
 
-def write(gathered: Gathered, out: Path, chosen: Format | None, *, quiet: bool) -> None:
-    """Write the report, then what it used to stdout. PartialError where runs could not be read."""
-    written, gallery = save(gathered, out)
-    _say(gathered, gallery, written, chosen, Screen(quiet=quiet))
+@dataclass(frozen=True)
+class Extras:
+    """What is wanted beside Markdown and page; quiet: no notes."""
+
+    pdf: bool = False
+    card: bool = False
+    open: bool = False
+    quiet: bool = False
+
+
+def write(
+    gathered: Gathered, pairs: Sequence[Pair], out: Path, chosen: Format | None, extras: Extras = Extras()
+) -> None:
+    """Write the report and the extras, then what it used to stdout.
+
+    UsageError: no browser that prints. PartialError where runs could not be read.
+    """
+    program = chromium.check() if extras.pdf else ""
+    written, gallery = save(gathered, out, pairs)
+    page, screen = written[-1], Screen(quiet=extras.quiet)
+    if extras.pdf:
+        written.append(out.with_suffix(".pdf"))
+        files.write_bytes(written[-1], chromium.pdf(program, page, _title(gathered)))
+    if extras.card:
+        written.append(out.with_name(f"{out.stem}_card.md"))
+        files.write_bytes(written[-1], card.write(gathered).encode())
+    text = _say(gathered, gallery, written, chosen, pairs)
+    if formats.form(chosen) is not Format.TABLE:
+        screen.note(text)
+    if extras.open and not webbrowser.open(page.resolve().as_uri()):
+        screen.warn(f"no browser could be started; open {page}")
     gathered.check()
 
 
-def save(gathered: Gathered, out: Path) -> tuple[list[Path], Gallery]:
-    """The report's two files, out.md and the page beside it, and its figures, all written."""
+def save(gathered: Gathered, out: Path, pairs: Sequence[Pair] | None = None) -> tuple[list[Path], Gallery]:
+    """The report's two files, out.md and the page beside it, and its figures, all written.
+
+    `pairs`: those of its models, where they are known already.
+    """
+    pairs = pairing.of_parts(gathered.parts) if pairs is None else pairs
     if out.suffix != ".md":
         raise UsageError(f"--out {out} must end in .md; the HTML page gets the same name with .html")
     files.check_writable(out.parent)
-    gallery = Gallery(out.parent / f"{out.stem}_figures")
-    given: dict[str, Any] = {"title": _title(gathered), "lead": _lead(gathered)}
-    given |= {"sections": sections(gathered, gallery), "folder": gallery.folder.name}
+    several = len({part.model for part in gathered.parts}) > 1
+    gallery = Gallery(out.parent / f"{out.stem}_figures", several)
+    given: dict[str, Any] = {"title": _title(gathered), "lead": _lead(gathered), "cover": _cover(gathered)}
+    content = sections(gathered, gallery, pairs)
+    given |= {"sections": content, "folder": gallery.folder.name}
     page = out.with_suffix(".html")
     files.write_bytes(out, blocks.render("md", **given).encode())
+    script, digest = views.script()
+    shown = [picture for section in content for block in section.blocks for picture in block.pictures]
+    given |= {"views": views.embedded(gathered, shown), "script": Markup(script), "script_digest": digest}  # noqa: S704  ours
     files.write_bytes(page, blocks.render("html", **given).encode())
     gallery.sweep()
     return [out, page], gallery
+
+
+def _cover(gathered: Gathered) -> list[tuple[str, str]]:
+    """What stands on the first sheet of a print: models with their weights, data, runs."""
+    models = {run.record.model.digest: run.model for run in gathered.used if run.record.model}
+    lines = [("Model", f"{name}, weights sha256 {digest[:16]}") for digest, name in models.items()]
+    names = dict.fromkeys(part.data.name for part in gathered.parts)
+    created = sorted(run.record.created[:10] for run in gathered.used)
+    span = created[0] if created[0] == created[-1] else f"{created[0]} to {created[-1]}"
+    made = f"{len(gathered.used)} runs of {span}, biasscope {__version__}"
+    return [*lines, ("Data", ", ".join(names)), ("Measured", made)]
 
 
 def _title(gathered: Gathered) -> str:
@@ -66,15 +112,10 @@ def _title(gathered: Gathered) -> str:
 
 
 def _lead(gathered: Gathered) -> list[str]:
-    """What the report is made of, and what significant means in it."""
+    """What the report is made of."""
     newest = max(run.record.created for run in gathered.used)[:10]
     runs = f"{len(gathered.used)} runs of biasscope {__version__}; the newest of {newest}."
-    lines = [f"{runs} Estimates with 95 % intervals over groups (each occupation, term or question is one)."]
-    star = schemas.LEGENDS[schemas.STAR].removeprefix(f"{schemas.STAR} ")
-    if families := words.families(gathered):
-        lines.append(f"Significant (*): {star}.")
-        lines.append(f"p_family is over all sites that a run could have named: {families}.")
-    return lines
+    return [f"{runs} Intervals are 95 %, over groups."]
 
 
 def _row(run: ReportRun) -> dict[str, Any]:
@@ -85,9 +126,13 @@ def _row(run: ReportRun) -> dict[str, Any]:
 
 
 def _say(
-    gathered: Gathered, gallery: blocks.Gallery, files: list[Path], chosen: Format | None, screen: Screen
-) -> None:
-    """Write to stdout what was written and used."""
+    gathered: Gathered,
+    gallery: Gallery,
+    files: list[Path],
+    chosen: Format | None,
+    pairs: Sequence[Pair],
+) -> str:
+    """Write to stdout what was written and used; returns what was written, in a line."""
     figures = {"folder": str(gallery.folder), "drawn": gallery.drawn, "unchanged": gallery.kept}
     used = [_row(run) for run in gathered.used]
     chosen = formats.form(chosen)
@@ -104,21 +149,22 @@ def _say(
         document |= {"figures": figures, "used": used}
         document["left_out"] = [{**_row(run), "reason": why} for run, why in gathered.left]
         document["damaged"] = [str(run.folder) for run in gathered.damaged]
+        document["models"] = [models.document(pair) for pair in pairs]
         formats.write_json(document)
     else:
         plain = [{name: str(value) for name, value in row.items() if name != "tables"} for row in used]
         formats.listing("used", plain, [list(row.values()) for row in plain], chosen, columns=list(plain[0]))
     sys.stdout.flush()
-    if chosen is not Format.TABLE:
-        screen.note(f"{written}; {drawn}")
+    return f"{written}; {drawn}"
 
 
-def sections(gathered: Gathered, gallery: Gallery) -> list[Section]:
+def sections(gathered: Gathered, gallery: Gallery, pairs: Sequence[Pair]) -> list[Section]:
     """All sections, in order."""
-    content = [_first_screen(gathered), _summary(gathered)]
+    content = list(first_screen.sections(gathered, gallery))
     for dataset, group in itertools.groupby(gathered.parts, key=lambda part: part.data.name):
         parts = list(group)
         content.append(Section(dataset, [*_overview(parts, gallery)]))
+        content += models.section(pairs, dataset)
         for title, make in (
             ("The clean model", _clean),
             ("Which sites", sites.which_sites),
@@ -127,42 +173,53 @@ def sections(gathered: Gathered, gallery: Gallery) -> list[Section]:
             ("Where it can be read", probes.section),
             ("Sets of sites", circuits.section),
         ):
-            content.append(Section(f"{title}: {dataset}", list(make(parts, gallery)), level=3))
-    return [*content, comparison.agreement(gathered, gallery), _limits(gathered), _again(gathered)]
+            if shown := list(make(parts, gallery)):
+                content.append(Section(f"{title}: {dataset}", shown, level=3))
+        content[-1].blocks.extend(block for part in parts for block in _unmeasured(part))
+    content += [*comparison.agreement(gathered, gallery), _limits(gathered)]
+    return [*content, *_glossary(content), _again(gathered)]
 
 
-def _first_screen(gathered: Gathered) -> Section:
-    """The first screen: one line a model and dataset, and what none of it shows."""
-    rows = []
-    for part in gathered.parts:
-        first = next(iter(part.shown), None)
-        sites = "not measured" if first is None else words.short_sites(first)
-        again = first and reliability.repeated(first)
-        certain = NONE
-        if first and again:
-            certain = f"{again.shared:.0f} of {again.top} repeat in half of the groups"
-            certain += f", {again.luck:.1f} by luck (run {first.run.key})"
-        rows.append([part.name, words.main_number(part), sites, certain])
-    columns = ["model, dataset", "clean model [95 %]", "significant (*)", "how certain"]
-    found = Block("table", "wide", table=Table("", columns, [rows], []))
-    return Section("What was found", [_short_limits(), found])
+def _unmeasured(part: Part) -> Iterator[Block]:
+    """A line with the commands that would measure what is missing; none where nothing is."""
+    options = " --method exact --components resid_post --positions term,between,readout"
+    lacking = {
+        words.command("baseline", part): part.baseline is None,
+        words.command("patch", part, " --method exact"): not part.maps,
+        words.command("patch", part, options): not part.along,
+        words.command("probe", part): not part.probes,
+        "biasscope circuit --from RUN": not part.circuits and bool(part.maps),
+    }
+    if commands := [command for command, missing in lacking.items() if missing]:
+        yield Block("unmeasured", f"Not measured for {part.model}:", commands)
 
 
-def _short_limits() -> Block:
-    short = "where a bias could be edited; that any model is free of bias; anything about people, or other "
-    return Block("limits", "What this does not show", lines=[f"{short}texts than these sentences."])
+def _glossary(content: Sequence[Section]) -> Iterator[Section]:
+    """The terms that the sections use, with their meanings."""
+    texts = [text for section in content for block in section.blocks for text in block.texts]
+    if terms := glossary.used(texts):
+        yield Section("Glossary", [Block("terms", points=terms)])
 
 
-def _summary(gathered: Gathered) -> Section:
-    blocks: list[Block] = []
-    for part in gathered.parts:
-        lines = [words.clean_model(part), *map(words.edited_model, part.edited), *words.both(part)]
-        for m in part.shown:
-            measured = part.measured(m)
-            lines += [words.found_sites(m, measured), *([] if measured else reliability.sentences(m))]
-            lines += [text] if not measured and (text := words.recovery(m)) else []
-        lines += [*map(probes.sentence, part.probes), *map(circuits.sentence, part.circuits)]
-        blocks += [paragraph(f"{part.model} on {part.data.name}:"), bullets(lines)]
+def _overview(parts: Sequence[Part], gallery: Gallery) -> Iterator[Block]:
+    rows = [{"name": part.model, **row} for part in parts if (row := clean(part))]
+    rows = [{name: row[name] for name in ("name", "estimate", "ci_low", "ci_high", "unit")} for row in rows]
+    if rows and len(parts) > 1:
+        says = "; ".join(f"{row['name']} {words.interval(row, row['unit'])}" for row in rows)
+        named: Any = {"title": f"Clean models on {parts[0].data.name}", "unit": rows[0]["unit"]}
+        yield from pictures([gallery.picture("clean-models", figures.overview, rows, says, **named)])
+
+
+def _clean(parts: Sequence[Part], gallery: Gallery) -> Iterator[Block]:
+    for part in parts:
+        for run in [*part.edited, *([part.baseline] if part.baseline else [])]:
+            yield from [paragraph(words.edited(run))] if run.record.given else []
+            table = tables.clean_model(run.summary, part.data, run.file, run.record.given)
+            yield Block("table", table=table)
+
+
+def _limits(gathered: Gathered) -> Section:
+    blocks = [bullets(words.limits(gathered.parts))]
     # what was left out, and why, stands with how to repeat it; minimal sets have their own sentence
     elsewhere = ("examples dropped", "minimal set")
     said = dict.fromkeys(f"{run.model}: {text}" for run in gathered.used for text in run.record.warnings)
@@ -171,48 +228,7 @@ def _summary(gathered: Gathered) -> Section:
     for run in gathered.damaged:
         folder = "/".join(run.folder.parts[-DEPTH:])
         blocks.append(missing(f"Not read, because it {run.damage}: {folder}"))
-    return Section("Summary", blocks)
-
-
-def _overview(parts: Sequence[Part], gallery: Gallery) -> Iterator[Block]:
-    rows = [{"name": part.model, **row} for part in parts if (row := clean(part))]
-    rows = [{name: row[name] for name in ("name", "estimate", "ci_low", "ci_high", "unit")} for row in rows]
-    if rows and len(parts) > 1:
-        says = ": " + "; ".join(f"{row['name']} {words.interval(row, row['unit'])}" for row in rows)
-        named: Any = {"title": f"Clean models on {parts[0].data.name}", "unit": rows[0]["unit"]}
-        yield from pictures([gallery.picture("clean-models", figures.overview, rows, says, **named)])
-
-
-def _clean(parts: Sequence[Part], gallery: Gallery) -> Iterator[Block]:
-    drawn: list[Picture] = []
-    for part in parts:
-        for run in [*part.edited, *([part.baseline] if part.baseline else [])]:
-            table = tables.clean_model(run.summary, part.data, run.file, run.record.given)
-            yield Block("table", table=table)
-        if part.baseline is None:
-            yield missing(f"Not measured for {part.model}: {words.command('baseline', part)}")
-            continue
-        known = part.baseline.summary.filter(pl.col("metric").is_in([COVARIATE, "share_of_men"]))
-        target = part.baseline.summary.filter(metric="target", statistic="mean")
-        rows = known.select("subset", x="estimate").join(target.select("subset", y="estimate"), on="subset")
-        rows = rows.with_columns(group=pl.col("subset").str.replace("^[^:]*: ", "")).drop_nulls()
-        if rows.height > 1:
-            name, data = tables.on(part.data), part.data
-            title = f"Each {data.noun}: {part.name}"
-            says = f": target of {rows.height} groups against their {name}; {words.main_number(part)}"
-            unit = f", {data.covariate[1]}" if data.covariate and data.covariate[1] else ""
-            axes = f"{name}{unit}", f"target, nats: towards {data.sides[0]}"
-            drawn.append(gallery.picture("groups", figures.scatter, rows, says, title=title, axes=axes))
-    yield from pictures(drawn)
-
-
-def _limits(gathered: Gathered) -> Section:
-    lines = list(words.LIMITS)
-    for part in gathered.parts:
-        groups = max((m.groups for m in part.maps), default=0)
-        note = resampling.few_clusters_note(groups, "term") if groups else None
-        lines += [f"{part.name}: not testable, {note}."] if note else []
-    return Section("What this does not show", [bullets(lines)])
+    return Section("What this does not show", blocks)
 
 
 def _again(gathered: Gathered) -> Section:

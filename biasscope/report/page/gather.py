@@ -61,7 +61,8 @@ class ReportRun:
     @property
     def names(self) -> tuple[str, ...]:
         """What --model may call its model."""
-        return self.model, files.safe_name(self.model), self.record.model.name if self.record.model else ""
+        own = files.safe_name(self.model), self.record.model.name if self.record.model else ""
+        return self.model, *own, *([self.record.name] if self.record.name else [])
 
     @property
     def file(self) -> str:
@@ -184,7 +185,8 @@ def gather(output_dir: Path, wanted: Sequence[str], model: str | None, cache: Pa
     whole = [_read(run, record, called[run.folder]) for run, record in found]
     for other in set(named) - {run.folder for run in whole}:
         raise DataError(f"{other} is no run of {', '.join(SHOWN)}: a report does not show it; leave it out")
-    shown = [run for run in whole if model is None or model in run.names]
+    same = {run.model for run in whole if model is None or model in run.names}
+    shown = [run for run in whole if run.model in same]
     if not shown:
         there = ", ".join(sorted({run.model for run in whole}))
         which = f" of model '{model}' (there are: {there})" if model and whole else ""
@@ -194,6 +196,13 @@ def gather(output_dir: Path, wanted: Sequence[str], model: str | None, cache: Pa
     parts, left = [part for more, _ in chosen for part in more], [each for _, rest in chosen for each in rest]
     used = [run for run in shown if run.folder not in {other.folder for other, _ in left}]
     return Gathered(parts, used, left, [run for run in stored if run.record is None])
+
+
+def named(output_dir: Path, wanted: Sequence[str], cache: Path | None = None) -> list[ReportRun]:
+    """The runs of these names, in their order. UsageError: there is none; DamagedError: it is corrupted."""
+    loaded = {run.folder: (run, record) for run, record in (load(output_dir, name, cache) for name in wanted)}
+    called = models([run for run, _ in loaded.values()])
+    return [_read(run, record, called[folder]) for folder, (run, record) in loaded.items()]
 
 
 def _parts(runs: Sequence[ReportRun], *, every: bool) -> tuple[list[Part], list[tuple[ReportRun, str]]]:

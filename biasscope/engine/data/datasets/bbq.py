@@ -12,7 +12,7 @@ from typing import Any
 
 from biasscope.engine.data import reading
 from biasscope.engine.data.reading import Gathered, Origin, Problem, RemoteFile
-from biasscope.engine.data.terms import shared
+from biasscope.engine.data.terms import shared, stereotypes
 from biasscope.engine.store import digests
 from biasscope.engine.types import Dataset, Example
 
@@ -33,6 +33,7 @@ ORIGIN = Origin(
     credit="Parrish, Chen, Nangia, Padmakumar, Phang, Thompson, Htut, Bowman (2022), BBQ: A hand-built bias "
     "benchmark for question answering",
     licence="CC BY 4.0",
+    caveat="BBQ's questions were written for the United States; a model that does not read them has 0.",
     host="raw",
     url="https://github.com/nyu-mll/BBQ",
     repo="nyu-mll/BBQ",
@@ -76,6 +77,7 @@ def read(name: str, data_dir: Path, *, skip_invalid: bool = False) -> Dataset:
         notes,
         ORIGIN.record(),
         noun="question",
+        bias=stereotypes(e.bias_type for e in examples),
         rule="polarity",
     )
 

@@ -14,7 +14,7 @@ from pathlib import Path
 
 from biasscope.engine.data import reading
 from biasscope.engine.data.reading import Gathered, Origin, Problem, RemoteFile, Row
-from biasscope.engine.data.terms import shared
+from biasscope.engine.data.terms import shared, stereotypes
 from biasscope.engine.errors import DataError
 from biasscope.engine.store import digests
 from biasscope.engine.types import Dataset, Example
@@ -33,6 +33,8 @@ ORIGIN = Origin(
     credit="Névéol, Dupont, Bezançon, Fort (2022), French CrowS-Pairs, after Nangia, Vania, Bhalerao, Bowman "
     "(2020), CrowS-Pairs",
     licence="CC BY-SA 4.0",
+    caveat="CrowS-Pairs has been criticised as a measure of stereotyping (Blodgett et al. 2021); the "
+    "revision mends many of its pairs, not all.",
     host="raw",
     url="https://github.com/shijing001/bayes_factor_bias_detection",
     repo="shijing001/bayes_factor_bias_detection",
@@ -78,6 +80,7 @@ def _checked(name: str, path: Path, *, skip_invalid: bool) -> Dataset:
         (*notes, *((FRENCH,) if name == "crows_pairs_fr" else ()), *_dominant(examples)),
         ORIGIN.record(),
         noun="pair of words",
+        bias=stereotypes(e.bias_type for e in examples),
         rule="sides",
     )
 

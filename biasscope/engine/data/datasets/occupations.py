@@ -23,12 +23,15 @@ ORIGIN = Origin(
         "after US Bureau of Labor Statistics 2015/16 and Bergsma and Lin (2006)"
     ),
     licence="as biasscope; the percentages are facts",
+    caveat="The sentences ask for two pronouns, in English, of people who are named by an occupation alone.",
     host="package",
 )
 HERE = Path(__file__).parent
 PRONOUNS = {"nominative": (" he", " she"), "possessive": (" his", " her"), "accusative": (" him", " her")}
 SIDES = ("“he”", "“she”")
 """What the pronouns are called in a sentence."""
+BIAS = "the occupational stereotype"
+"""What it is to prefer “he” the more, the more men an occupation has."""
 SHARES = {"bls": "share of men", "bergsma": "share of men in texts"}
 PARTICIPANTS = (
     "neighbor",
@@ -71,7 +74,13 @@ def about(examples: Sequence[Example]) -> dict[str, Any]:
     """What sets of occupations and pronouns have in common, as fields of `Dataset`: shares of men, words."""
     men = {key: {e.group: 100.0 - float(e.meta[f"{key}_pct_female"]) for e in examples} for key in SHARES}
     covariates = tuple(Covariate(name, "%", men[key], key) for key, name in SHARES.items())
-    return {"covariates": covariates, "noun": "occupation", "sides": SIDES, "rule": "occupation"}
+    return {
+        "covariates": covariates,
+        "noun": "occupation",
+        "sides": SIDES,
+        "bias": BIAS,
+        "rule": "occupation",
+    }
 
 
 def _example(fact: tuple[str, ...], template: tuple[str, ...], participant: str) -> Example:

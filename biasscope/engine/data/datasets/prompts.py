@@ -72,6 +72,7 @@ def of_sheet(sheet: Sheet, name: str, *, skip_invalid: bool = False, no_space: b
         covariates=covariates,
         noun=_noun(columns),
         sides=_sides(columns, examples),
+        bias="the stereotypes that the file names" if _stereotyped(columns) else "",
         rule=_rule(columns, examples),
     )
 
@@ -115,13 +116,18 @@ def _sides(columns: Columns, examples: Sequence[Example]) -> tuple[str, str]:
     """
     if columns.two_prompts:
         return "the first prompt", "the second prompt"
-    stereotyped = (columns.names["stereo"], columns.names["anti"]) == ("stereo", "anti")
-    if stereotyped:
+    if _stereotyped(columns):
         return "the stereotype", "the anti-stereotype"
     first, second = ({e.stereo.strip() for e in examples}, {e.anti.strip() for e in examples})
     if len(first) == len(second) == 1 and max(map(len, (*first, *second))) <= SHORT:
         return f"“{first.pop()}”", f"“{second.pop()}”"
     return "side a", "side b"
+
+
+def _stereotyped(columns: Columns) -> bool:
+    """Whether the file itself calls its sides a stereotype."""
+    two = columns.two_prompts
+    return not two and (columns.names["stereo"], columns.names["anti"]) == ("stereo", "anti")
 
 
 def _rule(columns: Columns, examples: Sequence[Example]) -> str:

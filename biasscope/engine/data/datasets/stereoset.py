@@ -8,7 +8,7 @@ from pathlib import Path
 
 import polars as pl
 
-from biasscope.engine.data import reading, stereoset_records
+from biasscope.engine.data import reading, stereoset_records, terms
 from biasscope.engine.data.reading import Gathered, Origin, RemoteFile
 from biasscope.engine.data.stereoset_records import LABELS, SPLITS, Record, check, fillers
 from biasscope.engine.errors import DataError
@@ -30,6 +30,8 @@ ORIGIN = Origin(
     name="stereoset",
     credit="Nadeem, Bethke, Reddy (2021), StereoSet: Measuring stereotypical bias in pretrained "
     "language models",
+    caveat="StereoSet's pairs have been criticised as a measure of stereotyping (Blodgett et al. 2021; "
+    "Pikuliak et al. 2023), and its fillers differ in frequency, so that 0 is not “unbiased”.",
     licence="CC BY-SA 4.0",
     host="hub",
     url="https://huggingface.co/datasets/McGill-NLP/stereoset",
@@ -74,6 +76,7 @@ def read(name: str, data_dir: Path, *, skip_invalid: bool = False) -> Dataset:
         notes=notes,
         record=ORIGIN.record(),
         noun="term",
+        bias=terms.stereotypes(r.bias_type for r in wanted),
         rule="stereoset",
     )
 

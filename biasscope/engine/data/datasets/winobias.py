@@ -10,7 +10,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from biasscope.engine.data import reading
-from biasscope.engine.data.datasets.occupations import PRONOUNS, SHARES, SIDES
+from biasscope.engine.data.datasets.occupations import BIAS, PRONOUNS, SHARES, SIDES
 from biasscope.engine.data.reading import Gathered, Origin, Problem, RemoteFile, Row
 from biasscope.engine.errors import DataError
 from biasscope.engine.store import digests
@@ -33,6 +33,7 @@ ORIGIN = Origin(
     credit="Zhao, Wang, Yatskar, Ordonez, Chang (2018), Gender bias in coreference resolution: "
     "evaluation and debiasing methods",
     licence="MIT, Copyright (c) 2020 Natural Language Processing @UCLA",
+    caveat="WinoBias asks for two pronouns, in English, of people who are named by an occupation alone.",
     host="raw",
     url="https://github.com/uclanlp/corefBias",
     repo="uclanlp/corefBias",
@@ -91,6 +92,7 @@ def _checked(name: str, paths: Mapping[str, Path], *, skip_invalid: bool) -> Dat
         covariates=(covariate,),
         noun="occupation",
         sides=SIDES,
+        bias=BIAS,
         rule="roles",
     )
 

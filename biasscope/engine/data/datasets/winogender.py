@@ -19,6 +19,7 @@ ORIGIN = Origin(
     name="winogender",
     credit="Rudinger, Naradowsky, Leonard, Van Durme (2018), Gender bias in coreference resolution",
     licence="MIT, Copyright (c) 2018 Rachel Rudinger",
+    caveat="WinoGender asks for two pronouns, in English, of people who are named by an occupation alone.",
     host="raw",
     url="https://github.com/rudinger/winogender-schemas",
     repo="rudinger/winogender-schemas",

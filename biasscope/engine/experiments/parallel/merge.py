@@ -100,7 +100,11 @@ def _join(where: Journal, shards: Sequence[Journal]) -> None:
     have = {unit: shard for shard in reversed(shards) for unit in shard.units}
     missing = [unit for unit in (whole or {"units": []})["units"] if unit not in have | where.units]
     if whole is None or missing:
-        what = f"{len(missing)} parts are missing: {', '.join(missing[:LISTED])}" if whole else "none has finished"
+        what = (
+            f"{len(missing)} parts are missing: {', '.join(missing[:LISTED])}"
+            if whole
+            else "none has finished"
+        )
         what += ", …" if len(missing) > LISTED else ""
         advice = f"there is no shard {', '.join(left)}" if left else "run the shards again"
         raise PartialError(f"{what}; {advice}")
@@ -111,7 +115,9 @@ def _join(where: Journal, shards: Sequence[Journal]) -> None:
     for shard in shards:
         facts |= {name: value for name, value in shard.facts.items() if name not in APART}
     facts["threads"] = sorted({n for shard in shards for n in shard.facts.get("threads", [])})
-    warnings = list(dict.fromkeys(text for s in shards for text in s.facts.get("finished", whole)["warnings"]))
+    warnings = list(
+        dict.fromkeys(text for s in shards for text in s.facts.get("finished", whole)["warnings"])
+    )
     part = whole["part"] | {"threads": facts["threads"]}
     for name, value in (facts | {"finished": whole | {"part": part, "warnings": warnings}}).items():
         if where.facts.get(name) != value:

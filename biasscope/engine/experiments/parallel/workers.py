@@ -75,7 +75,9 @@ class Replay(Serial):
         for name, value in self.stage.facts.items():
             scan.journal.set(name, value)
         for unit, tables in self.stage.stored.items():
-            decoded = {name: shards.decoded(content, shards.SCHEMAS[name]) for name, content in tables.items()}
+            decoded = {
+                name: shards.decoded(content, shards.SCHEMAS[name]) for name, content in tables.items()
+            }
             scan.journal.put(unit, decoded)
 
     def measured(self, scan: "Scan", units: Sequence[Unit], label: str) -> Iterator[tuple[str, Tables]]:
@@ -133,7 +135,8 @@ def _stage(scan: "Scan") -> Stage:
     plain = replace(options, **here, **places, no_cache=True, fresh=False, dataset=names, held=Held())
     held = scan.journal
     stored = {
-        unit: {name: held.shard(unit, name).read_bytes() for name in tables} for unit, tables in held.units.items()
+        unit: {name: held.shard(unit, name).read_bytes() for name in tables}
+        for unit, tables in held.units.items()
     }
     data = next(data for data in scan.run.datasets if data.digest == held.identity["content"])
     return Stage(scan.run.command, plain, own, data, held.identity, dict(held.facts), stored)
@@ -209,9 +212,7 @@ class Queue:
             self._give(task.actor, self.todo.popleft())
         if not task.unit or returned is None:
             return None
-        return {
-            name: shards.decoded(content, shards.SCHEMAS[name]) for name, content in returned.items()
-        }
+        return {name: shards.decoded(content, shards.SCHEMAS[name]) for name, content in returned.items()}
 
     def _lost(self, task: Task, why: str) -> None:
         """Replace a worker that died; what it had is tried again, as often as may be."""

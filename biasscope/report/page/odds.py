@@ -1,0 +1,37 @@
+"""Differences of log probabilities as odds, for people: e^x, with as many digits as tell them from 1."""
+
+import math
+from collections.abc import Mapping
+from typing import Any
+
+MOST = 50.0
+"""Nats beyond which the odds say nothing more."""
+LARGEST = 1000.0
+"""Odds above this are said to be more."""
+LEAST = 0.01
+"""Odds below this are said to be less."""
+
+
+def odds(row: Mapping[str, Any]) -> str:
+    """e^|estimate| with its interval in the same direction: "1.8 times (1.4 to 2.3)"."""
+    sign = 1 if row["estimate"] >= 0 else -1
+    size = factor(abs(row["estimate"]))
+    if row["ci_low"] is None or row["ci_high"] is None:
+        return f"{size} (no interval)"
+    low, high = map(times, sorted((sign * row["ci_low"], sign * row["ci_high"])))
+    return f"{size} ({low} to {high})"
+
+
+def factor(nats: float) -> str:
+    """A number of times: "1.8 times"."""
+    return f"{times(nats)} times"
+
+
+def times(nats: float) -> str:
+    """e^nats without a unit: 0.93, 1.05, 2.3, 12."""
+    value = math.exp(max(-MOST, min(nats, MOST)))
+    if value > LARGEST:
+        return f"more than {LARGEST:.0f}"
+    if value < LEAST:
+        return f"less than {LEAST}"
+    return f"{value:.2f}" if value < 1.195 else f"{value:.1f}" if value < 9.95 else f"{value:.0f}"
