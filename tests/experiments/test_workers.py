@@ -1,5 +1,7 @@
 """Workers of a Ray cluster give the bytes of one process, and no fault of theirs loses a unit."""
 
+import contextlib
+import json
 import os
 import signal
 import subprocess
@@ -14,7 +16,7 @@ import pytest
 
 from biasscope.engine.errors import PartialError
 from biasscope.engine.experiments import ablate, baseline, circuit, encode, patch
-from biasscope.engine.settings import Held, Measure, Voice
+from biasscope.engine.settings import Held, Measure
 from biasscope.engine.store import journal
 from tests.support import faulty
 
@@ -28,6 +30,14 @@ from biasscope.engine.experiments.parallel import workers  # noqa: E402
 
 STORE = {"object_store_memory": 100 * 2**20}
 DEADLINE = 120.0
+
+
+def started() -> Cluster:
+    """Two raylets on this machine, each with one core."""
+    head = {"num_cpus": 1, "include_dashboard": False, **STORE}
+    cluster = Cluster(initialize_head=True, head_node_args=head)
+    cluster.add_node(num_cpus=1, **STORE)
+    return cluster
 
 
 @pytest.fixture(scope="module")
@@ -68,9 +78,8 @@ def settings(folder: Path, engine: Any = None, **more: Any) -> Measure:
         limit=24,
         cache_dir=folder / "cache",
         output_dir=folder / "results",
-        assess=False,
         held=Held(engine=engine),
-        **more,
+        **{"assess": False} | more,
     )
 
 
@@ -121,61 +130,39 @@ def stored(folder: Path) -> list[str]:
     return list(journal.Journal.read(run).units)
 
 
-class Watching(Voice):
-    """Does something once, as soon as some units are there."""
+@contextlib.contextmanager
+def driven(folder: Path, cluster: Cluster, workers: int) -> Iterator["subprocess.Popen[bytes]"]:
+    """`biasscope ablate` by workers of a cluster, once three of its parts are stored."""
+    options = ["--model", "planted:single", "--dataset", "occupations", "--limit", 24, "--engine", "ray"]
+    options += ["--cache-dir", folder / "cache", "--output-dir", folder / "results"]
+    options += ["--workers", workers, "--ray-address", cluster.address]
+    command = [sys.executable, "-m", "biasscope", "ablate", *map(str, options)]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE) as process:
+        while process.poll() is None and len(list(folder.rglob("mean-*.parquet"))) < 3:
+            time.sleep(0.05)
+        yield process
 
-    def __init__(self, then: Any) -> None:
-        self.then = then
 
-    def track(self, units: Any, label: str) -> Iterator[Any]:
-        """The units; after the second, what was asked for."""
-        for n, unit in enumerate(units):
-            yield unit
-            if n == 1:
-                self.then()
-
-
-def test_a_node_that_dies_costs_only_its_units_in_flight(cluster: Cluster, tmp_path: Path):
-    ablate.ablate(settings(tmp_path / "one"))
-    node = cluster.add_node(num_cpus=1, **STORE)
-    engine = workers.Ray(3, cluster.address, deadline=DEADLINE)
-
-    def kill() -> None:
-        cluster.remove_node(node, allow_graceful=False)
-
-    ablate.ablate(settings(tmp_path / "many", engine), voice=Watching(kill))
+def test_a_node_that_dies_costs_only_its_units_in_flight(tmp_path: Path):
+    ablate.ablate(settings(tmp_path / "one", assess=True))
+    cluster = started()
+    try:
+        node = cluster.add_node(num_cpus=1, **STORE)
+        with driven(tmp_path / "many", cluster, 3) as process:
+            cluster.remove_node(node, allow_graceful=False)
+            out, err = process.communicate(timeout=300)
+    finally:
+        cluster.shutdown()
+    assert process.returncode == 0 and json.loads(out)["run"]["command"] == "ablate", err.decode()
     assert tables(tmp_path / "one") == tables(tmp_path / "many")
 
 
 def test_after_a_killed_coordinator_one_process_goes_on_to_the_same_bytes(cluster: Cluster, tmp_path: Path):
     ablate.ablate(settings(tmp_path / "one"))
-    many = tmp_path / "many"
-    options = [
-        "--model",
-        "planted:single",
-        "--dataset",
-        "occupations",
-        "--limit",
-        24,
-        "--cache-dir",
-        many / "cache",
-    ]
-    options += [
-        "--output-dir",
-        many / "results",
-        "--engine",
-        "ray",
-        "--workers",
-        2,
-        "--ray-address",
-        cluster.address,
-    ]
-    command = [sys.executable, "-m", "biasscope", "ablate", *map(str, options)]
-    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL) as process:
-        while process.poll() is None and len(list(many.rglob("mean-*.parquet"))) < 3:
-            time.sleep(0.05)
+    with driven(tmp_path / "many", cluster, 2) as process:
         os.kill(process.pid, signal.SIGKILL)
-        assert process.stdout and process.stdout.read() == b"", "stdout is for the result alone"
-    assert len(stored(many)) >= 3
-    ablate.ablate(settings(many))
-    assert tables(tmp_path / "one") == tables(many)
+        out, _ = process.communicate()
+        assert out == b"", "stdout is for the result alone"
+    assert len(stored(tmp_path / "many")) >= 3
+    ablate.ablate(settings(tmp_path / "many"))
+    assert tables(tmp_path / "one") == tables(tmp_path / "many")

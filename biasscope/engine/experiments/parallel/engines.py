@@ -1,7 +1,7 @@
 """Who measures a run's units: this process, a share of them (`--shard i/n`), or workers of a Ray cluster.
 
-A unit is named, pure and computed from the same facts wherever it is; what it gives lies in the run's journal,
-which one process alone writes. So every engine ends with the same bytes.
+A unit is named, pure and computed from the same facts wherever it is; what it gives lies in the run's
+journal, which one process alone writes. So every engine ends with the same bytes.
 """
 
 import re
@@ -109,8 +109,9 @@ class Shard(Serial):
 
     def begin(self, scan: "Scan") -> None:
         """Keep what `runs merge` needs to know of the run."""
-        asked = {"command": scan.run.command, "params": scan.run.options.resolved() | scan.run.own}
-        asked["params"]["dataset"] = [scan.run.names[scan.dataset.name]]
+        params = scan.run.options.resolved() | scan.run.own
+        params |= {"dataset": [scan.run.names[scan.dataset.name]]}
+        asked = {"command": scan.run.command, "params": params}
         scan.journal.decide("shard", {"index": self.index, "of": self.of, **asked})
 
     def share(self, units: Sequence[Unit]) -> list[Unit]:

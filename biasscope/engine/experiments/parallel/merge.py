@@ -61,7 +61,7 @@ def _opened(folder: Path) -> Iterator[Journal]:
         shard.check()
         if shard.damaged:
             raise PartialError(
-                f"{folder}: {len(shard.damaged)} parts are corrupted (checksum mismatch); run that shard again"
+                f"{folder}: {len(shard.damaged)} parts are corrupted (checksum mismatch); run the shard again"
             )
         yield shard
 

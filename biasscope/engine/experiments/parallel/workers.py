@@ -8,12 +8,13 @@ or the whole cluster may die: that costs the units in flight, and the next call 
 import atexit
 import contextlib
 import importlib
+import logging
 import os
 import sys
 import tempfile
 import time
 from collections import Counter, deque
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -129,10 +130,10 @@ def _stage(scan: "Scan") -> Stage:
     if "from" in own:
         ranked, _ = cache.load(options.output_dir, own.pop("from"), options.cache_dir)
         own["run"] = str(ranked.folder.resolve())
-    places = {"data_dir": options.data_dir.absolute(), "cache_dir": options.cache_dir.absolute()}
-    here = {"shard": None, "engine": "serial", "workers": None, "ray_address": None}
-    names = [scan.run.names.get(scan.dataset.name, scan.dataset.name)]
-    plain = replace(options, **here, **places, no_cache=True, fresh=False, dataset=names, held=Held())
+    changed: dict[str, Any] = {name: getattr(options, name).absolute() for name in ("data_dir", "cache_dir")}
+    changed |= {"engine": "serial", "workers": None, "ray_address": None, "no_cache": True, "fresh": False}
+    changed |= {"dataset": [scan.run.names.get(scan.dataset.name, scan.dataset.name)], "held": Held()}
+    plain = replace(options, **changed)
     held = scan.journal
     stored = {
         unit: {name: held.shard(unit, name).read_bytes() for name in tables}
@@ -152,7 +153,7 @@ class Task:
     since: float
 
 
-class Queue:
+class Queue(Collection[tuple[str, "Tables"]]):
     """The units of a stage, each given to a worker that is free, and again where one died with it.
 
     Iterating gives names with tables, as they come in. What cannot be had is in `failed`.
@@ -170,6 +171,9 @@ class Queue:
 
     def __len__(self) -> int:
         return self.size
+
+    def __contains__(self, unit: object) -> bool:
+        return unit in self.todo
 
     def __iter__(self) -> Iterator[tuple[str, Tables]]:
         import ray
@@ -203,9 +207,11 @@ class Queue:
             returned = None
         except ActorUnavailableError as error:
             time.sleep(1.0)
-            return self._lost(task, str(error))
+            self._lost(task, str(error))
+            return None
         except RayError as error:
-            return self._lost(task, str(error))
+            self._lost(task, str(error))
+            return None
         if not task.unit:
             self.engine.devices.add(returned)
         if self.todo:
@@ -282,7 +288,7 @@ class Ray(Serial):
         self.joined = ray.is_initialized()
         try:
             if not self.joined:
-                ray.init(self.address, log_to_driver=False, logging_level="ERROR", **own)
+                ray.init(self.address, log_to_driver=False, logging_level=logging.ERROR, **own)
         except (ConnectionError, RuntimeError, ValueError) as error:
             raise UsageError(f"no Ray cluster at {self.address or 'this machine'}: {error}") from error
         have = ray.cluster_resources()
@@ -317,8 +323,7 @@ class Ray(Serial):
         if len(units) < self.workers:
             scan.run.voice.note(f"{len(units)} parts: more than {len(units)} workers cannot help here")
         queue = Queue(self, _stage(scan), [unit.name for unit in units])
-        for name, tables in scan.run.voice.track(queue, label):
-            yield name, tables
+        yield from scan.run.voice.track(queue, label)
         if len(self.devices) > 1:
             kinds = ", ".join(sorted(self.devices))
             scan.warn(f"measured on {kinds} in turn: last digits depend on it")
