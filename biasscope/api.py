@@ -7,7 +7,7 @@ the run key of the command with the same options: each finds what the other has 
 import importlib
 import inspect
 import sys
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import fields, replace
 from pathlib import Path
 from types import ModuleType
@@ -40,7 +40,7 @@ SETTINGS = tuple(f for f in fields(Measure) if f.name not in (*OUTPUT, "model", 
 class Bars(Voice):
     """Progress as tqdm draws it, in a notebook as in a terminal."""
 
-    def track(self, units: list[Any], label: str) -> Iterable[Any]:
+    def track(self, units: Collection[Any], label: str) -> Iterable[Any]:
         """The units, with a bar that leaves when it is full."""
         from tqdm.auto import tqdm
 

@@ -17,6 +17,7 @@ from biasscope.engine.settings import (
     Control,
     Direction,
     Dtype,
+    EngineName,
     Form,
     Format,
     Holdout,
@@ -132,6 +133,31 @@ CacheDir = Annotated[
 NoCache = Annotated[bool, option("--no-cache", "Measure everything anew and keep no parts", panel=MODEL)]
 Fresh = Annotated[bool, option("--fresh", "Forget what this run has measured and start over", panel=MODEL)]
 Wait = Annotated[bool, option("--wait", "Wait where another process works on the same run", panel=MODEL)]
+Shard = Annotated[
+    str | None,
+    option(
+        "--shard",
+        "Measure only this share of the parts, into the cache; `runs merge` joins the shares",
+        panel=MODEL,
+        metavar="i/n",
+    ),
+]
+Engine = Annotated[
+    EngineName, option("--engine", "ray: workers of a Ray cluster measure the parts", panel=MODEL)
+]
+Workers = Annotated[
+    int | None,
+    option(
+        "--workers",
+        "Workers of --engine ray (default: its GPUs, else a quarter of its cores)",
+        panel=MODEL,
+        min=1,
+    ),
+]
+RayAddress = Annotated[
+    str | None,
+    option("--ray-address", "Cluster of --engine ray (default: one of its own, here)", panel=MODEL),
+]
 Offline = Annotated[bool, option("--offline", "Use no network at all", panel=MODEL)]
 Datasets = Annotated[
     list[str] | None,
@@ -261,6 +287,10 @@ SHARED: dict[str, Any] = {
     "no_cache": NoCache,
     "fresh": Fresh,
     "wait": Wait,
+    "shard": Shard,
+    "engine": Engine,
+    "workers": Workers,
+    "ray_address": RayAddress,
     "offline": Offline,
     "output_dir": OutputDir,
     "format": FormatOption,

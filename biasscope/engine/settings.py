@@ -10,7 +10,7 @@ import re
 import sys
 import time
 import warnings
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Collection, Iterable, Iterator
 from dataclasses import dataclass, fields
 from enum import StrEnum
 from pathlib import Path
@@ -59,6 +59,8 @@ Holdout = Literal["kfold", "holdout"]
 """How a probe's groups are held out."""
 Form = Literal["pronouns", "fillers", "paired", "phrases", "twins"]
 """The forms that prompts of one's own may have; each has a file of examples."""
+EngineName = Literal["serial", "ray"]
+"""Who measures a run's parts: this process, or workers of a Ray cluster."""
 Stream = Literal["resid", "z", "mlp_out"]
 """What activations are read of."""
 Read = Literal["last", "term", "mean"]
@@ -111,6 +113,8 @@ class Held:
     """An `LM`; its name, dtype and device are those of the settings."""
     datasets: tuple[Any, ...] = ()
     """`Dataset`s; their names are those of the settings."""
+    engine: Any = None
+    """An `Engine` that measures the parts, whatever the settings say."""
 
 
 @dataclass(frozen=True)
@@ -138,6 +142,10 @@ class Measure:
     no_cache: bool = False
     fresh: bool = False
     wait: bool = False
+    shard: str | None = None
+    engine: EngineName = "serial"
+    workers: int | None = None
+    ray_address: str | None = None
     offline: bool = False
     output_dir: Path = Path("results")
     format: Format | None = None
@@ -163,7 +171,9 @@ class Measure:
 
 OUTPUT = ("format", "json", "rows", "quiet", "verbose", "debug")
 """Settings about what is printed."""
-UNRECORDED = (*OUTPUT, "no_cache", "fresh", "wait", "held", "assess")
+ENGINE = ("shard", "engine", "workers", "ray_address")
+"""Settings about who measures."""
+UNRECORDED = (*OUTPUT, *ENGINE, "no_cache", "fresh", "wait", "held", "assess")
 """Settings that decide no number."""
 
 
@@ -234,7 +244,7 @@ class Voice:
     def warn(self, text: str) -> None:
         """Show a warning, which the run's record keeps too."""
 
-    def track(self, units: list[Any], label: str) -> Iterable[Any]:
+    def track(self, units: Collection[Any], label: str) -> Iterable[Any]:
         """The units, with no progress shown."""
         return units
 

@@ -12,6 +12,7 @@ import polars as pl
 import pyarrow.parquet as pq
 
 from biasscope.console import Screen, encodable, safe_text
+from biasscope.engine.schemas import SUMMARY
 from biasscope.engine.settings import Format, Measure
 from biasscope.engine.store import reproduce
 from biasscope.engine.store.cache import labelled
@@ -64,7 +65,7 @@ def write_json(document: Any) -> None:
 
 def write_data(result: Result, chosen: Format, with_rows: bool) -> None:
     """Write the result to stdout in a format for programs."""
-    summary = pl.concat(result.summaries)
+    summary = pl.concat([SUMMARY.to_frame(), *result.summaries])
     if chosen is Format.JSON:
         run = result.record
         document = {"schema_version": run.schema_version, "run": run.model_dump(mode="json")}

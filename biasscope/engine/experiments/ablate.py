@@ -68,6 +68,8 @@ def ablate(
         if conditional:
             each.save(*behind.aggregated(each))
             continue
+        if not each.complete:  # a shard's run: the others measure the rest
+            continue
         whole, trusted = _controlled(each) if facts else scan.aggregated(each, "effects", "exact")
         shown.prompts(each, "effects")
         shown.patterns(each, whole, partial(_standing, each, gone, EVERY[0] if source == "all" else source))

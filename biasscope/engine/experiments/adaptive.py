@@ -35,7 +35,7 @@ def estimated(
         prefix = "estimate-" if source == sources[0] else f"estimate-{source}-"
         sweep = Sweep(every, scan.source(source, forest, every, prefix))
         units = attribution.units(scan.run.lm, forest, sweep)
-        names.append(scan.measure(units, f"attribution ({source})", prefix=prefix))
+        names.append(scan.measure(units, f"attribution ({source})", prefix=prefix, whole=True))
     scan.journal.set("estimates", [name for of_source in names for name in of_source])
     with scan.run.phase("attribution"):
         effects = pl.concat(scan.journal.tables("effects", names[0]))

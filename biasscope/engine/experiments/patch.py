@@ -75,6 +75,8 @@ def patch(
             continue
         if not each.complete:
             _measure(each, own, where, gone)
+        if not each.complete:  # a shard's run: the others measure the rest
+            continue
         whole, trusted = scan.aggregated(each, "effects", method)
         shown.prompts(each, "effects")
         shown.patterns(each, whole, partial(each.standing, gone))

@@ -12,6 +12,7 @@ import polars as pl
 
 from biasscope.engine.errors import DataError
 from biasscope.engine.experiments import selection, session
+from biasscope.engine.experiments.parallel import engines
 from biasscope.engine.experiments.session import Running
 from biasscope.engine.schemas import RELIABILITY
 from biasscope.engine.settings import memory
@@ -58,8 +59,7 @@ class Scan:
     @property
     def complete(self) -> bool:
         """Whether every unit has been measured."""
-        facts = self.journal.facts
-        return "finished" in facts and all(unit in self.journal.units for unit in facts["finished"]["units"])
+        return self.journal.complete
 
     def reuse_finished(self) -> bool:
         """Take the finished run from its folder as the result; False where there is none."""
@@ -176,9 +176,19 @@ class Scan:
         return replace(self, dataset=dataset, prefix=prefix)
 
     def measure(
-        self, units: Sequence[Unit], label: str | None, *, prefix: str = "", table: str | None = None
+        self,
+        units: Sequence[Unit],
+        label: str | None,
+        *,
+        prefix: str = "",
+        table: str | None = None,
+        whole: bool = False,
     ) -> list[str]:
-        """The names of the units, all stored; `prefix` precedes them, `table` stands in for "effects"."""
+        """The names of the units, all stored; `prefix` precedes them, `table` stands in for "effects".
+
+        Those without a label are measured in this process. A shard measures its own share, of the `whole` and
+        of those without a label all: other units are made of them.
+        """
 
         def named(unit: Unit) -> Unit:
             tables = unit.compute if table is None else lambda: {table: unit.compute()["effects"]}
@@ -186,16 +196,18 @@ class Scan:
 
         units = [named(unit) for unit in units]
         pending = [unit for unit in units if unit.name not in self.journal.units]
-        if label and len(units) - len(pending) > 0:
-            self.run.voice.note(f"{self.dataset.name}: reused {len(units) - len(pending)}/{len(units)}")
-        if pending and len(threads := self.journal.threads()) > 1:
+        engine = self.run.engine if label else engines.Serial()
+        if label and (reused := len(units) - len(pending)):
+            self.run.voice.note(f"{self.dataset.name}: reused {reused}/{len(units)}")
+        pending = pending if whole else engine.share(pending)
+        if pending and len(threads := self.journal.threads(engine.threads())) > 1:
             self.warn(
                 f"measured with {', '.join(map(str, threads))} threads in turn: last digits depend on it"
             )
         with self.run.phase("passes"):
             forecast = session.forecast(self.run, len(pending)) if label else None
-            for unit in self.run.voice.track(pending, label) if label else pending:
-                self.journal.put(unit.name, unit.compute())
+            for name, tables in engine.measured(self, pending, label or ""):
+                self.journal.put(name, tables)
                 if forecast:
                     forecast.step()
         return [unit.name for unit in units]
@@ -274,11 +286,14 @@ def scans(run: Running, **parameters: Any) -> Iterator[Scan]:
             new = run.options.verbose and not (root / key).is_dir()
             if new and (differing := journal.nearest(root, run_identity)):
                 run.voice.note(f"{dataset.name}: the nearest earlier run differs in {', '.join(differing)}")
-            with journal.opened(root, run_identity, wait=run.options.wait, fresh=run.options.fresh) as opened:
+            how: dict[str, Any] = {"wait": run.options.wait, "fresh": run.options.fresh}
+            with journal.opened(root, run_identity, name=run.engine.folder(key), **how) as opened:
                 scan = Scan(run, dataset, opened, key)
                 if not scan.reuse_finished():
                     scan.resume()
+                    run.engine.begin(scan)
                     yield scan
+                    run.engine.end(scan)
 
 
 def aggregated(scan: Scan, table: str, method: str) -> Aggregates:

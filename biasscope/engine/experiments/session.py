@@ -15,6 +15,7 @@ import polars as pl
 
 from biasscope.engine.data import datasets
 from biasscope.engine.errors import BiasScopeError, not_finite
+from biasscope.engine.experiments.parallel import engines
 from biasscope.engine.model import loading, recipe, weights
 from biasscope.engine.model import shape as model_shape
 from biasscope.engine.model.shape import Shape
@@ -56,6 +57,8 @@ class Session:
     """Tokens × copies of a pass, as decided; None where nothing was decided."""
     lost: int = 0
     """Values left out of the present run because they are not finite."""
+    engine: engines.Engine = field(default_factory=engines.Serial)
+    """What measures the parts."""
 
     @contextlib.contextmanager
     def phase(self, name: str) -> Iterator[None]:
@@ -145,6 +148,7 @@ class Session:
 
     def finish(self) -> runs.Result:
         """The result of all datasets; its `check` says whether values had to be left out."""
+        self.engine.close()
         self.voice.note(f"finished in {clock(sum(self.timing.values()))}")
         return runs.Result(self.record(self.parts), self.summaries, self.reliability, self.rows)
 
@@ -184,6 +188,8 @@ class Running(Session):
     datasets: list[Dataset]
     edit: recipe.Recipe | None = None
     """What stands in the model in every pass."""
+    names: dict[str, str] = field(default_factory=dict)
+    """Data set → what it was asked for by: its name, or its file."""
 
     @cached_property
     def lm(self) -> loading.LM:
@@ -216,6 +222,7 @@ def start(
     command: str, options: Measure, own: dict[str, Any] | None = None, voice: Voice = SILENT
 ) -> Running:
     """A running session: everything that can fail before the model is loaded has been tried."""
+    engines.check(command, options, own or {})
     files.check_writable(options.output_dir)
     names = dict.fromkeys(options.dataset or datasets.default(options.data_dir))
     held = options.held
@@ -240,6 +247,8 @@ def start(
         device=loading.device_type(options.device),
         datasets=loaded,
         edit=edit,
+        names={d.name: name for d, name in zip(loaded, names, strict=False)},
+        engine=options.held.engine or engines.of(options),
     )
     for dataset in loaded:
         for note in dataset.notes:

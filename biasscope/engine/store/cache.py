@@ -66,7 +66,7 @@ def _run(folder: Path) -> Entry:
         command = model = dataset = "?"
     held = journal.Journal.read(folder)
     size, changed = _extent(folder)
-    about = (folder.name, "run", command, model, dataset, len(held.units), "finished" in held.facts)
+    about = (folder.name, "run", command, model, dataset, len(held.units), held.complete)
     return Entry(*about, size, changed, locked(folder), folder)
 
 

@@ -68,6 +68,21 @@ class Journal:
                 journal.facts[entry["fact"]] = entry["value"]
         return journal
 
+    @property
+    def identity(self) -> dict[str, Any]:
+        """All that decides the run's numbers."""
+        return dict(json.loads((self.folder / KEY).read_bytes()))
+
+    @property
+    def missing(self) -> list[str]:
+        """The units of the finished run that are not here: those of other shards."""
+        return [unit for unit in self.facts["finished"]["units"] if unit not in self.units]
+
+    @property
+    def complete(self) -> bool:
+        """Whether every unit of the run is here."""
+        return "finished" in self.facts and not self.missing
+
     def check(self) -> None:
         """Forget the units whose shards are missing or corrupted."""
         begun = time.monotonic()
@@ -106,6 +121,18 @@ class Journal:
         self.units[unit] = sums
         self.seconds += time.monotonic() - begun
 
+    def adopt(self, unit: str, other: "Journal") -> None:
+        """Take a unit of another journal of the same run, with the bytes that it has there."""
+        for table in other.units[unit]:
+            content = other._content(unit, table)
+            if content is None:
+                raise DamagedError(
+                    f"{other.shard(unit, table)} is corrupted (checksum mismatch); measure it again"
+                )
+            files.write_bytes(self.shard(unit, table), content)
+        self._append({"unit": unit, "tables": other.units[unit]})
+        self.units[unit] = other.units[unit]
+
     def get(self, unit: str, table: str) -> pl.DataFrame:
         """A unit's table; DamagedError where its shard changed since it was checked."""
         content = self._content(unit, table)
@@ -131,12 +158,10 @@ class Journal:
         self._append({"fact": fact, "value": value})
         self.facts[fact] = value
 
-    def threads(self) -> list[int]:
+    def threads(self, now: int) -> list[int]:
         """The numbers of threads with which the run was measured, the present one noted where new."""
-        import torch
-
         known: list[int] = self.facts.get("threads", [])
-        if (now := torch.get_num_threads()) not in known:
+        if now not in known:
             self.set("threads", [*known, now])
         return list(self.facts["threads"])
 
@@ -188,13 +213,15 @@ def _checked(line: bytes) -> dict[str, Any] | None:
 
 @contextlib.contextmanager
 def opened(
-    root: Path, identity: Mapping[str, Any], *, wait: bool = False, fresh: bool = False
+    root: Path, identity: Mapping[str, Any], *, name: str = "", wait: bool = False, fresh: bool = False
 ) -> Iterator[Journal]:
     """The journal of the run with that identity, locked; with `fresh`, emptied. Shards are not yet checked.
 
+    Its folder is called by the run's key, or by `name`.
+
     LockedError where another process holds it.
     """
-    folder = root / run_key(identity)
+    folder = root / (name or run_key(identity))
     with held(folder, wait=wait):
         if fresh:
             clear(folder)
