@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
     from biasscope.engine.model.loading import LM
-    from biasscope.report.attention import Attention
+    from biasscope.report.drawing.attention import Attention
 
 
 @dataclass(frozen=True)
@@ -30,7 +30,7 @@ class Plot:
     """matplotlib's, to change or to save in another format."""
 
     def _repr_png_(self) -> bytes:
-        from biasscope.report import canvas
+        from biasscope.report.drawing import canvas
 
         return canvas.png(self.figure)
 
@@ -153,7 +153,7 @@ class Run:
         `example`: the id of one of its examples (`run.prompts(site)` has them). The first heads of a run are
         stored (`run.table("patterns")`); for others the model is loaded.
         """
-        from biasscope.report.attention import Attention
+        from biasscope.report.drawing.attention import Attention
 
         head, of = self._head(site), self._example(example)
         stored = any("patterns" in part.tables for part in self.record.datasets)
@@ -188,7 +188,7 @@ class Run:
         """The report's figure: a heat map of heads (or bars of MLPs), probes by layer, a circuit's curve.
         UsageError where it has none.
         """
-        from biasscope.report import figures
+        from biasscope.report.drawing import figures
 
         rows, title = (
             self._result.summaries[0],

@@ -197,7 +197,7 @@ def agreement(gathered: Gathered, gallery: "Gallery") -> "list[Section]":
 
 def _shared(model: str, pairs: Sequence[Mapping[str, Any]], gallery: "Gallery") -> "Picture":
     """The figure of what each two maps of one model share."""
-    from biasscope.report import figures
+    from biasscope.report.drawing import figures
 
     shared = {(row["first"], row["second"]): (row["shared"], row["expected"]) for row in pairs}
     used = sorted({letter for pair in shared for letter in pair}, key=lambda letter: (letter[1:], letter))

@@ -17,7 +17,8 @@ from biasscope.engine.settings import Format, Measure
 from biasscope.engine.store import reproduce
 from biasscope.engine.store.cache import labelled
 from biasscope.engine.store.runs import DatasetPart, Result, RunRecord
-from biasscope.report import circuits, edges, markdown, probes, reliability, tables, terminal
+from biasscope.report import circuits, edges, markdown, probes, reliability, tables
+from biasscope.report.drawing import terminal
 from biasscope.report.edits import tables as edits
 from biasscope.report.page import verdict
 from biasscope.report.page.verdict import Verdict

@@ -11,8 +11,9 @@ import pytest
 from biasscope.engine.schemas import RELIABILITY, SUMMARY
 from biasscope.engine.statistics import comparison
 from biasscope.engine.store.runs import RunRecord
-from biasscope.report import formats, probes, reliability, sites, tables, terminal, words
+from biasscope.report import formats, probes, reliability, sites, tables, words
 from biasscope.report.comparison import show_tables
+from biasscope.report.drawing import terminal
 from biasscope.report.page import blocks, first_screen, gather
 from biasscope.report.page.gallery import Gallery
 from biasscope.report.page.gather import Gathered, Part, ReportRun

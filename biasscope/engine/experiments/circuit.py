@@ -23,9 +23,10 @@ from biasscope.engine.experiments.between.circuits import summary, written
 from biasscope.engine.experiments.scan import Scan, scans
 from biasscope.engine.schemas import number
 from biasscope.engine.settings import SILENT, Dtype, Measure, Voice
-from biasscope.engine.statistics import cells, resampling
+from biasscope.engine.statistics import cells
 from biasscope.engine.statistics import circuits as faithfulness
 from biasscope.engine.statistics import summary as aggregates
+from biasscope.engine.statistics.inference import resampling
 from biasscope.engine.store import cache, runs
 from biasscope.engine.store.seals import Seal
 from biasscope.engine.types import SOURCES, Site

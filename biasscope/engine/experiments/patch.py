@@ -108,7 +108,8 @@ def _refuse(method: Method, wanted: Sequence[str], **chosen: bool) -> None:
 
 def _measure(each: Scan, own: dict[str, Any], where: dict[str, Any], gone: Sequence[Site]) -> None:
     """Measure what is not stored yet."""
-    from biasscope.engine.measure import attention, attribution, exact, sources
+    from biasscope.engine.measure import attribution, exact, sources
+    from biasscope.engine.measure.between import attention
 
     attention.check(each.run.lm, where["components"])
     lm, name, positions, exactly = each.run.lm, own["source"], where["positions"], own["method"] == "exact"

@@ -16,8 +16,9 @@ import polars as pl
 from biasscope.engine.data import datasets
 from biasscope.engine.errors import BiasScopeError, not_finite
 from biasscope.engine.experiments.parallel import engines
-from biasscope.engine.model import loading, recipe, weights
+from biasscope.engine.model import loading, weights
 from biasscope.engine.model import shape as model_shape
+from biasscope.engine.model.edits import recipe
 from biasscope.engine.model.shape import Shape
 from biasscope.engine.schemas import RELIABILITY
 from biasscope.engine.settings import SILENT, Forecast, Measure, Voice, clock

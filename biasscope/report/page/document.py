@@ -18,7 +18,8 @@ from biasscope.engine.settings import Format
 from biasscope.engine.store import files, shards
 from biasscope.engine.store.reproduce import relative
 from biasscope.engine.store.seals import DEPTH
-from biasscope.report import circuits, comparison, edges, figures, formats, probes, sites, tables, words
+from biasscope.report import circuits, comparison, edges, formats, probes, sites, tables, words
+from biasscope.report.drawing import figures
 from biasscope.report.edits import section as edits
 from biasscope.report.page import blocks, card, chromium, first_screen, glossary, models, pairing, views
 from biasscope.report.page.blocks import (

@@ -106,7 +106,7 @@ def read(path: Path, stream: "Stream") -> tuple[list[int], int]:
 
 def circuit(settings: Measure, file: str, sizes: str, voice: Voice) -> runs.Result:
     """How much of the bias the edges of a file carry, over all groups: somebody else chose them elsewhere."""
-    from biasscope.engine.measure import edges
+    from biasscope.engine.measure.between import edges
 
     path = Path(file)
     if not path.is_file():

@@ -62,7 +62,8 @@ def _places(order: Sequence[Site], position: str, source: str) -> pl.DataFrame:
 
 
 def _measure(each: Scan, asked: Asked, layers: Sequence[int] | None) -> None:
-    from biasscope.engine.measure import attention, attribution, exact
+    from biasscope.engine.measure import attribution, exact
+    from biasscope.engine.measure.between import attention
     from biasscope.engine.measure.sources import Sweep, sites
 
     lm = each.run.lm

@@ -212,7 +212,7 @@ class Fitting:
 
 def row(here: Scan, edit: Edit, role: str, of: str, **about: Any) -> dict[str, Any]:
     """The row of an edit in EDITS."""
-    from biasscope.engine.model import recipe
+    from biasscope.engine.model.edits import recipe
 
     sites = " ".join(map(str, sorted(edit.at)))
     digest = recipe.of(edit, {"digest": here.run.weights.digest}).digest
@@ -235,7 +235,7 @@ def edits_of(fits: pl.DataFrame, known: pl.DataFrame) -> list[Edit]:
     """The edits of FITS, in the order of their rows in EDITS."""
     import torch
 
-    from biasscope.engine.model.affine import VECTORS, Affine
+    from biasscope.engine.model.edits.affine import VECTORS, Affine
 
     maps: dict[str, dict[Site, Affine]] = {}
     for each in fits.iter_rows(named=True):
