@@ -14,6 +14,7 @@ from biasscope.engine.statistics import comparison
 from biasscope.engine.store.seals import Seal
 from biasscope.engine.store.shards import SCHEMA_VERSION
 from biasscope.report import formats
+from biasscope.report.drawing import columns
 from biasscope.report.page.gather import LISTED, Gathered
 from biasscope.report.reliability import KINDS
 from biasscope.report.tables import Table, overlap, probability
@@ -141,7 +142,7 @@ def show(compared: Comparison, chosen: Format | None) -> None:
     chosen = formats.form(chosen)
     if chosen is Format.TABLE:
         for table in compared.tables():
-            formats.draw(table, sys.stdout)
+            columns.draw(table, sys.stdout)
     elif chosen is Format.JSON:
         formats.write_json(compared.document())
     elif compared.pairs:  # rows of one kind alone fit the other formats

@@ -16,7 +16,7 @@ import polars as pl
 from biasscope.engine.data import datasets
 from biasscope.engine.errors import BiasScopeError, not_finite
 from biasscope.engine.experiments.parallel import engines
-from biasscope.engine.model import loading, weights
+from biasscope.engine.model import devices, loading, weights
 from biasscope.engine.model import shape as model_shape
 from biasscope.engine.model.edits import recipe
 from biasscope.engine.model.shape import Shape
@@ -230,7 +230,7 @@ def start(
     loaded = list(held.datasets) or [_read(name, options) for name in names]
     begun = time.monotonic()
     if held.lm is None:
-        loading.check_device(options.device)
+        devices.check_device(options.device)
     edit = None if options.edit is None else recipe.read(options.edit)
     weights = held.lm or _located(options, voice)
     own = dict(own or {})
@@ -245,7 +245,7 @@ def start(
         slug=files.slug(options.model),
         timing={"model": time.monotonic() - begun},
         weights=weights,
-        device=loading.device_type(options.device),
+        device=devices.device_type(options.device),
         datasets=loaded,
         edit=edit,
         names={d.name: name for d, name in zip(loaded, names, strict=False)},
@@ -267,7 +267,7 @@ def booted(weights: weights.Weights, options: Measure, voice: Voice) -> loading.
 
 def model(options: Measure, voice: Voice) -> loading.LM:
     """The model of these settings, for what measures no data set."""
-    loading.check_device(options.device)
+    devices.check_device(options.device)
     located = _located(options, voice)
     with voice.hushed():
         return booted(located, options, voice)
