@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 __version__ = "0.1.0"
 EXPERIMENTS = ("baseline", "patch", "ablate", "probe", "encode")
 """Commands that are functions here, with the same options."""
-CONCLUDED = ("mitigate", "export")
+CONCLUDED = ("compare", "mitigate", "export")
 """Functions that go on from a finished run."""
 __all__ = (
     "Run",
@@ -37,7 +37,6 @@ if TYPE_CHECKING:
     from biasscope.api import (
         Run,
         circuit,
-        compare,
         forest,
         load,
         load_dataset,
@@ -47,7 +46,7 @@ if TYPE_CHECKING:
         sites,
         sweep,
     )
-    from biasscope.conclude import export, mitigate
+    from biasscope.conclude import compare, export, mitigate
 
 
 def __getattr__(name: str) -> Any:

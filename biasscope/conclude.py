@@ -5,14 +5,16 @@ from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
-from biasscope.api import Where, _continued, _option, _voice
+from biasscope.api import DEFAULTS, Where, _continued, _names, _option, _voice
 from biasscope.engine.data import datasets
 from biasscope.engine.errors import UsageError
 from biasscope.engine.experiments.mitigate import leave, wanted
 from biasscope.engine.experiments.mitigate import mitigate as measured
 from biasscope.engine.settings import SILENT
 from biasscope.notebook import Run
+from biasscope.report.comparison import Comparison
 from biasscope.report.edits import card
+from biasscope.report.page import gather, pairing
 
 
 def mitigate(run: Run | str, *, progress: bool | None = None, **options: Any) -> Run:
@@ -44,3 +46,18 @@ def export(run: Run, name: str, folder: Where, forms: Sequence[str] | str = "rec
         raise UsageError(f"a run of {run.record.command} has no edit to export; mitigate(run) makes some")
     left = leave.leave(_continued(run)[0], run._result, target, SILENT)
     return [*(target.folder / file for file in left.files), card.write(left, run._result)]
+
+
+def compare(*compared: Run | str, top: int = 10, output_dir: Where = DEFAULTS.output_dir) -> Comparison:
+    """Two models on one data set (`differences`, `sentences`), and how far rankings agree (`agreement`).
+
+    As `biasscope compare`; a table in a notebook. DataError where no two of the runs can be compared.
+    """
+    from biasscope.report import rankings as experiments
+
+    names, folder = _names(compared), Path(output_dir)
+    rankings, used = experiments.rankings(names, folder)
+    pairs, why = pairing.pairs(gather.named(folder, names))
+    if len(rankings) < 2 and not pairs:
+        experiments.refuse_one(rankings, why)
+    return Comparison(pairs, rankings, used, top)

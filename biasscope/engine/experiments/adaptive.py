@@ -6,7 +6,7 @@ from collections.abc import Sequence
 import numpy as np
 import polars as pl
 
-from biasscope.engine.experiments.scan import Scan
+from biasscope.engine.experiments.scans.scan import Scan
 from biasscope.engine.statistics import reliability, summary
 from biasscope.engine.statistics.cells import sites_of
 from biasscope.engine.statistics.inference import resampling

@@ -13,7 +13,7 @@ import polars as pl
 
 from biasscope.engine.errors import DataError
 from biasscope.engine.experiments.between.edges import graph_of
-from biasscope.engine.experiments.scan import Scan
+from biasscope.engine.experiments.scans.scan import Scan
 from biasscope.engine.statistics import circuits as faithfulness
 from biasscope.engine.statistics import edges as statistics
 from biasscope.engine.statistics.edges import Sums

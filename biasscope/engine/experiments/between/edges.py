@@ -8,7 +8,7 @@ import numpy as np
 import polars as pl
 
 from biasscope.engine.errors import UsageError
-from biasscope.engine.experiments.scan import Scan
+from biasscope.engine.experiments.scans.scan import Scan
 from biasscope.engine.schemas import EDGES, GRAPH, SUMMARY
 from biasscope.engine.settings import Direction, Patched
 from biasscope.engine.statistics import edges as statistics

@@ -9,7 +9,7 @@ import numpy as np
 import polars as pl
 
 from biasscope.engine.experiments.between.edges import Asked, repeated, sums_of, total, warn_lost
-from biasscope.engine.experiments.scan import Scan
+from biasscope.engine.experiments.scans.scan import Scan
 from biasscope.engine.schemas import SUMMARY
 from biasscope.engine.statistics import edges as statistics
 from biasscope.engine.statistics import reliability, summary

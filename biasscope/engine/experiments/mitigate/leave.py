@@ -9,8 +9,8 @@ import polars as pl
 
 from biasscope.engine.data import datasets
 from biasscope.engine.errors import DataError, UsageError
-from biasscope.engine.experiments import selection
 from biasscope.engine.experiments.mitigate.fitting import OWN, edits_of
+from biasscope.engine.experiments.scans import selection
 from biasscope.engine.model.edits import recipe
 from biasscope.engine.settings import Measure, Voice
 from biasscope.engine.store import files, reproduce, runs

@@ -17,7 +17,7 @@ from biasscope.engine.store import digests
 from biasscope.engine.types import Unit
 
 if TYPE_CHECKING:
-    from biasscope.engine.experiments.scan import Scan
+    from biasscope.engine.experiments.scans.scan import Scan
 
 Tables = Mapping[str, pl.DataFrame]
 SHARDED = ("ablate", "baseline", "patch")

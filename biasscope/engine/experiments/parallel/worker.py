@@ -14,7 +14,7 @@ from biasscope.engine.store import journal, shards
 from biasscope.engine.types import Dataset, Unit
 
 if TYPE_CHECKING:
-    from biasscope.engine.experiments.scan import Scan
+    from biasscope.engine.experiments.scans.scan import Scan
 
 
 @dataclass(frozen=True)

@@ -24,7 +24,7 @@ from biasscope.engine.store import cache, shards
 from biasscope.engine.types import Unit
 
 if TYPE_CHECKING:
-    from biasscope.engine.experiments.scan import Scan
+    from biasscope.engine.experiments.scans.scan import Scan
 
 TRIES = 3
 """Workers that a unit may take down with it before it is left out."""
