@@ -204,7 +204,7 @@ def test_there_is_no_file_for_odds_and_ends():
 
 
 def test_files_are_few_and_functions_with_many_parameters_fewer():
-    # 110 was the second house's own limit; the stages built in it since (pages, edits, edges, workers) have rooms of their own
+    # 110 was the second house's own limit; what was built in it since has rooms of its own
     assert len([path for path in SOURCES if path.parent.name not in REGISTRIES]) <= 180
     wide = []
     for path in (path for path in SOURCES if path.parent.name != "commands"):

@@ -74,6 +74,7 @@ def size(run: ReportRun) -> tuple[int, int, str, str]:
 
 
 def kind(run: ReportRun) -> str:
+    """What it measures, as text: equal where two runs measured the same."""
     params = {name: run.record.params.get(name) or None for name in KIND}
     if run.record.command == "circuit":
         params["source"] = run.summary["source"].drop_nulls().to_list()[0]
@@ -83,6 +84,7 @@ def kind(run: ReportRun) -> str:
 
 
 def read(run: Stored, record: RunRecord, model: str) -> ReportRun:
+    """The run with its tables; its model is called so."""
     trusted = run.folder / "reliability.parquet"
     # columns that an older version did not have are null
     summary = pl.concat([SUMMARY.to_frame(), pl.read_parquet(run.folder / "summary.parquet")], how="diagonal")

@@ -5,16 +5,13 @@ import tempfile
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from biasscope.engine.errors import DataError
-from biasscope.engine.experiments.parallel.engines import Serial, Tables
+from biasscope.engine.experiments.parallel.engines import Scan, Serial, Tables
 from biasscope.engine.settings import Held, Measure
 from biasscope.engine.store import journal, shards
 from biasscope.engine.types import Dataset, Unit
-
-if TYPE_CHECKING:
-    from biasscope.engine.experiments.scans.scan import Scan
 
 
 @dataclass(frozen=True)
@@ -35,7 +32,7 @@ class Stage:
 class Reached(Exception):  # noqa: N818  it is no error: the steps stop where units are to be measured
     """The scan and the units that a replay of the steps came to."""
 
-    def __init__(self, scan: "Scan", units: Sequence[Unit]) -> None:
+    def __init__(self, scan: Scan, units: Sequence[Unit]) -> None:
         super().__init__()
         self.scan, self.units = scan, {unit.name: unit for unit in units}
 
@@ -46,7 +43,7 @@ class Replay(Serial):
 
     stage: Stage
 
-    def begin(self, scan: "Scan") -> None:
+    def begin(self, scan: Scan) -> None:
         """Take over what the coordinator has stored. DataError where this worker's run is another one."""
         if differing := journal.differences(self.stage.identity, scan.journal.identity):
             raise DataError(f"a worker has another {', '.join(differing)}: install and store the same on all")
@@ -58,7 +55,7 @@ class Replay(Serial):
             }
             scan.journal.put(unit, decoded)
 
-    def measured(self, scan: "Scan", units: Sequence[Unit], label: str) -> Iterator[tuple[str, Tables]]:
+    def measured(self, scan: Scan, units: Sequence[Unit], label: str) -> Iterator[tuple[str, Tables]]:
         """Stop at the first units that are to be measured."""
         if units:
             raise Reached(scan, units)

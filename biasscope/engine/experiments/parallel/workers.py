@@ -14,17 +14,14 @@ import time
 from collections import Counter, deque
 from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass, field, replace
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from biasscope.engine.errors import PartialError, UsageError
-from biasscope.engine.experiments.parallel.engines import Serial, Tables
+from biasscope.engine.experiments.parallel.engines import Engine, Scan, Serial, Shard, Tables
 from biasscope.engine.experiments.parallel.worker import Stage, Worker
-from biasscope.engine.settings import Held
+from biasscope.engine.settings import Held, Measure
 from biasscope.engine.store import cache, shards
 from biasscope.engine.types import Unit
-
-if TYPE_CHECKING:
-    from biasscope.engine.experiments.scans.scan import Scan
 
 TRIES = 3
 """Workers that a unit may take down with it before it is left out."""
@@ -38,7 +35,7 @@ CORES = 4
 """Cores of a worker, unless `--workers` says otherwise."""
 
 
-def _stage(scan: "Scan") -> Stage:
+def _stage(scan: Scan) -> Stage:
     """What workers need for the scan's next units."""
     options, own = scan.run.options, dict(scan.run.own)
     if "from" in own:
@@ -229,7 +226,7 @@ class Ray(Serial):
         needs = {"num_cpus": self.each, "num_gpus": 1 if self.gpus else 0, "scheduling_strategy": "SPREAD"}
         return ray.remote(self.worker).options(max_restarts=0, max_task_retries=0, **needs).remote(self.each)
 
-    def measured(self, scan: "Scan", units: Sequence[Unit], label: str) -> Iterator[tuple[str, Tables]]:
+    def measured(self, scan: Scan, units: Sequence[Unit], label: str) -> Iterator[tuple[str, Tables]]:
         """The units' names with their tables, as workers return them. PartialError: some could not be had."""
         if not units:
             return
@@ -266,3 +263,12 @@ class Ray(Serial):
         os.close(self.stdout)
         self.stdout = None
         atexit.unregister(self.close)
+
+
+def chosen(options: Measure) -> Engine:
+    """The engine that the options say."""
+    if options.shard:
+        return Shard.parse(options.shard)
+    if options.engine == "ray":
+        return Ray(options.workers, options.ray_address)
+    return Serial()

@@ -15,7 +15,7 @@ import polars as pl
 
 from biasscope.engine.data import datasets
 from biasscope.engine.errors import BiasScopeError, not_finite
-from biasscope.engine.experiments.parallel import engines
+from biasscope.engine.experiments.parallel import engines, workers
 from biasscope.engine.experiments.scans import models
 from biasscope.engine.model import devices, loading, weights
 from biasscope.engine.model.edits import recipe
@@ -246,7 +246,7 @@ def start(
         datasets=loaded,
         edit=edit,
         names={d.name: name for d, name in zip(loaded, names, strict=False)},
-        engine=options.held.engine or engines.of(options),
+        engine=options.held.engine or workers.chosen(options),
     )
     for dataset in loaded:
         for note in dataset.notes:
