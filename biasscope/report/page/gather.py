@@ -33,7 +33,7 @@ KIND = (
 """Parameters that make another kind of measurement."""
 SIZE = (
     *("heads", "layers", "top", "by", "adaptive", "miss", "calibrate", "causal"),
-    *("sizes", "minimal", "target", "run", "group_by"),
+    *("rounds", "mib", "sizes", "minimal", "target", "run", "group_by"),
 )
 """Those that make a larger or smaller one of the same kind: the largest, then the newest, is shown."""
 
