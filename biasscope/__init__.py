@@ -10,6 +10,8 @@ from typing import TYPE_CHECKING, Any
 __version__ = "0.1.0"
 EXPERIMENTS = ("baseline", "patch", "ablate", "probe", "encode")
 """Commands that are functions here, with the same options."""
+CONCLUDED = ("mitigate", "export")
+"""Functions that go on from a finished run."""
 __all__ = (
     "Run",
     "ablate",
@@ -17,10 +19,12 @@ __all__ = (
     "circuit",
     "compare",
     "encode",
+    "export",
     "forest",
     "load",
     "load_dataset",
     "load_model",
+    "mitigate",
     "patch",
     "probe",
     "prompts",
@@ -43,6 +47,7 @@ if TYPE_CHECKING:
         sites,
         sweep,
     )
+    from biasscope.conclude import export, mitigate
 
 
 def __getattr__(name: str) -> Any:
@@ -51,7 +56,13 @@ def __getattr__(name: str) -> Any:
         raise AttributeError(f"module 'biasscope' has no attribute '{name}'; it has: {', '.join(__all__)}")
     from biasscope import api
 
-    globals()[name] = value = api.experiment(name) if name in EXPERIMENTS else getattr(api, name)
+    if name in CONCLUDED:
+        from biasscope import conclude
+
+        value = getattr(conclude, name)
+    else:
+        value = api.experiment(name) if name in EXPERIMENTS else getattr(api, name)
+    globals()[name] = value
     return value
 
 

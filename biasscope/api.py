@@ -21,10 +21,11 @@ from biasscope.engine.errors import UsageError
 from biasscope.engine.model import loading
 from biasscope.engine.schemas import RELIABILITY, SUMMARY
 from biasscope.engine.settings import OUTPUT, SILENT, Dtype, Held, Loaded, Measure, Voice
-from biasscope.engine.statistics import comparison
 from biasscope.engine.store import cache, digests, runs
 from biasscope.engine.types import Dataset, Example, Site
 from biasscope.notebook import Run
+from biasscope.report.comparison import Comparison
+from biasscope.report.page import gather, pairing
 
 if TYPE_CHECKING:
     from biasscope.engine.measure.sources import Source
@@ -54,8 +55,8 @@ def _voice(progress: bool | None) -> Voice:
 def _settings(model: Any, dataset: Any, given: Mapping[str, Any]) -> Measure:
     """The settings as a command would have them, and what is in memory beside them."""
     values = dict(given)
-    for name in ("data_dir", "cache_dir", "output_dir"):
-        if name in values:
+    for name in ("data_dir", "cache_dir", "output_dir", "edit"):
+        if values.get(name) is not None:
             values[name] = Path(values[name]).expanduser()
     if "dtype" in values:
         values["dtype"] = Dtype(_option("dtype", Literal[tuple(Dtype)], values["dtype"]))
@@ -153,14 +154,19 @@ def circuit(
     """
     from biasscope.engine.experiments import circuit as experiments
 
-    ranked = load(run) if isinstance(run, str) else run
-    places = {name: ranked.record.params[name] for name in ("cache_dir", "output_dir", "data_dir")}
-    model = ranked._held.lm or ranked.record.params["model"]
-    settings = replace(_settings(model, None, places), held=ranked._held)
+    settings, ranked = _continued(run)
     some = None if sizes is None else _option("sizes", str, sizes)
     options: Any = {"sizes": some, "minimal": minimal, "target": target}
     result = experiments.circuit(settings, str(ranked.folder), **options, voice=_voice(None))
     return Run(result, ranked._held)
+
+
+def _continued(run: Run | str) -> tuple[Measure, Run]:
+    """The settings by which a run is continued, and the run."""
+    ranked = load(run) if isinstance(run, str) else run
+    places = {name: ranked.record.params[name] for name in ("cache_dir", "output_dir", "data_dir")}
+    model = ranked._held.lm or ranked.record.params["model"]
+    return replace(_settings(model, None, places), held=ranked._held), ranked
 
 
 def load(run: str, output_dir: Where = DEFAULTS.output_dir, cache_dir: Where = DEFAULTS.cache_dir) -> Run:
@@ -181,15 +187,19 @@ def _names(given: Iterable[Run | str]) -> list[str]:
     return [name for names in parts for name in names]
 
 
-def compare(*compared: Run | str, top: int = 10, output_dir: Where = DEFAULTS.output_dir) -> pl.DataFrame:
-    """How far rankings agree, pair by pair: Spearman's ρ over common sites, the first `top` shared, luck.
+def compare(*compared: Run | str, top: int = 10, output_dir: Where = DEFAULTS.output_dir) -> Comparison:
+    """Two models on one data set (`differences`, `sentences`), and how far rankings agree (`agreement`).
 
-    The same rows as `biasscope compare`.
+    As `biasscope compare`; a table in a notebook. DataError where no two of the runs can be compared.
     """
-    from biasscope.engine.experiments import compare as experiments
+    from biasscope.report import rankings as experiments
 
-    rankings, _ = experiments.rankings(_names(compared), Path(output_dir))
-    return pl.DataFrame(comparison.pairs(rankings, top))
+    names, folder = _names(compared), Path(output_dir)
+    rankings, used = experiments.rankings(names, folder)
+    pairs, why = pairing.pairs(gather.named(folder, names))
+    if len(rankings) < 2 and not pairs:
+        experiments.refuse_one(rankings, why)
+    return Comparison(pairs, rankings, used, top)
 
 
 def load_model(
@@ -283,7 +293,7 @@ class _Report(ModuleType):
 
         DataError where there is no run to show, DamagedError where one is corrupted.
         """
-        from biasscope.report.page import document, gather
+        from biasscope.report.page import document
 
         shown = gather.gather(Path(output_dir), _names(runs or []), None)
         (_, page), _ = document.save(shown, Path(out).with_suffix(".md"))

@@ -4,6 +4,7 @@ codes.
 
 import ast
 import importlib
+import inspect
 import os
 import pkgutil
 import signal
@@ -16,13 +17,17 @@ from typing import Annotated, Any
 import typer
 from typer.core import TyperCommand, TyperGroup
 
-from biasscope import __version__, commands, console, options
+from biasscope import __version__, commands, console, options, usage
 from biasscope.engine.errors import BiasScopeError
 
 KEPT = "what was measured is kept, the same command goes on from there (with --no-cache it starts again)"
 
 PANELS = ("Prepare", "Measure", "Conclude", "Manage")
 """The groups of commands in the help, in the order of use; each command's file says its own."""
+
+
+SLOW = ("Measure", "Conclude")
+"""Those whose commands take more than a second before they have anything to say."""
 
 
 def stub(name: str) -> TyperCommand:
@@ -51,14 +56,24 @@ def in_order(names: Iterable[str]) -> list[str]:
     return sorted(stubs, key=lambda name: (PANELS.index(str(stubs[name].rich_help_panel)), name))
 
 
+class Command(TyperCommand):
+    """A subcommand, which refuses options that would do nothing."""
+
+    def invoke(self, ctx: Any) -> Any:
+        """The command's result. UsageError where an option that was typed does nothing."""
+        typed = {name for name in ctx.params if ctx.get_parameter_source(name).name == "COMMANDLINE"}
+        usage.refuse_idle(str(self.name), ctx.params, typed)
+        return super().invoke(ctx)
+
+
 def load(name: str) -> Any:
-    """The command of that name, its module imported."""
+    """The command of that name, its module imported; examples stand before its options."""
     file = name.replace("-", "_")
     module = importlib.import_module(f"biasscope.commands.{file}")
+    function = options.flatten(getattr(module, file))
+    text = "\n\n".join([inspect.cleandoc(function.__doc__ or ""), "Examples:", *module.EXAMPLES])
     app = typer.Typer(add_completion=False)
-    app.command(name, epilog="\n\n".join(["Examples:", *module.EXAMPLES]))(
-        options.flatten(getattr(module, file))
-    )
+    app.command(name, cls=Command, help=text)(function)
     return typer.main.get_command(app)
 
 
@@ -79,6 +94,8 @@ class Folder(TyperGroup):
     def resolve_command(self, ctx: Any, args: list[str]) -> Any:
         """The real command in place of the stub that the list of commands shows."""
         name, stub, rest = super().resolve_command(ctx, args)
+        if name and getattr(stub, "rich_help_panel", None) in SLOW:
+            console.greet(name, args)
         return name, load(name) if name and stub else stub, rest
 
     def invoke(self, ctx: Any) -> Any:
@@ -154,13 +171,16 @@ def biasscope(
     verbose: Annotated[
         bool, typer.Option("--verbose", "-v", help="With --version: what a bug report needs")
     ] = False,
+    no_color: Annotated[
+        bool, typer.Option("--no-color", help="No colours, anywhere in the line; as NO_COLOR=1")
+    ] = False,
     debug: options.Debug = False,
 ) -> None:
     """Where inside a causal language model social bias sits, how certain that is, and what it costs to
     remove.
 
-    Exit codes: 0 ok, 1 failed, 2 usage, 3 finished with parts missing, 4 bad input, 5 needs the network, 11
-    locked, 12 cache damaged, 130 Ctrl-C, 143 SIGTERM.
+    Exit codes: 0 ok, 1 failed, 2 usage, 3 finished with parts missing, 4 bad input, 5 needs the network, 6
+    beyond --fail-if, 11 locked, 12 cache damaged, 130 Ctrl-C, 143 SIGTERM.
     """
     if version:
         typer.echo(versions() if verbose else f"biasscope {__version__}")
@@ -173,6 +193,8 @@ def biasscope(
 def main() -> None:
     """Run the command line and exit."""
     console.hush_environment()
+    console.without_colour(sys.argv)
+    usage.warn_of_unknown(os.environ)
     signal.signal(signal.SIGTERM, terminated)
     signal.signal(signal.SIGINT, interrupted)
     console.write_in_any_encoding()

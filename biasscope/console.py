@@ -144,6 +144,20 @@ def hush_environment() -> None:
     os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
 
 
+def greet(command: str, arguments: Iterable[str]) -> None:
+    """Say at once that a command has begun, where a person waits at a terminal: libraries take seconds."""
+    silent = {"-q", "--quiet", "-h", "--help"}
+    if sys.stderr.isatty() and not silent & set(arguments):
+        _stderr(f"biasscope {command}: starting ...")
+
+
+def without_colour(arguments: list[str]) -> None:
+    """Take `--no-color` out of a command line, wherever it stands, and switch colours off."""
+    if "--no-color" in arguments:
+        arguments[:] = [argument for argument in arguments if argument != "--no-color"]
+        os.environ["NO_COLOR"] = "1"
+
+
 @dataclass(frozen=True)
 class Screen(Voice):
     """What a person sees beside the data."""

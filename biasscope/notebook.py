@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
     from biasscope.engine.model.loading import LM
+    from biasscope.report.attention import Attention
 
 
 @dataclass(frozen=True)
@@ -140,44 +141,46 @@ class Run:
         )
         if rows.is_empty():
             raise UsageError(f"the run did not measure {wanted}; it has {self._sites()}")
-        texts = pl.DataFrame(
-            [(e.id, e.dataset, e.prompt, e.stereo, e.anti) for e in self._examples()],
-            schema=["example_id", "dataset", "prompt", "stereo", "anti"],
-            orient="row",
-        )
-        kept = [
-            "source",
-            "position",
-            "dataset",
-            "group",
-            "prompt",
-            "stereo",
-            "anti",
-            "baseline",
-            "value",
-            "effect",
-            "example_id",
-        ]
+        texts = self._texts().select("example_id", "dataset", "prompt", "stereo", "anti")
+        kept = ["source", "position", "dataset", "group", "prompt", "stereo", "anti"]
+        kept += ["baseline", "value", "effect", "example_id"]
         joined = rows.join(texts, on=["example_id", "dataset"], how="left", maintain_order="left")
         return joined.sort(pl.col("effect").abs(), descending=True, maintain_order=True).select(kept).head(n)
 
-    def attention(self, site: str | Site, example: str) -> pl.DataFrame:
-        """Where a head looks in one prompt of the run: a row per token, a column per token that it attends
-        to, weights in [0, 1].
+    def attention(self, site: str | Site, example: str) -> "Attention":
+        """Where a head looks from the last token of one prompt of the run: its tokens, coloured by weight.
 
-        `example`: the id of one of its examples (`run.prompts(site)` has them). The model is loaded.
+        `example`: the id of one of its examples (`run.prompts(site)` has them). The first heads of a run are
+        stored (`run.table("patterns")`); for others the model is loaded.
         """
-        from biasscope.engine.model import forward, tokens
+        from biasscope.report.attention import Attention
 
-        head = _site(site)
-        if head.head is None:
-            raise UsageError(f"{head} is no head; give one such as L5H3")
-        prompt = next((e.prompt for e in self._examples() if e.id == example), None)
-        if prompt is None:
-            raise UsageError(f"the run has no example '{example}'; the ids are in run.effects['example_id']")
-        lm = self._held.lm or self._load()
-        ids = tokens.encode(lm, prompt)
-        weights, words = forward.attention(lm, ids, head), [lm.tokenizer.decode([i]) for i in ids]
+        head, of = self._head(site), self._example(example)
+        stored = any("patterns" in part.tables for part in self.record.datasets)
+        rows = self.table("patterns") if stored else schemas.PATTERNS.to_frame()
+        rows = rows.filter(layer=head.layer, head=head.head, example_id=example)
+        if rows.is_empty():
+            if self.record.given:
+                raise UsageError(f"{head} in '{example}' was not kept of a model{self.record.given}")
+            from biasscope.engine.measure import patterns
+            from biasscope.engine.model import tokens
+
+            lm = self._held.lm or self._load()
+            units = patterns.units(lm, tokens.forest(lm, [of]), {head: {example}})
+            rows = pl.concat(unit.compute()["patterns"] for unit in units)
+        return Attention(head, example, rows.select("node", "token", "weight", "term"))
+
+    def attention_matrix(self, site: str | Site, example: str) -> pl.DataFrame:
+        """Where a head looks from every token of one prompt: a row per token, a column per token that it
+        attends to, weights in [0, 1]. The model is loaded.
+        """
+        from biasscope.engine.experiments import session
+        from biasscope.engine.measure import activations
+        from biasscope.engine.model import tokens
+
+        head, prompt = self._head(site), self._example(example).prompt
+        lm = session.as_measured(self._held.lm or self._load(), self.record.params)
+        weights, words = activations.attention(lm, tokens.encode(lm, prompt), head), tokens.pieces(lm, prompt)
         named = [f"{i} {word}" for i, word in enumerate(words)]
         return pl.DataFrame({"token": named} | dict(zip(named, weights.T.tolist(), strict=True)))
 
@@ -209,6 +212,28 @@ class Run:
             return Plot(figures.bars(ranked, title=title, unit=ranked["unit"][0]))
         largest = max(ranked["estimate"].abs().max() or 0.0, 1e-9)
         return Plot(figures.heat_map(ranked, title=title, largest=largest, unit=ranked["unit"][0]))
+
+    def _head(self, site: str | Site) -> Site:
+        """The head of that name. UsageError where it is another site."""
+        head = _site(site)
+        if head.head is None:
+            raise UsageError(f"{head} is no head; give one such as L5H3")
+        return head
+
+    def _example(self, name: str) -> Example:
+        """The example of that id. UsageError where the run has none."""
+        found = next((e for e in self._examples() if e.id == name), None)
+        if found is None:
+            raise UsageError(f"the run has no example '{name}'; the ids are in run.effects['example_id']")
+        return found
+
+    def _texts(self) -> pl.DataFrame:
+        """PROMPTS: as stored, or of a run of an older version read anew."""
+        if all("prompts" in part.tables for part in self.record.datasets):
+            return self.table("prompts")
+        from biasscope.engine.experiments import shown
+
+        return shown.texts(self._examples())
 
     def _examples(self) -> list[Example]:
         """The examples of its data sets, in memory or read anew: by the names, or of the files, that were
@@ -252,30 +277,14 @@ def _ranked(rows: pl.DataFrame) -> pl.DataFrame:
     rows.
     """
     several = [name for name in ("dataset", "method", "source", "position") if rows[name].n_unique() > 1]
-    shown = [
-        "statistic",
-        "unit",
-        "n",
-        "clusters",
-        "estimate",
-        "ci_low",
-        "ci_high",
-        "p_family",
-        "carried_by",
-        "recovered",
-        "specificity",
-    ]
+    shown = ["statistic", "unit", "n", "clusters", "estimate", "ci_low", "ci_high", "p_family", "carried_by"]
+    shown += ["recovered", "specificity"]
     named = [
         (str(Site(row["layer"], row["component"], row["head"])), schemas.mark(row))
         for row in rows.iter_rows(named=True)
     ]
-    return pl.concat(
-        [
-            pl.DataFrame(named, {"site": pl.String, "mark": pl.String}, orient="row"),
-            rows.select(*several, *shown),
-        ],
-        how="horizontal",
-    )
+    sites = pl.DataFrame(named, {"site": pl.String, "mark": pl.String}, orient="row")
+    return pl.concat([sites, rows.select(*several, *shown)], how="horizontal")
 
 
 def _site(site: str | Site) -> Site:

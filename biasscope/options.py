@@ -10,6 +10,7 @@ from typing import Annotated, Any, get_type_hints
 
 import typer
 
+from biasscope import usage
 from biasscope.engine import settings
 from biasscope.engine.errors import UsageError
 from biasscope.engine.settings import (
@@ -74,6 +75,16 @@ def checked_memory(value: str | None) -> str | None:
     return value
 
 
+def readable_gates(values: list[str] | None) -> list[str] | None:
+    """The conditions as given; a usage error where one cannot be read."""
+    for value in values or []:
+        try:
+            settings.Gate.parse(value)
+        except UsageError as problem:
+            raise typer.BadParameter(str(problem)) from None
+    return values
+
+
 def remember_debug(context: typer.Context, value: bool) -> bool:
     """The value, kept where `cli` finds it when an error passes."""
     if value:
@@ -81,7 +92,16 @@ def remember_debug(context: typer.Context, value: bool) -> bool:
     return value
 
 
-Model = Annotated[str, option("--model", "Short name, hub id, local folder or .gguf file", "-m", panel=MODEL)]
+Model = Annotated[
+    str,
+    option(
+        "--model",
+        "Short name, hub id, local folder or .gguf file",
+        "-m",
+        panel=MODEL,
+        autocompletion=usage.models,
+    ),
+]
 Device = Annotated[str, option("--device", "auto, cpu, cuda, …", panel=MODEL)]
 DtypeOption = Annotated[Dtype, option("--dtype", "Numbers the model computes with", panel=MODEL)]
 BatchSize = Annotated[
@@ -121,7 +141,26 @@ Datasets = Annotated[
         "study's three if present, else occupations)",
         "-d",
         panel=DATA,
+        autocompletion=usage.datasets,
     ),
+]
+FailIf = Annotated[
+    list[str] | None,
+    option(
+        "--fail-if",
+        "Exit 6 where a number is beyond a value: 'winogender.slope > 0.5'; slope, mean, ss, icat, lms, "
+        "difference, with .ci_low or .ci_high; repeatable",
+        panel=OUTPUT,
+        callback=readable_gates,
+        metavar="CONDITION",
+    ),
+]
+FailIfUntestable = Annotated[
+    bool, option("--fail-if-untestable", "Exit 6 also where such a number does not exist", panel=OUTPUT)
+]
+Name = Annotated[
+    str | None,
+    option("--name", 'What this model is called in tables and reports ("before fine-tuning")', panel=OUTPUT),
 ]
 Limit = Annotated[
     int | None,
@@ -185,9 +224,28 @@ Debug = Annotated[
 ]
 
 
+Edit = Annotated[
+    Path | None,
+    option(
+        "--edit",
+        "Measure the model in which this edit stands (edit.safetensors of `mitigate --export`)",
+        panel=MODEL,
+        exists=True,
+        dir_okay=False,
+    ),
+]
+
+
+class Unedited(Measure):
+    """The settings of a command that takes no --edit."""
+
+
+OMITTED = {Measure: (), Unedited: ("edit",)}
+"""Bundle of settings → its fields that the command does not take."""
 SHARED: dict[str, Any] = {
     "model": Model,
     "dataset": Datasets,
+    "name": Name,
     "limit": Limit,
     "seed": Seed,
     "device": Device,
@@ -198,6 +256,7 @@ SHARED: dict[str, Any] = {
     "skip_invalid": SkipInvalid,
     "no_space": NoSpace,
     "max_memory": MaxMemory,
+    "edit": Edit,
     "cache_dir": CacheDir,
     "no_cache": NoCache,
     "fresh": Fresh,
@@ -219,20 +278,21 @@ def flatten(command: Callable[..., None]) -> Callable[..., None]:
     each of them.
     """
     hints = get_type_hints(command, include_extras=True)
-    bundle = next((name for name, hint in hints.items() if hint is Measure), None)
+    bundle = next((name for name, hint in hints.items() if hint in OMITTED), None)
     if bundle is None:
         return command
+    taken = [name for name in SHARED if name not in OMITTED[hints[bundle]]]
     own = [p for name, p in inspect.signature(command).parameters.items() if name != bundle]
     shared = [
         inspect.Parameter(
             f.name, inspect.Parameter.KEYWORD_ONLY, default=f.default, annotation=SHARED[f.name]
         )
         for f in fields(Measure)
-        if f.name in SHARED
+        if f.name in taken
     ]
 
     def spread(**values: Any) -> None:
-        measure = Measure(**{name: values.pop(name) for name in SHARED})
+        measure = Measure(**{name: values.pop(name) for name in taken})
         command(**{bundle: measure}, **values)
 
     spread.__name__, spread.__doc__ = command.__name__, command.__doc__

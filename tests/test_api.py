@@ -165,10 +165,22 @@ def test_the_prompts_of_a_site_are_sorted_by_what_it_does_to_them(ablated):
 
 
 def test_attention_of_every_token_sums_to_one_over_those_before_it(ablated):
-    found = ablated.attention("1.2", ablated.effects["example_id"][0])
+    found = ablated.attention_matrix("1.2", ablated.effects["example_id"][0])
     weights = found.drop("token").to_numpy()
     assert weights.shape[0] == weights.shape[1] > 3
     assert weights.sum(1) == pytest.approx(1.0, abs=1e-5) and weights[0, 0] == pytest.approx(1.0)
+
+
+def test_attention_from_the_readout_is_stored_or_computed_alike(ablated, monkeypatch):
+    example = ablated.effects["example_id"][0]
+    matrix = ablated.attention_matrix("1.2", example).drop("token").to_numpy()
+    monkeypatch.setattr(type(ablated), "_load", lambda run: pytest.fail("the model was loaded"))
+    stored = ablated.attention("1.2", example)
+    assert stored.weights["weight"].to_numpy() == pytest.approx(matrix[-1], abs=1e-5)
+    assert "".join(stored.weights["token"]) in set(ablated.prompts("1.2", 99)["prompt"])
+    assert stored.term == pytest.approx(stored.weights.filter("term")["weight"].sum()) and stored.term > 0
+    shown = stored._repr_html_()
+    assert shown.count("<span") == stored.weights.height and "border-bottom" in shown
 
 
 def test_a_notebook_shows_the_tables_of_the_command_and_acts_on_no_text_of_others():
@@ -189,13 +201,14 @@ def test_figures_report_load_and_compare_take_a_run(ablated, places, tmp_path):
         and ablated.plot("mlp_out").figure.axes
     )
     other = bs.ablate("planted:single", "occupations", limit=12, source="zero", **places)
-    pairs = bs.compare(ablated, other)
-    assert pairs["first"][0] == ablated.key and pairs["shared"].max() <= 10
+    compared = bs.compare(ablated, other)
+    assert compared.agreement["first"][0] == ablated.key and compared.agreement["shared"].max() <= 10
+    assert compared.differences.is_empty() and "top shared" in compared._repr_html_()
     page = bs.report([ablated], tmp_path / "page.html")
     assert page == tmp_path / "page.html" and ablated.key in page.read_text(encoding="utf-8")
     loaded = bs.load(ablated.key, **{name: places[name] for name in ("output_dir", "cache_dir")})
     assert loaded.summary.equals(ablated.summary) and loaded.reliability.equals(ablated.reliability)
-    with pytest.raises(UsageError, match="has no table 'twins'; it has: effects"):
+    with pytest.raises(UsageError, match="has no table 'twins'; it has: covariates, effects"):
         loaded.table("twins")
 
 

@@ -12,7 +12,7 @@ ROOT = Path(biasscope.__file__).parent
 NOUNS = {"errors", "types", "sites", "schemas", "settings"}
 MAY_IMPORT = {
     "api": {"api", "report", "nouns", "experiments", "measure", "model", "data", "store", "statistics"},
-    "cli": {"cli", "nouns", "store", "commands"},
+    "cli": {"cli", "nouns", "data", "store", "commands"},
     "commands": {"cli", "nouns", "report", "experiments", "data", "store"},
     "report": {"report", "cli", "nouns", "statistics", "store"},
     "experiments": {"experiments", "nouns", "measure", "statistics", "model", "data", "store"},
@@ -23,8 +23,8 @@ MAY_IMPORT = {
     "statistics": {"statistics", "nouns"},
     "nouns": {"nouns"},
 }
-"""Package → the packages whose files it may import. `cli` is cli, options, console; `api` is `biasscope`
-itself, api, notebook.
+"""Package → the packages whose files it may import. `cli` is cli, options, console, usage; `api` is
+`biasscope` itself, api, notebook, conclude.
 """
 FULL = 16
 """Files that a folder may hold, save the registries, whose files are their members."""
@@ -65,7 +65,7 @@ def own(path: Path) -> set[str]:
 
 def package(module: str) -> str:
     """The package that a file belongs to."""
-    if module in ("", "api", "notebook"):
+    if module in ("", "api", "notebook", "conclude"):
         return "api"
     first, *rest = module.split(".")
     if first in ("commands", "report"):
@@ -90,9 +90,11 @@ def test_the_top_files_of_the_engine_are_the_nouns():
         "__main__",
         "api",
         "notebook",
+        "conclude",
         "cli",
         "options",
         "console",
+        "usage",
     }
 
 

@@ -5,6 +5,7 @@ import json
 import shlex
 import shutil
 from collections import Counter
+from dataclasses import fields
 from pathlib import Path
 from typing import Any, get_args, get_type_hints
 
@@ -33,14 +34,19 @@ BIASED = SMALL.replace("tiny-gpt2", "planted:single")
 """A circuit needs something to share out."""
 COMMANDS = {
     "ablate": f"ablate {BIASED} --source all --layers 1",
+    "ask": "ask 'The nurse said that' he she -m planted:single --device cpu --cache-dir cache",
     "baseline": f"baseline {SMALL}",
     "cache": "cache ls --cache-dir cache",
     "check": "check occupations",
     "circuit": f"circuit --from {{ablate}} --sizes 1,2 {KEPT}",
     "compare": "compare {ablate} {patch} -o results",
+    "datasets": "datasets ls",
     "download": f"download {' '.join(download.names())} --from {{data}} --data-dir data",
     "encode": f"encode {SMALL}",
+    "env": "env",
+    "mitigate": f"mitigate --from {{ablate}} --kind mean --sizes 2 --doses 1 --random 5 --tokens 100 {KEPT}",
     "example-prompts": "example-prompts",
+    "models": "models ls",
     "pairs": f"pairs {SMALL}",
     "patch": f"patch {BIASED} --components z,mlp_out",
     "probe": f"probe {SMALL} --split holdout --site z",
@@ -49,7 +55,7 @@ COMMANDS = {
     "verify": "verify --limit 60",
 }
 """Command → a short call; {name} is the run that the call of that name saves."""
-MEASURING = ("baseline", "ablate", "patch", "probe", "encode", "circuit")
+MEASURING = ("baseline", "ablate", "patch", "probe", "encode", "circuit", "mitigate")
 PRINTING = [name for name in COMMANDS if name not in ("download", "verify", "example-prompts")]
 """The others are tested where they are at home: `download` and `example-prompts` print no table, `verify`
 takes as long as all of these.
@@ -272,7 +278,9 @@ def test_the_size_of_a_pass_changes_no_effect(home: Home, words: str) -> None:
 @pytest.mark.parametrize("name", MEASURING)
 def test_every_option_makes_another_kind_of_measurement_or_a_larger_one(name: str) -> None:
     measured = getattr(importlib.import_module(f"biasscope.engine.experiments.{name}"), name)
-    own = set(get_type_hints(measured)) - {"settings", "voice", "return"}
+    hints = get_type_hints(measured)
+    own = set(hints) - {"settings", "voice", "return", "wanted"}
+    own |= {f.name for f in fields(hints["wanted"])} if "wanted" in hints else set()
     assert own <= {*gather.KIND, *gather.SIZE} and not set(gather.KIND) & set(gather.SIZE)
 
 

@@ -10,6 +10,7 @@ EXAMPLES = (
     "biasscope baseline",
     "biasscope baseline --model gpt2 --dataset stereoset --dataset winogender",
     "biasscope baseline --dataset prompts.csv --group-by source",
+    "biasscope baseline --dataset occupations --fail-if 'occupations.slope.ci_low > 0.5'",
     "biasscope baseline --predictions predictions.json --dataset stereoset",
 )
 
@@ -33,15 +34,19 @@ def baseline(
             "--group-by", "Also rows by the values of a column kept of your FILE", panel=options.DATA
         ),
     ] = None,
+    fail_if: options.FailIf = None,
+    fail_if_untestable: options.FailIfUntestable = False,
 ) -> None:
     """Score the clean model: StereoSet's LMS, SS, ICAT, target and sentence gaps, WinoGender's slope."""
     from biasscope.console import Screen
     from biasscope.engine.errors import UsageError
     from biasscope.engine.experiments import baseline as experiment
-    from biasscope.report import formats
+    from biasscope.report import formats, gate
 
-    if predictions is not None and given is not None:
-        raise UsageError("--given does not go with --predictions: no model is loaded that could be edited")
+    gates = gate.Gates.parse(fail_if, fail_if_untestable)
+    if predictions is not None and (given is not None or o.edit is not None):
+        option = "--edit" if given is None else "--given"
+        raise UsageError(f"{option} does not go with --predictions: no model is loaded that could be edited")
     if predictions is not None and group_by is not None:
         raise UsageError("--group-by does not go with --predictions, whose rows are StereoSet's")
     voice = Screen(o.quiet, o.verbose)
@@ -50,4 +55,7 @@ def baseline(
         if predictions is None
         else experiment.score(o, predictions, voice=voice)
     )
-    formats.result(result, o)
+    try:
+        formats.result(result, o)
+    finally:  # after the output, and before what is missing in it
+        gates.judge(gate.of_result(result), voice)

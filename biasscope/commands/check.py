@@ -16,9 +16,18 @@ EXAMPLES = (
 
 
 def check(
-    dataset: Annotated[str, typer.Argument(help="FILE of prompts of your own, or the name of a dataset")],
+    dataset: Annotated[
+        str,
+        typer.Argument(
+            help="FILE of prompts of your own, or the name of a dataset",
+            autocompletion=options.usage.datasets,
+        ),
+    ],
     model: Annotated[
-        str | None, options.option("--model", "Also what its tokenizer makes of them", "-m")
+        str | None,
+        options.option(
+            "--model", "Also what its tokenizer makes of them", "-m", autocompletion=options.usage.models
+        ),
     ] = None,
     revision: options.Revision = None,
     seed: options.Seed = 0,
@@ -36,7 +45,7 @@ def check(
     Exit code 4 where records cannot be used.
     """
     from biasscope.engine.experiments import check as experiment
-    from biasscope.report import check as report
+    from biasscope.report.prompt import check as report
 
     facts, refused = experiment.check(
         options.Measure(

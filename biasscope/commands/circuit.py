@@ -17,7 +17,10 @@ def circuit(
     source_run: Annotated[
         str,
         options.option(
-            "--from", "Run of ablate or patch that ranks sites or edges, or a graph of MIB", metavar="RUN"
+            "--from",
+            "Run of ablate or patch that ranks sites or edges, or a graph of MIB",
+            metavar="RUN",
+            autocompletion=options.usage.runs,
         ),
     ],
     sizes: Annotated[

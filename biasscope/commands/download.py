@@ -16,7 +16,13 @@ EXAMPLES = (
 
 
 def download(
-    datasets: Annotated[list[str], typer.Argument(help="bbq, crows_pairs, stereoset, winobias, winogender")],
+    datasets: Annotated[
+        list[str],
+        typer.Argument(
+            help="bbq, crows_pairs, stereoset, winobias, winogender",
+            autocompletion=options.usage.downloadable,
+        ),
+    ],
     data_dir: options.DataDir = Path("data"),
     local: Annotated[
         Path | None,

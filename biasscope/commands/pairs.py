@@ -14,7 +14,7 @@ EXAMPLES = (
 
 
 def pairs(
-    o: options.Measure,
+    o: options.Unedited,
     acdc: Annotated[
         Path | None,
         options.option(

@@ -29,7 +29,11 @@ class Action(StrEnum):
 def runs(
     action: Annotated[Action, typer.Argument(help="ls, show")],
     run: Annotated[
-        str | None, typer.Argument(help="Folder of a run, or the first characters of its key (show)")
+        str | None,
+        typer.Argument(
+            help="Folder of a run, or the first characters of its key (show)",
+            autocompletion=options.usage.runs,
+        ),
     ] = None,
     output_dir: options.OutputDir = Path("results"),
     cache_dir: options.CacheDir = options.Measure.cache_dir,
@@ -51,9 +55,13 @@ def runs(
         return formats.record(record, tables.record(record), shown.seal, chosen)
     stored = cache.finished(output_dir, cache_dir)
     models = cache.models(stored)
-    rows = [_row(each, models[each.folder]) for each in stored]
-    cells = [[*list(map(str, row.values()))[:5], _minute(row["created"])] for row in rows]
-    return formats.listing(str(output_dir), rows, cells, chosen)
+    names = cache.names(stored)
+    rows = [_row(each, models[each.folder]) | {"name": names.get(each.model)} for each in stored]
+    columns = ["run", "command", "model", "dataset", "how", "created"]
+    cells = [[*(str(row[name]) for name in columns[:-1]), _minute(row["created"])] for row in rows]
+    for cell, row in zip(cells, rows, strict=True):
+        cell[2] = row["name"] or cell[2]  # by which the user knows it
+    return formats.listing(str(output_dir), rows, cells, chosen, columns=columns)
 
 
 def _row(stored: "Stored", model: str) -> dict[str, Any]:
@@ -64,10 +72,18 @@ def _row(stored: "Stored", model: str) -> dict[str, Any]:
     row: dict[str, Any] = {"run": key, "command": command, "model": model, "dataset": dataset}
     if record is None:
         how = "edited" if stored.seal is Seal.EDITED else "damaged or older"
-        row |= {"how": how, "created": None, "used": None}
+        row |= {"how": how, "created": None, "used": None, "layers": None, "limit": None}
     else:
-        how = " ".join(str(record.params[n]) for n in ("method", "source", "site") if record.params.get(n))
-        row |= {"how": how, "created": record.created, "used": record.datasets[0].used}
+        params = record.params
+        told = [str(params[n]) for n in ("method", "source", "direction", "task", "site") if params.get(n)]
+        told += [
+            f"--{n} {params[n]}"
+            for n in ("layers", "heads", "top", "given", "steps", "limit")
+            if params.get(n)
+        ]
+        told += ["--adaptive"] if params.get("adaptive") else []
+        row |= {"how": " ".join(told), "created": record.created, "used": record.datasets[0].used}
+        row |= {"layers": params.get("layers"), "limit": params.get("limit")}
     return {**row, "intact": record is not None, "seal": stored.seal, "path": str(stored.folder)}
 
 

@@ -45,6 +45,12 @@ class NetworkError(BiasScopeError):
     exit_code = 5
 
 
+class GateError(BiasScopeError):
+    """A number is beyond what `--fail-if` allows."""
+
+    exit_code = 6
+
+
 class LockedError(BiasScopeError):
     """Another process works on the same run."""
 

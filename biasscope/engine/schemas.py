@@ -21,6 +21,9 @@ SCORES = pl.Schema(
 )
 """One row per example and metric of the clean model."""
 
+SUBSETS = pl.Schema({"example_id": pl.String, "subset": pl.String})
+"""One row per example of each selection that has rows of its own in a baseline's SUMMARY, "all" left out."""
+
 TRIPLES = pl.Schema(
     {"split": pl.String, "example_id": pl.String, "group": pl.String, "bias_type": pl.String}
     | {"stereo": pl.Float64, "anti": pl.Float64, "unrelated": pl.Float64}
@@ -74,6 +77,15 @@ PROMPTS = pl.Schema(
 it is not that of `stereo`, else null; examples with the same `together`, if it is not empty, are one.
 """
 
+PATTERNS = pl.Schema(
+    {"example_id": pl.String, "dataset": pl.String, "layer": pl.Int32, "head": pl.Int32, "node": pl.Int32}
+    | {"token": pl.String, "weight": pl.Float32, "term": pl.Boolean}
+)
+"""One row per example, head and token of its prompt: the weight in [0, 1] with which the last token, the
+readout, attends to it (null: not finite); node: the token's place, from 0; term: whether it is of the word
+that the prompt is about. Weights of a prompt sum to 1.
+"""
+
 _ACTIVATIONS: dict[str, Any] = {"example_id": pl.String, **_SITE, "values": pl.List(pl.Float32)}
 ACTIVATIONS = pl.Schema(_ACTIVATIONS)
 """One row per example, site and named position (last, term, mean); `values` has one length, fixed in the
@@ -114,6 +126,22 @@ nodes.
 left_out: how many examples are in none of the means because their activations are not finite.
 """
 
+_EDIT: dict[str, Any] = {"name": pl.String, "kind": pl.String, "role": pl.String, "of": pl.String}
+EDITS = pl.Schema(
+    _EDIT
+    | {"draw": pl.Int32, "k": pl.Int32, "layer": pl.Int32, "at": pl.String, "dose": pl.Float64}
+    | {"sites": pl.String, "digest": pl.String, "used": pl.Boolean}
+)
+"""One row per edit; role: own, or of a control (size, cost, labels, direction, place), `of` an own edit.
+
+k: how many heads; at: the position an edit was fitted at; used: whether a control reached what it should.
+"""
+
+_FITS: dict[str, Any] = {"name": pl.String, "layer": pl.Int32, "component": pl.String, "head": pl.Int32}
+_FITS |= {"scale": pl.Float64, "first": pl.Boolean}
+FITS = pl.Schema(_FITS | dict.fromkeys(("left", "right", "bias"), pl.List(pl.Float64)))
+"""The affine map of each own edit at each of its sites: x → scale · x − left (right · x) + bias."""
+
 SUMMARY = pl.Schema(
     {"model": pl.String, "dataset": pl.String, "subset": pl.String, "method": pl.String, "source": pl.String}
     | {"metric": pl.String, "statistic": pl.String, "unit": pl.String}
@@ -147,6 +175,20 @@ interval is less sure ("unequal groups", "skewed values"). recovered = estimate 
 total effect, with its 95 % interval; null unless the source is a twin and the interval of the total leaves
 out 0. specificity: see `statistics.comparison`.
 """
+
+DIFFERENCES = pl.Schema(
+    {"dataset": pl.String, "subset": pl.String, "method": pl.String, "source": pl.String}
+    | {"metric": pl.String, "statistic": pl.String, "unit": pl.String}
+    | _SITE
+    | {"n": pl.Int64, "clusters": pl.Int64, "first_estimate": pl.Float64, "second_estimate": pl.Float64}
+    | {"estimate": pl.Float64, "ci_low": pl.Float64, "ci_high": pl.Float64}
+    | {"p": pl.Float64, "p_family": pl.Float64, "q": pl.Float64, "carried_by": pl.String}
+    | {"caution": pl.String}
+)
+"""One row per statistic (and site) that two runs both have: estimate = the second's − the first's, paired."""
+
+COVARIATES = pl.Schema({"group": pl.String, "name": pl.String, "key": pl.String, "value": pl.Float64})
+"""One row per group and covariate of a run's data, that which slopes are on first."""
 
 RELIABILITY = pl.Schema(
     {"model": pl.String, "dataset": pl.String, "method": pl.String, "source": pl.String, "metric": pl.String}

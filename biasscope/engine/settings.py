@@ -5,10 +5,12 @@ report progress.
 import contextlib
 import io
 import logging
+import operator
 import re
 import sys
+import time
 import warnings
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, fields
 from enum import StrEnum
 from pathlib import Path
@@ -63,6 +65,27 @@ Read = Literal["last", "term", "mean"]
 """Where in a text activations are read."""
 
 
+@dataclass(frozen=True)
+class Kind:
+    """A way to make an edit, in words; its function stands in `measure.edits`."""
+
+    noun: str
+    """In a sentence."""
+    heads: bool = False
+    """Whether it stands at heads, of which a number is chosen; else at what enters a layer."""
+    graded: bool = False
+    """Whether it is fitted to a covariate, which the data must have."""
+
+
+KINDS = {
+    "mean": Kind("means in place of heads", heads=True),
+    "zero": Kind("heads scaled down", heads=True),
+    "project": Kind("heads kept from writing along a direction", heads=True),
+    "erase": Kind("a direction erased", graded=True),
+    "steer": Kind("a direction added", graded=True),
+}
+"""Every kind of edit, in the order of tables."""
+
 IN_MEMORY = "a model in memory"
 """The note of a model that no `--model` names."""
 
@@ -100,6 +123,8 @@ class Measure:
     dataset: list[str] | None = None
     limit: int | None = None
     seed: int = 0
+    name: str | None = None
+    """What the model is called in tables, lists and reports; it decides no number."""
     device: str = "auto"
     dtype: Dtype = Dtype.FLOAT32
     batch_size: str = "auto"
@@ -108,6 +133,7 @@ class Measure:
     skip_invalid: bool = False
     no_space: bool = False
     max_memory: str | None = None
+    edit: Path | None = None
     cache_dir: Path = Path(platformdirs.user_cache_dir("biasscope", appauthor=False))
     no_cache: bool = False
     fresh: bool = False
@@ -129,6 +155,9 @@ class Measure:
     def resolved(self) -> dict[str, Any]:
         """The settings as the record shows them; how the result was printed is no part of it."""
         values = {f.name: getattr(self, f.name) for f in fields(self) if f.name not in UNRECORDED}
+        for name in ("name", "edit"):  # what most runs do not have stands in no record
+            if values[name] is None:
+                del values[name]
         return {name: str(value) if isinstance(value, Path) else value for name, value in values.items()}
 
 
@@ -147,6 +176,51 @@ def memory(value: str | None) -> int | None:
         raise UsageError(f"'{value}' is no size; write it as 8GiB, 500MB or a number of bytes")
     power = " KMGT".index((match[2] or " ").upper())
     return int(float(match[1]) * (1024 if match[3] else 1000) ** power)
+
+
+GATED = ("slope", "mean", "ss", "icat", "lms", "difference")
+"""Numbers that a gate can be on: of the clean model over all examples, or between two models."""
+GRAMMAR = (
+    "write [DATASET.]NUMBER[.ci_low|.ci_high], then >, >=, < or <=, then a value, such as "
+    "winogender.slope > 0.5; "
+    f"NUMBER is one of {', '.join(GATED)}"
+)
+"""How a gate is written."""
+_GATE = re.compile(
+    rf"(?:(?P<dataset>[\w-]+)\.)?(?P<number>{'|'.join(GATED)})(?:\.(?P<end>ci_low|ci_high))?"
+    r"\s*(?P<sign>[<>]=?)\s*(?P<value>[-+−]?(?:\d+\.?\d*|\.\d+)(?:e[-+]?\d+)?)",
+    re.ASCII | re.IGNORECASE,
+)
+_SIGNS = {">": operator.gt, ">=": operator.ge, "<": operator.lt, "<=": operator.le}
+
+
+@dataclass(frozen=True)
+class Gate:
+    """A condition under which a command fails: that a number is beyond a value."""
+
+    text: str
+    dataset: str | None
+    """None: any."""
+    number: str
+    """One of GATED."""
+    end: str
+    """`estimate`, or an end of its interval."""
+    sign: str
+    value: float
+
+    @classmethod
+    def parse(cls, text: str) -> "Gate":
+        """The condition of "winogender.slope > 0.5". UsageError, with the grammar, where it is none."""
+        match = _GATE.fullmatch(text.strip())
+        if match is None:
+            raise UsageError(f"--fail-if '{text}' cannot be read; {GRAMMAR}")
+        end = (match["end"] or "estimate").lower()
+        value = float(match["value"].replace("−", "-"))
+        return cls(text.strip(), match["dataset"], match["number"].lower(), end, match["sign"], value)
+
+    def fails(self, number: float) -> bool:
+        """Whether the number is beyond the value."""
+        return bool(_SIGNS[self.sign](number, self.value))
 
 
 class Voice:
@@ -181,6 +255,40 @@ class Voice:
 
 
 SILENT = Voice()
+
+
+FIRST, ENOUGH = 3, 20.0
+"""Parts, or seconds, after which a forecast is made."""
+WORTH, LONG = 30.0, 600.0
+"""Seconds left from which on it is said, and from which on they are many."""
+
+
+@dataclass
+class Forecast:
+    """How long a scan will take, said once its first parts are measured."""
+
+    parts: int
+    say: Callable[[str, bool], None]
+    """Called with the text, and whether it is long."""
+    now: Callable[[], float] = time.monotonic
+    done: int = 0
+    told: bool = False
+    begun: float | None = None
+
+    def __post_init__(self) -> None:
+        self.begun = self.now()
+
+    def step(self) -> None:
+        """A part is measured. The first parts go through all layers, later ones through fewer: "at most"."""
+        self.done += 1
+        spent = self.now() - (self.begun or 0.0)
+        if self.told or self.done == self.parts or (self.done < FIRST and spent < ENOUGH):
+            return
+        self.told = True
+        left = spent / self.done * (self.parts - self.done)
+        if left >= WORTH:
+            measured = f"by the first {self.done} of {self.parts} parts"
+            self.say(f"about {clock(left)} left at most, {measured}", left > LONG)
 
 
 def clock(seconds: float) -> str:

@@ -76,6 +76,8 @@ class Edge:
         return f"{first} → {self.down}"
 
 
+EDIT = Site(0, "edit")
+"""Stands for an edit, named by the position: layer null in tables."""
 SET = Site(0, "set")
 """Stands for a set of sites replaced together, named by the position: layer null in tables."""
 NO_SITE = "none"

@@ -11,6 +11,7 @@ from biasscope.engine.settings import Loaded
 from biasscope.engine.sites import (
     COMPONENTS,
     EDGE,
+    EDIT,
     FINAL,
     HOOKS,
     INSIDE,
@@ -23,8 +24,8 @@ from biasscope.engine.sites import (
 )
 
 # nouns of `sites` that are taken from here
-__all__ = ["COMPONENTS", "EDGE", "FINAL", "HOOKS", "INSIDE", "MEMBER", "NO_SITE", "POSITIONS", "SET"]
-__all__ += ["Edge", "Site"]
+__all__ = ["COMPONENTS", "EDGE", "EDIT", "FINAL", "HOOKS", "INSIDE", "MEMBER", "NO_SITE", "POSITIONS"]
+__all__ += ["SET", "Edge", "Site"]
 
 Track = Callable[[list[Any], str], Iterable[Any]]
 """How progress leaves the engine: called with the units of work and a label, it yields the units."""
@@ -205,7 +206,12 @@ class Edit:
     """
 
     at: Mapping[Site, Any]
-    """Site → its replacement (a `Source`)."""
+    """Site → its replacement: a `Source`, or an `Affine`, whose numbers are fixed."""
+    name: str = ""
+    """As tables and files call it: mean-2@1."""
+    kind: str = ""
+    """One of `settings.KINDS` where all of it is affine."""
+    dose: float = 1.0
 
     def puts(self, block: Any) -> dict[Site, Any]:
         """The replacement at each site of a block of a forest."""

@@ -3,9 +3,12 @@
 import operator
 import sys
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from biasscope.engine.schemas import NONE, number
+import polars as pl
+
+from biasscope.engine.schemas import DIFFERENCES, NONE, number
 from biasscope.engine.settings import Format
 from biasscope.engine.statistics import comparison
 from biasscope.engine.store.seals import Seal
@@ -18,6 +21,7 @@ from biasscope.report.tables import Table, overlap, probability
 if TYPE_CHECKING:
     from biasscope.report.page.blocks import Section
     from biasscope.report.page.gallery import Gallery, Picture
+    from biasscope.report.page.pairing import Pair
 
 NAMES = {"z": "heads"} | {name: kind for name, kind in KINDS.items() if name != "z"}
 SHOWN = 20
@@ -25,6 +29,10 @@ SIGNIFICANT = (
     "signif.: sites with a star in both; p: of as many shared by luck, – where luck alone gives more than "
     "half"
 )
+
+
+KEYED = pl.Schema({"first": pl.String, "second": pl.String} | dict(DIFFERENCES))
+"""DIFFERENCES of several pairs of runs."""
 
 
 def show_tables(rankings: Sequence[comparison.Ranking], document: dict[str, Any]) -> list[Table]:
@@ -70,25 +78,76 @@ def _letter(index: int) -> str:
     return chr(ord("A") + index % 26) + (str(index // 26) if index >= 26 else "")
 
 
-def show_comparison(
-    rankings: Sequence[comparison.Ranking], used: list[dict[str, Any]], top: int, chosen: Format | None
-) -> None:
-    """Write the comparison to stdout."""
-    document: dict[str, Any] = {
-        "schema_version": SCHEMA_VERSION,
-        "runs": used,
-        "pairs": comparison.pairs(rankings, top),
-        "depths": comparison.depths(rankings),
-        "common": comparison.common(rankings),
-    }
+@dataclass(frozen=True)
+class Comparison:
+    """Runs beside each other: two models on one data set, and how far rankings of sites agree."""
+
+    pairs: Sequence["Pair"]
+    """Every two runs of one kind on one data set, with the differences of the second."""
+    rankings: Sequence[comparison.Ranking]
+    used: Sequence[dict[str, Any]]
+    """The runs as a document shows them."""
+    top: int
+    """How many of the strongest sites count as the top."""
+
+    @property
+    def differences(self) -> pl.DataFrame:
+        """DIFFERENCES of all pairs (the second − the first, paired), with the keys of both runs."""
+        parts = [
+            pair.differences.with_columns(first=pl.lit(pair.first.key), second=pl.lit(pair.second.key))
+            for pair in self.pairs
+        ]
+        parts = [part.select(KEYED.names()) for part in parts]
+        return pl.concat([KEYED.to_frame(), *parts])
+
+    @property
+    def sentences(self) -> list[str]:
+        """Of each two models whether the second is less stereotyped, with the interval."""
+        from biasscope.report.page import models
+
+        return [text for pair in self.pairs if (text := models.sentence(pair))]
+
+    @property
+    def agreement(self) -> pl.DataFrame:
+        """Of each two rankings of one model, a kind of site a row: ρ, the shared top, and what luck gives."""
+        return pl.DataFrame(comparison.pairs(self.rankings, self.top))
+
+    def document(self) -> dict[str, Any]:
+        """All of it, as programs read it."""
+        from biasscope.report.page import models
+
+        return {
+            "schema_version": SCHEMA_VERSION,
+            "runs": list(self.used),
+            "models": [models.document(pair) for pair in self.pairs],
+            "pairs": comparison.pairs(self.rankings, self.top),
+            "depths": comparison.depths(self.rankings),
+            "common": comparison.common(self.rankings),
+        }
+
+    def tables(self) -> list[Table]:
+        """All of it, as people read it: two models first."""
+        from biasscope.report.page import models
+
+        shown = [table for pair in self.pairs for table in models.show(pair)]
+        return [*shown, *(show_tables(self.rankings, self.document()) if len(self.rankings) > 1 else [])]
+
+    def _repr_html_(self) -> str:
+        return "".join(map(formats.html, self.tables()))
+
+
+def show(compared: Comparison, chosen: Format | None) -> None:
+    """Write a comparison to stdout."""
     chosen = formats.form(chosen)
     if chosen is Format.TABLE:
-        for table in show_tables(rankings, document):
+        for table in compared.tables():
             formats.draw(table, sys.stdout)
     elif chosen is Format.JSON:
-        formats.write_json(document)
-    else:  # rows of one kind alone fit the other formats
-        rows = document["pairs"]
+        formats.write_json(compared.document())
+    elif compared.pairs:  # rows of one kind alone fit the other formats
+        formats.rows(compared.differences, chosen)
+    else:
+        rows = comparison.pairs(compared.rankings, compared.top)
         cells = [[str(value) for value in row.values()] for row in rows]
         formats.listing("pairs", rows, cells, chosen, columns=list(rows[0]) if rows else [])
     sys.stdout.flush()

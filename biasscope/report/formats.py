@@ -11,10 +11,13 @@ from typing import TYPE_CHECKING, Any, TextIO
 import polars as pl
 import pyarrow.parquet as pq
 
-from biasscope.console import encodable, safe_text
+from biasscope.console import Screen, encodable, safe_text
 from biasscope.engine.settings import Format, Measure
+from biasscope.engine.store import reproduce
+from biasscope.engine.store.cache import labelled
 from biasscope.engine.store.runs import DatasetPart, Result, RunRecord
 from biasscope.report import circuits, edges, markdown, probes, reliability, tables, terminal
+from biasscope.report.edits import tables as edits
 from biasscope.report.page import verdict
 from biasscope.report.page.verdict import Verdict
 
@@ -45,6 +48,7 @@ def result(result: Result, options: Measure, *, plot: bool = False) -> None:
     if plot:
         draw_plots(result, sys.stdout if chosen is Format.TABLE else sys.stderr)
     sys.stdout.flush()
+    Screen(options.quiet).note(f"next: {reproduce.following(result.record)}")
     result.check()
 
 
@@ -68,17 +72,38 @@ def write_data(result: Result, chosen: Format, with_rows: bool) -> None:
         if parts := [part for part in run.datasets if "edges" in part.tables]:
             document["edges"] = list(records(stored_edges(part).head(EDGES) for part in parts))
         document["warnings"] = run.warnings
+        if run.command == "mitigate":
+            document["verdicts"] = [
+                {"dataset": part.name, "edit": edit.name, "shown": edit.shown, "verdict": " ".join(said)}
+                for part, own in zip(run.datasets, result.summaries, strict=True)
+                for edit, said in edits.verdicts(own, part)
+            ]
         if run.command == "baseline":
             document["verdict"] = [each.document for each in verdicts(result) if each]
         write_json(document | ({"rows": list(records(stored(result.rows)))} if with_rows else {}))
     elif chosen is Format.JSONL:
+        n = 0
         for record in records(stored(result.rows) if with_rows else [summary]):
             sys.stdout.write(json.dumps(record, allow_nan=False) + "\n")
+            n += 1
+        # who reads a stream sees by it that nothing was cut off
+        keys = [part.run_key[:8] for part in result.record.datasets]
+        done = {"done": True, "command": result.record.command, "runs": keys, "rows": n}
+        sys.stdout.write(json.dumps(done | {"warnings": result.record.warnings}) + "\n")
+    else:
+        rows(summary, chosen)
+
+
+def rows(table: pl.DataFrame, chosen: Format) -> None:
+    """Write rows to stdout as JSON lines, CSV or Markdown."""
+    if chosen is Format.JSONL:
+        sys.stdout.write("".join(json.dumps(row, allow_nan=False) + "\n" for row in records([table])))
     elif chosen is Format.CSV:
-        safe = summary.with_columns(pl.col(pl.String).map_elements(_inert, pl.String))
+        safe = table.with_columns(pl.col(pl.String).map_elements(_inert, pl.String))
         sys.stdout.write(safe.write_csv())
     else:
-        sys.stdout.write(markdown.of_summary(summary))
+        readable = markdown.of_summary if "model" in table.columns else markdown.plain
+        sys.stdout.write(readable(table))
 
 
 def _inert(text: str) -> str:
@@ -120,18 +145,24 @@ def tables_of(result: Result) -> Iterator[tables.Table]:
     record = result.record
 
     def edited(table: tables.Table) -> tables.Table:
-        return replace(table, title=f"{table.title}{record.given}")
+        named = f", {record.name}" if record.name else ""
+        return replace(table, title=f"{table.title}{record.given}{named}")
 
     shown = iter(verdicts(result) if record.command == "baseline" else ())
     for part, summary, trusted in zip(record.datasets, result.summaries, result.reliability, strict=True):
         file = f"{part.path}/summary.parquet"
         if record.command == "baseline":
-            table, found = tables.clean_model(summary, part, file, record.given), next(shown)
+            called = labelled(record.name, summary["model"][0])
+            named = summary.with_columns(model=pl.lit(called))
+            table, found = tables.clean_model(named, part, file, record.given), next(shown)
             yield replace(table, notes=[*([found.short] if found else []), *table.notes])
         elif record.command == "probe":
             yield edited(probes.probes(summary, part.name, part.noun, file, record.params["split"]))
         elif record.command == "circuit":
             yield circuits.sets(summary, part.name, part.noun, file)
+        elif record.command == "mitigate":
+            yield edits.judged(summary, part, file)
+            yield edits.curve(summary)
         elif record.command == "encode":
             yield edited(tables.encoded(summary, part.name, f"{part.path}/activations.parquet"))
         elif "edges" in part.tables:
@@ -175,6 +206,9 @@ def draw_plots(result: Result, stream: TextIO) -> None:
     for summary in result.summaries:
         if result.record.command == "probe":
             terminal.probes(summary, stream)
+            continue
+        if result.record.command == "mitigate":
+            terminal.doses(edits.left_by_dose(summary), stream)
             continue
         own = summary.filter(pl.col("dataset") == summary["dataset"][0])
         for rows in own.partition_by("method", "source", maintain_order=True):

@@ -39,6 +39,16 @@ def of_summary(summary: pl.DataFrame) -> str:
     return table(told, [[row[column] for column in told] for row in rows])
 
 
+def plain(rows: pl.DataFrame) -> str:
+    """Rows of any columns, those that are empty throughout left out, with readable digits."""
+    shown = [name for name in rows.columns if rows[name].null_count() < rows.height]
+
+    def cell(value: Any) -> str:
+        return number(value) if isinstance(value, float) else "" if value is None else str(value)
+
+    return table(shown, [[cell(value) for value in row] for row in rows.select(shown).iter_rows()])
+
+
 def table(columns: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
     """A Markdown table; nothing of a cell acts as Markdown or HTML."""
     lines = [columns, ["---"] * len(columns), *rows]

@@ -12,6 +12,7 @@ from biasscope.engine.statistics import comparison
 from biasscope.engine.statistics.cells import SITE
 from biasscope.engine.types import SOURCES
 from biasscope.report import figures, reliability, tables, words
+from biasscope.report.page import views
 from biasscope.report.page.blocks import Block, bullets, paragraph, pictures
 from biasscope.report.page.gallery import Gallery, Picture
 from biasscope.report.page.gather import LISTED, Map, Part
@@ -93,7 +94,8 @@ def _heat_maps(parts: Sequence[Part], gallery: Gallery) -> Iterator[Block]:
 
 def _heads(site_map: Map, rows: pl.DataFrame, what: str, largest: float, gallery: Gallery) -> Picture:
     name, named = _file("heads", site_map, what, gallery), _named("Heads", site_map, what, rows)
-    return gallery.picture(name, figures.heat_map, rows, largest=largest, **named)
+    picture = gallery.picture(name, figures.heat_map, rows, largest=largest, **named)
+    return replace(picture, view="" if what == "shift" else views.name(site_map))
 
 
 def _file(kind: str, site_map: Map, what: str, gallery: Gallery) -> str:
@@ -144,8 +146,9 @@ def strongest(site_map: Map, part: Part) -> Table:
         body.append([words.site(row), tables.interval(row), probability(row["p_family"]), *more])
     columns = ["site", f"{site_map.statistic} [95 %], {site_map.unit}", "p_family", *values]
     notes = [*schemas.legend(top.to_dicts()), *(COLUMNS[name] for name in values)]
-    if all(m.ranked["specificity"].is_null().all() for m in part.maps):
-        notes.append(f"no specificity: {words.command('ablate', part, ' --control definitional')}")
+    if part.data.covariate and all(m.ranked["specificity"].is_null().all() for m in part.maps):
+        asked = words.command("ablate", part, " --control definitional")
+        notes.append(f"no specificity (of prompts about gender): {asked}")
     title = f"Strongest sites, {part.name}: {site_map.name} (run {site_map.run.key})"
     return Table(title, columns, [body], notes)
 

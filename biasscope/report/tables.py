@@ -87,7 +87,7 @@ def clean_model(summary: pl.DataFrame, data: DatasetPart, file: str, given: str 
     groups = _most(summary.filter(subset="all"), "clusters")
     every = groups >= MIN_CLUSTERS
     single = f"{data.noun}: " if every or data.covariate else None
-    shown = [row for row in summary.iter_rows(named=True) if not _detail(row, single)]
+    shown = [row for row in summary.iter_rows(named=True) if not detail(row, single)]
     for row in shown:
         name = named(row)
         counts = [NONE if row[size] is None else str(row[size]) for size in ("n", "clusters")]
@@ -104,7 +104,7 @@ def clean_model(summary: pl.DataFrame, data: DatasetPart, file: str, given: str 
     return Table(title, columns, list(sections.values()), notes, ("n", "p", "k"), {"k": k})
 
 
-def _detail(row: dict[str, Any], single: str | None) -> bool:
+def detail(row: dict[str, Any], single: str | None) -> bool:
     """Whether a row stands in the file only: groups one by one (`single`), pooled scores of a part."""
     alone = single is not None and row["subset"].startswith(single)
     return alone or (row["statistic"].endswith("_pooled") and row["subset"] != "all")

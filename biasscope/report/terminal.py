@@ -98,6 +98,19 @@ def probes(summary: pl.DataFrame, stream: TextIO) -> None:
     _bars(bars, "held-out accuracy − ½; * interval above the band of shuffled labels", 0.5, stream)
 
 
+def doses(left: Mapping[str, Mapping[float, float | None]], stream: TextIO) -> None:
+    """Draw what is left at each dose, a line of bars an edit: a whole bar is the clean value."""
+    from rich.text import Text
+
+    console = _console(stream)
+    console.print(Text(f"left of the clean value by dose; {'█' * 10} all of it"))
+    for name, line in left.items():
+        console.print(Text(name))
+        for dose, value in line.items():
+            length = 0 if value is None else round(10 * min(2.0, max(0.0, value)))
+            console.print(Text(f"{dose:>8g} {'█' * length:<20} {number(value)}"))
+
+
 def _bars(rows: list[tuple[str, float | None, str]], title: str, scale: float, stream: TextIO) -> None:
     """Bars from a middle line, to the right where positive; full and coloured with a star, else pale."""
     from rich.text import Text

@@ -95,7 +95,8 @@ def found_sites(site_map: Map, beside: Map | None = None) -> str:
         least = reliability.detectable(site_map)
         size = f"An effect of {number(least)} {site_map.unit} or more"
         missed = "" if least is None else f" {size} would probably have been found."
-        return f"{start}: none of {every} {kind} is significant.{missed}"
+        none = f"none of {every} {kind} is" if every > 1 else f"the only one of the {kind} is not"
+        return f"{start}: {none} significant.{missed}"
     count = f"{passed.height} of {every} {kind} {'is' if passed.height == 1 else 'are'} significant"
     return f"{start}: {count} ({site_map.statistic}, {site_map.unit}): {_named(passed, beside)}."
 

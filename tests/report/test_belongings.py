@@ -7,6 +7,8 @@ from pathlib import Path
 import polars as pl
 import pytest
 
+import biasscope as bs
+from biasscope.engine.errors import UsageError
 from biasscope.report.page import card, chromium, gather, glossary
 from tests.support.cli import biasscope
 
@@ -148,3 +150,12 @@ def test_figures_are_drawn_anew_when_their_index_is_lost_or_edited(results: Path
         b"pHYs" in header and round(int.from_bytes(header[header.index(b"pHYs") + 4 :][:4]) * 0.0254) == 300
     )
     assert pl.read_parquet(next(results.glob("*/*/baseline/*/prompts.parquet"))).height == 60
+
+
+def test_a_notebook_has_the_same_verdict_and_other_runs_have_none(results: Path):
+    where = {"limit": 60, "output_dir": results, "cache_dir": results.parent / "cache"}
+    said = biasscope("baseline", *WHAT, "-o", results, "--cache-dir", results.parent / "cache", "--json")[1]
+    run = bs.baseline("planted:single", "occupations", **where)
+    assert run.verdict == json.loads(said)["verdict"][0]["sentence"]
+    with pytest.raises(UsageError, match="a run of ablate has no verdict; a baseline has"):
+        _ = bs.ablate("planted:single", "occupations", layers="1", **where).verdict

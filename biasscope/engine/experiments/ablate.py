@@ -1,18 +1,19 @@
 """The steps of `ablate`: the exact sweep over sites, each source in turn, and the control."""
 
 from collections.abc import Sequence
+from functools import partial
 from typing import Any
 
 from biasscope.engine.data import datasets
 from biasscope.engine.errors import UsageError
 from biasscope.engine.experiments import adaptive as down_ranking
-from biasscope.engine.experiments import scan, selection, session
+from biasscope.engine.experiments import scan, selection, session, shown
 from biasscope.engine.experiments.between import conditional as behind
 from biasscope.engine.experiments.scan import Scan
 from biasscope.engine.settings import SILENT, Control, Measure, Ranking, Replaced, Voice
 from biasscope.engine.statistics import comparison, summary
 from biasscope.engine.store import runs
-from biasscope.engine.types import Dataset, Design, Site
+from biasscope.engine.types import Dataset, Design, Edit, Site
 
 EVERY = ("mean", "zero", "resample")
 """The sources of `all`."""
@@ -45,6 +46,7 @@ def ablate(
     own |= {"given": given, "adaptive": adaptive, "miss": miss if adaptive else None, "control": control}
     own |= {"conditional": True, "rounds": rounds} if conditional else {}
     run = session.start("ablate", settings, own, voice)
+    selection.early(session.shape(run), gone, chosen)
     choice = {name: own[name] for name in ("top", "by", "adaptive", "miss")}
     choice |= {"conditional": rounds} if conditional else {}
     choice |= {"heads": chosen.heads, "layers": chosen.layers, "given": list(map(str, gone))}
@@ -67,8 +69,19 @@ def ablate(
             each.save(*behind.aggregated(each))
             continue
         whole, trusted = _controlled(each) if facts else scan.aggregated(each, "effects", "exact")
+        shown.prompts(each, "effects")
+        shown.patterns(each, whole, partial(_standing, each, gone, EVERY[0] if source == "all" else source))
         each.save(whole, down_ranking.reported(each, trusted) if adaptive else trusted)
     return run.finish()
+
+
+def _standing(each: Scan, gone: tuple[Site, ...], source: str) -> Edit:
+    """The edit that replaces these sites throughout, as in the sweep of that source."""
+    if source == "mean" or not gone:
+        return each.standing(gone)
+    from biasscope.engine.measure.sources import removed
+
+    return removed(gone, each.source(source, each.forest(), gone))
 
 
 def _refuse(*, adaptive: bool, conditional: bool, whole: bool, top: bool) -> None:

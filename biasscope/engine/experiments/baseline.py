@@ -9,13 +9,12 @@ import polars as pl
 from biasscope.engine.data import datasets, predictions
 from biasscope.engine.data.datasets.stereoset import ORIGIN
 from biasscope.engine.errors import UsageError
-from biasscope.engine.experiments import scan, selection, session
-from biasscope.engine.schemas import PROMPTS
+from biasscope.engine.experiments import scan, selection, session, shown
 from biasscope.engine.settings import SILENT, Measure, Voice
 from biasscope.engine.statistics import baseline as statistics
 from biasscope.engine.statistics import published
 from biasscope.engine.store import digests, files, journal, runs, seals
-from biasscope.engine.types import Dataset, Example
+from biasscope.engine.types import Dataset
 
 
 def baseline(
@@ -25,6 +24,7 @@ def baseline(
     gone = selection.parse_sites("--given", given) if given else ()
     rows = {"group_by": group_by} if group_by else {}
     run = session.start("baseline", settings, ({"given": given} if given else {}) | rows, voice)
+    selection.early(session.shape(run), gone)
     if group_by:
         _check_column(group_by, run.datasets)
     for each in scan.scans(run, **selection.in_identity(gone), **rows):
@@ -43,22 +43,16 @@ def baseline(
             summary = statistics.baseline(
                 scores, measured, model=run.slug, design=each.ungrouped, group_by=group_by
             )
-            each.run.write(run.folder(name, each.key), "prompts", [_prompts(examples)])
+            each.run.write(run.folder(name, each.key), "prompts", [shown.texts(examples)])
             if triples.height:
                 metric = "likelihood" if any(e.per_token for e in examples) else "stereoset"
                 scored = published.stereoset(
                     triples, model=run.slug, dataset=name, seed=settings.seed, metric=metric
                 )
                 summary = pl.concat([scored, summary])
+            each.put("subsets", statistics.subsets(measured, group_by))
         each.save(summary)
     return run.finish()
-
-
-def _prompts(examples: Sequence[Example]) -> pl.DataFrame:
-    """What was measured: schema PROMPTS."""
-    names = ("id", *list(PROMPTS)[1:])
-    rows = [[getattr(e, name) for name in names] for e in examples]
-    return pl.DataFrame(rows, schema=PROMPTS, orient="row")
 
 
 def _check_column(column: str, measured: Sequence[Dataset]) -> None:

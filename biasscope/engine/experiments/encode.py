@@ -23,6 +23,7 @@ def encode(
     gone = selection.parse_sites("--given", given) if given else ()
     parameters = {"site": site, "position": position}
     run = session.start("encode", settings, parameters | ({"given": given} if given else {}), voice)
+    selection.early(session.shape(run), gone)
     for each in scan.scans(run, **parameters, **selection.in_identity(gone)):
         if not each.complete:
             _measure(each, site, position, gone)

@@ -2,13 +2,14 @@
 
 from collections.abc import Sequence
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import polars as pl
 
 from biasscope.engine.errors import UsageError
-from biasscope.engine.experiments import scan, selection, session
+from biasscope.engine.experiments import scan, selection, session, shown
 from biasscope.engine.experiments.between import edges, neurons
 from biasscope.engine.experiments.between import mib as exchange
 from biasscope.engine.experiments.between.edges import Asked
@@ -42,7 +43,7 @@ def patch(
     """The effect of replacing every head, MLP, attention output and residual site."""
     at = selection.parse_words("--positions", positions, POSITIONS)
     wanted = selection.parse_words("--components", components, (*COMPONENTS, *INSIDE))
-    some, ranged = selection.Choice.parse(None, layers).layers, bool(layers)
+    choice, ranged = selection.Choice.parse(None, layers), bool(layers)
     if source != "corrupt" and (direction == "denoising" or steps):
         raise UsageError(
             "--direction denoising and --steps go from a prompt to its twin: they need --source corrupt, "
@@ -52,7 +53,7 @@ def patch(
     _refuse(method, wanted, estimates=estimates, ranged=ranged, given=bool(given))
     if mib is not None and (method != "edges" or len(settings.dataset or []) > 1):
         raise UsageError("--mib writes the edges of one dataset: it needs --method edges and one --dataset")
-    where = {"components": wanted, "layers": some, "positions": at}
+    where = {"components": wanted, "layers": choice.layers, "positions": at}
     gone = selection.parse_sites("--given", given) if given else ()
     own = {"method": method, "source": source, "direction": direction, "steps": steps, "calibrate": calibrate}
     options = (
@@ -61,6 +62,7 @@ def patch(
         | ({"given": given} if given else {})
     )
     run = session.start("patch", settings, options, voice)
+    selection.early(session.shape(run), gone, choice)
     if source == "corrupt":
         _refuse_no_twins(run)
     asked = Asked(source, direction, at, steps, calibrate)
@@ -69,11 +71,13 @@ def patch(
             edges.patch(each, asked)
             continue
         if wanted == ("neuron",):
-            neurons.patch(each, asked, some)
+            neurons.patch(each, asked, choice.layers)
             continue
         if not each.complete:
             _measure(each, own, where, gone)
         whole, trusted = scan.aggregated(each, "effects", method)
+        shown.prompts(each, "effects")
+        shown.patterns(each, whole, partial(each.standing, gone))
         each.save(*(_calibration(each, whole, trusted, calibrate) if calibrate else (whole, trusted)))
     result = run.finish()
     if mib is not None:

@@ -40,6 +40,7 @@ def probe(
     gone = selection.parse_sites("--given", given) if given else ()
     options = parameters | {"causal": causal} | ({"given": given} if given else {})
     run = session.start("probe", settings, options, voice)
+    selection.early(session.shape(run), gone)
     # refused before a model is loaded
     tasks = {dataset.name: task_of(dataset, task) for dataset in run.datasets}
     for each in scans(run, **parameters, causal=causal, **selection.in_identity(gone)):
@@ -138,6 +139,7 @@ def _activations(
     how |= selection.in_identity(list(edit.at)) | (
         {"examples": [e.id for e in scan.dataset.examples]} if edit.at else {}
     )
+    how |= {} if run.edit is None else {"edit": run.edit.digest}
     identity = journal.identity(
         "activations", model=model, tokenizer=run.weights.tokenizer_digest, content=content, **how
     )

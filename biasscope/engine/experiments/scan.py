@@ -15,8 +15,7 @@ from biasscope.engine.experiments import selection, session
 from biasscope.engine.experiments.session import Running
 from biasscope.engine.schemas import RELIABILITY
 from biasscope.engine.settings import memory
-from biasscope.engine.statistics import baseline, reliability
-from biasscope.engine.statistics.cells import partners
+from biasscope.engine.statistics import baseline, cells, reliability
 from biasscope.engine.statistics.summary import summarise
 from biasscope.engine.store import cache, journal, runs, seals
 from biasscope.engine.types import UNEDITED, Dataset, Design, Edit, Example, Site, Unit
@@ -69,6 +68,8 @@ class Scan:
         record = None if options.no_cache or options.fresh else cache.stored(path, options.cache_dir).record
         if record is None or record.datasets[0].run_key != self.key:
             return False
+        if options.name and options.name != record.name:
+            record = cache.renamed(path, record, options.name, options.cache_dir / "runs" / self.key)
         part = record.datasets[0].model_copy(update={"reused": record.datasets[0].units, "path": str(path)})
         self.run.model = record.model
         self.run.batch_size = record.batch_size
@@ -121,7 +122,7 @@ class Scan:
     def design(self) -> Design:
         """The design of the run's groups, with groups that are each other's twin as partners."""
         twins = self.journal.get("twins", "twins") if "twins" in self.journal.units else None
-        return self.ungrouped if twins is None else replace(self.ungrouped, partners=partners(twins))
+        return self.ungrouped if twins is None else replace(self.ungrouped, partners=cells.partners(twins))
 
     def twins(self) -> tuple[dict[str, str], dict[str, str]]:
         """Example id → its counterfactual prompt, and id → why it has none; stored as a table of the run."""
@@ -192,8 +193,11 @@ class Scan:
                 f"measured with {', '.join(map(str, threads))} threads in turn: last digits depend on it"
             )
         with self.run.phase("passes"):
+            forecast = session.forecast(self.run, len(pending)) if label else None
             for unit in self.run.voice.track(pending, label) if label else pending:
                 self.journal.put(unit.name, unit.compute())
+                if forecast:
+                    forecast.step()
         return [unit.name for unit in units]
 
     def close(
@@ -235,10 +239,16 @@ class Scan:
             frames = self.journal.tables(name, self.journal.facts["finished"]["units"])
             return self.run.write(self.run.folder(self.dataset.name, self.key), name, frames)
 
+    def put(self, name: str, frame: pl.DataFrame) -> None:
+        """Write a table that stands in no unit, because it follows from the data, to the run's folder."""
+        runs.write(self.run.folder(self.dataset.name, self.key), name, [frame])
+
     def save(self, summary: pl.DataFrame, reliability: pl.DataFrame | None = None) -> None:
         """Finish the run: save its summary and how far its ranking can be trusted."""
         if "twins" in self.journal.units:
             self.table("twins")
+        if self.dataset.covariates:
+            self.put("covariates", cells.covariates(self.dataset))
         finished = self.journal.facts["finished"]
         self.run.model = runs.ModelPart.model_validate(finished["model"])
         self.run.batch_size = finished["batch_size"]
@@ -246,7 +256,8 @@ class Scan:
             self.run.warn(warning, self.dataset.name)
         self.run.timing["store"] = self.run.timing.get("store", 0.0) + self.journal.seconds
         reused = min(self.before, len(finished["units"]))
-        part = runs.DatasetPart.model_validate({**finished["part"], "reused": reused})
+        attention = self.journal.facts.get("patterns", {}).get("says", "")
+        part = runs.DatasetPart.model_validate({**finished["part"], "reused": reused, "attention": attention})
         self.run.keep(part, self.key, summary, reliability)
 
 

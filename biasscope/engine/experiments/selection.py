@@ -1,5 +1,6 @@
 """Which sites `--heads` and `--layers` mean, and other choices written with commas."""
 
+import math
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -10,6 +11,7 @@ from biasscope.engine.types import Site
 
 if TYPE_CHECKING:
     from biasscope.engine.model.loading import LM
+    from biasscope.engine.model.shape import Shape
 
 
 @dataclass(frozen=True)
@@ -68,7 +70,7 @@ def in_identity(given: Sequence[Site]) -> dict[str, list[str]]:
     return {"given": list(map(str, given))} if given else {}
 
 
-def inside(lm: "LM", sites: Sequence[Site]) -> list[Site]:
+def inside(lm: "LM | Shape", sites: Sequence[Site]) -> list[Site]:
     """The sites, after checking that the model has them. UsageError, with the valid range, where not."""
     for site in sites:
         if site.layer >= lm.n_layers or (site.head or 0) >= lm.n_heads:
@@ -76,6 +78,16 @@ def inside(lm: "LM", sites: Sequence[Site]) -> list[Site]:
                 f"{site} is not in {lm.name}; it has layers 0-{lm.n_layers - 1}, heads 0-{lm.n_heads - 1}"
             )
     return list(sites)
+
+
+def early(shape: "Shape | None", gone: Sequence[Site] = (), chosen: Choice = Choice(None, None)) -> None:
+    """Refuse heads and layers that the model does not have, as far as its configuration says: before its
+    weights are loaded. UsageError, with the valid range.
+    """
+    if shape is None:
+        return
+    heads = [Site(layer, "z", head) for layer, head in chosen.heads or ()]
+    inside(shape, [*heads, *(Site(layer, "mlp_out") for layer in chosen.layers or ()), *gone])
 
 
 def apart(chosen: Choice, gone: Sequence[Site]) -> None:
@@ -114,6 +126,8 @@ def parse_layers(text: str) -> tuple[int, ...]:
 def parse_words(option: str, text: str, known: Sequence[str]) -> tuple[str, ...]:
     """The words of "a,b", in the order of the known ones; UsageError for any other."""
     words = {word.strip() for word in text.split(",")}
+    if "all" in words and len(words) > 1:
+        raise UsageError(f"{option} '{text}': all is every position at once; write all, or others without it")
     if strange := sorted(words - set(known)):
         raise UsageError(
             f"{option} '{strange[0]}' is not one of {', '.join(known)}; write one or more, separated by "
@@ -130,3 +144,21 @@ def parse_sizes(text: str) -> tuple[int, ...]:
             f"--sizes '{text}' cannot be read; write numbers from 1 up, separated by commas, such as 1,2,5,10"
         )
     return tuple(sorted({int(word) for word in words}))
+
+
+def parse_doses(text: str, *, real: bool) -> tuple[float, ...]:
+    """The doses of "0.25,0.5,1": from 0 to 1, or `real`: any numbers. UsageError for others."""
+    try:
+        doses = tuple(sorted({float(word) for word in text.split(",")}))
+    except ValueError:
+        doses = ()
+    if not doses or not all(map(math.isfinite, doses)):
+        raise UsageError(
+            f"--doses '{text}' cannot be read; write numbers, separated by commas, such as 0.25,0.5,1"
+        )
+    if not real and not all(0 <= dose <= 1 for dose in doses):
+        raise UsageError(
+            f"--doses '{text}' has one outside 0 to 1: beyond 1 an edit reverses what it was fitted to; only "
+            "--kind steer alone takes any dose"
+        )
+    return doses

@@ -5,8 +5,8 @@ The model is booted when the first unit has to be measured, and not at all for w
 
 import contextlib
 import time
-from collections.abc import Iterable, Iterator
-from dataclasses import dataclass, field
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -15,10 +15,13 @@ import polars as pl
 
 from biasscope.engine.data import datasets
 from biasscope.engine.errors import BiasScopeError, not_finite
-from biasscope.engine.model import loading, weights
+from biasscope.engine.model import loading, recipe, weights
+from biasscope.engine.model import shape as model_shape
+from biasscope.engine.model.shape import Shape
 from biasscope.engine.schemas import RELIABILITY
-from biasscope.engine.settings import SILENT, Measure, Voice, clock
+from biasscope.engine.settings import SILENT, Forecast, Measure, Voice, clock
 from biasscope.engine.store import exports, files, journal, reproduce, runs, seals
+from biasscope.engine.store.runs import EDITED
 from biasscope.engine.types import Dataset
 
 ROWS = ("effects", "exact", "scores", "triples", "activations", "predictions")
@@ -126,7 +129,9 @@ class Session:
         """Add a finished run to the result, and refresh the original study's files."""
         folder = Path(part.path)
         summary = pl.read_parquet(folder / "summary.parquet")
-        if not self.own.get("given"):  # the original study never removed anything beforehand
+        if not (
+            self.own.get("given") or self.options.edit
+        ):  # the original study never removed anything beforehand
             effects = pl.scan_parquet(folder / "effects.parquet") if "effects" in part.tables else None
             study = self.options.output_dir / files.safe_name(self.slug)
             exports.export(study, self.command, part.name, summary, effects=effects, key=part.run_key)
@@ -136,8 +141,7 @@ class Session:
         table = pl.read_parquet(folder / "reliability.parquet") if trusted else RELIABILITY.to_frame()
         self.reliability.append(table)
         if self.options.rows:
-            aside = ("summary", "reliability", "twins", "prompts", "control", "bands", "probes")
-            self.rows += [folder / f"{name}.parquet" for name in part.tables if name not in aside]
+            self.rows += [folder / f"{name}.parquet" for name in part.tables if name in ROWS]
 
     def finish(self) -> runs.Result:
         """The result of all datasets; its `check` says whether values had to be left out."""
@@ -178,29 +182,34 @@ class Running(Session):
     """Where the model's weights are, or the model itself where it is in memory already."""
     device: str
     datasets: list[Dataset]
+    edit: recipe.Recipe | None = None
+    """What stands in the model in every pass."""
 
     @cached_property
     def lm(self) -> loading.LM:
         """The model, booted and checked at the first call."""
-        from biasscope.engine.model import forward
-
         if isinstance(self.weights, loading.LM):
             lm = self.weights
         else:
-            self.voice.note(
-                f"loading {self.options.model}" + (f", {self.weights.note}" if self.weights.note else "")
-            )
             with self.phase("model"):
-                lm = forward.check_packing(
-                    loading.boot(self.weights, device=self.options.device, dtype=self.options.dtype.value)
-                )
+                lm = booted(self.weights, self.options, self.voice)
         self.model = described(lm)
         if not lm.packed:
             self.warn(
                 f"{self.options.model} cannot attend by a mask of ancestors: one sequence a row, slower and "
                 "just as exact"
             )
-        return lm
+        return lm if self.edit is None else edited(lm, self.edit)
+
+
+def forecast(run: Running, parts: int) -> Forecast:
+    """What says, once the first parts are measured, how long the rest takes, and what is quicker."""
+
+    def say(text: str, long: bool) -> None:
+        other = reproduce.quicker(run.command, run.options.resolved() | run.own) if long else None
+        run.voice.note(text + (f"; quicker: {other}" if other else ""))
+
+    return Forecast(parts, say)
 
 
 def start(
@@ -212,22 +221,53 @@ def start(
     held = options.held
     loaded = list(held.datasets) or [_read(name, options) for name in names]
     begun = time.monotonic()
+    if held.lm is None:
+        loading.check_device(options.device)
+    edit = None if options.edit is None else recipe.read(options.edit)
     weights = held.lm or _located(options, voice)
+    own = dict(own or {})
+    if edit is not None:
+        edit.check(weights.digest, options.model)
+        own[EDITED] = str(edit)
     running = Running(
         command=command,
         options=options,
-        own=own or {},
+        own=own,
         voice=voice,
         slug=files.slug(options.model),
         timing={"model": time.monotonic() - begun},
         weights=weights,
         device=loading.device_type(options.device),
         datasets=loaded,
+        edit=edit,
     )
     for dataset in loaded:
         for note in dataset.notes:
             running.warn(note, dataset.name)
     return running
+
+
+def booted(weights: weights.Weights, options: Measure, voice: Voice) -> loading.LM:
+    """The model with these weights, loaded and checked."""
+    from biasscope.engine.model import forward
+
+    voice.note(f"loading {options.model}" + (f", {weights.note}" if weights.note else ""))
+    return forward.check_packing(loading.boot(weights, device=options.device, dtype=options.dtype.value))
+
+
+def model(options: Measure, voice: Voice) -> loading.LM:
+    """The model of these settings, for what measures no data set."""
+    loading.check_device(options.device)
+    located = _located(options, voice)
+    with voice.hushed():
+        return booted(located, options, voice)
+
+
+def shape(run: Running) -> Shape | None:
+    """The model's shape before its weights are loaded; None where its configuration does not say."""
+    if isinstance(run.weights, loading.LM):
+        return run.weights.shape
+    return model_shape.shape(run.options.model, run.weights.folder)
 
 
 def _read(name: str, options: Measure) -> Dataset:
@@ -246,6 +286,18 @@ def _located(options: Measure, voice: Voice) -> weights.Weights:
         )
 
 
+def edited(lm: loading.LM, edit: recipe.Recipe) -> loading.LM:
+    """The model in which an edit stands. DataError where it is none of this model's shape."""
+    width = lm.bridge.blocks[0].attn.W_O.shape[-2]
+    edit.fit(lm.n_heads, lm.n_layers, (width, lm.d_model))
+    return replace(lm, edit=edit.edit)
+
+
+def as_measured(lm: loading.LM, params: Mapping[str, Any]) -> loading.LM:
+    """The model as a run with these parameters measured it: with its edit, if it had one."""
+    return edited(lm, recipe.read(Path(params["edit"]))) if params.get("edit") else lm
+
+
 def described(lm: loading.LM) -> runs.ModelPart:
     """The model as the record shows it."""
     names = ("name", "revision", "digest", "tokenizer_digest", "dtype", "device", "note", "packed")
@@ -259,6 +311,7 @@ def identity(run: Running, dataset: Dataset, parameters: dict[str, Any]) -> dict
     model = {"name": run.options.model, "revision": run.weights.revision, "digest": run.weights.digest}
     how: dict[str, Any] = {name: getattr(run.options, name) for name in ("batch_size", "max_memory", "seed")}
     how |= {"dtype": run.options.dtype.value, "device": run.device}
+    how |= {} if run.edit is None else {"edit": run.edit.digest}
     data = {"dataset": dataset.name, "content": dataset.digest, "examples": [e.id for e in dataset.examples]}
     return journal.identity(
         run.command, model=model, tokenizer=run.weights.tokenizer_digest, **how, **data, **parameters

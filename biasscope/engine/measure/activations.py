@@ -13,7 +13,7 @@ from biasscope.engine.errors import DataError, UsageError
 from biasscope.engine.measure.effects import soundly
 from biasscope.engine.model import forward
 from biasscope.engine.model.loading import LM
-from biasscope.engine.model.packing import ROWS, Block, Scored, rows
+from biasscope.engine.model.packing import ROWS, Block, Scored, pack, rows
 from biasscope.engine.model.tokens import encode, term_places
 from biasscope.engine.schemas import ACTIVATIONS
 from biasscope.engine.types import UNEDITED, Edit, Site, Unit
@@ -82,6 +82,16 @@ def units(lm: LM, texts: Sequence[Text], component: str, position: str, edit: Ed
     return [Unit(f"B{number:05}", partial(_finite, read, block)) for number, block in enumerate(blocks)]
 
 
+def attention(lm: LM, ids: Sequence[int], head: Site) -> Float[Tensor, "dest_pos src_pos"]:
+    """The weights with which a head attends, a row per token: each sums to 1 over the tokens up to it."""
+    kept: list[Tensor] = []
+    # its last token is read, not predicted: the 0 behind it stands for nothing
+    block = pack([[Scored((*ids, 0), len(ids), 0)]], [(0,)], "all", False)
+    with torch.no_grad():
+        forward.run(lm, block, {f"blocks.{head.layer}.attn.hook_pattern": kept.append})
+    return kept[0][0, head.head].float().cpu()
+
+
 def _finite(read: Callable[[Block], dict[str, pl.DataFrame]], block: Block) -> dict[str, pl.DataFrame]:
     """One block's ACTIVATIONS without the texts that have any which is not finite."""
     table = soundly(read, block)["activations"]
@@ -97,7 +107,7 @@ def _read(
     lm: LM, texts: Sequence[Text], acts: Mapping[Site, Tensor], position: str, block: Block
 ) -> dict[str, pl.DataFrame]:
     """One block's ACTIVATIONS, in the order of its texts, then of the sites."""
-    row, paths = block.places[block.readout, 0], _paths(block)
+    row, paths = block.places[block.readout, 0], block.paths
     members = [(texts[i], local) for local, same in enumerate(block.examples) for i in same]
     local = torch.tensor([k for _, k in members])
     chosen = torch.stack([_weights(t, paths[k], block.depth[row[k]], position) for t, k in members])
@@ -110,14 +120,6 @@ def _read(
             part = values if head is None else values[:, head]
             frames.append(_frame([t.id for t, _ in members], site, head, position, part))
     return {"activations": pl.concat(frames)}
-
-
-def _paths(block: Block) -> Bool[Tensor, "example node"]:
-    """The nodes of each example's text: its last node and all that stand above it."""
-    row, node = block.places[block.readout].unbind(1)
-    if block.mask is not None:
-        return block.mask[row, node]
-    return torch.arange(block.ids.shape[1]) <= node[:, None]
 
 
 def _weights(t: Text, path: Bool[Tensor, " node"], depth: Tensor, position: str) -> Float[Tensor, " node"]:

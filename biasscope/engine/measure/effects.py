@@ -19,12 +19,14 @@ from biasscope.engine.model.metrics import METRICS
 from biasscope.engine.model.packing import Block
 from biasscope.engine.model.tokens import Forest
 from biasscope.engine.schemas import EFFECTS, GROUPS, TOTAL
-from biasscope.engine.types import SET, Site
+from biasscope.engine.types import EDIT, SET, Site
 
 Place = tuple[Site, str]
 """A site and the position (`types.POSITIONS`) at which it is replaced."""
 WHOLE_PROMPT = Site(0, TOTAL)
 """Stands for the prompt exchanged for its twin: layer null in the table."""
+NOWHERE = (WHOLE_PROMPT, SET, EDIT)
+"""What has no layer."""
 Tables = dict[str, pl.DataFrame]
 
 
@@ -63,7 +65,7 @@ def effects(
             "dataset": of_example([x.dataset for x in examples]),
             "metric": pl.Series(metrics, dtype=pl.String)[np.tile(np.repeat(np.arange(m), e), len(wanted))],
             "component": of_site([s.component for s, _ in wanted], pl.String),
-            "layer": of_site([None if s in (WHOLE_PROMPT, SET) else s.layer for s, _ in wanted], pl.Int32),
+            "layer": of_site([None if s in NOWHERE else s.layer for s, _ in wanted], pl.Int32),
             "head": of_site([s.head for s, _ in wanted], pl.Int32),
             "position": of_site([position for _, position in wanted], pl.String),
             "baseline": np.tile(np.concatenate([before[k].data[of] for k in metrics]), len(wanted)),
@@ -100,14 +102,14 @@ def soundly(compute: Callable[[Block], Tables], block: Block) -> Tables:
 def finite(table: pl.DataFrame) -> bool:
     """Whether all numbers of a table are finite, those in lists too."""
     numbers = [
-        table[column].explode() for column, kind in table.schema.items() if kind in (pl.Float64, pl.List)
+        table[column].explode() for column, kind in table.schema.items() if kind.is_float() or kind == pl.List
     ]
     return all(bool(column.is_finite().all()) for column in numbers)
 
 
 def _in_order(table: pl.DataFrame, like: pl.DataFrame) -> pl.DataFrame:
     """The rows in the order of a table that has the same ones with other numbers."""
-    keys = [column for column, kind in like.schema.items() if kind not in (pl.Float64, pl.List)]
+    keys = [column for column, kind in like.schema.items() if not (kind.is_float() or kind == pl.List)]
     return (
         like.select(keys)
         .join(table, on=keys, how="left", nulls_equal=True, maintain_order="left")

@@ -47,7 +47,9 @@ def default(dataset: Dataset) -> str:
 
 
 def check(task: str, dataset: Dataset) -> None:
-    """UsageError where the words of the dataset give the task's label, so that any probe would be right."""
+    """UsageError where the dataset lacks what the task is about, or its words give the label: then any probe
+    would be right.
+    """
     facts = sum("gender" in e.meta for e in dataset.examples)
     if task == "stereotype" and facts:
         raise UsageError(
@@ -55,6 +57,14 @@ def check(task: str, dataset: Dataset) -> None:
             "prompts state the gender as a fact,\n"
             "so that the label is the pronoun itself, or whether it fits its noun: grammar, no stereotype;\n"
             "take --task lean, or another dataset such as stereoset_gender"
+        )
+    _refuse_undefined(task, dataset)
+
+
+def _refuse_undefined(task: str, dataset: Dataset) -> None:
+    if (task == "occupation") != bool(dataset.covariates) and task != "lean":
+        raise UsageError(
+            f"--task {task} is not defined for {dataset.name}; take --task {default(dataset)} or lean"
         )
 
 
@@ -70,10 +80,7 @@ def inputs(
     lacks what the task is about.
     """
     above = _above(dataset)
-    if (task == "occupation") != bool(dataset.covariates) and task != "lean":
-        raise UsageError(
-            f"--task {task} is not defined for {dataset.name}; take --task {default(dataset)} or lean"
-        )
+    _refuse_undefined(task, dataset)
     candidates: list[Input] = []
     lost: dict[str, str] = {}
     for e in dataset.examples:

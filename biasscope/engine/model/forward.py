@@ -1,7 +1,6 @@
 """Passes of a model over the blocks of a forest. The only file that sets hooks or calls the model.
 
-Every pass may start at the layer it touches, runs several edited copies of a block side by side, and unembeds
-only the nodes that are read.
+Every pass may start at the layer it touches, runs several edited copies of a block, unembeds what is read.
 """
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -27,8 +26,10 @@ Hook = Callable[[Tensor], Tensor | None]
 class Put:
     """The replacement of the activation at a site."""
 
-    new: Tensor
-    """[row node d_head] for a head, [row node …] for a whole hook point, or one number for all of it."""
+    new: Tensor | Callable[[Tensor], Tensor]
+    """[row node d_head] for a head, [row node …] for a whole hook point, one number for all of it, or a
+    function of the activation.
+    """
     where: Bool[Tensor, "row node"] | None = None
     """The nodes that get it; None: all."""
 
@@ -95,17 +96,6 @@ def capture(
         return seen, run(lm, block, {**hooks, **{site.hook: keep(site) for site in sites}})
 
 
-def attention(lm: LM, ids: Sequence[int], head: Site) -> Float[Tensor, "dest_pos src_pos"]:
-    """The weights with which a head attends, a row per token: each sums to 1 over the tokens up to it."""
-    name = f"blocks.{head.layer}.attn.hook_pattern"
-    with torch.no_grad():
-        _, kept = lm.bridge.run_with_cache(
-            torch.tensor([list(ids)], device=lm.device), names_filter=lambda hook: hook == name
-        )
-    weights: Tensor = kept[name][0, head.head]
-    return weights.float().cpu()
-
-
 def edited(lm: LM, block: Block, start: Clean, edits: Sequence[Puts]) -> Readouts:
     """What is read when each copy of the block has its own edit, resumed from the first layer edited."""
     layer = min(site.layer for edit in edits for site in edit)
@@ -127,11 +117,13 @@ def overwrites(edits: Sequence[Puts]) -> dict[str, Callable[[Tensor], Tensor]]:
             copies = act.view(len(edits), -1, *act.shape[1:])
             for copy, site, put in changes:
                 part = copies[copy] if site.head is None else copies[copy, :, :, site.head]
+                # a copy: what is written must not be what a gradient is taken of
+                new = put.new(part.clone()) if callable(put.new) else put.new
                 if put.where is None:
-                    part[:] = put.new
+                    part[:] = new
                 else:
                     here = put.where.to(part.device)
-                    part[here] = put.new.expand_as(part)[here]
+                    part[here] = new.expand_as(part)[here]
             return act
 
         return hook
@@ -149,6 +141,11 @@ def run(
     start: Clean | None = None,
 ) -> Float[Tensor, "copy place d_vocab"]:
     """The logits at the block's places, in float32; with `start`, resumed from what entered `layer`."""
+    standing = _standing(lm, block, copies, layer if start else None)
+    hooks = {
+        **standing,
+        **{name: _both(standing[name], f) if name in standing else f for name, f in hooks.items()},
+    }
     fwd = [(name, _as_hook(f)) for name, f in hooks.items()]
     where: dict[str, Any] = {}
     if block.mask is not None:
@@ -171,6 +168,28 @@ def run(
     column = at if lm.keeps_logits else block.places[:, 1]
     whole = len(block.ids) == 1 and column.tolist() == list(range(logits.shape[2]))
     return (logits[:, 0] if whole else logits[:, block.places[:, 0], column]).float()
+
+
+def _standing(
+    lm: LM, block: Block, copies: int, resumed: int | None
+) -> dict[str, Callable[[Tensor], Tensor]]:
+    """Hooks of the edit that stands in the model; what stood before a resumed pass is in its residuals."""
+    puts = lm.edit.puts(block)
+    if resumed is not None:
+        first = Site(resumed, "resid_pre")
+        puts = {site: put for site, put in puts.items() if site.layer >= resumed and site != first}
+    return overwrites([puts] * copies)
+
+
+def _both(one: Callable[[Tensor], Tensor], other: Hook) -> Hook:
+    """Both hooks at one point, the first one's result being what the other sees."""
+
+    def hook(act: Tensor) -> Tensor:
+        changed = one(act)
+        last = other(changed)
+        return changed if last is None else last
+
+    return hook
 
 
 def _as_hook(function: Hook) -> Callable[..., Tensor | None]:

@@ -3,6 +3,7 @@
 import copy
 import hashlib
 import inspect
+import re
 import sys
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -11,9 +12,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from biasscope.engine.errors import DataError, UsageError
+from biasscope.engine.model.shape import Shape
 from biasscope.engine.model.weights import DEFAULT, Weights, first_line, locate, quiet
 from biasscope.engine.settings import IN_MEMORY
 from biasscope.engine.store import digests
+from biasscope.engine.types import UNEDITED, Edit
 
 if TYPE_CHECKING:
     import torch
@@ -55,6 +58,13 @@ class LM:
     note: str | None = None
     packed: bool = True
     """False where the model cannot attend by an ancestor mask: one sequence a row then."""
+    edit: Edit = UNEDITED
+    """What stands in it in every pass, before anything else is replaced."""
+
+    @property
+    def shape(self) -> Shape:
+        """How many layers and heads it has."""
+        return Shape(self.name, self.n_layers, self.n_heads)
 
     @property
     def family(self) -> str:
@@ -182,6 +192,14 @@ def _bridged(weights: Weights | InMemory, model: Any, tokenizer: Any, device: st
 
         kernels.install(bridge)
     return _described(weights, bridge, tokenizer, device, dtype)
+
+
+def check_device(device: str) -> None:
+    """Raise UsageError for a device that is none, or is not here. torch is asked only of what may be here."""
+    if not re.fullmatch(r"auto|(cpu|cuda|mps|xpu|hpu|npu)(:\d+)?", device):
+        raise UsageError(f"--device '{device}' is no device; take auto, cpu, cuda, cuda:1, mps or xpu")
+    if device.split(":")[0] not in ("auto", "cpu"):
+        _device(device)
 
 
 def device_type(device: str) -> str:

@@ -89,6 +89,14 @@ class Block:
             for group, same in zip(self.groups, self.examples, strict=True)
         ]
 
+    @property
+    def paths(self) -> Bool[Tensor, "example node"]:
+        """The nodes of each example's first prompt: the last one, its readout, and all above that."""
+        row, node = self.places[self.readout].unbind(1)
+        if self.mask is not None:
+            return self.mask[row, node]
+        return torch.arange(self.ids.shape[1]) <= node[:, None]
+
     def prefix(self, row: int, node: int) -> tuple[int, ...]:
         """The ids from the first token to a node, its own last."""
         return tuple(

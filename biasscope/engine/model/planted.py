@@ -24,6 +24,9 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 VERSION = 1
+STRENGTH = "@"
+"""Before the factor on what the planted heads do: `single@0.5`."""
+STRONGEST = 4.0
 KINDS = {
     "single": "one head moves the graded stereotype; a decoy raises both pronouns, an MLP shifts the base "
     "rate, a head knows facts",
@@ -210,40 +213,54 @@ class Builder:
         mlp.c_proj.bias.copy_(constant * self.write["gender"])
 
 
-def check(kind: str) -> None:
-    """Raise UsageError for an unknown kind."""
+def parsed(text: str) -> tuple[str, float]:
+    """Kind and strength of "single" or "single@0.5". UsageError for an unknown kind, or no strength."""
+    kind, _, factor = text.partition(STRENGTH)
     if kind not in KINDS:
+        known = ", ".join(f"planted:{k}" for k in KINDS)
+        raise UsageError(f"no planted model '{kind}'; choose from: {known}")
+    try:
+        strength = float(factor) if STRENGTH in text else 1.0
+    except ValueError:
+        strength = float("nan")
+    if not 0 <= strength <= STRONGEST:
         raise UsageError(
-            f"no planted model '{kind}'; choose from: {', '.join(f'planted:{k}' for k in KINDS)}"
+            f"planted:{text} has no strength from 0 to {STRONGEST:g} after the @; write planted:{kind}@0.5"
         )
+    return kind, strength
 
 
 def build(kind: str, known: Words | None = None, *, seed: int = 0) -> "tuple[torch.nn.Module, Any]":
-    """The model of a kind and its tokenizer; `seed` is the noise's. UsageError for an unknown kind."""
-    check(kind)
+    """The model of a kind and its tokenizer; `seed` is the noise's. UsageError for an unknown kind.
+
+    After an @ stands a factor on all that the stereotype does (not on the decoy, the base rate, facts):
+    `single@0.5` is half as stereotyped.
+    """
+    kind, strength = parsed(kind)
     m, first, second = Builder(known or words(), seed), SITES["first"], SITES["second"]
+    a = A * strength
     m.head(SITES["decoy"], ("c", {"pronoun": B}))
     m.mlp(SITES["base"], C)
     if kind == "single":
-        m.head(first, ("s", {"gender": A}))
+        m.head(first, ("s", {"gender": a}))
         m.head(SITES["factual"], ("fact", {"gender": A}), key="noun")
     elif kind == "redundant":  # slot = q + q, gender += A · clip(2 · slot, −1, 1)
         m.head(first, ("q", {"slot": 1}))
         m.head(second, ("q", {"slot": 1}))
-        m.mlp(SITES["squash"], -A, (-0.5, 2 * A), (0.5, -2 * A))
+        m.mlp(SITES["squash"], -a, (-0.5, 2 * a), (0.5, -2 * a))
     elif kind == "backup":
-        m.head(first, ("q", {"gender": A}), ("occupation", {"done": 1}))
-        m.head(second, ("q", {"gender": A}), unless="done")
+        m.head(first, ("q", {"gender": a}), ("occupation", {"done": 1}))
+        m.head(second, ("q", {"gender": a}), unless="done")
     elif kind == "cancelling":
-        m.head(first, ("s", {"gender": A}))
-        m.head(second, ("s", {"gender": -A}))
-        m.head(SITES["mixed"], ("t", {"gender": A}))
+        m.head(first, ("s", {"gender": a}))
+        m.head(second, ("s", {"gender": -a}))
+        m.head(SITES["mixed"], ("t", {"gender": a}))
     elif kind == "masked":  # A · q − A · sign(q) · relu(|q| − ½): the slope of q is gone, half of q is left
-        m.head(first, ("q", {"gender": A, "slot": 1}))
-        m.mlp(SITES["squash"], 7.5 * A, (-8.0, -A), (-0.5, A), (0.5, -A))
+        m.head(first, ("q", {"gender": a, "slot": 1}))
+        m.mlp(SITES["squash"], 7.5 * a, (-8.0, -a), (-0.5, a), (0.5, -a))
     else:
         for site, (s, t) in strengths().items():
-            m.head(site, ("s", {"gender": s}), ("t", {"gender": t}))
+            m.head(site, ("s", {"gender": strength * s}), ("t", {"gender": strength * t}))
     return m.model, m.tokenizer
 
 

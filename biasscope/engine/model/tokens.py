@@ -1,5 +1,6 @@
 """Examples as forests of token prefixes. The only file that tokenises."""
 
+import itertools
 import re
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
@@ -137,6 +138,26 @@ def term_places(lm: LM, words: str, term: str) -> list[range]:
         [i for i, (first, end) in enumerate(spans) if first < m.end() and end > m.start()] for m in matches
     ]
     return [range(tokens[0], tokens[-1] + 1) for tokens in inside if tokens]
+
+
+def term_tokens(lm: LM, example: Example) -> frozenset[int]:
+    """Which tokens of an example's first prompt belong to its term, by index; empty: it names none."""
+    prompt = _prompt(lm, example, None)
+    return frozenset() if isinstance(prompt, str) else prompt.term
+
+
+def pieces(lm: LM, text: str) -> list[str]:
+    """The text of each token that `encode` gives: together they are the text, after a start token's name."""
+    ids = encode(lm, text) or (() if lm.start is None else (lm.start,))
+    if not (text and lm.tokenizer.is_fast):
+        return [lm.tokenizer.decode([i]) for i in ids]
+    ends = [end for _, end in lm.tokenizer(text, return_offsets_mapping=True)["offset_mapping"]]
+    starts = [0, *itertools.accumulate(ends, max)]
+    named = lm.tokenizer.convert_ids_to_tokens(list(ids))
+    return [
+        name if end == 0 else text[min(start, end) : end]
+        for name, start, end in zip(named, starts, ends, strict=False)
+    ]
 
 
 def _prompt(lm: LM, example: Example, twin: str | None) -> Prompt | str:

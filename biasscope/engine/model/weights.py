@@ -153,7 +153,7 @@ def _conversion(file: Path, cache_dir: Path) -> tuple[str, Path]:
 
 def _planted(name: str, cache_dir: Path) -> Weights:
     kind = name.removeprefix(PLANTED)
-    planted.check(kind)
+    of, strength = planted.parsed(kind)
     folder = cache_dir / "models" / f"planted-{kind}-v{planted.VERSION}"
     folder.parent.mkdir(parents=True, exist_ok=True)
     with FileLock(f"{folder}.lock"):
@@ -162,9 +162,9 @@ def _planted(name: str, cache_dir: Path) -> Weights:
                 with quiet():
                     planted.save(kind, Path(work) / "model")
                 os.replace(Path(work) / "model", folder)
-    return Weights(
-        name, folder, None, _folder_digest(folder, cache_dir), f"weights set by hand: {planted.KINDS[kind]}"
-    )
+    note = f"weights set by hand: {planted.KINDS[of]}"
+    note += "" if strength == 1 else f", {strength:g} times as strong"
+    return Weights(name, folder, None, _folder_digest(folder, cache_dir), note)
 
 
 def _converted(name: str, file: Path, cache_dir: Path) -> Weights:

@@ -8,6 +8,7 @@ import numpy as np
 import polars as pl
 from numpy.typing import NDArray
 
+from biasscope.engine.schemas import SUBSETS
 from biasscope.engine.statistics import estimates
 from biasscope.engine.statistics.cells import Cells, Family, Measured, covariate
 from biasscope.engine.statistics.estimates import Columns
@@ -242,6 +243,14 @@ def of_examples(dataset: Dataset, group_by: str | None = None) -> dict[str, Mask
     for group in groups if len(groups) <= SHOWN else []:
         add(f"{dataset.noun}: {group}", (e.group == group for e in examples))
     return masks
+
+
+def subsets(dataset: Dataset, group_by: str | None = None) -> pl.DataFrame:
+    """SUBSETS: the examples of each selection but "all", so that runs can be compared without the data."""
+    masks = of_examples(dataset, group_by)
+    ids = np.array([example.id for example in dataset.examples], object)
+    rows = [(id_, name) for name, mask in masks.items() if name != "all" for id_ in ids[mask]]
+    return pl.DataFrame(rows, SUBSETS, orient="row")
 
 
 def _distinguished(examples: Sequence[Example]) -> set[str]:

@@ -8,9 +8,9 @@ import polars as pl
 from numpy.typing import NDArray
 
 from biasscope.engine import schemas
-from biasscope.engine.schemas import TOTAL
+from biasscope.engine.schemas import COVARIATES, TOTAL
 from biasscope.engine.statistics.resampling import Array
-from biasscope.engine.types import EDGE, INSIDE, Design, Site
+from biasscope.engine.types import EDGE, INSIDE, Dataset, Design, Site
 
 SITE = ["component", "layer", "head", "position"]
 SITES = ["measured", "source", *SITE]
@@ -189,6 +189,12 @@ def _site_cells(effects: pl.LazyFrame, sites: pl.DataFrame, groups: Sequence[str
 def covariate(groups: Sequence[str], design: Design) -> Array:
     """The value of each group that slopes are on, NaN where it has none."""
     return np.array([(design.covariate or {}).get(group, np.nan) for group in groups], float)
+
+
+def covariates(dataset: Dataset) -> pl.DataFrame:
+    """COVARIATES of a data set, so that runs can be compared without it."""
+    rows = [(group, c.name, c.key, value) for c in dataset.covariates for group, value in c.values.items()]
+    return pl.DataFrame(rows, COVARIATES, orient="row")
 
 
 def partners(twins: pl.DataFrame) -> dict[str, str]:

@@ -229,11 +229,11 @@ def correlation(cells: Cells, x: Array, seed: int, *, ranks: bool) -> Columns:
     """Pearson's r, or Spearman's, of the cluster means with x, for one site in all clusters; BCa interval."""
     y = cells.means()[:, 0]
     table = _empty(cells)
-    table["estimate"][:] = _r(x, y, ranks=ranks) if len(y) > 1 else np.nan
+    table["estimate"][:] = association(x, y, ranks=ranks) if len(y) > 1 else np.nan
     if len(y) >= MIN_CLUSTERS and np.isfinite(table["estimate"][0]):
         # A draw of one repeated cluster has no r; it counts as 0 and does not void the other draws.
         interval = resampling.bca_interval(
-            (x, y), lambda a, b, axis: np.nan_to_num(_r(a, b, axis, ranks=ranks)), seed
+            (x, y), lambda a, b, axis: np.nan_to_num(association(a, b, axis, ranks=ranks)), seed
         )
         table["ci_low"][:], table["ci_high"][:] = interval
         a, b = (rankdata(x), rankdata(y)) if ranks else (x, y)
@@ -243,7 +243,7 @@ def correlation(cells: Cells, x: Array, seed: int, *, ranks: bool) -> Columns:
     return table
 
 
-def _r(x: Array, y: Array, axis: int = -1, *, ranks: bool) -> Array:
+def association(x: Array, y: Array, axis: int = -1, *, ranks: bool) -> Array:
     """The correlation along an axis; NaN where one side does not vary."""
     a, b = (rankdata(x, axis=axis), rankdata(y, axis=axis)) if ranks else (x, y)
     c, d = a - a.mean(axis, keepdims=True), b - b.mean(axis, keepdims=True)
@@ -266,18 +266,19 @@ def published(lms: Cells, ss: Cells, seed: int) -> dict[str, Columns]:
 def _icats(lms: Cells, ss: Cells, seed: int) -> Columns:
     """ICAT = LMS · min(SS, 100 − SS) / 50 per site; BCa interval over whole clusters, no p."""
     table = _empty(lms)
-    table["estimate"] = _icat(ratio(lms.total, lms.n), ratio(ss.total, ss.n))
+    table["estimate"] = icat(ratio(lms.total, lms.n), ratio(ss.total, ss.n))
     for site in np.flatnonzero(table["clusters"] >= MIN_CLUSTERS):
         rows = lms.n[:, site] > 0
         columns = tuple(array[rows, site] for array in (lms.total, ss.total, lms.n))
         interval = resampling.bca_interval(
-            columns, lambda a, b, n, axis: _icat(ratio(a, n, axis), ratio(b, n, axis)), seed
+            columns, lambda a, b, n, axis: icat(ratio(a, n, axis), ratio(b, n, axis)), seed
         )
         table["ci_low"][site], table["ci_high"][site] = interval
     return table
 
 
-def _icat(lms: Array, ss: Array) -> Array:
+def icat(lms: Array, ss: Array) -> Array:
+    """ICAT of LMS and SS, all in per cent."""
     return lms * np.minimum(ss, 100 - ss) / 50
 
 

@@ -20,23 +20,7 @@ def stereoset(
     related. lms_pooled, ss_pooled, icat_pooled: over examples. Subsets: see `of_triples`; "all" is the
     published overall.
     """
-    triples = triples.filter(
-        pl.all_horizontal(pl.col("stereo", "anti", "unrelated").fill_nan(None).is_not_null())
-    )
-    refuse_empty(triples)
-    masks = of_triples(triples)
-    stereo, anti, unrelated = (triples[name].to_numpy() for name in ("stereo", "anti", "unrelated"))
-    cluster = (
-        triples.select(pl.struct("bias_type", "group").rank("dense")).to_series().to_numpy().astype(np.int64)
-        - 1
-    )
-    subset, row = np.nonzero(np.array(list(masks.values())))
-
-    def cells(score: Array) -> Cells:
-        return Cells.of(cluster[row], subset, score[row], (int(cluster.max()) + 1, len(masks)))
-
-    ss = cells(np.where(stereo > anti, 100.0, 0.0))
-    lms = cells(np.where(stereo > unrelated, 50.0, 0.0) + np.where(anti > unrelated, 50.0, 0.0))
+    masks, lms, ss = cells(known(triples, "stereo", "anti", "unrelated"))
     tables = []
     labels = {"model": model, "dataset": dataset, "method": "baseline", "metric": metric, "unit": "%"}
     for suffix, likely, preferred in (("", lms.macro(), ss.macro()), ("_pooled", lms, ss)):
@@ -46,6 +30,30 @@ def stereoset(
                 table(pl.DataFrame({"subset": list(masks)}), counted, {**labels, "statistic": name + suffix})
             )
     return pl.concat(tables).sort(place("subset", list(masks)), maintain_order=True)
+
+
+def known(triples: pl.DataFrame, *names: str) -> pl.DataFrame:
+    """The triples whose scores of these names all exist. DataError where there are none."""
+    triples = triples.filter(pl.all_horizontal(pl.col(names).fill_nan(None).is_not_null()))
+    refuse_empty(triples)
+    return triples
+
+
+def cells(triples: pl.DataFrame) -> tuple[dict[str, Mask], Cells, Cells]:
+    """The selections of triples, and LMS and SS in per cent with each selection as if it were a site."""
+    masks = of_triples(triples)
+    stereo, anti, unrelated = (triples[name].to_numpy() for name in ("stereo", "anti", "unrelated"))
+    cluster = (
+        triples.select(pl.struct("bias_type", "group").rank("dense")).to_series().to_numpy().astype(np.int64)
+        - 1
+    )
+    subset, row = np.nonzero(np.array(list(masks.values())))
+
+    def of(score: Array) -> Cells:
+        return Cells.of(cluster[row], subset, score[row], (int(cluster.max()) + 1, len(masks)))
+
+    likely = np.where(stereo > unrelated, 50.0, 0.0) + np.where(anti > unrelated, 50.0, 0.0)
+    return masks, of(likely), of(np.where(stereo > anti, 100.0, 0.0))
 
 
 def of_triples(triples: pl.DataFrame) -> dict[str, Mask]:

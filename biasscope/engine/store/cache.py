@@ -12,7 +12,7 @@ from typing import Any
 from filelock import FileLock, Timeout
 
 from biasscope.engine.errors import DamagedError, UsageError
-from biasscope.engine.store import digests, files, journal, runs, seals
+from biasscope.engine.store import digests, files, journal, reproduce, runs, seals
 from biasscope.engine.store.files import CONVERSION, slug
 from biasscope.engine.store.seals import Seal
 
@@ -229,7 +229,32 @@ def models(stored_runs: Collection[Stored]) -> dict[Path, str]:
         (run for run in stored_runs if run.record), key=lambda run: run.record.created if run.record else ""
     )
     called = seals.distinct(run.model for run in order)
-    return {run.folder: called.get(run.model, run.model[0]) for run in stored_runs}
+    labels = names(stored_runs)
+    return {
+        run.folder: labelled(labels.get(run.model), called.get(run.model, run.model[0]))
+        for run in stored_runs
+    }
+
+
+def names(stored_runs: Collection[Stored]) -> dict[tuple[str, str], str]:
+    """Model → what the user calls it: the newest --name of any of its runs is that of all."""
+    named = sorted((run.record.created, run.model, run.record.name) for run in stored_runs if run.record)
+    return {model: name for _, model, name in named if name}
+
+
+def labelled(name: str | None, model: str) -> str:
+    """A model with what the user calls it: "before fine-tuning (ckpt)"."""
+    return f"{name} ({model})" if name else model
+
+
+def renamed(folder: Path, record: runs.RunRecord, name: str, entry: Path) -> runs.RunRecord:
+    """The record of a finished run with its model's new name: written, sealed in the index and `entry`."""
+    part = record.datasets[0].model_copy(update={"path": str(folder)})
+    record = record.model_copy(update={"params": record.params | {"name": name}, "datasets": [part]})
+    record = record.model_copy(update={"reproduce": reproduce.of(record)})
+    seals.seal(folder, runs.digest(record), entry)
+    runs.close(record)
+    return record
 
 
 def finished(output: Path, cache: Path | None = None) -> list[Stored]:

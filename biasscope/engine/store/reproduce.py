@@ -45,15 +45,47 @@ def command(name: str, params: Mapping[str, Any], *, document: bool = False) -> 
     return shlex.join(words)
 
 
+def in_memory(record: RunRecord) -> bool:
+    """Whether the run's model was given in memory, so that no option names it."""
+    return record.model is not None and record.model.note == IN_MEMORY
+
+
 def of(record: RunRecord, *, document: bool = False) -> str:
     """The command that gives the run of that record again."""
-    if record.model is not None and record.model.note == IN_MEMORY:
+    if in_memory(record):
         return f"biasscope.{record.command}(...)  # {IN_MEMORY}: no command line names it"
     if any(not part.source for part in record.datasets):  # all that is loaded by name has an origin
         return f"biasscope.{record.command}(...)  # prompts in memory: no command line names them"
     # of an older version it says the batch size as decided, not as asked: "auto" gives that again
     older = {"batch_size": DEFAULTS["batch_size"]} if record.batch_size is None else {}
     return command(record.command, record.params | older, document=document)
+
+
+def following(record: RunRecord) -> str:
+    """The command that comes next, of a run of one data set or several: of the first."""
+    key = record.datasets[0].run_key[:8]
+    if record.command in ("ablate", "patch") and not record.params.get("given"):
+        return _beside(f"biasscope circuit --from {key}", record)
+    if record.command == "baseline" and record.model is not None and not record.params.get("given"):
+        kept = {name: value for name, value in record.params.items() if name in DEFAULTS and name != "name"}
+        return command("ablate", kept | {"top": 20})
+    return _beside("biasscope report", record)
+
+
+def _beside(text: str, record: RunRecord) -> str:
+    """A command on finished runs, with the folders that are not where they are by default."""
+    places = {name: record.params.get(name) for name in PLACES if name != "data_dir" or "circuit" in text}
+    changed = [n for n, value in places.items() if value is not None and str(value) != str(DEFAULTS[n])]
+    return " ".join([text, *(f"--{n.replace('_', '-')} {shlex.quote(str(places[n]))}" for n in changed)])
+
+
+def quicker(name: str, params: Mapping[str, Any]) -> str | None:
+    """A command that gives the strongest sites, or all on a sample, much sooner; None where none does."""
+    if name == "ablate" and not params.get("top") and not params.get("adaptive"):
+        return command(name, {**params, "top": 20})
+    if name == "patch" and params.get("method") == "exact":
+        return command(name, {key: value for key, value in params.items() if key != "method"})
+    return None if params.get("limit") else command(name, {**params, "limit": 120})
 
 
 def renewed(record: RunRecord, *, document: bool = False) -> RunRecord:

@@ -20,6 +20,8 @@ from biasscope.engine.store.shards import SCHEMA_VERSION
 from biasscope.engine.types import Compared
 
 RECORD = "run.json"
+EDITED = "edited by"
+"""The parameter that names the edit of `--edit` and its digest; no option is called so."""
 
 
 class Strict(BaseModel):
@@ -80,6 +82,8 @@ class DatasetPart(Strict):
     """With how many threads its parts were measured; the last digits of a number depend on it."""
     lost: int = 0
     """Values left out of the statistics because they are not finite."""
+    attention: str = ""
+    """Of which heads and prompts it is known where they look (PATTERNS), and of which not; for people."""
     run_key: str = ""
     path: str = ""
     tables: dict[str, str] = {}
@@ -108,10 +112,15 @@ class RunRecord(Strict):
     datasets: list[DatasetPart]
 
     @property
+    def name(self) -> str:
+        """What the user calls its model (--name); empty where they do not."""
+        return str(self.params.get("name") or "")
+
+    @property
     def given(self) -> str:
         """What was replaced all the while, as a clause of a title; empty where nothing was."""
-        sites = self.params.get("given")
-        return f", with {sites} ablated" if sites else ""
+        sites, edit = self.params.get("given"), self.params.get(EDITED)
+        return (f", edited by {edit}" if edit else "") + (f", with {sites} ablated" if sites else "")
 
 
 @dataclass(frozen=True)

@@ -16,16 +16,21 @@ from biasscope.engine.schemas import (
     ACTIVATIONS,
     BANDS,
     CONDITIONAL,
+    COVARIATES,
     EDGES,
+    EDITS,
     EFFECTS,
+    FITS,
     GRAPH,
     GROUPS,
     MEANS,
+    PATTERNS,
     PREDICTIONS,
     PROBES,
     PROMPTS,
     RELIABILITY,
     SCORES,
+    SUBSETS,
     SUMMARY,
     TRIPLES,
     TWINS,
@@ -45,13 +50,18 @@ SCHEMAS = {
     "control": EFFECTS,
     "scores": SCORES,
     "triples": TRIPLES,
+    "subsets": SUBSETS,
+    "covariates": COVARIATES,
     "means": MEANS,
     "twins": TWINS,
     "prompts": PROMPTS,
+    "patterns": PATTERNS,
     "activations": ACTIVATIONS,
     "predictions": PREDICTIONS,
     "bands": BANDS,
     "probes": PROBES,
+    "edits": EDITS,
+    "fits": FITS,
     "summary": SUMMARY,
     "reliability": RELIABILITY,
 }
@@ -74,8 +84,9 @@ def encoded(frame: pl.DataFrame, schema: pl.Schema, name: str) -> bytes:
 
 def _arrow(frame: pl.DataFrame) -> pa.Table:
     for column, kind in frame.schema.items():
-        if isinstance(kind, pl.List) and frame[column].list.len().n_unique() == 1:
-            frame = frame.with_columns(pl.col(column).list.to_array(len(frame[column][0])))
+        lengths = frame[column].list.len() if isinstance(kind, pl.List) else None
+        if lengths is not None and lengths.n_unique() == 1 and lengths[0]:  # null: a vector that none has
+            frame = frame.with_columns(pl.col(column).list.to_array(lengths[0]))
     return frame.to_arrow(compat_level=pl.CompatLevel.oldest())
 
 

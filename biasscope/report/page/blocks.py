@@ -92,6 +92,7 @@ def render(form: str, **given: Any) -> str:
         "md": lambda text: escaped(clean_text(text)),
         "drawn": _drawn,
         "fence": fenced,
+        "embed": Markup,
         "anchor": glossary.anchor,
     }
     return loader.get_template(f"report.{form}.j2").render(**given)

@@ -8,6 +8,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from markupsafe import Markup
+
 from biasscope import __version__
 from biasscope.console import Screen
 from biasscope.engine.errors import UsageError
@@ -17,7 +19,8 @@ from biasscope.engine.store import files, shards
 from biasscope.engine.store.reproduce import relative
 from biasscope.engine.store.seals import DEPTH
 from biasscope.report import circuits, comparison, edges, figures, formats, probes, sites, tables, words
-from biasscope.report.page import blocks, card, chromium, first_screen, glossary
+from biasscope.report.edits import section as edits
+from biasscope.report.page import blocks, card, chromium, first_screen, glossary, models, pairing, views
 from biasscope.report.page.blocks import (
     Block,
     Section,
@@ -28,53 +31,64 @@ from biasscope.report.page.blocks import (
 )
 from biasscope.report.page.gallery import Gallery
 from biasscope.report.page.gather import Gathered, Part, ReportRun
+from biasscope.report.page.pairing import Pair
 from biasscope.report.tables import Table
 from biasscope.report.words import clean
 
 
 @dataclass(frozen=True)
 class Extras:
-    """What is wanted beside Markdown and page."""
+    """What is wanted beside Markdown and page; quiet: no notes."""
 
     pdf: bool = False
     card: bool = False
     open: bool = False
+    quiet: bool = False
 
 
 def write(
-    gathered: Gathered, out: Path, chosen: Format | None, extras: Extras = Extras(), *, quiet: bool
+    gathered: Gathered, pairs: Sequence[Pair], out: Path, chosen: Format | None, extras: Extras = Extras()
 ) -> None:
     """Write the report and the extras, then what it used to stdout.
 
     UsageError: no browser that prints. PartialError where runs could not be read.
     """
     program = chromium.check() if extras.pdf else ""
-    written, gallery = save(gathered, out)
-    page = written[-1]
+    written, gallery = save(gathered, out, pairs)
+    page, screen = written[-1], Screen(quiet=extras.quiet)
     if extras.pdf:
         written.append(out.with_suffix(".pdf"))
         files.write_bytes(written[-1], chromium.pdf(program, page, _title(gathered)))
     if extras.card:
         written.append(out.with_name(f"{out.stem}_card.md"))
         files.write_bytes(written[-1], card.write(gathered).encode())
-    screen = Screen(quiet=quiet)
-    _say(gathered, gallery, written, chosen, screen)
+    text = _say(gathered, gallery, written, chosen, pairs)
+    if formats.form(chosen) is not Format.TABLE:
+        screen.note(text)
     if extras.open and not webbrowser.open(page.resolve().as_uri()):
         screen.warn(f"no browser could be started; open {page}")
     gathered.check()
 
 
-def save(gathered: Gathered, out: Path) -> tuple[list[Path], Gallery]:
-    """The report's two files, out.md and the page beside it, and its figures, all written."""
+def save(gathered: Gathered, out: Path, pairs: Sequence[Pair] | None = None) -> tuple[list[Path], Gallery]:
+    """The report's two files, out.md and the page beside it, and its figures, all written.
+
+    `pairs`: those of its models, where they are known already.
+    """
+    pairs = pairing.of_parts(gathered.parts) if pairs is None else pairs
     if out.suffix != ".md":
         raise UsageError(f"--out {out} must end in .md; the HTML page gets the same name with .html")
     files.check_writable(out.parent)
     several = len({part.model for part in gathered.parts}) > 1
     gallery = Gallery(out.parent / f"{out.stem}_figures", several)
     given: dict[str, Any] = {"title": _title(gathered), "lead": _lead(gathered), "cover": _cover(gathered)}
-    given |= {"sections": sections(gathered, gallery), "folder": gallery.folder.name}
+    content = sections(gathered, gallery, pairs)
+    given |= {"sections": content, "folder": gallery.folder.name}
     page = out.with_suffix(".html")
     files.write_bytes(out, blocks.render("md", **given).encode())
+    script, digest = views.script()
+    shown = [picture for section in content for block in section.blocks for picture in block.pictures]
+    given |= {"views": views.embedded(gathered, shown), "script": Markup(script), "script_digest": digest}  # noqa: S704  ours
     files.write_bytes(page, blocks.render("html", **given).encode())
     gallery.sweep()
     return [out, page], gallery
@@ -113,9 +127,13 @@ def _row(run: ReportRun) -> dict[str, Any]:
 
 
 def _say(
-    gathered: Gathered, gallery: Gallery, files: list[Path], chosen: Format | None, screen: Screen
-) -> None:
-    """Write to stdout what was written and used."""
+    gathered: Gathered,
+    gallery: Gallery,
+    files: list[Path],
+    chosen: Format | None,
+    pairs: Sequence[Pair],
+) -> str:
+    """Write to stdout what was written and used; returns what was written, in a line."""
     figures = {"folder": str(gallery.folder), "drawn": gallery.drawn, "unchanged": gallery.kept}
     used = [_row(run) for run in gathered.used]
     chosen = formats.form(chosen)
@@ -132,21 +150,22 @@ def _say(
         document |= {"figures": figures, "used": used}
         document["left_out"] = [{**_row(run), "reason": why} for run, why in gathered.left]
         document["damaged"] = [str(run.folder) for run in gathered.damaged]
+        document["models"] = [models.document(pair) for pair in pairs]
         formats.write_json(document)
     else:
         plain = [{name: str(value) for name, value in row.items() if name != "tables"} for row in used]
         formats.listing("used", plain, [list(row.values()) for row in plain], chosen, columns=list(plain[0]))
     sys.stdout.flush()
-    if chosen is not Format.TABLE:
-        screen.note(f"{written}; {drawn}")
+    return f"{written}; {drawn}"
 
 
-def sections(gathered: Gathered, gallery: Gallery) -> list[Section]:
+def sections(gathered: Gathered, gallery: Gallery, pairs: Sequence[Pair]) -> list[Section]:
     """All sections, in order."""
     content = list(first_screen.sections(gathered, gallery))
     for dataset, group in itertools.groupby(gathered.parts, key=lambda part: part.data.name):
         parts = list(group)
         content.append(Section(dataset, [*_overview(parts, gallery)]))
+        content += models.section(pairs, dataset)
         for title, make in (
             ("The clean model", _clean),
             ("Which sites", sites.which_sites),
@@ -154,6 +173,7 @@ def sections(gathered: Gathered, gallery: Gallery) -> list[Section]:
             ("Estimates against exact effects", sites.calibration),
             ("Where it can be read", probes.section),
             ("Sets of sites", circuits.section),
+            ("What removing costs", edits.section),
             ("Between the sites", edges.section),
         ):
             if shown := list(make(parts, gallery)):
@@ -173,6 +193,7 @@ def _unmeasured(part: Part) -> Iterator[Block]:
         words.command("patch", part, options): not part.along,
         words.command("probe", part): not part.probes,
         "biasscope circuit --from RUN": not part.circuits and bool(part.maps),
+        "biasscope mitigate --from RUN": not part.mitigations and bool(part.maps),
     }
     if commands := [command for command, missing in lacking.items() if missing]:
         yield Block("unmeasured", f"Not measured for {part.model}:", commands)

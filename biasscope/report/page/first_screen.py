@@ -1,7 +1,7 @@
 """The first screen: a verdict for each model and data set, with its picture, where, how certain, what not."""
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import polars as pl
@@ -103,10 +103,13 @@ def _groups(part: Part, judged: Verdict, gallery: Gallery) -> Picture | None:
     if judged.slope and judged.x:
         covariate, unit = data.covariate or ("covariate", "")
         known = pl.DataFrame({"group": list(judged.x), "x": list(judged.x.values())})
-        rows = known.join(judged.means.select("group", y="mean"), on="group")
+        means = judged.means.select("group", "n", "ci_low", "ci_high", y="mean")
+        points = known.join(means, on="group", maintain_order="left")
+        rows = points.select("group", "x", "y")
         says = f"Run {run.key}: {rows.height} {plural(data.noun)}; line: the slope, with its 95 % band (HC3)."
         axes = f"{covariate}{f', {unit}' if unit else ''}", axis
-        return gallery.picture(name, figures.scatter, rows, says, title=title, axes=axes)
+        picture = gallery.picture(name, figures.scatter, rows, says, title=title, axes=axes)
+        return replace(picture, view=f"{run.key}-groups", points=points)
     ends = (
         ", each with the 95 % interval over its own texts"
         if judged.means["ci_low"].is_not_null().any()

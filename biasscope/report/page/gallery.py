@@ -9,6 +9,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import polars as pl
+
 from biasscope.console import safe_text
 from biasscope.engine.store import digests, files
 from biasscope.report import canvas, figures
@@ -34,6 +36,10 @@ class Picture:
     """What stands below it: the same without its title."""
     png: Path
     svg: str
+    view: str = ""
+    """What the page's script shows in its place, or of its dots; empty: nothing (see `views`)."""
+    points: pl.DataFrame | None = None
+    """Of a scatter the rows of its dots, in their order: group, x, y."""
 
 
 @dataclass

@@ -14,7 +14,7 @@ from biasscope.engine.schemas import SUMMARY, TOTAL
 from biasscope.engine.statistics import summary
 from biasscope.engine.store import files, reproduce
 from biasscope.engine.store.cache import Stored, finished, load, models
-from biasscope.engine.store.runs import DatasetPart, RunRecord
+from biasscope.engine.store.runs import EDITED, DatasetPart, RunRecord
 from biasscope.engine.store.seals import DEPTH, Seal
 from biasscope.engine.types import SOURCES
 
@@ -23,17 +23,19 @@ ROW = 3
 LISTED = 10
 """Sites in a list of the strongest."""
 MAPS = ("patch", "ablate")
-SHOWN = (*MAPS, "baseline", "probe", "circuit")
+SHOWN = (*MAPS, "baseline", "probe", "circuit", "mitigate")
 BETWEEN = frozenset({"edges", "conditional"})
 """Tables that runs between the sites have."""
 KIND = (
     *("method", "source", "direction", "steps", "positions", "components", "given", "control", "conditional"),
+    EDITED,
     *("task", "negatives", "site", "position", "split"),
 )
 """Parameters that make another kind of measurement."""
 SIZE = (
     *("heads", "layers", "top", "by", "adaptive", "miss", "calibrate", "causal"),
     *("rounds", "mib", "sizes", "minimal", "target", "run", "group_by"),
+    *("kind", "doses", "at", "transfer", "text", "tokens", "random", "all_doses"),
 )
 """Those that make a larger or smaller one of the same kind: the largest, then the newest, is shown."""
 
@@ -63,7 +65,8 @@ class ReportRun:
     @property
     def names(self) -> tuple[str, ...]:
         """What --model may call its model."""
-        return self.model, files.safe_name(self.model), self.record.model.name if self.record.model else ""
+        own = files.safe_name(self.model), self.record.model.name if self.record.model else ""
+        return self.model, *own, *([self.record.name] if self.record.name else [])
 
     @property
     def file(self) -> str:
@@ -135,6 +138,7 @@ class Part:
     """Maps split by position."""
     probes: list[ReportRun]
     circuits: list[ReportRun]
+    mitigations: list[ReportRun] = field(default_factory=list)
     between: list[ReportRun] = field(default_factory=list)
     """Runs over edges, and scans with sites removed in turn."""
     edited: list[ReportRun] = field(default_factory=list)
@@ -188,7 +192,8 @@ def gather(output_dir: Path, wanted: Sequence[str], model: str | None, cache: Pa
     whole = [_read(run, record, called[run.folder]) for run, record in found]
     for other in set(named) - {run.folder for run in whole}:
         raise DataError(f"{other} is no run of {', '.join(SHOWN)}: a report does not show it; leave it out")
-    shown = [run for run in whole if model is None or model in run.names]
+    same = {run.model for run in whole if model is None or model in run.names}
+    shown = [run for run in whole if run.model in same]
     if not shown:
         there = ", ".join(sorted({run.model for run in whole}))
         which = f" of model '{model}' (there are: {there})" if model and whole else ""
@@ -198,6 +203,13 @@ def gather(output_dir: Path, wanted: Sequence[str], model: str | None, cache: Pa
     parts, left = [part for more, _ in chosen for part in more], [each for _, rest in chosen for each in rest]
     used = [run for run in shown if run.folder not in {other.folder for other, _ in left}]
     return Gathered(parts, used, left, [run for run in stored if run.record is None])
+
+
+def named(output_dir: Path, wanted: Sequence[str], cache: Path | None = None) -> list[ReportRun]:
+    """The runs of these names, in their order. UsageError: there is none; DamagedError: it is corrupted."""
+    loaded = {run.folder: (run, record) for run, record in (load(output_dir, name, cache) for name in wanted)}
+    called = models([run for run, _ in loaded.values()])
+    return [_read(run, record, called[folder]) for folder, (run, record) in loaded.items()]
 
 
 def _parts(runs: Sequence[ReportRun], *, every: bool) -> tuple[list[Part], list[tuple[ReportRun, str]]]:
@@ -271,6 +283,7 @@ def part(runs: Sequence[ReportRun]) -> Part:
         along=[m for m in maps if _split(m)],
         probes=sorted(of["probe"], key=lambda run: bool(run.record.given)),
         circuits=of["circuit"],
+        mitigations=of["mitigate"],
         between=[run for name in MAPS for run in of[name] if BETWEEN & run.data.tables.keys()],
         edited=[run for run in of["baseline"] if run.record.given],
     )

@@ -1,0 +1,129 @@
+"""The edits of a run as tables: one row an edit judged in full, and what is left at each dose."""
+
+from collections.abc import Sequence
+
+import polars as pl
+
+from biasscope.engine import schemas
+from biasscope.engine.schemas import NONE, number
+from biasscope.engine.statistics.mitigate import CHOOSING, FACTS, JUDGED, TRANSFER
+from biasscope.engine.store.runs import DatasetPart
+from biasscope.report.edits.judged import COST, Judged, Row, edits, loss, sentences, span, two
+from biasscope.report.tables import Table
+
+ABOUT = {
+    "random": "random: what random edits of equal cost leave, 5 to 95 % of the draws",
+    "factual": "factual: what is left of the gap between male and female nouns where gender is a fact",
+    "shift": "shift: mean change of target, nats: the base rate of {side}",
+    "kl": "kl: nats, of the next token",
+    "nll": "nll: change of the loss per token of prose, nats",
+    "fitted": "fitted: what is left in the groups that it was fitted to",
+    "there": "there: what is left on {elsewhere}",
+}
+SPARE = ("fitted", "nll", "there", "kl", "shift")
+"""The columns that leave first where the screen is narrow."""
+
+
+def main(summary: pl.DataFrame) -> list[Judged]:
+    """The edits that were judged in full: at their largest dose, or at all."""
+    every = edits(summary)
+    full = [edit for edit in every if loss(edit) is not None]
+    return full or every
+
+
+def transferred(summary: pl.DataFrame) -> str | None:
+    """The data that the edits were judged on too."""
+    names = summary.filter(subset=TRANSFER)["dataset"].unique(maintain_order=True).to_list()
+    return names[0] if names else None
+
+
+def verdicts(summary: pl.DataFrame, data: DatasetPart) -> list[tuple[Judged, list[str]]]:
+    """Each edit judged in full, and what is said of it."""
+    elsewhere = transferred(summary)
+    return [(edit, sentences(edit, data, elsewhere)) for edit in main(summary)]
+
+
+def judged(summary: pl.DataFrame, data: DatasetPart, file: str, *, said: bool = True) -> Table:
+    """What each edit leaves and costs on the half that judges, beside random edits; `said`: the verdicts."""
+    shown, elsewhere = main(summary), transferred(summary)
+    words = {"side": data.sides[0], "elsewhere": elsewhere or ""}
+    there = ["there"] if elsewhere else []
+    factual = ["factual"] if any(edit.left(FACTS) for edit in shown) else []
+    shift = ["shift"] if any(edit.statistic == "slope" for edit in shown) else []
+    columns = ["edit", "left [95 %]", "random", *factual, *shift, "kl", "nll", *there, "fitted"]
+    body = [[_cells(edit)[name] for name in columns] for edit in shown]
+    first = shown[0]
+    about = {name: text.format(**words) for name, text in ABOUT.items() if name in columns}
+    extent = f"{first.change['n']} examples, {first.change['clusters']} groups"
+    title = f"{data.name}: edits of {summary['model'][0]}, judged on {extent}"
+    clean = f"{number(first.clean)} {first.change['unit']}"
+    notes = [f"left: of the clean {first.statistic} of target, {clean}; heads, means and directions were"]
+    notes[0] += " chosen and fitted on the other half"
+    notes += [*about.values(), *schemas.legend(edit.change for edit in shown)]
+    notes += [f"{edit.name}: {' '.join(text)}" for edit, text in verdicts(summary, data) if said]
+    return Table(title, columns, [body], [*notes, f"more in {file}"], SPARE, about)
+
+
+def _cells(edit: Judged) -> dict[str, str]:
+    """The cells of an edit by column."""
+    left, mark = edit.left(), schemas.mark(edit.change)
+    text = NONE if left is None else span(left).replace(" ", f"{mark} " if mark else "  ", 1)
+    band, factual = edit.band(COST), edit.left(FACTS)
+    return {
+        "edit": edit.name,
+        "left [95 %]": text,
+        "random": NONE
+        if band is None or band["ci_low"] is None
+        else f"[{two(band['ci_low'])}, {two(band['ci_high'])}]",
+        "factual": _estimate(factual),
+        "shift": _number(edit.row(JUDGED, "mean")),
+        "kl": _number(edit.row(JUDGED, "mean", "kl")),
+        "nll": _number(loss(edit)),
+        "there": _estimate(edit.left(TRANSFER)),
+        "fitted": _estimate(edit.left(CHOOSING)),
+    }
+
+
+def _estimate(row: Row | None) -> str:
+    return NONE if row is None else two(row["estimate"])
+
+
+def _number(row: Row | None) -> str:
+    return NONE if row is None else number(row["estimate"])
+
+
+def series(shown: Sequence[Judged]) -> dict[str, dict[float, Judged]]:
+    """What is edited → dose → the edit."""
+    known: dict[str, dict[float, Judged]] = {}
+    for edit in shown:
+        name, dose = edit.name.split("@")
+        known.setdefault(name, {})[float(dose)] = edit
+    return known
+
+
+def curve(summary: pl.DataFrame) -> Table:
+    """What is left at each dose on the half that judges."""
+    lines = series(edits(summary))
+    doses = sorted({dose for line in lines.values() for dose in line})
+    body = [[name, *(_dosed(line.get(dose)) for dose in doses)] for name, line in lines.items()]
+    notes = ["by dose: left of the clean value, on the judged half"]
+    columns = [f"{dose:g}" for dose in doses]
+    spare = tuple(f"{dose:g}" for dose in sorted(doses, key=abs))
+    return Table("", ["edit", *columns], [body], notes, spare)
+
+
+def _dosed(edit: Judged | None) -> str:
+    return NONE if edit is None else _estimate(edit.left())
+
+
+def left_by_dose(summary: pl.DataFrame) -> dict[str, dict[float, float | None]]:
+    """What is edited → dose → the share that is left."""
+
+    def share(edit: Judged) -> float | None:
+        row = edit.left()
+        return None if row is None else float(row["estimate"])
+
+    return {
+        name: {dose: share(edit) for dose, edit in sorted(line.items())}
+        for name, line in series(edits(summary)).items()
+    }

@@ -1,0 +1,196 @@
+"""Two models on one data set: the sentence that answers which is less stereotyped, and the differences."""
+
+import itertools
+import math
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+import polars as pl
+
+from biasscope.engine import schemas
+from biasscope.engine.schemas import NONE, number
+from biasscope.engine.statistics import paired, resampling
+from biasscope.engine.statistics.summary import BIAS
+from biasscope.engine.store.runs import DatasetPart
+from biasscope.engine.types import Site
+from biasscope.report import tables
+from biasscope.report.formats import records
+from biasscope.report.page.pairing import Pair
+from biasscope.report.tables import Table, probability
+
+if TYPE_CHECKING:
+    from biasscope.report.page.blocks import Section
+
+SITES = 10
+"""Sites shown, those that differ most."""
+CASES = {
+    "same": "No: the two give the same numbers",
+    "weaker": "Yes, on these sentences",
+    "stronger": "No, it is the other way round",
+    "reversed": "No: it leans the other way now",
+    "open": "Not shown: the interval of the difference holds 0",
+    "untestable": "Cannot be said",
+}
+"""Whether the second model is less stereotyped, in words."""
+PLAIN = CASES | {
+    "same": "The two give the same numbers",
+    "weaker": "Weaker",
+    "stronger": "Stronger",
+    "reversed": "The other way round",
+    "open": "No difference is shown: its interval holds 0",
+}
+"""The same where the data do not say that one side is a stereotype."""
+
+
+def document(pair: Pair) -> dict[str, Any]:
+    """The pair as programs read it."""
+    about: dict[str, Any] = {"first": pair.first.key, "second": pair.second.key, "names": list(pair.names)}
+    about |= {"dataset": pair.data.name, "kind": pair.kind, **vars(pair.matched)}
+    row = pair.headline
+    about |= {"case": None if row is None else case(row), "sentence": sentence(pair)}
+    return {**about, "notes": list(pair.notes), "differences": list(records([pair.differences]))}
+
+
+def case(row: dict[str, Any]) -> str:
+    """Which of CASES a difference is; of SS the neutral value is 50, of all else 0."""
+    neutral = 50.0 if row["statistic"] == "ss" else 0.0
+    first, second = (
+        None if row[f"{side}_estimate"] is None else row[f"{side}_estimate"] - neutral
+        for side in ("first", "second")
+    )
+    if not paired.testable(row) or first is None or second is None:
+        return "untestable"
+    if row["ci_low"] == row["ci_high"] == 0:
+        return "same"
+    if row["ci_low"] <= 0 <= row["ci_high"]:
+        return "open"
+    if first * second < 0:
+        return "reversed"
+    return "weaker" if abs(second) < abs(first) else "stronger"
+
+
+def sentence(pair: Pair) -> str | None:
+    """Whether the second model is less stereotyped than the first, with the interval; None: nothing says."""
+    row = pair.headline
+    if row is None:
+        return None
+    which, (first, second) = case(row), pair.names
+    start = (CASES if pair.data.bias else PLAIN)[which]
+    asked = f"Is {second} less stereotyped than {first}? " if pair.data.bias else f"{second} beside {first}: "
+    if which == "untestable":
+        few = resampling.few_clusters_note(row["clusters"] or 0, pair.data.noun)
+        return f"{asked}{start}: {few or 'the difference has no interval'}."
+    return f"{asked}{start}. {_change(row, pair.data)}{_cost(pair)}"
+
+
+def _change(row: dict[str, Any], data: DatasetPart) -> str:
+    """What changed, from what to what, with the difference and its interval."""
+    first, second = (row[f"{side}_estimate"] for side in ("first", "second"))
+    ends = f"[{number(row['ci_low'])}, {number(row['ci_high'])}]"
+    p = "" if row["p"] is None else f", p {_equals(row['p'])}"
+    change = f"{number(second)} instead of {number(first)}: a difference of {number(row['estimate'])} {ends}"
+    change += f" {row['unit']}{p}, over {row['n']} examples in {row['clusters']} groups"
+    if row["statistic"] == "ss":
+        return f"SS (50: neither side preferred) is {change}."
+    odds = f"{number(math.exp(second))} instead of {number(math.exp(first))}"
+    if row["statistic"] == "slope":
+        with_ = f"each standard deviation more of the {tables.on(data)}"
+        return f"The slope is {change}; {with_} multiplies the odds of {data.sides[0]} by {odds}."
+    return f"The mean is {change}; the odds of {data.sides[0]} are {odds}."
+
+
+def _equals(p: float) -> str:
+    return probability(p) if p < schemas.SMALL else f"= {probability(p)}"
+
+
+def _cost(pair: Pair) -> str:
+    """What became of the competence, or of LMS, in a sentence; empty where neither was measured."""
+    whole = pair.differences.filter(subset="all")
+    for metric, statistic, name in (("competence", "mean", "Competence"), ("stereoset", "lms", "LMS")):
+        row = next(whole.filter(metric=metric, statistic=statistic).iter_rows(named=True), None)
+        if row is not None and row["ci_low"] is not None and pair.kind == "baseline":
+            ends = f"[{number(row['ci_low'])}, {number(row['ci_high'])}] {row['unit']}"
+            held = row["ci_low"] <= 0 <= row["ci_high"]
+            told = "not shown to change" if held else "changed"
+            return f" {name} {told}: {number(row['estimate'])} {ends}."
+    return ""
+
+
+def show(pair: Pair) -> list[Table]:
+    """The sentence, and the differences as a table that people read."""
+    answer = [Table("", [], [], [text])] if (text := sentence(pair)) else []
+    return [*answer, _scores(pair) if pair.kind == "baseline" else _site_rows(pair)]
+
+
+def section(pairs: Sequence[Pair], dataset: str) -> "list[Section]":
+    """What is different between models on a data set; none where there is only one."""
+    from biasscope.report.page.blocks import Block, Section, paragraph
+
+    blocks = []
+    for pair in (pair for pair in pairs if pair.data.name == dataset):
+        answer = sentence(pair)
+        blocks += [paragraph(answer)] if answer else []
+        blocks.append(Block("table", table=show(pair)[-1]))
+    return [Section(f"Between models: {dataset}", blocks, level=3)] if blocks else []
+
+
+def _legend(pair: Pair) -> list[str]:
+    letters = [
+        f"{letter}: {name}, run {run.key}"
+        for letter, name, run in zip("AB", pair.names, (pair.first, pair.second), strict=True)
+    ]
+    left = [pair.matched.left] if pair.matched.left else []
+    return [*letters, *left, *pair.notes]
+
+
+def _scores(pair: Pair) -> Table:
+    """The differences of two clean models, without the groups one by one."""
+    single = f"{pair.data.noun}: "
+    rows = [row for row in pair.differences.iter_rows(named=True) if not tables.detail(row, single)]
+    sections = [
+        [_score(row) for row in part] for _, part in itertools.groupby(rows, key=lambda row: row["metric"])
+    ]
+    columns = ["score", "over", "A", "B", "B − A [95 % interval]", "p", "k"]
+    k = f"k: groups (each {pair.data.noun} is one), the unit of intervals and p"
+    notes = [*_legend(pair), "B − A: per example, then over groups: what both have in common cancels"]
+    notes += [k, *schemas.legend(rows)]
+    hidden = pair.differences.height - len(rows)
+    notes += [f"… {hidden} more rows in --json"] if hidden else []
+    title = f"{pair.data.name}: what is different"
+    return Table(title, columns, sections, notes, ("k", "p"), {"k": k})
+
+
+def _score(row: dict[str, Any]) -> list[str]:
+    ends = [number(row[f"{side}_estimate"]) for side in ("first", "second")]
+    count = NONE if row["clusters"] is None else str(row["clusters"])
+    return [tables.named(row), row["subset"], *ends, tables.interval(row), probability(row["p"]), count]
+
+
+def _site_rows(pair: Pair) -> Table:
+    """The sites that differ most, by the statistic that ranks."""
+    own = pair.differences.filter(metric=BIAS[0], subset="all").filter(schemas.single_sites())
+    own = own.filter(pl.col("statistic") == pl.col("statistic").first(), pl.col("component") != schemas.TOTAL)
+    rows = own.head(SITES).to_dicts()
+    tested = own["p_family"].is_not_null().any()
+    body = []
+    for row in rows:
+        ends = [number(row[f"{side}_estimate"]) for side in ("first", "second")]
+        test = [probability(row["p_family"])] if tested else []
+        source = f" ({row['source']})" if own["source"].n_unique() > 1 else ""
+        body.append([f"{place(row, pair.kind)}{source}", *ends, tables.interval(row), *test])
+    columns = ["site", "A", "B", "B − A [95 % interval]", *(["p_family"] if tested else [])]
+    what = "effects by depth" if pair.kind == "depth" else "effects of sites"
+    title = f"{pair.data.name}: {what} that differ most ({own['statistic'][0]}, {own['unit'][0]})"
+    starred = own.filter(schemas.starred()).height
+    count = f"{starred} of {own.height} differ significantly" if tested else f"{own.height} compared"
+    rest = f"; {own.height - len(rows)} more in --json" if own.height > len(rows) else ""
+    return Table(title, columns, [body], [*_legend(pair), f"{count}{rest}", *schemas.legend(rows)])
+
+
+def place(row: dict[str, Any], kind: str) -> str:
+    """The name of a site, or of the tenth of the depth."""
+    if kind == "depth":
+        noun = "heads" if row["component"] == "z" else "MLPs"
+        return f"{noun}, {10 * row['layer']}–{10 * row['layer'] + 10} % of the depth"
+    position = "" if row["position"] in (None, "all") else f" {row['position']}"
+    return f"{Site(row['layer'], row['component'], row['head'])}{position}"
