@@ -140,34 +140,6 @@ def experiment(name: str) -> Callable[..., Run]:
     return run
 
 
-def circuit(
-    run: Run | str,
-    *,
-    sizes: Sequence[int] | str | None = None,
-    minimal: bool = False,
-    target: float = 0.8,
-) -> Run:
-    """Keep or remove only the strongest sites, or edges, of a run of `ablate` or `patch`: what is theirs.
-
-    As `biasscope circuit --from RUN`.
-    """
-    from biasscope.engine.experiments import circuit as experiments
-
-    settings, ranked = _continued(run)
-    some = None if sizes is None else _option("sizes", str, sizes)
-    options: Any = {"sizes": some, "minimal": minimal, "target": target}
-    result = experiments.circuit(settings, str(ranked.folder), **options, voice=_voice(None))
-    return Run(result, ranked._held)
-
-
-def _continued(run: Run | str) -> tuple[Measure, Run]:
-    """The settings by which a run is continued, and the run."""
-    ranked = load(run) if isinstance(run, str) else run
-    places = {name: ranked.record.params[name] for name in ("cache_dir", "output_dir", "data_dir")}
-    model = ranked._held.lm or ranked.record.params["model"]
-    return replace(_settings(model, None, places), held=ranked._held), ranked
-
-
 def load(run: str, output_dir: Where = DEFAULTS.output_dir, cache_dir: Where = DEFAULTS.cache_dir) -> Run:
     """A finished run by its folder or the start of its key. UsageError: none; DamagedError: it changed."""
     stored, record = cache.load(Path(output_dir), run, Path(cache_dir))
