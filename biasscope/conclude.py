@@ -1,4 +1,4 @@
-"""What concludes from finished runs, as functions: circuits, comparisons, edits of a model, an edit as files."""
+"""What concludes from finished runs, as functions: circuits, comparisons, edits, an edit as files."""
 
 from collections.abc import Sequence
 from dataclasses import fields, replace
