@@ -12,7 +12,7 @@ import os
 import sys
 import time
 from collections import Counter, deque
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -29,6 +29,8 @@ DEADLINE = 3600.0
 """Seconds that a unit may take, the loading of the model included."""
 STORE = 100 * 2**20
 """Bytes of Ray's object store; what is sent are kilobytes."""
+PATIENCE = 90.0
+"""Seconds without a worker after which it is said."""
 LOOPBACK = {"RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0"}
 """Ray's word for: this machine alone. A cluster of our own listens on no other address."""
 CORES = 4
@@ -71,7 +73,7 @@ class Queue(Collection[tuple[str, "Tables"]]):
     Iterating gives names with tables, as they come in. What cannot be had is in `failed`.
     """
 
-    def __init__(self, engine: "Ray", stage: Stage, units: Sequence[str]) -> None:
+    def __init__(self, engine: "Ray", stage: Stage, units: Sequence[str], say: Callable[[str], None]) -> None:
         import ray
 
         self.engine, self.stage, self.size = engine, ray.put(stage), len(units)
@@ -80,6 +82,7 @@ class Queue(Collection[tuple[str, "Tables"]]):
         self.failed: dict[str, str] = {}
         """Unit → why it could not be measured."""
         self.busy: dict[Any, Task] = {}
+        self.say, self.waits = say, time.monotonic() + PATIENCE
 
     def __len__(self) -> int:
         return self.size
@@ -94,6 +97,12 @@ class Queue(Collection[tuple[str, "Tables"]]):
             self._give(actor, "")
         while self.todo or any(task.unit for task in self.busy.values()):
             ready, _ = ray.wait(list(self.busy), timeout=1.0)
+            if time.monotonic() > self.waits and not (ready or self.engine.devices):
+                self.waits = float("inf")
+                free = ray.available_resources().get("GPU" if self.engine.gpus else "CPU", 0)
+                self.say(
+                    f"no worker has begun in {PATIENCE:.0f} s; the cluster has {free:.0f} free cores or GPUs"
+                )
             for ref in ready:
                 task = self.busy.pop(ref)
                 if (tables := self._taken(ref, task)) is not None:
@@ -234,7 +243,7 @@ class Ray(Serial):
         assert self.workers is not None  # noqa: S101 - decided at the start
         if len(units) < self.workers:
             scan.run.voice.note(f"{len(units)} parts: more than {len(units)} workers cannot help here")
-        queue = Queue(self, _stage(scan), [unit.name for unit in units])
+        queue = Queue(self, _stage(scan), [unit.name for unit in units], scan.run.voice.note)
         yield from scan.run.voice.track(queue, label)
         if len(self.devices) > 1:
             kinds = ", ".join(sorted(self.devices))
