@@ -99,7 +99,8 @@ class Queue(Collection[tuple[str, "Tables"]]):
             ready, _ = ray.wait(list(self.busy), timeout=1.0)
             if time.monotonic() > self.waits and not (ready or self.engine.devices):
                 self.waits = float("inf")
-                free = ray.available_resources().get("GPU" if self.engine.gpus else "CPU", 0)
+                kind = "GPU" if self.engine.gpus else "CPU"
+                free = ray.available_resources().get(kind, 0)
                 self.say(
                     f"no worker has begun in {PATIENCE:.0f} s; the cluster has {free:.0f} free cores or GPUs"
                 )
