@@ -24,8 +24,7 @@ from biasscope.engine.settings import OUTPUT, SILENT, Dtype, Held, Loaded, Measu
 from biasscope.engine.store import cache, digests, runs
 from biasscope.engine.types import Dataset, Example, Site
 from biasscope.notebook import Run
-from biasscope.report.comparison import Comparison
-from biasscope.report.page import gather, pairing
+from biasscope.report.page import gather
 
 if TYPE_CHECKING:
     from biasscope.engine.measure.sources import Source
@@ -157,21 +156,6 @@ def _names(given: Iterable[Run | str]) -> list[str]:
     """The names of runs, and the folders of those that are in memory."""
     parts = ([run] if isinstance(run, str) else [part.path for part in run.record.datasets] for run in given)
     return [name for names in parts for name in names]
-
-
-def compare(*compared: Run | str, top: int = 10, output_dir: Where = DEFAULTS.output_dir) -> Comparison:
-    """Two models on one data set (`differences`, `sentences`), and how far rankings agree (`agreement`).
-
-    As `biasscope compare`; a table in a notebook. DataError where no two of the runs can be compared.
-    """
-    from biasscope.report import rankings as experiments
-
-    names, folder = _names(compared), Path(output_dir)
-    rankings, used = experiments.rankings(names, folder)
-    pairs, why = pairing.pairs(gather.named(folder, names))
-    if len(rankings) < 2 and not pairs:
-        experiments.refuse_one(rankings, why)
-    return Comparison(pairs, rankings, used, top)
 
 
 def load_model(

@@ -11,8 +11,6 @@ from typing import Annotated, Any, get_type_hints
 import typer
 
 from biasscope import usage
-from biasscope.engine import settings
-from biasscope.engine.errors import UsageError
 from biasscope.engine.settings import (
     Control,
     Direction,
@@ -60,39 +58,6 @@ def option(flag: str, help: str, *more: str, panel: str | None = None, **limits:
     )
 
 
-def batch_size(value: str) -> str:
-    """The value as given, "auto" or a whole number from 1 up; anything else is a usage error."""
-    if value != "auto" and not (value.isdecimal() and int(value) > 0):
-        raise typer.BadParameter(f"'{value}' is neither 'auto' nor a whole number from 1 up")
-    return value
-
-
-def checked_memory(value: str | None) -> str | None:
-    """The value as given, a size; anything else is a usage error."""
-    try:
-        settings.memory(value)
-    except UsageError as problem:
-        raise typer.BadParameter(str(problem)) from None
-    return value
-
-
-def readable_gates(values: list[str] | None) -> list[str] | None:
-    """The conditions as given; a usage error where one cannot be read."""
-    for value in values or []:
-        try:
-            settings.Gate.parse(value)
-        except UsageError as problem:
-            raise typer.BadParameter(str(problem)) from None
-    return values
-
-
-def remember_debug(context: typer.Context, value: bool) -> bool:
-    """The value, kept where `cli` finds it when an error passes."""
-    if value:
-        context.meta["biasscope.debug"] = True
-    return value
-
-
 Model = Annotated[
     str,
     option(
@@ -111,7 +76,7 @@ BatchSize = Annotated[
         "--batch-size",
         "Tokens of all copies in a pass; auto: by model size",
         panel=MODEL,
-        callback=batch_size,
+        callback=usage.batch_size,
         metavar="auto|N",
     ),
 ]
@@ -121,7 +86,7 @@ MaxMemory = Annotated[
         "--max-memory",
         "Keep the process below this (8GiB)",
         panel=MODEL,
-        callback=checked_memory,
+        callback=usage.checked_memory,
         metavar="SIZE",
     ),
 ]
@@ -177,7 +142,7 @@ FailIf = Annotated[
         "Exit 6 where a number is beyond a value: 'winogender.slope > 0.5'; slope, mean, ss, icat, lms, "
         "difference, with .ci_low or .ci_high; repeatable",
         panel=OUTPUT,
-        callback=readable_gates,
+        callback=usage.readable_gates,
         metavar="CONDITION",
     ),
 ]
@@ -246,7 +211,7 @@ Plot = Annotated[
 Quiet = Annotated[bool, option("--quiet", "No progress, no notes", "-q", panel=OUTPUT)]
 Verbose = Annotated[bool, option("--verbose", "Also what the libraries have to say", "-v", panel=OUTPUT)]
 Debug = Annotated[
-    bool, option("--debug", "Show the traceback of every error", panel=OUTPUT, callback=remember_debug)
+    bool, option("--debug", "Show the traceback of every error", panel=OUTPUT, callback=usage.remember_debug)
 ]
 
 

@@ -21,7 +21,8 @@ from biasscope.engine.measure import exact, sources
 from biasscope.engine.model import forward, metrics, tokens
 from biasscope.engine.model.packing import MASS
 from biasscope.engine.types import Site
-from biasscope.report.page import gather, verdict
+from biasscope.report.page import runs as kinds
+from biasscope.report.page import verdict
 from tests.golden import steps
 from tests.support import stored
 from tests.support.examples import paired
@@ -255,14 +256,16 @@ CASES += [
     f"patch --components z,mlp_out --method {method} --source {name}"
     for method in choices("patch", "method")
     for name in choices("patch", "source")
+    if method != "edges"
 ]
+CASES += [f"patch --method edges --calibrate 2 --source {name}" for name in choices("patch", "source")]
 
 
 @pytest.mark.parametrize("words", CASES)
 def test_the_size_of_a_pass_changes_no_effect(home: Home, words: str) -> None:
     command, *rest = words.split()
     effects = [
-        pl.read_parquet(home.folder / part["path"] / "effects.parquet")
+        pl.read_parquet(home.folder / part["path"] / f"{'exact' if 'edges' in words else 'effects'}.parquet")
         for part in (
             home.part(words, f"{command} {SMALL} {' '.join(rest)} {size}") for size in ("", "--batch-size 40")
         )
@@ -279,7 +282,7 @@ def test_every_option_makes_another_kind_of_measurement_or_a_larger_one(name: st
     hints = get_type_hints(measured)
     own = set(hints) - {"settings", "voice", "return", "wanted"}
     own |= {f.name for f in fields(hints["wanted"])} if "wanted" in hints else set()
-    assert own <= {*gather.KIND, *gather.SIZE} and not set(gather.KIND) & set(gather.SIZE)
+    assert own <= {*kinds.KIND, *kinds.SIZE} and not set(kinds.KIND) & set(kinds.SIZE)
 
 
 # Metrics and sources

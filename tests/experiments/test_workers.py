@@ -157,12 +157,16 @@ def test_a_node_that_dies_costs_only_its_units_in_flight(tmp_path: Path):
     assert tables(tmp_path / "one") == tables(tmp_path / "many")
 
 
-def test_after_a_killed_coordinator_one_process_goes_on_to_the_same_bytes(cluster: Cluster, tmp_path: Path):
+def test_after_a_killed_coordinator_one_process_goes_on_to_the_same_bytes(tmp_path: Path):
     ablate.ablate(settings(tmp_path / "one"))
-    with driven(tmp_path / "many", cluster, 2) as process:
-        os.kill(process.pid, signal.SIGKILL)
-        out, _ = process.communicate()
-        assert out == b"", "stdout is for the result alone"
+    cluster = started()
+    try:
+        with driven(tmp_path / "many", cluster, 2) as process:
+            os.kill(process.pid, signal.SIGKILL)
+            out, _ = process.communicate()
+    finally:
+        cluster.shutdown()
+    assert out == b"", "stdout is for the result alone"
     assert len(stored(tmp_path / "many")) >= 3
     ablate.ablate(settings(tmp_path / "many"))
     assert tables(tmp_path / "one") == tables(tmp_path / "many")

@@ -6,9 +6,10 @@ from collections.abc import Sequence
 import numpy as np
 import polars as pl
 
-from biasscope.engine.experiments.scan import Scan
-from biasscope.engine.statistics import reliability, resampling, summary
+from biasscope.engine.experiments.scans.scan import Scan
+from biasscope.engine.statistics import reliability, summary
 from biasscope.engine.statistics.cells import sites_of
+from biasscope.engine.statistics.inference import resampling
 from biasscope.engine.statistics.reliability import Quantity
 from biasscope.engine.types import Site
 

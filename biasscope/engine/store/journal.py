@@ -10,7 +10,6 @@ import importlib.metadata
 import json
 import os
 import shutil
-import socket
 import time
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
@@ -18,13 +17,13 @@ from pathlib import Path
 from typing import Any
 
 import polars as pl
-from filelock import FileLock, Timeout
 
-from biasscope.engine.errors import DamagedError, LockedError, unwritable
+from biasscope.engine.errors import DamagedError, unwritable
 from biasscope.engine.store import digests, files, shards
+from biasscope.engine.store.locks import HOLDER, LOCK, held
 from biasscope.engine.store.shards import SCHEMA_VERSION
 
-JOURNAL, KEY, LOCK, HOLDER = "journal.jsonl", "key.json", "lock", "holder.json"
+JOURNAL, KEY = "journal.jsonl", "key.json"
 ALGORITHM_VERSION = 5
 """Raised when the same inputs would give other numbers, so that old runs are not taken for new ones."""
 LIBRARIES = ("torch", "transformers", "transformer_lens")
@@ -229,40 +228,6 @@ def opened(
         if not (folder / KEY).is_file() or (folder / KEY).read_bytes() != digests.canonical(identity):
             files.write_bytes(folder / KEY, digests.canonical(identity))
         yield Journal.read(folder)
-
-
-@contextlib.contextmanager
-def held(folder: Path, *, wait: bool = False) -> Iterator[None]:
-    """Hold the run's lock, creating its folder if needed."""
-    try:
-        folder.mkdir(mode=0o700, parents=True, exist_ok=True)
-        lock = FileLock(folder / LOCK, mode=0o600)
-        lock.acquire(timeout=-1 if wait else 0)
-    except Timeout:
-        raise LockedError(
-            f"another process works on this run: {holder(folder)}; let it finish, or add --wait"
-        ) from None
-    except OSError as problem:
-        raise unwritable(problem, folder) from problem
-    try:
-        since = time.strftime("%Y-%m-%d %H:%M:%S %z")
-        own = {"pid": os.getpid(), "host": socket.gethostname(), "since": since}
-        with contextlib.suppress(OSError):  # only for the message to others
-            (folder / HOLDER).write_text(json.dumps(own), encoding="utf-8")
-        yield
-    finally:
-        with contextlib.suppress(OSError):
-            (folder / HOLDER).unlink(missing_ok=True)
-        lock.release()
-
-
-def holder(folder: Path) -> str:
-    """Who holds a folder, for people."""
-    try:
-        process = json.loads((folder / HOLDER).read_text(encoding="utf-8"))
-        return f"process {process['pid']} on {process['host']}, since {process['since']}"
-    except (OSError, ValueError, KeyError, TypeError):
-        return "it has not said which"
 
 
 def clear(folder: Path) -> None:

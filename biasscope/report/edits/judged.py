@@ -8,7 +8,7 @@ import polars as pl
 
 from biasscope.engine import schemas
 from biasscope.engine.schemas import NONE, number
-from biasscope.engine.statistics import resampling
+from biasscope.engine.statistics.inference import resampling
 from biasscope.engine.statistics.mitigate import CHOOSING, FACTS, FEWEST, JUDGED, LOSS, TEXT, TRANSFER, share
 from biasscope.engine.store.runs import DatasetPart
 

@@ -7,7 +7,7 @@ journal, which one process alone writes. So every engine ends with the same byte
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import Any, Protocol
 
 import polars as pl
 
@@ -16,8 +16,8 @@ from biasscope.engine.settings import Measure
 from biasscope.engine.store import digests
 from biasscope.engine.types import Unit
 
-if TYPE_CHECKING:
-    from biasscope.engine.experiments.scan import Scan
+Scan = Any
+"""A `scans.scan.Scan`; that file imports this one."""
 
 Tables = Mapping[str, pl.DataFrame]
 SHARDED = ("ablate", "baseline", "patch")
@@ -35,16 +35,16 @@ class Engine(Protocol):
     def threads(self) -> int:
         """With how many threads a unit is measured; the last digits depend on it."""
 
-    def begin(self, scan: "Scan") -> None:
+    def begin(self, scan: Scan) -> None:
         """Prepare for a scan whose journal is open."""
 
     def share(self, units: Sequence[Unit]) -> list[Unit]:
         """Those of the units that this run measures."""
 
-    def measured(self, scan: "Scan", units: Sequence[Unit], label: str) -> Iterator[tuple[str, Tables]]:
+    def measured(self, scan: Scan, units: Sequence[Unit], label: str) -> Iterator[tuple[str, Tables]]:
         """The units' names with their tables, in any order, each as soon as it is there."""
 
-    def end(self, scan: "Scan") -> None:
+    def end(self, scan: Scan) -> None:
         """Conclude a scan; not called where it failed."""
 
     def close(self) -> None:
@@ -64,19 +64,19 @@ class Serial:
 
         return torch.get_num_threads()
 
-    def begin(self, scan: "Scan") -> None:
+    def begin(self, scan: Scan) -> None:
         """Prepare for a scan."""
 
     def share(self, units: Sequence[Unit]) -> list[Unit]:
         """All of the units."""
         return list(units)
 
-    def measured(self, scan: "Scan", units: Sequence[Unit], label: str) -> Iterator[tuple[str, Tables]]:
+    def measured(self, scan: Scan, units: Sequence[Unit], label: str) -> Iterator[tuple[str, Tables]]:
         """The units' names with their tables."""
         for unit in scan.run.voice.track(list(units), label) if label else units:
             yield unit.name, unit.compute()
 
-    def end(self, scan: "Scan") -> None:
+    def end(self, scan: Scan) -> None:
         """Conclude a scan."""
 
     def close(self) -> None:
@@ -107,7 +107,7 @@ class Shard(Serial):
         """The run's key, and which share of it."""
         return f"{key}-{self.index}-of-{self.of}"
 
-    def begin(self, scan: "Scan") -> None:
+    def begin(self, scan: Scan) -> None:
         """Keep what `runs merge` needs to know of the run."""
         params = scan.run.options.resolved() | scan.run.own
         params |= {"dataset": [scan.run.names[scan.dataset.name]]}
@@ -118,7 +118,7 @@ class Shard(Serial):
         """Those that the sha256 of their name deals to this shard."""
         return [u for u in units if int(digests.of_bytes(u.name.encode()), 16) % self.of == self.index - 1]
 
-    def end(self, scan: "Scan") -> None:
+    def end(self, scan: Scan) -> None:
         """Say what is measured, and how the shares are joined."""
         units = scan.journal.facts["finished"]["units"]
         have = f"{len(units) - len(scan.journal.missing)} of {len(units)} parts"
@@ -148,14 +148,3 @@ def check(command: str, options: Measure, own: Mapping[str, Any]) -> None:
         raise UsageError(f"a shard lies in the cache until it is merged: --shard does not go with {what}")
     if engine != "serial" and options.held.lm:
         raise UsageError("workers load the model by its name; save the one in memory, and name its folder")
-
-
-def of(options: Measure) -> Engine:
-    """The engine that the options say."""
-    if options.shard:
-        return Shard.parse(options.shard)
-    if options.engine == "ray":
-        from biasscope.engine.experiments.parallel import workers
-
-        return workers.Ray(options.workers, options.ray_address)
-    return Serial()

@@ -9,7 +9,7 @@ from typing import Any
 
 from biasscope.engine.errors import DataError, PartialError, UsageError
 from biasscope.engine.settings import SILENT, Dtype, Measure, Voice
-from biasscope.engine.store import journal, runs
+from biasscope.engine.store import journal, locks, runs
 from biasscope.engine.store.cache import SHORTEST
 from biasscope.engine.store.journal import Journal
 from biasscope.engine.store.reproduce import PLACES
@@ -54,7 +54,7 @@ def _folders(name: str, root: Path) -> list[Path]:
 @contextlib.contextmanager
 def _opened(folder: Path) -> Iterator[Journal]:
     """A shard's journal, locked and checked. UsageError where the folder is no shard's."""
-    with journal.held(folder):
+    with locks.held(folder):
         shard = Journal.read(folder)
         if "shard" not in shard.facts:
             raise UsageError(f"{folder} is no shard: it was not measured with --shard")

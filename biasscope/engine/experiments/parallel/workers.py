@@ -7,26 +7,21 @@ or the whole cluster may die: that costs the units in flight, and the next call 
 
 import atexit
 import contextlib
-import importlib
 import logging
 import os
 import sys
-import tempfile
 import time
 from collections import Counter, deque
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from dataclasses import dataclass, field, replace
-from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-from biasscope.engine.errors import DataError, PartialError, UsageError
-from biasscope.engine.experiments.parallel.engines import Serial, Tables
+from biasscope.engine.errors import PartialError, UsageError
+from biasscope.engine.experiments.parallel.engines import Engine, Scan, Serial, Shard, Tables
+from biasscope.engine.experiments.parallel.worker import Stage, Worker
 from biasscope.engine.settings import Held, Measure
-from biasscope.engine.store import cache, journal, shards
-from biasscope.engine.types import Dataset, Unit
-
-if TYPE_CHECKING:
-    from biasscope.engine.experiments.scan import Scan
+from biasscope.engine.store import cache, shards
+from biasscope.engine.types import Unit
 
 TRIES = 3
 """Workers that a unit may take down with it before it is left out."""
@@ -34,97 +29,15 @@ DEADLINE = 3600.0
 """Seconds that a unit may take, the loading of the model included."""
 STORE = 100 * 2**20
 """Bytes of Ray's object store; what is sent are kilobytes."""
+PATIENCE = 90.0
+"""Seconds without a worker after which it is said."""
 LOOPBACK = {"RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0"}
 """Ray's word for: this machine alone. A cluster of our own listens on no other address."""
 CORES = 4
 """Cores of a worker, unless `--workers` says otherwise."""
 
 
-@dataclass(frozen=True)
-class Stage:
-    """What a worker needs to compute some units of a run: the command, and what is stored of it."""
-
-    command: str
-    options: Measure
-    own: Mapping[str, Any]
-    dataset: Dataset
-    identity: Mapping[str, Any]
-    """All that decides the run's numbers; the worker's must be equal."""
-    facts: Mapping[str, Any]
-    stored: Mapping[str, Mapping[str, bytes]]
-    """Unit → table → its shard."""
-
-
-class Reached(Exception):  # noqa: N818  it is no error: the steps stop where units are to be measured
-    """The scan and the units that a replay of the steps came to."""
-
-    def __init__(self, scan: "Scan", units: Sequence[Unit]) -> None:
-        super().__init__()
-        self.scan, self.units = scan, {unit.name: unit for unit in units}
-
-
-@dataclass
-class Replay(Serial):
-    """The engine of a worker: what is stored is given, and the first units that are not end the steps."""
-
-    stage: Stage
-
-    def begin(self, scan: "Scan") -> None:
-        """Take over what the coordinator has stored. DataError where this worker's run is another one."""
-        if differing := journal.differences(self.stage.identity, scan.journal.identity):
-            raise DataError(f"a worker has another {', '.join(differing)}: install and store the same on all")
-        for name, value in self.stage.facts.items():
-            scan.journal.set(name, value)
-        for unit, tables in self.stage.stored.items():
-            decoded = {
-                name: shards.decoded(content, shards.SCHEMAS[name]) for name, content in tables.items()
-            }
-            scan.journal.put(unit, decoded)
-
-    def measured(self, scan: "Scan", units: Sequence[Unit], label: str) -> Iterator[tuple[str, Tables]]:
-        """Stop at the first units that are to be measured."""
-        if units:
-            raise Reached(scan, units)
-        return iter(())
-
-
-class Worker:
-    """One process with the model: computes units by name. An actor of Ray."""
-
-    def __init__(self, threads: int) -> None:
-        import torch
-
-        torch.set_num_threads(threads)
-        self.lm: Any = None
-        self.stage: Stage | None = None
-        self.units: dict[str, Unit] = {}
-
-    def begin(self, stage: Stage) -> str:
-        """Reach the stage's units; the name of the device."""
-        with tempfile.TemporaryDirectory(prefix="biasscope-") as folder:
-            held = Held(self.lm, (stage.dataset,), Replay(stage))
-            options = replace(stage.options, held=held, output_dir=Path(folder))
-            module = importlib.import_module(f"biasscope.engine.experiments.{stage.command}")
-            try:
-                getattr(module, stage.command)(options, **stage.own)
-            except Reached as reached:
-                self.lm, self.units, self.stage = reached.scan.run.lm, reached.units, stage
-        return _device(self.lm)
-
-    def compute(self, unit: str) -> dict[str, bytes]:
-        """The unit's tables, as their shards."""
-        tables = self.units[unit].compute()
-        return {name: shards.encoded(frame, shards.SCHEMAS[name], name) for name, frame in tables.items()}
-
-
-def _device(lm: Any) -> str:
-    """The kind of device that a worker computes on."""
-    import torch
-
-    return torch.cuda.get_device_name(lm.device) if str(lm.device).startswith("cuda") else str(lm.device)
-
-
-def _stage(scan: "Scan") -> Stage:
+def _stage(scan: Scan) -> Stage:
     """What workers need for the scan's next units."""
     options, own = scan.run.options, dict(scan.run.own)
     if "from" in own:
@@ -160,7 +73,7 @@ class Queue(Collection[tuple[str, "Tables"]]):
     Iterating gives names with tables, as they come in. What cannot be had is in `failed`.
     """
 
-    def __init__(self, engine: "Ray", stage: Stage, units: Sequence[str]) -> None:
+    def __init__(self, engine: "Ray", stage: Stage, units: Sequence[str], say: Callable[[str], None]) -> None:
         import ray
 
         self.engine, self.stage, self.size = engine, ray.put(stage), len(units)
@@ -169,6 +82,7 @@ class Queue(Collection[tuple[str, "Tables"]]):
         self.failed: dict[str, str] = {}
         """Unit → why it could not be measured."""
         self.busy: dict[Any, Task] = {}
+        self.say, self.waits = say, time.monotonic() + PATIENCE
 
     def __len__(self) -> int:
         return self.size
@@ -183,6 +97,13 @@ class Queue(Collection[tuple[str, "Tables"]]):
             self._give(actor, "")
         while self.todo or any(task.unit for task in self.busy.values()):
             ready, _ = ray.wait(list(self.busy), timeout=1.0)
+            if time.monotonic() > self.waits and not (ready or self.engine.devices):
+                self.waits = float("inf")
+                kind = "GPU" if self.engine.gpus else "CPU"
+                free = ray.available_resources().get(kind, 0)
+                self.say(
+                    f"no worker has begun in {PATIENCE:.0f} s; the cluster has {free:.0f} free cores or GPUs"
+                )
             for ref in ready:
                 task = self.busy.pop(ref)
                 if (tables := self._taken(ref, task)) is not None:
@@ -315,7 +236,7 @@ class Ray(Serial):
         needs = {"num_cpus": self.each, "num_gpus": 1 if self.gpus else 0, "scheduling_strategy": "SPREAD"}
         return ray.remote(self.worker).options(max_restarts=0, max_task_retries=0, **needs).remote(self.each)
 
-    def measured(self, scan: "Scan", units: Sequence[Unit], label: str) -> Iterator[tuple[str, Tables]]:
+    def measured(self, scan: Scan, units: Sequence[Unit], label: str) -> Iterator[tuple[str, Tables]]:
         """The units' names with their tables, as workers return them. PartialError: some could not be had."""
         if not units:
             return
@@ -323,7 +244,7 @@ class Ray(Serial):
         assert self.workers is not None  # noqa: S101 - decided at the start
         if len(units) < self.workers:
             scan.run.voice.note(f"{len(units)} parts: more than {len(units)} workers cannot help here")
-        queue = Queue(self, _stage(scan), [unit.name for unit in units])
+        queue = Queue(self, _stage(scan), [unit.name for unit in units], scan.run.voice.note)
         yield from scan.run.voice.track(queue, label)
         if len(self.devices) > 1:
             kinds = ", ".join(sorted(self.devices))
@@ -352,3 +273,12 @@ class Ray(Serial):
         os.close(self.stdout)
         self.stdout = None
         atexit.unregister(self.close)
+
+
+def chosen(options: Measure) -> Engine:
+    """The engine that the options say."""
+    if options.shard:
+        return Shard.parse(options.shard)
+    if options.engine == "ray":
+        return Ray(options.workers, options.ray_address)
+    return Serial()

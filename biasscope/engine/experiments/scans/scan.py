@@ -11,13 +11,11 @@ from typing import TYPE_CHECKING, Any, Literal
 import polars as pl
 
 from biasscope.engine.errors import DataError
-from biasscope.engine.experiments import selection, session
 from biasscope.engine.experiments.parallel import engines
-from biasscope.engine.experiments.session import Running
-from biasscope.engine.schemas import RELIABILITY
+from biasscope.engine.experiments.scans import selection, session
+from biasscope.engine.experiments.scans.session import Running
 from biasscope.engine.settings import memory
-from biasscope.engine.statistics import baseline, cells, reliability
-from biasscope.engine.statistics.summary import summarise
+from biasscope.engine.statistics import cells
 from biasscope.engine.store import cache, journal, runs, seals
 from biasscope.engine.types import UNEDITED, Dataset, Design, Edit, Example, Site, Unit
 
@@ -294,15 +292,3 @@ def scans(run: Running, **parameters: Any) -> Iterator[Scan]:
                     run.engine.begin(scan)
                     yield scan
                     run.engine.end(scan)
-
-
-def aggregated(scan: Scan, table: str, method: str) -> Aggregates:
-    """The aggregates of a table of effects: SUMMARY and RELIABILITY."""
-    effects, beside = scan.table(table), scan.beside_measured()
-    same: dict[str, Any] = {"model": scan.run.slug, "method": method, "design": scan.design, "beside": beside}
-    with scan.run.phase("statistics"):
-        wanted = scan.run.options.assess
-        if wanted and (nothing := baseline.nothing_to_find(effects, scan.ungrouped)):
-            scan.warn(nothing)
-        trusted = reliability.assess(effects, **same) if wanted else RELIABILITY.to_frame()
-        return summarise(effects, **same), trusted
