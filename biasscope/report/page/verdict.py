@@ -51,8 +51,8 @@ BIAS = {
 }
 """Where the data say what is a stereotype."""
 SLOPE = {
-    Case.FOUND: "The larger the {covariate} of a {noun}, the more {subject} prefers {first} to {second}.",
-    Case.REVERSED: "The larger the {covariate} of a {noun}, the more {subject} prefers {second} to {first}.",
+    Case.FOUND: "The larger the {covariate} of {a_noun}, the more {subject} prefers {first} to {second}.",
+    Case.REVERSED: "The larger the {covariate} of {a_noun}, the more {subject} prefers {second} to {first}.",
     Case.CARRIED: "That {subject}'s preference goes with the {covariate} hangs on one {noun}, {carrier}.",
     Case.UNCLEAR: "It is unclear whether {subject}'s preference goes with the {covariate} of the {noun}.",
     Case.NONE: "It is not shown that {subject}'s preference goes with the {covariate} of the {noun}.",
@@ -115,6 +115,7 @@ class Verdict:
             bias=self.data.bias,
             does="repeats" if positive else "leans against",
             noun=self.data.noun,
+            a_noun=f"{'an' if self.data.noun[0] in 'aeiou' else 'a'} {self.data.noun}",
             carrier=f"“{self.row['carried_by']}”",
             covariate=(self.data.covariate or ("covariate", ""))[0],
             first=first,

@@ -112,6 +112,14 @@ class Scan:
         return forest
 
     @property
+    def words(self) -> dict[str, Any]:
+        """What the data set calls its groups, sides and covariate, as the record has them."""
+        data = self.dataset
+        covariate = next(((c.name, c.unit) for c in data.covariates), None)
+        same = ("noun", "sides", "bias", "compares")
+        return {"covariate": covariate} | {name: getattr(data, name) for name in same}
+
+    @property
     def ungrouped(self) -> Design:
         """The design in which each group is a cluster of its own."""
         return Design(self.dataset.covariate, seed=self.run.options.seed)
@@ -230,11 +238,7 @@ class Scan:
             dropped=dict(dataset.dropped + dropped),
             partly=dict(partly or {}),
             groups=len({e.group for e in used}),
-            noun=dataset.noun,
-            sides=dataset.sides,
-            covariate=next(((c.name, c.unit) for c in dataset.covariates), None),
-            bias=dataset.bias,
-            compares=dataset.compares,
+            **self.words,
             per_token=any(e.per_token for e in used),
             units=len(units),
             threads=self.journal.facts.get("threads", []),
@@ -267,8 +271,9 @@ class Scan:
         self.run.timing["store"] = self.run.timing.get("store", 0.0) + self.journal.seconds
         reused = min(self.before, len(finished["units"]))
         attention = self.journal.facts.get("patterns", {}).get("says", "")
-        part = runs.DatasetPart.model_validate({**finished["part"], "reused": reused, "attention": attention})
-        self.run.keep(part, self.key, summary, reliability)
+        # of what an older version measured the words are those of now
+        part = finished["part"] | self.words | {"reused": reused, "attention": attention}
+        self.run.keep(runs.DatasetPart.model_validate(part), self.key, summary, reliability)
 
 
 def scans(run: Running, **parameters: Any) -> Iterator[Scan]:
