@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 __version__ = "0.1.0"
 EXPERIMENTS = ("baseline", "patch", "ablate", "probe", "encode")
 """Commands that are functions here, with the same options."""
-CONCLUDED = ("mitigate", "export")
+CONCLUDED = ("circuit", "compare", "mitigate", "export")
 """Functions that go on from a finished run."""
 __all__ = (
     "Run",
@@ -36,8 +36,6 @@ __all__ = (
 if TYPE_CHECKING:
     from biasscope.api import (
         Run,
-        circuit,
-        compare,
         forest,
         load,
         load_dataset,
@@ -47,7 +45,7 @@ if TYPE_CHECKING:
         sites,
         sweep,
     )
-    from biasscope.conclude import export, mitigate
+    from biasscope.conclude import circuit, compare, export, mitigate
 
 
 def __getattr__(name: str) -> Any:

@@ -7,7 +7,7 @@ the run key of the command with the same options: each finds what the other has 
 import importlib
 import inspect
 import sys
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import fields, replace
 from pathlib import Path
 from types import ModuleType
@@ -24,8 +24,7 @@ from biasscope.engine.settings import OUTPUT, SILENT, Dtype, Held, Loaded, Measu
 from biasscope.engine.store import cache, digests, runs
 from biasscope.engine.types import Dataset, Example, Site
 from biasscope.notebook import Run
-from biasscope.report.comparison import Comparison
-from biasscope.report.page import gather, pairing
+from biasscope.report.page import gather
 
 if TYPE_CHECKING:
     from biasscope.engine.measure.sources import Source
@@ -40,7 +39,7 @@ SETTINGS = tuple(f for f in fields(Measure) if f.name not in (*OUTPUT, "model", 
 class Bars(Voice):
     """Progress as tqdm draws it, in a notebook as in a terminal."""
 
-    def track(self, units: list[Any], label: str) -> Iterable[Any]:
+    def track(self, units: Collection[Any], label: str) -> Iterable[Any]:
         """The units, with a bar that leaves when it is full."""
         from tqdm.auto import tqdm
 
@@ -141,34 +140,6 @@ def experiment(name: str) -> Callable[..., Run]:
     return run
 
 
-def circuit(
-    run: Run | str,
-    *,
-    sizes: Sequence[int] | str | None = None,
-    minimal: bool = False,
-    target: float = 0.8,
-) -> Run:
-    """Keep or remove only the strongest sites, or edges, of a run of `ablate` or `patch`: what is theirs.
-
-    As `biasscope circuit --from RUN`.
-    """
-    from biasscope.engine.experiments import circuit as experiments
-
-    settings, ranked = _continued(run)
-    some = None if sizes is None else _option("sizes", str, sizes)
-    options: Any = {"sizes": some, "minimal": minimal, "target": target}
-    result = experiments.circuit(settings, str(ranked.folder), **options, voice=_voice(None))
-    return Run(result, ranked._held)
-
-
-def _continued(run: Run | str) -> tuple[Measure, Run]:
-    """The settings by which a run is continued, and the run."""
-    ranked = load(run) if isinstance(run, str) else run
-    places = {name: ranked.record.params[name] for name in ("cache_dir", "output_dir", "data_dir")}
-    model = ranked._held.lm or ranked.record.params["model"]
-    return replace(_settings(model, None, places), held=ranked._held), ranked
-
-
 def load(run: str, output_dir: Where = DEFAULTS.output_dir, cache_dir: Where = DEFAULTS.cache_dir) -> Run:
     """A finished run by its folder or the start of its key. UsageError: none; DamagedError: it changed."""
     stored, record = cache.load(Path(output_dir), run, Path(cache_dir))
@@ -185,21 +156,6 @@ def _names(given: Iterable[Run | str]) -> list[str]:
     """The names of runs, and the folders of those that are in memory."""
     parts = ([run] if isinstance(run, str) else [part.path for part in run.record.datasets] for run in given)
     return [name for names in parts for name in names]
-
-
-def compare(*compared: Run | str, top: int = 10, output_dir: Where = DEFAULTS.output_dir) -> Comparison:
-    """Two models on one data set (`differences`, `sentences`), and how far rankings agree (`agreement`).
-
-    As `biasscope compare`; a table in a notebook. DataError where no two of the runs can be compared.
-    """
-    from biasscope.report import rankings as experiments
-
-    names, folder = _names(compared), Path(output_dir)
-    rankings, used = experiments.rankings(names, folder)
-    pairs, why = pairing.pairs(gather.named(folder, names))
-    if len(rankings) < 2 and not pairs:
-        experiments.refuse_one(rankings, why)
-    return Comparison(pairs, rankings, used, top)
 
 
 def load_model(

@@ -1,18 +1,39 @@
-"""What concludes from a finished run, as functions: edits of its model, and an edit as files."""
+"""What concludes from finished runs, as functions: circuits, comparisons, edits, an edit as files."""
 
 from collections.abc import Sequence
-from dataclasses import fields
+from dataclasses import fields, replace
 from pathlib import Path
 from typing import Any
 
-from biasscope.api import Where, _continued, _option, _voice
+from biasscope.api import DEFAULTS, Where, _names, _option, _settings, _voice, load
 from biasscope.engine.data import datasets
 from biasscope.engine.errors import UsageError
+from biasscope.engine.experiments import circuit as circuits
 from biasscope.engine.experiments.mitigate import leave, wanted
 from biasscope.engine.experiments.mitigate import mitigate as measured
-from biasscope.engine.settings import SILENT
+from biasscope.engine.settings import SILENT, Measure
 from biasscope.notebook import Run
+from biasscope.report.comparison import Comparison
 from biasscope.report.edits import card
+from biasscope.report.page import gather, pairing
+
+
+def circuit(
+    run: Run | str,
+    *,
+    sizes: Sequence[int] | str | None = None,
+    minimal: bool = False,
+    target: float = 0.8,
+) -> Run:
+    """Keep or remove only the strongest sites, or edges, of a run of `ablate` or `patch`: what is theirs.
+
+    As `biasscope circuit --from RUN`.
+    """
+    settings, ranked = _continued(run)
+    some = None if sizes is None else _option("sizes", str, sizes)
+    options: Any = {"sizes": some, "minimal": minimal, "target": target}
+    result = circuits.circuit(settings, str(ranked.folder), **options, voice=_voice(None))
+    return Run(result, ranked._held)
 
 
 def mitigate(run: Run | str, *, progress: bool | None = None, **options: Any) -> Run:
@@ -44,3 +65,26 @@ def export(run: Run, name: str, folder: Where, forms: Sequence[str] | str = "rec
         raise UsageError(f"a run of {run.record.command} has no edit to export; mitigate(run) makes some")
     left = leave.leave(_continued(run)[0], run._result, target, SILENT)
     return [*(target.folder / file for file in left.files), card.write(left, run._result)]
+
+
+def compare(*compared: Run | str, top: int = 10, output_dir: Where = DEFAULTS.output_dir) -> Comparison:
+    """Two models on one data set (`differences`, `sentences`), and how far rankings agree (`agreement`).
+
+    As `biasscope compare`; a table in a notebook. DataError where no two of the runs can be compared.
+    """
+    from biasscope.report import rankings as experiments
+
+    names, folder = _names(compared), Path(output_dir)
+    rankings, used = experiments.rankings(names, folder)
+    pairs, why = pairing.pairs(gather.named(folder, names))
+    if len(rankings) < 2 and not pairs:
+        experiments.refuse_one(rankings, why)
+    return Comparison(pairs, rankings, used, top)
+
+
+def _continued(run: Run | str) -> tuple[Measure, Run]:
+    """The settings by which a run is continued, and the run."""
+    ranked = load(run) if isinstance(run, str) else run
+    places = {name: ranked.record.params[name] for name in ("cache_dir", "output_dir", "data_dir")}
+    model = ranked._held.lm or ranked.record.params["model"]
+    return replace(_settings(model, None, places), held=ranked._held), ranked

@@ -6,7 +6,7 @@ import io
 import os
 import sys
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Collection, Iterable, Iterator
 from dataclasses import dataclass
 from typing import Any, TextIO
 
@@ -174,14 +174,14 @@ class Screen(Voice):
         """Write a warning to stderr."""
         _stderr(f"warning: {text}")
 
-    def track(self, units: list[Any], label: str) -> Iterable[Any]:
+    def track(self, units: Collection[Any], label: str) -> Iterable[Any]:
         """The units, with progress shown: a bar on a terminal, else a plain line every few seconds."""
         if self.quiet or not units:
             return units
         return _bar(units, label) if sys.stderr.isatty() else _lines(units, label)
 
 
-def _lines(units: list[Any], label: str) -> Iterator[Any]:
+def _lines(units: Collection[Any], label: str) -> Iterator[Any]:
     start = last = time.monotonic()
     for done, unit in enumerate(units, 1):
         yield unit
@@ -191,7 +191,7 @@ def _lines(units: list[Any], label: str) -> Iterator[Any]:
             _stderr(f"{label}: {done}/{len(units)}, {rate:.3g}/s, {clock((len(units) - done) / rate)} left")
 
 
-def _bar(units: list[Any], label: str) -> Iterator[Any]:
+def _bar(units: Collection[Any], label: str) -> Iterator[Any]:
     from rich.console import Console
     from rich.progress import (
         BarColumn,

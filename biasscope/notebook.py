@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
     from biasscope.engine.model.loading import LM
-    from biasscope.report.attention import Attention
+    from biasscope.report.drawing.attention import Attention
 
 
 @dataclass(frozen=True)
@@ -30,7 +30,7 @@ class Plot:
     """matplotlib's, to change or to save in another format."""
 
     def _repr_png_(self) -> bytes:
-        from biasscope.report import canvas
+        from biasscope.report.drawing import canvas
 
         return canvas.png(self.figure)
 
@@ -60,9 +60,7 @@ class Run:
 
     @property
     def key(self) -> str:
-        """The first eight characters of its run key, the name of its folder. UsageError where it measured
-        several data sets.
-        """
+        """The first eight characters of its run key. UsageError where it measured several data sets."""
         return self.folder.name
 
     @property
@@ -153,7 +151,7 @@ class Run:
         `example`: the id of one of its examples (`run.prompts(site)` has them). The first heads of a run are
         stored (`run.table("patterns")`); for others the model is loaded.
         """
-        from biasscope.report.attention import Attention
+        from biasscope.report.drawing.attention import Attention
 
         head, of = self._head(site), self._example(example)
         stored = any("patterns" in part.tables for part in self.record.datasets)
@@ -174,12 +172,12 @@ class Run:
         """Where a head looks from every token of one prompt: a row per token, a column per token that it
         attends to, weights in [0, 1]. The model is loaded.
         """
-        from biasscope.engine.experiments import session
+        from biasscope.engine.experiments.scans import models
         from biasscope.engine.measure import activations
         from biasscope.engine.model import tokens
 
         head, prompt = self._head(site), self._example(example).prompt
-        lm = session.as_measured(self._held.lm or self._load(), self.record.params)
+        lm = models.as_measured(self._held.lm or self._load(), self.record.params)
         weights, words = activations.attention(lm, tokens.encode(lm, prompt), head), tokens.pieces(lm, prompt)
         named = [f"{i} {word}" for i, word in enumerate(words)]
         return pl.DataFrame({"token": named} | dict(zip(named, weights.T.tolist(), strict=True)))
@@ -188,7 +186,7 @@ class Run:
         """The report's figure: a heat map of heads (or bars of MLPs), probes by layer, a circuit's curve.
         UsageError where it has none.
         """
-        from biasscope.report import figures
+        from biasscope.report.drawing import figures
 
         rows, title = (
             self._result.summaries[0],
@@ -231,7 +229,7 @@ class Run:
         """PROMPTS: as stored, or of a run of an older version read anew."""
         if all("prompts" in part.tables for part in self.record.datasets):
             return self.table("prompts")
-        from biasscope.engine.experiments import shown
+        from biasscope.engine.experiments.scans import shown
 
         return shown.texts(self._examples())
 

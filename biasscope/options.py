@@ -11,12 +11,11 @@ from typing import Annotated, Any, get_type_hints
 import typer
 
 from biasscope import usage
-from biasscope.engine import settings
-from biasscope.engine.errors import UsageError
 from biasscope.engine.settings import (
     Control,
     Direction,
     Dtype,
+    EngineName,
     Form,
     Format,
     Holdout,
@@ -59,39 +58,6 @@ def option(flag: str, help: str, *more: str, panel: str | None = None, **limits:
     )
 
 
-def batch_size(value: str) -> str:
-    """The value as given, "auto" or a whole number from 1 up; anything else is a usage error."""
-    if value != "auto" and not (value.isdecimal() and int(value) > 0):
-        raise typer.BadParameter(f"'{value}' is neither 'auto' nor a whole number from 1 up")
-    return value
-
-
-def checked_memory(value: str | None) -> str | None:
-    """The value as given, a size; anything else is a usage error."""
-    try:
-        settings.memory(value)
-    except UsageError as problem:
-        raise typer.BadParameter(str(problem)) from None
-    return value
-
-
-def readable_gates(values: list[str] | None) -> list[str] | None:
-    """The conditions as given; a usage error where one cannot be read."""
-    for value in values or []:
-        try:
-            settings.Gate.parse(value)
-        except UsageError as problem:
-            raise typer.BadParameter(str(problem)) from None
-    return values
-
-
-def remember_debug(context: typer.Context, value: bool) -> bool:
-    """The value, kept where `cli` finds it when an error passes."""
-    if value:
-        context.meta["biasscope.debug"] = True
-    return value
-
-
 Model = Annotated[
     str,
     option(
@@ -110,7 +76,7 @@ BatchSize = Annotated[
         "--batch-size",
         "Tokens of all copies in a pass; auto: by model size",
         panel=MODEL,
-        callback=batch_size,
+        callback=usage.batch_size,
         metavar="auto|N",
     ),
 ]
@@ -120,7 +86,7 @@ MaxMemory = Annotated[
         "--max-memory",
         "Keep the process below this (8GiB)",
         panel=MODEL,
-        callback=checked_memory,
+        callback=usage.checked_memory,
         metavar="SIZE",
     ),
 ]
@@ -132,6 +98,31 @@ CacheDir = Annotated[
 NoCache = Annotated[bool, option("--no-cache", "Measure everything anew and keep no parts", panel=MODEL)]
 Fresh = Annotated[bool, option("--fresh", "Forget what this run has measured and start over", panel=MODEL)]
 Wait = Annotated[bool, option("--wait", "Wait where another process works on the same run", panel=MODEL)]
+Shard = Annotated[
+    str | None,
+    option(
+        "--shard",
+        "Measure only this share of the parts, into the cache; `runs merge` joins the shares",
+        panel=MODEL,
+        metavar="i/n",
+    ),
+]
+Engine = Annotated[
+    EngineName, option("--engine", "ray: workers of a Ray cluster measure the parts", panel=MODEL)
+]
+Workers = Annotated[
+    int | None,
+    option(
+        "--workers",
+        "Workers of --engine ray (default: its GPUs, else a quarter of its cores)",
+        panel=MODEL,
+        min=1,
+    ),
+]
+RayAddress = Annotated[
+    str | None,
+    option("--ray-address", "Cluster of --engine ray (default: one of its own, here)", panel=MODEL),
+]
 Offline = Annotated[bool, option("--offline", "Use no network at all", panel=MODEL)]
 Datasets = Annotated[
     list[str] | None,
@@ -151,7 +142,7 @@ FailIf = Annotated[
         "Exit 6 where a number is beyond a value: 'winogender.slope > 0.5'; slope, mean, ss, icat, lms, "
         "difference, with .ci_low or .ci_high; repeatable",
         panel=OUTPUT,
-        callback=readable_gates,
+        callback=usage.readable_gates,
         metavar="CONDITION",
     ),
 ]
@@ -220,7 +211,7 @@ Plot = Annotated[
 Quiet = Annotated[bool, option("--quiet", "No progress, no notes", "-q", panel=OUTPUT)]
 Verbose = Annotated[bool, option("--verbose", "Also what the libraries have to say", "-v", panel=OUTPUT)]
 Debug = Annotated[
-    bool, option("--debug", "Show the traceback of every error", panel=OUTPUT, callback=remember_debug)
+    bool, option("--debug", "Show the traceback of every error", panel=OUTPUT, callback=usage.remember_debug)
 ]
 
 
@@ -261,6 +252,10 @@ SHARED: dict[str, Any] = {
     "no_cache": NoCache,
     "fresh": Fresh,
     "wait": Wait,
+    "shard": Shard,
+    "engine": Engine,
+    "workers": Workers,
+    "ray_address": RayAddress,
     "offline": Offline,
     "output_dir": OutputDir,
     "format": FormatOption,

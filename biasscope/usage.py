@@ -8,9 +8,12 @@ from collections.abc import Callable, Collection, Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
+import typer
+
 from biasscope import console
 from biasscope.engine.errors import UsageError
-from biasscope.engine.settings import Measure
+from biasscope.engine.gates import Gate
+from biasscope.engine.settings import Measure, memory
 
 GPTS = ("gpt2", "gpt2-medium", "gpt2-large", "gpt2-xl", "gpt-neo-125M", "gpt-neo-1.3B", "gpt-neo-2.7B")
 MODELS = (Measure.model, *GPTS)
@@ -121,3 +124,36 @@ def warn_of_unknown(environment: Iterable[str]) -> None:
     for name in (name for name in found if name not in known):
         near = difflib.get_close_matches(name, known, n=1)
         console.error(f"{name} is read by no option" + (f"; is {near[0]} meant?" if near else ""), "warning")
+
+
+def batch_size(value: str) -> str:
+    """The value as given, "auto" or a whole number from 1 up; anything else is a usage error."""
+    if value != "auto" and not (value.isdecimal() and int(value) > 0):
+        raise typer.BadParameter(f"'{value}' is neither 'auto' nor a whole number from 1 up")
+    return value
+
+
+def checked_memory(value: str | None) -> str | None:
+    """The value as given, a size; anything else is a usage error."""
+    try:
+        memory(value)
+    except UsageError as problem:
+        raise typer.BadParameter(str(problem)) from None
+    return value
+
+
+def readable_gates(values: list[str] | None) -> list[str] | None:
+    """The conditions as given; a usage error where one cannot be read."""
+    for value in values or []:
+        try:
+            Gate.parse(value)
+        except UsageError as problem:
+            raise typer.BadParameter(str(problem)) from None
+    return values
+
+
+def remember_debug(context: typer.Context, value: bool) -> bool:
+    """The value, kept where `cli` finds it when an error passes."""
+    if value:
+        context.meta["biasscope.debug"] = True
+    return value

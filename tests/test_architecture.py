@@ -9,7 +9,7 @@ import pytest
 import biasscope
 
 ROOT = Path(biasscope.__file__).parent
-NOUNS = {"errors", "types", "sites", "schemas", "settings"}
+NOUNS = {"errors", "types", "sites", "schemas", "settings", "gates"}
 MAY_IMPORT = {
     "api": {"api", "report", "nouns", "experiments", "measure", "model", "data", "store", "statistics"},
     "cli": {"cli", "nouns", "data", "store", "commands"},
@@ -204,8 +204,8 @@ def test_there_is_no_file_for_odds_and_ends():
 
 
 def test_files_are_few_and_functions_with_many_parameters_fewer():
-    # 110 was the second house's own limit; stages that are built in it since need rooms
-    assert len([path for path in SOURCES if path.parent.name not in REGISTRIES]) <= 130
+    # 110 was the second house's own limit; what was built in it since has rooms of its own
+    assert len([path for path in SOURCES if path.parent.name not in REGISTRIES]) <= 180
     wide = []
     for path in (path for path in SOURCES if path.parent.name != "commands"):
         for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):

@@ -21,7 +21,8 @@ from biasscope.engine.measure import exact, sources
 from biasscope.engine.model import forward, metrics, tokens
 from biasscope.engine.model.packing import MASS
 from biasscope.engine.types import Site
-from biasscope.report.page import gather, verdict
+from biasscope.report.page import runs as kinds
+from biasscope.report.page import verdict
 from tests.golden import steps
 from tests.support import stored
 from tests.support.examples import paired
@@ -281,7 +282,7 @@ def test_every_option_makes_another_kind_of_measurement_or_a_larger_one(name: st
     hints = get_type_hints(measured)
     own = set(hints) - {"settings", "voice", "return", "wanted"}
     own |= {f.name for f in fields(hints["wanted"])} if "wanted" in hints else set()
-    assert own <= {*gather.KIND, *gather.SIZE} and not set(gather.KIND) & set(gather.SIZE)
+    assert own <= {*kinds.KIND, *kinds.SIZE} and not set(kinds.KIND) & set(kinds.SIZE)
 
 
 # Metrics and sources

@@ -14,7 +14,7 @@ def test_every_cell_of_the_first_hour_runs_and_its_last_line_shows_something(tmp
     shown = f"""
 import ast, os
 import biasscope as bs
-from biasscope.engine.statistics import audit, resampling
+from biasscope.engine.statistics.inference import audit, resampling
 resampling.DRAWS, audit.STUDIES = 399, 20  # the notebook is not about them
 names = {{}}
 for source in {[c for c in CODE if not c.lstrip().startswith(("#", "!"))]!r}:

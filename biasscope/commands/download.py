@@ -32,6 +32,7 @@ def download(
     offline: options.Offline = False,
     hub_url: Annotated[str | None, options.option("--hub-url", "Mirror of the Hugging Face hub")] = None,
     raw_url: Annotated[str | None, options.option("--raw-url", "Mirror of raw.githubusercontent.com")] = None,
+    cache_dir: options.CacheDir = options.Measure.cache_dir,  # unused: one set of options for all commands
     quiet: options.Quiet = False,
     verbose: options.Verbose = False,
     debug: options.Debug = False,

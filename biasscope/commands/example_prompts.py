@@ -20,6 +20,7 @@ def example_prompts(
             "several words; twins of your own",
         ),
     ] = "pronouns",
+    cache_dir: options.CacheDir = options.Measure.cache_dir,  # unused: one set of options for all commands
 ) -> None:
     """Write a file of prompts to stdout, to start your own from."""
     import sys

@@ -16,6 +16,7 @@ EXAMPLES = (
     "biasscope runs ls",
     "biasscope runs show 34a1f100",
     "biasscope runs show 34a1f100 --json | jq .reproduce",
+    "biasscope runs merge 34a1f100",
 )
 
 
@@ -24,14 +25,15 @@ class Action(StrEnum):
 
     LS = "ls"
     SHOW = "show"
+    MERGE = "merge"
 
 
 def runs(
-    action: Annotated[Action, typer.Argument(help="ls, show")],
+    action: Annotated[Action, typer.Argument(help="ls, show, merge")],
     run: Annotated[
-        str | None,
+        list[str] | None,
         typer.Argument(
-            help="Folder of a run, or the first characters of its key (show)",
+            help="Folder of a run, or the first characters of its key (show); of shards (merge)",
             autocompletion=options.usage.runs,
         ),
     ] = None,
@@ -39,18 +41,25 @@ def runs(
     cache_dir: options.CacheDir = options.Measure.cache_dir,
     format: options.FormatOption = None,  # noqa: A002  the option's name
     json: options.Json = False,
+    quiet: options.Quiet = False,
     debug: options.Debug = False,
 ) -> None:
-    """List the finished runs, or show how one was made."""
+    """List the finished runs, show how one was made, or join the shards of one."""
     from biasscope.engine.errors import UsageError
     from biasscope.engine.store import cache, reproduce
     from biasscope.report import formats, tables
 
     chosen = options.Format.JSON if json else format
-    if (action is Action.SHOW) != (run is not None):
-        raise UsageError("`runs show` takes one RUN, `runs ls` takes none")
-    if run is not None:
-        shown, record = cache.load(output_dir, run, cache_dir)
+    if action is Action.MERGE and run:
+        from biasscope.console import Screen
+        from biasscope.engine.experiments.parallel import merge
+
+        result = merge.merge(run, output_dir, cache_dir, Screen(quiet, False))
+        return formats.result(result, options.Measure(format=chosen, quiet=quiet))
+    if len(run or []) != (action is not Action.LS):
+        raise UsageError("`runs merge` takes the shards, `runs show` one RUN, `runs ls` none")
+    if run:
+        shown, record = cache.load(output_dir, run[0], cache_dir)
         record = reproduce.renewed(record)
         return formats.record(record, tables.record(record), shown.seal, chosen)
     stored = cache.finished(output_dir, cache_dir)

@@ -22,6 +22,7 @@ def verify(
     limit: Annotated[
         int, options.option("--limit", "Prompts of `occupations` per model", panel=options.DATA, min=60)
     ] = 120,
+    cache_dir: options.CacheDir = options.Measure.cache_dir,  # unused: one set of options for all commands
     format: options.FormatOption = None,  # noqa: A002  the option's name
     json: options.Json = False,
     quiet: options.Quiet = False,

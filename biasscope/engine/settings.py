@@ -5,12 +5,11 @@ report progress.
 import contextlib
 import io
 import logging
-import operator
 import re
 import sys
 import time
 import warnings
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Collection, Iterable, Iterator
 from dataclasses import dataclass, fields
 from enum import StrEnum
 from pathlib import Path
@@ -59,6 +58,8 @@ Holdout = Literal["kfold", "holdout"]
 """How a probe's groups are held out."""
 Form = Literal["pronouns", "fillers", "paired", "phrases", "twins"]
 """The forms that prompts of one's own may have; each has a file of examples."""
+EngineName = Literal["serial", "ray"]
+"""Who measures a run's parts: this process, or workers of a Ray cluster."""
 Stream = Literal["resid", "z", "mlp_out"]
 """What activations are read of."""
 Read = Literal["last", "term", "mean"]
@@ -111,6 +112,8 @@ class Held:
     """An `LM`; its name, dtype and device are those of the settings."""
     datasets: tuple[Any, ...] = ()
     """`Dataset`s; their names are those of the settings."""
+    engine: Any = None
+    """An `Engine` that measures the parts, whatever the settings say."""
 
 
 @dataclass(frozen=True)
@@ -138,6 +141,10 @@ class Measure:
     no_cache: bool = False
     fresh: bool = False
     wait: bool = False
+    shard: str | None = None
+    engine: EngineName = "serial"
+    workers: int | None = None
+    ray_address: str | None = None
     offline: bool = False
     output_dir: Path = Path("results")
     format: Format | None = None
@@ -163,7 +170,9 @@ class Measure:
 
 OUTPUT = ("format", "json", "rows", "quiet", "verbose", "debug")
 """Settings about what is printed."""
-UNRECORDED = (*OUTPUT, "no_cache", "fresh", "wait", "held", "assess")
+ENGINE = ("shard", "engine", "workers", "ray_address")
+"""Settings about who measures."""
+UNRECORDED = (*OUTPUT, *ENGINE, "no_cache", "fresh", "wait", "held", "assess")
 """Settings that decide no number."""
 
 
@@ -178,51 +187,6 @@ def memory(value: str | None) -> int | None:
     return int(float(match[1]) * (1024 if match[3] else 1000) ** power)
 
 
-GATED = ("slope", "mean", "ss", "icat", "lms", "difference")
-"""Numbers that a gate can be on: of the clean model over all examples, or between two models."""
-GRAMMAR = (
-    "write [DATASET.]NUMBER[.ci_low|.ci_high], then >, >=, < or <=, then a value, such as "
-    "winogender.slope > 0.5; "
-    f"NUMBER is one of {', '.join(GATED)}"
-)
-"""How a gate is written."""
-_GATE = re.compile(
-    rf"(?:(?P<dataset>[\w-]+)\.)?(?P<number>{'|'.join(GATED)})(?:\.(?P<end>ci_low|ci_high))?"
-    r"\s*(?P<sign>[<>]=?)\s*(?P<value>[-+−]?(?:\d+\.?\d*|\.\d+)(?:e[-+]?\d+)?)",
-    re.ASCII | re.IGNORECASE,
-)
-_SIGNS = {">": operator.gt, ">=": operator.ge, "<": operator.lt, "<=": operator.le}
-
-
-@dataclass(frozen=True)
-class Gate:
-    """A condition under which a command fails: that a number is beyond a value."""
-
-    text: str
-    dataset: str | None
-    """None: any."""
-    number: str
-    """One of GATED."""
-    end: str
-    """`estimate`, or an end of its interval."""
-    sign: str
-    value: float
-
-    @classmethod
-    def parse(cls, text: str) -> "Gate":
-        """The condition of "winogender.slope > 0.5". UsageError, with the grammar, where it is none."""
-        match = _GATE.fullmatch(text.strip())
-        if match is None:
-            raise UsageError(f"--fail-if '{text}' cannot be read; {GRAMMAR}")
-        end = (match["end"] or "estimate").lower()
-        value = float(match["value"].replace("−", "-"))
-        return cls(text.strip(), match["dataset"], match["number"].lower(), end, match["sign"], value)
-
-    def fails(self, number: float) -> bool:
-        """Whether the number is beyond the value."""
-        return bool(_SIGNS[self.sign](number, self.value))
-
-
 class Voice:
     """What an experiment says while it works: nothing, unless a console takes its place."""
 
@@ -234,7 +198,7 @@ class Voice:
     def warn(self, text: str) -> None:
         """Show a warning, which the run's record keeps too."""
 
-    def track(self, units: list[Any], label: str) -> Iterable[Any]:
+    def track(self, units: Collection[Any], label: str) -> Iterable[Any]:
         """The units, with no progress shown."""
         return units
 

@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING
 
 import polars as pl
 
-from biasscope.engine.statistics import resampling
 from biasscope.engine.statistics.circuits import sized
+from biasscope.engine.statistics.inference import resampling
 from biasscope.engine.types import MEMBER, SOURCES, Site
 from biasscope.report.edges import ends as ends_of
 from biasscope.report.page.gather import Part, ReportRun
@@ -100,7 +100,7 @@ def sentence(circuit: ReportRun) -> str:
 
 def section(parts: Sequence[Part], gallery: "Gallery") -> "Iterator[Block]":
     """Faithfulness of the strongest sites beside random sets."""
-    from biasscope.report import figures
+    from biasscope.report.drawing import figures
     from biasscope.report.page.blocks import Block, paragraph, pictures
 
     for part in parts:

@@ -14,6 +14,7 @@ from biasscope.engine.statistics import comparison
 from biasscope.engine.store.seals import Seal
 from biasscope.engine.store.shards import SCHEMA_VERSION
 from biasscope.report import formats
+from biasscope.report.drawing import columns
 from biasscope.report.page.gather import LISTED, Gathered
 from biasscope.report.reliability import KINDS
 from biasscope.report.tables import Table, overlap, probability
@@ -141,7 +142,7 @@ def show(compared: Comparison, chosen: Format | None) -> None:
     chosen = formats.form(chosen)
     if chosen is Format.TABLE:
         for table in compared.tables():
-            formats.draw(table, sys.stdout)
+            columns.draw(table, sys.stdout)
     elif chosen is Format.JSON:
         formats.write_json(compared.document())
     elif compared.pairs:  # rows of one kind alone fit the other formats
@@ -197,7 +198,7 @@ def agreement(gathered: Gathered, gallery: "Gallery") -> "list[Section]":
 
 def _shared(model: str, pairs: Sequence[Mapping[str, Any]], gallery: "Gallery") -> "Picture":
     """The figure of what each two maps of one model share."""
-    from biasscope.report import figures
+    from biasscope.report.drawing import figures
 
     shared = {(row["first"], row["second"]): (row["shared"], row["expected"]) for row in pairs}
     used = sorted({letter for pair in shared for letter in pair}, key=lambda letter: (letter[1:], letter))

@@ -148,7 +148,7 @@ def sentence(run: ReportRun, edges: pl.DataFrame) -> str:
 
 def section(parts: Sequence[Part], gallery: "Gallery") -> "Iterator[Block]":
     """The strongest edges as a graph, and what sites do once others are gone."""
-    from biasscope.report import figures
+    from biasscope.report.drawing import figures
     from biasscope.report.page.blocks import Block, pictures
 
     for part in parts:

@@ -11,25 +11,26 @@ from typing import TYPE_CHECKING, Any, TextIO
 import polars as pl
 import pyarrow.parquet as pq
 
-from biasscope.console import Screen, encodable, safe_text
+from biasscope.console import Screen, safe_text
+from biasscope.engine.schemas import SUMMARY
 from biasscope.engine.settings import Format, Measure
 from biasscope.engine.store import reproduce
 from biasscope.engine.store.cache import labelled
 from biasscope.engine.store.runs import DatasetPart, Result, RunRecord
-from biasscope.report import circuits, edges, markdown, probes, reliability, tables, terminal
+from biasscope.report import circuits, edges, markdown, probes, reliability, tables
+from biasscope.report.drawing import terminal
+from biasscope.report.drawing.columns import draw
 from biasscope.report.edits import tables as edits
 from biasscope.report.page import verdict
 from biasscope.report.page.verdict import Verdict
 
 if TYPE_CHECKING:
-    from rich.table import Table as Drawing
+    pass
 
 FLUSH = 1000
 """Rows written to stdout at a time."""
 EDGES = 100
 """Edges in a JSON document; all of them stand in the run's table."""
-LONG = 32
-"""Characters to which a column of text may be folded; names and numbers are shorter and stay on one line."""
 
 
 def result(result: Result, options: Measure, *, plot: bool = False) -> None:
@@ -64,7 +65,7 @@ def write_json(document: Any) -> None:
 
 def write_data(result: Result, chosen: Format, with_rows: bool) -> None:
     """Write the result to stdout in a format for programs."""
-    summary = pl.concat(result.summaries)
+    summary = pl.concat([SUMMARY.to_frame(), *result.summaries])
     if chosen is Format.JSON:
         run = result.record
         document = {"schema_version": run.schema_version, "run": run.model_dump(mode="json")}
@@ -213,67 +214,6 @@ def draw_plots(result: Result, stream: TextIO) -> None:
         own = summary.filter(pl.col("dataset") == summary["dataset"][0])
         for rows in own.partition_by("method", "source", maintain_order=True):
             terminal.sites(rows, stream)
-
-
-def draw(table: tables.Table, stream: TextIO) -> None:
-    """Draw one table as wide as the stream (80 where it is no terminal); what has no room leaves whole."""
-    from rich.console import Console
-    from rich.text import Text
-
-    def shown(text: str) -> str:
-        return encodable(safe_text(text), stream)
-
-    console = Console(file=stream, width=None if stream.isatty() else 80, highlight=False, soft_wrap=False)
-    columns = list(map(shown, table.columns))
-    sections = [[list(map(shown, cells)) for cells in section] for section in table.sections]
-    fit = replace(table, title=shown(table.title), columns=columns, sections=sections)
-    kept = list(range(len(columns)))
-    while _width(fit, kept) > console.width and len(kept) > 1:
-        kept.remove(_least(table, kept))
-    if columns:
-        console.print(_drawn(fit, kept))
-    left = [name for index, name in enumerate(table.columns) if index not in kept]
-    about = [table.about.get(name) for name in left]
-    notes = [note for note in table.notes if note not in about]
-    for note in [*notes, *([f"no room for: {', '.join(left)}"] if left else [])]:
-        console.print(Text(shown(note)), soft_wrap=True)
-
-
-def _least(table: tables.Table, kept: Sequence[int]) -> int:
-    """The column needed least of those kept, never the first: the table's spare ones, then from the right."""
-    names = [table.columns[index] for index in kept]
-    return next((kept[names.index(name, 1)] for name in table.spare if name in names[1:]), kept[-1])
-
-
-def _width(table: tables.Table, kept: Sequence[int]) -> int:
-    """Characters that the table needs with these columns."""
-    return sum(min(LONG, _longest(table, index)) for index in kept) + 2 * len(kept)
-
-
-def _longest(table: tables.Table, index: int) -> int:
-    """Characters of a column's longest cell."""
-    from rich.cells import cell_len
-
-    column = [table.columns[index], *(row[index] for rows in table.sections for row in rows)]
-    return max(map(cell_len, column))
-
-
-def _drawn(table: tables.Table, kept: Sequence[int]) -> "Drawing":
-    from rich import box
-    from rich.table import Table
-    from rich.text import Text
-
-    look: Any = {"box": box.SIMPLE_HEAD, "padding": (0, 1), "pad_edge": False, "collapse_padding": True}
-    drawn = Table(title=Text(table.title), title_justify="left", **look)
-    for index in kept:
-        text, name = _longest(table, index) > LONG, Text(table.columns[index])
-        side: Any = "left" if index == 0 or text else "right"
-        drawn.add_column(name, justify=side, no_wrap=not text, overflow="fold")
-    for section in table.sections:
-        for cells in section:
-            drawn.add_row(*(Text(cells[index]) for index in kept))
-        drawn.add_section()
-    return drawn
 
 
 def listing(

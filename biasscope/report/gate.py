@@ -8,8 +8,8 @@ import polars as pl
 
 from biasscope.console import Screen
 from biasscope.engine.errors import GateError
+from biasscope.engine.gates import Gate
 from biasscope.engine.schemas import NONE
-from biasscope.engine.settings import Gate
 from biasscope.engine.store.cache import labelled
 from biasscope.engine.store.runs import Result
 

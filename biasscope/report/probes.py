@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 import polars as pl
 
 from biasscope.engine.schemas import NONE, number
-from biasscope.engine.statistics import resampling
+from biasscope.engine.statistics.inference import resampling
 from biasscope.report.page.gather import Part, ReportRun
 from biasscope.report.tables import Table
 from biasscope.report.words import interval
@@ -136,7 +136,7 @@ def _reads(shown: bool | None) -> str:
 
 def section(parts: Sequence[Part], gallery: "Gallery") -> "Iterator[Block]":
     """Probe curves with their chance band, and the table of the first."""
-    from biasscope.report import figures
+    from biasscope.report.drawing import figures
     from biasscope.report.page.blocks import Block, pictures
 
     drawn = []

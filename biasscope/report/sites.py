@@ -11,7 +11,8 @@ from biasscope.engine.schemas import NONE, number
 from biasscope.engine.statistics import comparison
 from biasscope.engine.statistics.cells import SITE
 from biasscope.engine.types import SOURCES
-from biasscope.report import figures, reliability, tables, words
+from biasscope.report import reliability, tables, words
+from biasscope.report.drawing import figures
 from biasscope.report.page import views
 from biasscope.report.page.blocks import Block, bullets, paragraph, pictures
 from biasscope.report.page.gallery import Gallery, Picture

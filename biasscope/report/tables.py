@@ -9,8 +9,8 @@ import polars as pl
 from biasscope.console import safe_text
 from biasscope.engine import schemas
 from biasscope.engine.schemas import NONE, SMALL, TOTAL, number
-from biasscope.engine.statistics import resampling
-from biasscope.engine.statistics.resampling import MIN_CLUSTERS
+from biasscope.engine.statistics.inference import resampling
+from biasscope.engine.statistics.inference.resampling import MIN_CLUSTERS
 from biasscope.engine.statistics.summary import ranking
 from biasscope.engine.store.runs import DatasetPart, RunRecord
 from biasscope.engine.types import Site

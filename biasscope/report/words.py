@@ -8,9 +8,9 @@ import polars as pl
 
 from biasscope.engine import schemas
 from biasscope.engine.schemas import NONE, TOTAL, number
-from biasscope.engine.statistics import resampling
 from biasscope.engine.statistics.cells import SITE
-from biasscope.engine.statistics.resampling import plural
+from biasscope.engine.statistics.inference import resampling
+from biasscope.engine.statistics.inference.resampling import plural
 from biasscope.engine.store.seals import Seal
 from biasscope.engine.types import SOURCES, Site
 from biasscope.report import reliability

@@ -14,6 +14,7 @@ from biasscope.engine.schemas import RELIABILITY, SUMMARY
 from biasscope.engine.settings import Format, Measure
 from biasscope.engine.store import runs
 from biasscope.report import formats, markdown, tables
+from biasscope.report.drawing import columns
 from tests.support import stored
 
 HOSTILE = "a\x1b[31mred\x9b1m\u202e\u200b\ufeff\x07b\tc\nd"
@@ -213,7 +214,7 @@ def test_no_text_of_a_table_calls_the_shift_bias():
 
 
 def test_a_drawn_table_fits_80_columns_and_holds_no_escape(capsys):
-    formats.draw(tables.effects(sites(slope=True), stored.part("d"), "FILE"), sys.stdout)
+    columns.draw(tables.effects(sites(slope=True), stored.part("d"), "FILE"), sys.stdout)
     out = capsys.readouterr().out
     assert "\x1b" not in out and max(map(len, out.splitlines())) <= 80
 

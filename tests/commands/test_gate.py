@@ -5,7 +5,7 @@ import json
 import pytest
 
 from biasscope.engine.errors import UsageError
-from biasscope.engine.settings import GATED, Gate
+from biasscope.engine.gates import GATED, Gate
 from tests.support.cli import biasscope
 
 pytestmark = pytest.mark.usefixtures("few_draws")

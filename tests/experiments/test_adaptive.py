@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from scipy.stats import hypergeom
 
-from biasscope.engine.statistics import resampling
+from biasscope.engine.statistics.inference import resampling
 from tests.support.cli import biasscope
 
 pytestmark = pytest.mark.usefixtures("few_draws")

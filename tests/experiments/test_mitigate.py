@@ -9,7 +9,7 @@ import pytest
 
 import biasscope as bs
 from biasscope.engine.errors import UsageError
-from biasscope.engine.model import recipe
+from biasscope.engine.model.edits import recipe
 from tests.support.cli import biasscope
 from tests.support.own_prompts import as_csv, row, write
 

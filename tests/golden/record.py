@@ -74,7 +74,10 @@ def _step(folder: Path, step: Step, keys: dict[str, str]) -> dict[str, Any]:
         for form in (form or "json" for form in step.forms)
     }
     written = sorted((folder / "study" / step.name).glob("*/*.json"))
-    texts = {file: masked(file.read_text(encoding="utf-8"), (), keys) for file in written}
+    texts = {
+        file: masked(file.read_text(encoding="utf-8"), MACHINE if file.name == "figures.json" else (), keys)
+        for file in written
+    }
     study = {f"{file.parent.name}/{file.name}": json.loads(text) for file, text in texts.items()}
     found = {"words": step.words, "stdout": printed, "runs": saved, "study": study}
     if step.name == "report":

@@ -13,8 +13,9 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 import biasscope as bs
 from biasscope.engine.errors import DataError
 from biasscope.engine.measure import activations, attribution, baseline, exact, sources
-from biasscope.engine.model import forward, recipe, tokens
-from biasscope.engine.model.affine import Affine
+from biasscope.engine.model import forward, tokens
+from biasscope.engine.model.edits import recipe
+from biasscope.engine.model.edits.affine import Affine
 from biasscope.engine.types import Edit, Site
 from tests.support.cli import biasscope
 from tests.support.examples import paired

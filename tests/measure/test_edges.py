@@ -11,7 +11,8 @@ import torch
 from transformer_lens.tools.analysis import attribution_patching
 
 from biasscope.engine.errors import DataError
-from biasscope.engine.measure import attribution, edges, effects, exact, graphs, paths, sources
+from biasscope.engine.measure import attribution, effects, exact, sources
+from biasscope.engine.measure.between import edges, graphs, paths
 from biasscope.engine.model import planted
 from biasscope.engine.types import FINAL, Edge, Site
 from tests.support import slow

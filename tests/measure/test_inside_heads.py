@@ -7,7 +7,8 @@ import pytest
 import torch
 
 from biasscope.engine.errors import DataError, UsageError
-from biasscope.engine.measure import attention, attribution, exact, sources
+from biasscope.engine.measure import attribution, exact, sources
+from biasscope.engine.measure.between import attention
 from biasscope.engine.model import tokens
 from biasscope.engine.types import INSIDE, Site
 from tests.support import slow

@@ -4,7 +4,7 @@ import polars as pl
 import pytest
 import torch
 
-from biasscope.engine.experiments import shown
+from biasscope.engine.experiments.scans import shown
 from biasscope.engine.measure import patterns
 from biasscope.engine.model import attention, tokens
 from biasscope.engine.types import Example, Site

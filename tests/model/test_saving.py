@@ -9,7 +9,8 @@ import torch
 
 from biasscope.engine.errors import DataError
 from biasscope.engine.measure import edits
-from biasscope.engine.model import forward, readback, recipe, saving, weights
+from biasscope.engine.model import forward, weights
+from biasscope.engine.model.edits import readback, recipe, saving
 from biasscope.engine.model.loading import boot
 from biasscope.engine.model.packing import Scored, pack
 from biasscope.engine.types import Edit, Site

@@ -9,7 +9,8 @@ import pytest
 
 import biasscope as bs
 from biasscope.engine.errors import UsageError
-from biasscope.report.page import card, chromium, gather, glossary
+from biasscope.report.drawing import chromium
+from biasscope.report.page import card, gather, glossary
 from tests.support.cli import biasscope
 
 pytestmark = pytest.mark.usefixtures("few_draws")

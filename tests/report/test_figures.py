@@ -14,7 +14,7 @@ from matplotlib.figure import Figure
 from matplotlib.text import Text
 
 from biasscope.engine.schemas import SUMMARY
-from biasscope.report import canvas, figures
+from biasscope.report.drawing import canvas, figures
 
 SIZES = [(12, 12), (36, 20), (48, 25)]
 LONG = (

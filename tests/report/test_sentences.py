@@ -11,8 +11,9 @@ import pytest
 from biasscope.engine.schemas import RELIABILITY, SUMMARY
 from biasscope.engine.statistics import comparison
 from biasscope.engine.store.runs import RunRecord
-from biasscope.report import formats, probes, reliability, sites, tables, terminal, words
+from biasscope.report import probes, reliability, sites, tables, words
 from biasscope.report.comparison import show_tables
+from biasscope.report.drawing import columns, terminal
 from biasscope.report.page import blocks, first_screen, gather
 from biasscope.report.page.gallery import Gallery
 from biasscope.report.page.gather import Gathered, Part, ReportRun
@@ -358,7 +359,7 @@ def test_on_a_narrow_terminal_columns_leave_and_names_stay_whole(monkeypatch, wi
         for metric, statistic in beside
     ]
     stream = Terminal()
-    formats.draw(tables.effects(pl.concat([own, *more]), stored.part("winogender"), "FILE"), stream)
+    columns.draw(tables.effects(pl.concat([own, *more]), stored.part("winogender"), "FILE"), stream)
     text = stream.getvalue()
     assert "L26H1" in text and "…" not in text and "0.714* [0.600, 0.800]" in text
     assert (f"no room for: {left}\n" in text and "kl: " not in text) if left else ("no room" not in text)
@@ -368,7 +369,7 @@ def test_a_note_leaves_with_the_column_that_it_is_about_and_with_no_other(monkey
     monkeypatch.setenv("COLUMNS", "14")
     monkeypatch.setenv("TERM", "xterm")
     notes, stream = ["wide: in nats", "wide: this stays"], Terminal()
-    formats.draw(
+    columns.draw(
         tables.Table("t", ["a", "wide"], [[["x" * 8, "y" * 8]]], notes, about={"wide": notes[0]}), stream
     )
     assert "no room for: wide" in stream.getvalue() and "wide: this stays" in stream.getvalue()

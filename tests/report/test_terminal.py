@@ -11,7 +11,7 @@ import pytest
 
 from biasscope.engine.statistics.summary import summarise
 from biasscope.engine.types import Design
-from biasscope.report import terminal
+from biasscope.report.drawing import terminal
 from tests.support.cli import biasscope
 from tests.support.tables import shares, table
 

@@ -14,10 +14,10 @@ import numpy as np
 import polars as pl
 
 from biasscope.engine import schemas
-from biasscope.engine.statistics import estimates, resampling, slopes
-from biasscope.engine.statistics.audit import MeanModel, SlopeModel, audit
 from biasscope.engine.statistics.cells import Cells, standard
-from biasscope.engine.statistics.estimates import Family
+from biasscope.engine.statistics.inference import estimates, resampling, slopes
+from biasscope.engine.statistics.inference.audit import MeanModel, SlopeModel, audit
+from biasscope.engine.statistics.inference.estimates import Family
 
 HERE = Path(__file__).parent / "effects"
 DRAWS = 999

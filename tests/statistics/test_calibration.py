@@ -7,8 +7,8 @@ import re
 import numpy as np
 import pytest
 
-from biasscope.engine.statistics import estimates, resampling
-from biasscope.engine.statistics.audit import SlopeModel, audit
+from biasscope.engine.statistics.inference import estimates, resampling
+from biasscope.engine.statistics.inference.audit import SlopeModel, audit
 from tests.statistics import calibrate
 
 STUDIES = 200

@@ -4,8 +4,9 @@ import numpy as np
 import polars as pl
 import pytest
 
-from biasscope.engine.statistics import edges, estimates, resampling
+from biasscope.engine.statistics import edges
 from biasscope.engine.statistics.cells import Family
+from biasscope.engine.statistics.inference import estimates, resampling
 from biasscope.engine.types import Design
 from tests.support import draws
 

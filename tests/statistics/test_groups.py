@@ -6,8 +6,9 @@ import pytest
 from scipy import stats
 
 from biasscope.engine.schemas import PROMPTS, SCORES
-from biasscope.engine.statistics import estimates, groups
+from biasscope.engine.statistics import groups
 from biasscope.engine.statistics.cells import Cells
+from biasscope.engine.statistics.inference import estimates
 
 
 def scores(values: dict[str, list[float]]) -> pl.DataFrame:

@@ -6,7 +6,8 @@ import pytest
 
 from biasscope.engine.errors import DataError
 from biasscope.engine.schemas import EFFECTS, SCORES, SUMMARY, TRIPLES
-from biasscope.engine.statistics import paired, paired_scores, resampling
+from biasscope.engine.statistics import paired, paired_scores
+from biasscope.engine.statistics.inference import resampling
 from biasscope.engine.statistics.paired_scores import Clean
 from biasscope.engine.types import Design
 

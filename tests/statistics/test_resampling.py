@@ -5,7 +5,7 @@ import itertools
 import numpy as np
 import pytest
 
-from biasscope.engine.statistics import resampling, slopes
+from biasscope.engine.statistics.inference import resampling, slopes
 
 RNG = np.random.default_rng
 

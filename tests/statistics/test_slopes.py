@@ -5,7 +5,7 @@ permutations within sizes.
 import numpy as np
 import pytest
 
-from biasscope.engine.statistics import resampling, slopes
+from biasscope.engine.statistics.inference import resampling, slopes
 
 RNG = np.random.default_rng
 

@@ -10,7 +10,8 @@ import pytest
 from biasscope.engine import schemas
 from biasscope.engine.errors import DataError
 from biasscope.engine.schemas import EFFECTS, SUMMARY, TOTAL, TRIPLES
-from biasscope.engine.statistics import published, reliability, resampling
+from biasscope.engine.statistics import published, reliability
+from biasscope.engine.statistics.inference import resampling
 from biasscope.engine.statistics.summary import (
     by_upper_bound,
     chosen,

@@ -12,7 +12,7 @@ import pytest
 
 from biasscope.engine.errors import DamagedError, LockedError, UsageError
 from biasscope.engine.store import cache as contents
-from biasscope.engine.store import digests, journal
+from biasscope.engine.store import digests, journal, locks
 from tests.support.cli import biasscope
 from tests.support.stored import ASKED, filled, record, rows, save, scores
 
@@ -107,7 +107,7 @@ def test_prune_drops_what_is_old_and_leftovers_but_not_what_is_in_use(cache):
         for file in entry(cache, name).path.iterdir():
             os.utime(file, (time.time() - 90 * 86400,) * 2)
     leftover = entry(cache, "patch").path / ".x.parquet.9.tmp"
-    with journal.held(entry(cache, "baseline").path):
+    with locks.held(entry(cache, "baseline").path):
         assert [e.command for e in contents.stale(contents.entries(cache), 30)] == ["patch"]
         leftover.write_bytes(b"")
         assert contents.sweep(cache) == 1
@@ -137,7 +137,7 @@ def test_rm_takes_the_first_characters_of_a_key_and_refuses_what_names_none_or_s
 
 def test_what_is_in_use_is_shown_as_such_and_not_removed(cache):
     found = entry(cache, "patch")
-    with journal.held(found.path):
+    with locks.held(found.path):
         assert entry(cache, "patch").locked
         with pytest.raises(LockedError, match="process"):
             contents.drop(found)

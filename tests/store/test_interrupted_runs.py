@@ -319,3 +319,40 @@ def test_a_finished_run_is_answered_without_torch_and_within_seconds(lab):
     assert spent.children_user + spent.children_system - begun.children_user - begun.children_system < 6
     assert "torch: False" in done.stderr and f"reused {UNITS}/{UNITS}" in done.stderr
     assert json.loads(done.stdout)["run"]["datasets"][0]["reused"] == UNITS and lab.measured == once
+
+
+def merge(lab: Lab, *shards: object) -> int:
+    """The exit code of `runs merge` of all shards, or of those named."""
+    (key, *_) = {folder.name.split("-")[0][:8] for folder in (lab.folder / "cache" / "runs").glob("*-of-*")}
+    where = ["--cache-dir", lab.folder / "cache", "--output-dir", lab.folder / "results"]
+    args = [str(a) for a in ("runs", "merge", *(shards or [key]), *where)]
+    err, log = str(lab.folder / "err"), str(lab.folder / "log")
+    return lab.end(lab.warm.ask(args=args, err=err, log=log))
+
+
+def test_three_shards_at_once_one_killed_merge_to_the_bytes_of_one_process(lab, unbroken):
+    pids = [lab.start("--shard", f"{i}/3", pause=0.02) for i in (1, 2, 3)]
+    while lab.measured < 9:
+        time.sleep(0.005)
+    os.kill(pids[1], signal.SIGKILL)
+    codes = [lab.end(pid) for pid in pids]
+    assert codes[0] == codes[2] == 0 and not lab.finished
+    if codes[1]:
+        assert merge(lab) == 3 and "parts are missing: " in lab.said and not lab.finished
+        assert lab.run("--shard", "2/3") == 0
+    assert UNITS <= lab.measured <= UNITS + 1
+    assert merge(lab) == 0 and lab.tables() == unbroken.tables(), lab.said
+    assert lab.run() == 0 and lab.measured <= UNITS + 1  # the merged run is the run
+
+
+def test_what_cannot_be_merged_is_refused_by_name(lab):
+    for more in (["--shard", "1/2"], ["--shard", "2/2", "--seed", "1"], ["--shard", "2/3"]):
+        assert lab.run(*more) == 0, lab.said
+    one, seeded, thirds = (
+        next(lab.folder.glob(f"cache/runs/*-{name}")) for name in ("1-of-2", "2-of-2", "2-of-3")
+    )
+    assert merge(lab, one) == 3 and "there is no shard 2/2" in lab.said
+    assert merge(lab, one, seeded) == 2 and "they differ in examples, seed" in lab.said
+    assert merge(lab, one, thirds) == 2 and "shards of 2 and of 3" in lab.said
+    assert merge(lab, "0000") == 2 and "no shard is called '0000'" in lab.said
+    assert not lab.finished

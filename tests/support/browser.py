@@ -12,7 +12,7 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
-from biasscope.report.page.chromium import found
+from biasscope.report.drawing.chromium import found
 
 __all__ = ("Browser", "found")
 

@@ -5,7 +5,7 @@ from contextlib import contextmanager
 
 import pytest
 
-from biasscope.engine.statistics import audit, resampling
+from biasscope.engine.statistics.inference import audit, resampling
 
 
 @contextmanager

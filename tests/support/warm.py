@@ -21,7 +21,7 @@ import transformers.models.gpt2.modeling_gpt2  # noqa: F401
 
 from biasscope import cli
 from biasscope.commands import ablate, baseline, patch
-from biasscope.engine.experiments import session
+from biasscope.engine.experiments.scans import session
 from biasscope.engine.measure import attribution
 from biasscope.engine.measure import baseline as clean
 from biasscope.engine.model import forward, loading, tokens

@@ -7,9 +7,9 @@ from typing import Any
 from biasscope.engine.data import datasets
 from biasscope.engine.errors import UsageError
 from biasscope.engine.experiments import adaptive as down_ranking
-from biasscope.engine.experiments import scan, selection, session, shown
 from biasscope.engine.experiments.between import conditional as behind
-from biasscope.engine.experiments.scan import Scan
+from biasscope.engine.experiments.scans import aggregates, models, scan, selection, session, shown
+from biasscope.engine.experiments.scans.scan import Scan
 from biasscope.engine.settings import SILENT, Control, Measure, Ranking, Replaced, Voice
 from biasscope.engine.statistics import comparison, summary
 from biasscope.engine.store import runs
@@ -46,7 +46,7 @@ def ablate(
     own |= {"given": given, "adaptive": adaptive, "miss": miss if adaptive else None, "control": control}
     own |= {"conditional": True, "rounds": rounds} if conditional else {}
     run = session.start("ablate", settings, own, voice)
-    selection.early(session.shape(run), gone, chosen)
+    selection.early(models.shape(run.weights, run.options.model), gone, chosen)
     choice = {name: own[name] for name in ("top", "by", "adaptive", "miss")}
     choice |= {"conditional": rounds} if conditional else {}
     choice |= {"heads": chosen.heads, "layers": chosen.layers, "given": list(map(str, gone))}
@@ -68,7 +68,9 @@ def ablate(
         if conditional:
             each.save(*behind.aggregated(each))
             continue
-        whole, trusted = _controlled(each) if facts else scan.aggregated(each, "effects", "exact")
+        if not each.complete:  # a shard's run: the others measure the rest
+            continue
+        whole, trusted = _controlled(each) if facts else aggregates.aggregated(each, "effects", "exact")
         shown.prompts(each, "effects")
         shown.patterns(each, whole, partial(_standing, each, gone, EVERY[0] if source == "all" else source))
         each.save(whole, down_ranking.reported(each, trusted) if adaptive else trusted)
@@ -148,7 +150,7 @@ def _on_control(
 
 def _controlled(each: Scan) -> scan.Aggregates:
     """The aggregates of an exact scan with a control, which gives every site's specificity."""
-    whole, trusted = scan.aggregated(each, "effects", "exact")
+    whole, trusted = aggregates.aggregated(each, "effects", "exact")
     effects, design = each.table("control"), Design(seed=each.run.options.seed)
     with each.run.phase("statistics"):
         control = summary.summarise(effects, model=each.run.slug, method="exact", design=design)

@@ -6,9 +6,10 @@ from collections.abc import Sequence
 import numpy as np
 import polars as pl
 
-from biasscope.engine.experiments.scan import Scan
-from biasscope.engine.statistics import reliability, resampling, summary
+from biasscope.engine.experiments.scans.scan import Scan
+from biasscope.engine.statistics import reliability, summary
 from biasscope.engine.statistics.cells import sites_of
+from biasscope.engine.statistics.inference import resampling
 from biasscope.engine.statistics.reliability import Quantity
 from biasscope.engine.types import Site
 
@@ -35,7 +36,7 @@ def estimated(
         prefix = "estimate-" if source == sources[0] else f"estimate-{source}-"
         sweep = Sweep(every, scan.source(source, forest, every, prefix))
         units = attribution.units(scan.run.lm, forest, sweep)
-        names.append(scan.measure(units, f"attribution ({source})", prefix=prefix))
+        names.append(scan.measure(units, f"attribution ({source})", prefix=prefix, whole=True))
     scan.journal.set("estimates", [name for of_source in names for name in of_source])
     with scan.run.phase("attribution"):
         effects = pl.concat(scan.journal.tables("effects", names[0]))

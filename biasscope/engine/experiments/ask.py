@@ -10,7 +10,7 @@ import polars as pl
 from biasscope.engine.data import datasets, stereoset_twins
 from biasscope.engine.data.terms import Twin, places
 from biasscope.engine.errors import UsageError
-from biasscope.engine.experiments import session
+from biasscope.engine.experiments.scans import models
 from biasscope.engine.schemas import TOTAL
 from biasscope.engine.settings import SILENT, Measure, Voice
 from biasscope.engine.store import files
@@ -67,7 +67,7 @@ class Answer:
 def ask(settings: Measure, prompt: str, first: str, second: str, *, voice: Voice = SILENT) -> Answer:
     """What a model prefers after one prompt, what after its twin, and which heads attribution ranks first."""
     example = _example(prompt, first, second, no_space=settings.no_space)
-    lm = session.model(settings, voice)
+    lm = models.model(settings, voice)
     with voice.hushed():
         data = next(_known(example), Dataset("ask", (example,), "", 1))
         example = data.examples[0]

@@ -9,7 +9,7 @@ import polars as pl
 from biasscope.engine.data import datasets, predictions
 from biasscope.engine.data.datasets.stereoset import ORIGIN
 from biasscope.engine.errors import UsageError
-from biasscope.engine.experiments import scan, selection, session, shown
+from biasscope.engine.experiments.scans import models, scan, selection, session, shown
 from biasscope.engine.settings import SILENT, Measure, Voice
 from biasscope.engine.statistics import baseline as statistics
 from biasscope.engine.statistics import published
@@ -24,7 +24,7 @@ def baseline(
     gone = selection.parse_sites("--given", given) if given else ()
     rows = {"group_by": group_by} if group_by else {}
     run = session.start("baseline", settings, ({"given": given} if given else {}) | rows, voice)
-    selection.early(session.shape(run), gone)
+    selection.early(models.shape(run.weights, run.options.model), gone)
     if group_by:
         _check_column(group_by, run.datasets)
     for each in scan.scans(run, **selection.in_identity(gone), **rows):
@@ -34,6 +34,8 @@ def baseline(
             forest = each.forest(sentences=True)
             units = clean.units(run.lm, forest, each.standing(gone))
             each.close(forest.examples, each.measure(units, "baseline"), forest.dropped, forest.partly)
+        if not each.complete:  # a shard's run: the others measure the rest
+            continue
         scores, triples = each.table("scores").collect(), each.table("triples").collect()
         name = each.dataset.name
         with run.phase("statistics"):

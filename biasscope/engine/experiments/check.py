@@ -10,7 +10,7 @@ from typing import Any
 from biasscope.engine.data import datasets
 from biasscope.engine.errors import DataError
 from biasscope.engine.settings import SILENT, Measure
-from biasscope.engine.statistics.resampling import MIN_CLUSTERS
+from biasscope.engine.statistics.inference.resampling import MIN_CLUSTERS
 from biasscope.engine.types import Dataset
 
 

@@ -7,32 +7,29 @@ of the other's terms.
 import hashlib
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 import polars as pl
 
-from biasscope.engine import schemas
 from biasscope.engine.errors import DataError, UsageError
-from biasscope.engine.experiments import selection, session
 from biasscope.engine.experiments.between import circuits as between
 from biasscope.engine.experiments.between import mib as exchange
 from biasscope.engine.experiments.between.circuits import summary, written
-from biasscope.engine.experiments.scan import Scan, scans
+from biasscope.engine.experiments.scans import selection, session
+from biasscope.engine.experiments.scans.ranked import RankedRun, find
+from biasscope.engine.experiments.scans.scan import Scan, scans
 from biasscope.engine.schemas import number
-from biasscope.engine.settings import SILENT, Dtype, Measure, Voice
-from biasscope.engine.statistics import cells, resampling
+from biasscope.engine.settings import SILENT, Measure, Voice
+from biasscope.engine.statistics import cells
 from biasscope.engine.statistics import circuits as faithfulness
 from biasscope.engine.statistics import summary as aggregates
-from biasscope.engine.store import cache, runs
-from biasscope.engine.store.seals import Seal
-from biasscope.engine.types import SOURCES, Site
+from biasscope.engine.statistics.inference import resampling
+from biasscope.engine.store import runs
+from biasscope.engine.types import Site
 
 SIZES = "1,2,5,10,20,50"
-TAKEN = ("limit", "seed", "dtype", "revision", "skip_invalid", "no_space", "max_memory")
-"""Options that are those of the run."""
 
 
 def circuit(
@@ -66,106 +63,6 @@ def circuit(
             largest = [row[2] for row in each.journal.facts["circuit"]["ranked"]]
             exchange.write(Path(mib), ranks.record, ranks.folder, largest)
     return running.finish()
-
-
-@dataclass(frozen=True)
-class RankedRun:
-    """The run whose sites are ranked, and how it measured."""
-
-    record: runs.RunRecord
-    folder: Path
-    options: Measure
-    source: str
-    partners: dict[str, str]
-    """Group → the one group it was exchanged for."""
-    seal: Seal
-
-    def check(self, run: session.Running) -> None:
-        """Say where the record is not sealed; DataError where model or data are not what it measured."""
-        digest = self.record.model.digest if self.record.model else ""
-        if run.weights.digest != digest:
-            raise DataError(
-                f"{self.folder} measured weights {digest[:12]}…, {run.options.model} has "
-                f"{run.weights.digest[:12]}…; measure it again"
-            )
-        (data,), (part,) = run.datasets, self.record.datasets
-        if data.digest != part.digest:
-            raise DataError(
-                f"{self.folder} measured other examples than {data.name} has now; measure it again"
-            )
-        if self.seal is not Seal.SEALED:
-            run.warn(f"run {self.folder.name} is {self.seal}: made by an older version, or copied")
-
-    @property
-    def key(self) -> str:
-        """The run's key."""
-        return self.record.datasets[0].run_key
-
-    @property
-    def over_edges(self) -> bool:
-        """Whether it estimated edges."""
-        return self.record.params.get("method") == "edges"
-
-    @property
-    def twins(self) -> bool:
-        """Whether its sites took the activations of twins."""
-        return self.source == "corrupt"
-
-    def sites(self) -> list[Site]:
-        """Its heads and MLPs, in the model's order."""
-        rows = pl.read_parquet(self.folder / "summary.parquet").filter(
-            pl.col("source") == self.source,
-            pl.col("component").is_in(["z", "mlp_out"]),
-            pl.col("position") == "all",
-            schemas.single_sites(),
-        )
-        return sorted(set(cells.sites_of(rows)))
-
-    def chosen(self) -> str | None:
-        """The option by which the run chose its sites on all of its groups, if it did."""
-        params = self.record.params
-        if params.get("adaptive"):
-            return "--adaptive"
-        return f"--top {params['top']}" if params.get("top") else None
-
-    def more(self, sites: int) -> str:
-        """What to do where these sites do nothing together."""
-        model, ways = self.record.model, []
-        every = model.layers * (model.heads + 1) if model else sites
-        if sites < every:
-            ways.append(f"scan more sites (these are {sites} of the model's {every} heads and MLPs)")
-        if self.options.limit is not None:
-            ways.append("scan more examples (without --limit)")
-        return " or ".join(ways or ["take a run with another --source or dataset"])
-
-
-def find(o: Measure, name: str) -> RankedRun:
-    """The run of that name, and the options with which it is continued: its model, data, seed and numbers."""
-    stored, record = cache.load(o.output_dir, name, o.cache_dir)
-    folder, params = stored.folder, record.params
-    edited = params.get("given") or params.get("direction") == "denoising"
-    if record.command not in ("ablate", "patch") or edited:
-        raise DataError(
-            f"{folder} cannot rank sites for a circuit; take a run of ablate (without --given) or patch "
-            "(noising)"
-        )
-    available = set(pl.read_parquet(folder / "summary.parquet", columns=["source"])["source"])
-    source = next(name for name in SOURCES if name in available)
-    taken = {name: params[name] for name in TAKEN if name in params} | {"dtype": Dtype(params["dtype"])}
-    taken |= {"model": params["model"], "data_dir": Path(params["data_dir"])}
-    if o.edit is None and "edit" in params:
-        taken["edit"] = Path(params["edit"])
-    options = replace(o, dataset=[_dataset(record)], **taken)
-    twins = folder / "twins.parquet"
-    partners = cells.partners(pl.read_parquet(twins)) if twins.is_file() else {}
-    return RankedRun(record, folder, options, source, partners, stored.seal)
-
-
-def _dataset(record: runs.RunRecord) -> str:
-    """What `--dataset` was: the name of the run's data, or the path of their file."""
-    (part,) = record.datasets
-    files = [name for name in record.params["dataset"] if Path(name).name == part.source.get("file")]
-    return files[0] if files else part.name
 
 
 def measure(scan: Scan, ranked_run: RankedRun, sizes: Sequence[int], target: float | None) -> None:

@@ -3,8 +3,8 @@
 from collections import Counter
 from collections.abc import Sequence
 
-from biasscope.engine.experiments import scan, selection, session
-from biasscope.engine.experiments.scan import Scan
+from biasscope.engine.experiments.scans import models, scan, selection, session
+from biasscope.engine.experiments.scans.scan import Scan
 from biasscope.engine.schemas import SUMMARY
 from biasscope.engine.settings import SILENT, Measure, Read, Stream, Voice
 from biasscope.engine.store import runs
@@ -23,7 +23,7 @@ def encode(
     gone = selection.parse_sites("--given", given) if given else ()
     parameters = {"site": site, "position": position}
     run = session.start("encode", settings, parameters | ({"given": given} if given else {}), voice)
-    selection.early(session.shape(run), gone)
+    selection.early(models.shape(run.weights, run.options.model), gone)
     for each in scan.scans(run, **parameters, **selection.in_identity(gone)):
         if not each.complete:
             _measure(each, site, position, gone)

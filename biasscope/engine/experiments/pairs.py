@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Any
 
 from biasscope.engine.errors import DataError
-from biasscope.engine.experiments import session
+from biasscope.engine.experiments.scans import session
 from biasscope.engine.settings import SILENT, Measure, Voice
 from biasscope.engine.store import files
 

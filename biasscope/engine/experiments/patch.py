@@ -9,11 +9,11 @@ from typing import TYPE_CHECKING, Any
 import polars as pl
 
 from biasscope.engine.errors import UsageError
-from biasscope.engine.experiments import scan, selection, session, shown
 from biasscope.engine.experiments.between import edges, neurons
 from biasscope.engine.experiments.between import mib as exchange
 from biasscope.engine.experiments.between.edges import Asked
-from biasscope.engine.experiments.scan import Scan
+from biasscope.engine.experiments.scans import aggregates, models, scan, selection, session, shown
+from biasscope.engine.experiments.scans.scan import Scan
 from biasscope.engine.schemas import SUMMARY
 from biasscope.engine.settings import SILENT, Direction, Measure, Method, Patched, Voice
 from biasscope.engine.statistics import reliability, summary
@@ -62,7 +62,7 @@ def patch(
         | ({"given": given} if given else {})
     )
     run = session.start("patch", settings, options, voice)
-    selection.early(session.shape(run), gone, choice)
+    selection.early(models.shape(run.weights, run.options.model), gone, choice)
     if source == "corrupt":
         _refuse_no_twins(run)
     asked = Asked(source, direction, at, steps, calibrate)
@@ -75,7 +75,9 @@ def patch(
             continue
         if not each.complete:
             _measure(each, own, where, gone)
-        whole, trusted = scan.aggregated(each, "effects", method)
+        if not each.complete:  # a shard's run: the others measure the rest
+            continue
+        whole, trusted = aggregates.aggregated(each, "effects", method)
         shown.prompts(each, "effects")
         shown.patterns(each, whole, partial(each.standing, gone))
         each.save(*(_calibration(each, whole, trusted, calibrate) if calibrate else (whole, trusted)))
@@ -106,7 +108,8 @@ def _refuse(method: Method, wanted: Sequence[str], **chosen: bool) -> None:
 
 def _measure(each: Scan, own: dict[str, Any], where: dict[str, Any], gone: Sequence[Site]) -> None:
     """Measure what is not stored yet."""
-    from biasscope.engine.measure import attention, attribution, exact, sources
+    from biasscope.engine.measure import attribution, exact, sources
+    from biasscope.engine.measure.between import attention
 
     attention.check(each.run.lm, where["components"])
     lm, name, positions, exactly = each.run.lm, own["source"], where["positions"], own["method"] == "exact"

@@ -9,8 +9,8 @@ import numpy as np
 import polars as pl
 
 from biasscope.engine.errors import DataError, UsageError
-from biasscope.engine.experiments import selection, session
-from biasscope.engine.experiments.scan import Scan, scans
+from biasscope.engine.experiments.scans import models, selection, session
+from biasscope.engine.experiments.scans.scan import Scan, scans
 from biasscope.engine.measure import probes
 from biasscope.engine.settings import SILENT, Holdout, Measure, Negatives, Read, Stream, Task, Voice
 from biasscope.engine.statistics import probes as probe_statistics
@@ -40,7 +40,7 @@ def probe(
     gone = selection.parse_sites("--given", given) if given else ()
     options = parameters | {"causal": causal} | ({"given": given} if given else {})
     run = session.start("probe", settings, options, voice)
-    selection.early(session.shape(run), gone)
+    selection.early(models.shape(run.weights, run.options.model), gone)
     # refused before a model is loaded
     tasks = {dataset.name: task_of(dataset, task) for dataset in run.datasets}
     for each in scans(run, **parameters, causal=causal, **selection.in_identity(gone)):

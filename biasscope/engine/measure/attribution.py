@@ -19,7 +19,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from biasscope.engine.measure import attention
+from biasscope.engine.measure.between import attention
 from biasscope.engine.measure.effects import defined, effects, soundly, summed, total
 from biasscope.engine.measure.sources import Sweep, whole
 from biasscope.engine.model import forward

@@ -19,7 +19,7 @@ from torch import Tensor
 from biasscope.engine.measure.effects import defined, effects, soundly
 from biasscope.engine.measure.sources import SWEPT
 from biasscope.engine.model import forward, loading
-from biasscope.engine.model.affine import Affine
+from biasscope.engine.model.edits.affine import Affine
 from biasscope.engine.model.loading import LM
 from biasscope.engine.model.metrics import METRICS
 from biasscope.engine.model.packing import ROWS, Block, Scored, rows

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from biasscope.engine.errors import DataError, UsageError
-from biasscope.engine.measure import attention
+from biasscope.engine.measure.between import attention
 from biasscope.engine.model import forward
 from biasscope.engine.model.loading import LM
 from biasscope.engine.model.packing import ROWS, Block, Scored, rows

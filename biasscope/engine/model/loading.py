@@ -3,8 +3,6 @@
 import copy
 import hashlib
 import inspect
-import re
-import sys
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cached_property, lru_cache
@@ -12,6 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from biasscope.engine.errors import DataError, UsageError
+from biasscope.engine.model.devices import _device
 from biasscope.engine.model.shape import Shape
 from biasscope.engine.model.weights import DEFAULT, Weights, first_line, locate, quiet
 from biasscope.engine.settings import IN_MEMORY
@@ -192,36 +191,6 @@ def _bridged(weights: Weights | InMemory, model: Any, tokenizer: Any, device: st
 
         kernels.install(bridge)
     return _described(weights, bridge, tokenizer, device, dtype)
-
-
-def check_device(device: str) -> None:
-    """Raise UsageError for a device that is none, or is not here. torch is asked only of what may be here."""
-    if not re.fullmatch(r"auto|(cpu|cuda|mps|xpu|hpu|npu)(:\d+)?", device):
-        raise UsageError(f"--device '{device}' is no device; take auto, cpu, cuda, cuda:1, mps or xpu")
-    if device.split(":")[0] not in ("auto", "cpu"):
-        _device(device)
-
-
-def device_type(device: str) -> str:
-    """ "cpu", "cuda" or another kind of device; torch is asked only where "auto" may mean a GPU."""
-    if device != "auto":
-        return device.split(":")[0]
-    gpu = sys.platform == "win32" or any(Path("/dev").glob("nvidia[0-9]*")) or Path("/dev/kfd").exists()
-    return _device("auto") if gpu else "cpu"
-
-
-def _device(device: str) -> str:
-    import torch
-
-    if device == "auto":
-        return "cuda" if torch.cuda.is_available() else "cpu"
-    try:
-        torch.empty(1, device=device)
-    except (RuntimeError, AssertionError) as error:
-        raise UsageError(
-            f"device '{device}' cannot be used here: {first_line(error)}; try --device auto"
-        ) from error
-    return device
 
 
 def _described(weights: Weights | InMemory, bridge: Any, tokenizer: Any, device: str, dtype: str) -> LM:

@@ -9,10 +9,10 @@ import polars as pl
 from numpy.typing import NDArray
 
 from biasscope.engine.schemas import SUBSETS
-from biasscope.engine.statistics import estimates
 from biasscope.engine.statistics.cells import Cells, Family, Measured, covariate
-from biasscope.engine.statistics.estimates import Columns
-from biasscope.engine.statistics.resampling import MIN_CLUSTERS
+from biasscope.engine.statistics.inference import estimates
+from biasscope.engine.statistics.inference.estimates import Columns
+from biasscope.engine.statistics.inference.resampling import MIN_CLUSTERS
 from biasscope.engine.statistics.summary import (
     BIAS,
     STATISTICS,

@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 
 from biasscope.engine import schemas
 from biasscope.engine.schemas import COVARIATES, TOTAL
-from biasscope.engine.statistics.resampling import Array
+from biasscope.engine.statistics.inference.resampling import Array
 from biasscope.engine.types import EDGE, INSIDE, Dataset, Design, Site
 
 SITE = ["component", "layer", "head", "position"]

@@ -13,10 +13,11 @@ import numpy as np
 import polars as pl
 
 from biasscope.engine.schemas import SUMMARY, TOTAL
-from biasscope.engine.statistics import resampling, summary
+from biasscope.engine.statistics import summary
 from biasscope.engine.statistics.cells import measured, standard
+from biasscope.engine.statistics.inference import resampling
+from biasscope.engine.statistics.inference.resampling import Array
 from biasscope.engine.statistics.reliability import weighted
-from biasscope.engine.statistics.resampling import Array
 from biasscope.engine.types import MEMBER, NO_SITE, Design, Site
 
 Interval = tuple[float, float, float]

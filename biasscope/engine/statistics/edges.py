@@ -12,10 +12,11 @@ import polars as pl
 from numpy.typing import NDArray
 
 from biasscope.engine.schemas import LEVEL
-from biasscope.engine.statistics import cells, estimates, resampling, slopes
+from biasscope.engine.statistics import cells
 from biasscope.engine.statistics.cells import Cells, numbered, standard
-from biasscope.engine.statistics.estimates import Columns
-from biasscope.engine.statistics.resampling import FEW, MIN_CLUSTERS, Array, Means, Null
+from biasscope.engine.statistics.inference import estimates, resampling, slopes
+from biasscope.engine.statistics.inference.estimates import Columns
+from biasscope.engine.statistics.inference.resampling import FEW, MIN_CLUSTERS, Array, Means, Null
 from biasscope.engine.types import Design
 
 DRAWS = 5_000

@@ -7,9 +7,9 @@ import numpy as np
 import polars as pl
 from scipy import stats
 
-from biasscope.engine.statistics.audit import MeanModel, Model, SlopeModel, audit
 from biasscope.engine.statistics.cells import standard
-from biasscope.engine.statistics.resampling import MIN_CLUSTERS, Array
+from biasscope.engine.statistics.inference.audit import MeanModel, Model, SlopeModel, audit
+from biasscope.engine.statistics.inference.resampling import MIN_CLUSTERS, Array
 
 MEANS = {"group": pl.String, "n": pl.Int64, "mean": pl.Float64, "ci_low": pl.Float64, "ci_high": pl.Float64}
 """The columns of `means`."""

@@ -11,8 +11,9 @@ import numpy as np
 import polars as pl
 
 from biasscope.engine.schemas import SUMMARY, TOTAL
-from biasscope.engine.statistics import estimates, summary
+from biasscope.engine.statistics import summary
 from biasscope.engine.statistics.cells import measured, sites_of
+from biasscope.engine.statistics.inference import estimates
 from biasscope.engine.types import Design, Site
 
 SUBSETS = CHOOSING, JUDGED, TRANSFER, FACTS, TEXT = ("choosing", "judged", "transfer", "facts", "text")

@@ -16,8 +16,8 @@ from biasscope.engine import schemas
 from biasscope.engine.errors import DataError
 from biasscope.engine.schemas import DIFFERENCES, TOTAL
 from biasscope.engine.statistics.cells import SITE, Cells, Measured, measured
-from biasscope.engine.statistics.estimates import Columns
-from biasscope.engine.statistics.resampling import MIN_CLUSTERS, Array
+from biasscope.engine.statistics.inference.estimates import Columns
+from biasscope.engine.statistics.inference.resampling import MIN_CLUSTERS, Array
 from biasscope.engine.statistics.summary import BIAS, estimates_of, statistics, table, unit
 from biasscope.engine.types import METRICS, Design
 

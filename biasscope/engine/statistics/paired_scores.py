@@ -10,11 +10,12 @@ import polars as pl
 
 from biasscope.engine import schemas
 from biasscope.engine.schemas import DIFFERENCES
-from biasscope.engine.statistics import estimates, paired, published, resampling
+from biasscope.engine.statistics import paired, published
 from biasscope.engine.statistics.baseline import COVARIATE
 from biasscope.engine.statistics.cells import Cells, Family, Measured, covariate, ratio
+from biasscope.engine.statistics.inference import estimates, resampling
+from biasscope.engine.statistics.inference.resampling import MIN_CLUSTERS, Array
 from biasscope.engine.statistics.paired import Matched
-from biasscope.engine.statistics.resampling import MIN_CLUSTERS, Array
 from biasscope.engine.statistics.summary import BIAS, estimates_of, statistics, table, unit
 from biasscope.engine.types import METRICS, Design
 

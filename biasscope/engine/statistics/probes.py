@@ -7,9 +7,9 @@ import polars as pl
 from numpy.typing import NDArray
 from scipy.stats import rankdata
 
-from biasscope.engine.statistics import estimates
 from biasscope.engine.statistics.cells import Cells
-from biasscope.engine.statistics.resampling import Array
+from biasscope.engine.statistics.inference import estimates
+from biasscope.engine.statistics.inference.resampling import Array
 from biasscope.engine.statistics.summary import table
 
 METHODS = {"grouped": "probe", "bag": "bag of tokens", "within": "within groups", "control": "control"}

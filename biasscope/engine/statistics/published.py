@@ -3,10 +3,10 @@
 import numpy as np
 import polars as pl
 
-from biasscope.engine.statistics import estimates
 from biasscope.engine.statistics.baseline import Mask, few_groups, seen
 from biasscope.engine.statistics.cells import Cells
-from biasscope.engine.statistics.resampling import Array
+from biasscope.engine.statistics.inference import estimates
+from biasscope.engine.statistics.inference.resampling import Array
 from biasscope.engine.statistics.summary import place, refuse_empty, table
 
 

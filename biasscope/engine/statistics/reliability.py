@@ -29,8 +29,6 @@ from scipy.stats import rankdata
 
 from biasscope.engine import schemas
 from biasscope.engine.schemas import RELIABILITY, TOTAL
-from biasscope.engine.statistics import estimates
-from biasscope.engine.statistics.audit import MeanModel, Model, SlopeModel, audit
 from biasscope.engine.statistics.cells import (
     SITE,
     Cells,
@@ -42,7 +40,9 @@ from biasscope.engine.statistics.cells import (
     sites_of,
     standard,
 )
-from biasscope.engine.statistics.resampling import MIN_CLUSTERS, Array
+from biasscope.engine.statistics.inference import estimates
+from biasscope.engine.statistics.inference.audit import MeanModel, Model, SlopeModel, audit
+from biasscope.engine.statistics.inference.resampling import MIN_CLUSTERS, Array
 from biasscope.engine.statistics.summary import BIAS, estimates_of, parts, ranking, unit
 from biasscope.engine.types import Design, Site
 

@@ -17,10 +17,10 @@ from numpy.typing import NDArray
 from biasscope.engine import schemas
 from biasscope.engine.errors import DataError
 from biasscope.engine.schemas import SUMMARY, TOTAL
-from biasscope.engine.statistics import estimates
 from biasscope.engine.statistics.cells import SITE, Measured, measured, ratio, sites_of
-from biasscope.engine.statistics.estimates import Columns
-from biasscope.engine.statistics.resampling import MIN_CLUSTERS, Array
+from biasscope.engine.statistics.inference import estimates
+from biasscope.engine.statistics.inference.estimates import Columns
+from biasscope.engine.statistics.inference.resampling import MIN_CLUSTERS, Array
 from biasscope.engine.types import METRICS, Design, Site
 
 BIAS = tuple(name for name, metric in METRICS.items() if metric.bias)

@@ -12,7 +12,7 @@ from typing import Any
 from filelock import FileLock, Timeout
 
 from biasscope.engine.errors import DamagedError, UsageError
-from biasscope.engine.store import digests, files, journal, reproduce, runs, seals
+from biasscope.engine.store import digests, files, journal, locks, reproduce, runs, seals
 from biasscope.engine.store.files import CONVERSION, slug
 from biasscope.engine.store.seals import Seal
 
@@ -66,7 +66,7 @@ def _run(folder: Path) -> Entry:
         command = model = dataset = "?"
     held = journal.Journal.read(folder)
     size, changed = _extent(folder)
-    about = (folder.name, "run", command, model, dataset, len(held.units), "finished" in held.facts)
+    about = (folder.name, "run", command, model, dataset, len(held.units), held.complete)
     return Entry(*about, size, changed, locked(folder), folder)
 
 
@@ -81,16 +81,16 @@ def _extent(folder: Path) -> tuple[int, float]:
     stats = [
         file.stat()
         for file in folder.rglob("*")
-        if file.is_file() and file.name not in (journal.LOCK, journal.HOLDER)
+        if file.is_file() and file.name not in (locks.LOCK, locks.HOLDER)
     ]
     return sum(s.st_size for s in stats), max((s.st_mtime for s in stats), default=folder.stat().st_mtime)
 
 
 def locked(folder: Path) -> bool:
     """Whether a process works in the folder now."""
-    if not (folder / journal.LOCK).exists():
+    if not (folder / locks.LOCK).exists():
         return False
-    lock = FileLock(folder / journal.LOCK)
+    lock = FileLock(folder / locks.LOCK)
     try:
         lock.acquire(timeout=0)
     except Timeout:
@@ -117,7 +117,7 @@ def damage(cache: Path, *, repair: bool = False) -> list[str]:
     """What is corrupted: journal lines, shards, weights, remembered checksums. `repair` drops all of it."""
     damaged = []
     for folder in journal.folders(cache / "runs"):
-        with journal.held(folder) if repair else contextlib.nullcontext():
+        with locks.held(folder) if repair else contextlib.nullcontext():
             held = journal.Journal.read(folder)
             held.check()
             damaged += [f"{folder.name[:8]}: {part}" for part in held.damaged]
@@ -173,7 +173,7 @@ def drop(entry: Entry) -> None:
     if entry.kind == "model":
         shutil.rmtree(entry.path)
         return
-    with journal.held(entry.path):
+    with locks.held(entry.path):
         journal.clear(entry.path)
     shutil.rmtree(entry.path, ignore_errors=True)
 

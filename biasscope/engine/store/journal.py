@@ -10,7 +10,6 @@ import importlib.metadata
 import json
 import os
 import shutil
-import socket
 import time
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
@@ -18,13 +17,13 @@ from pathlib import Path
 from typing import Any
 
 import polars as pl
-from filelock import FileLock, Timeout
 
-from biasscope.engine.errors import DamagedError, LockedError, unwritable
+from biasscope.engine.errors import DamagedError, unwritable
 from biasscope.engine.store import digests, files, shards
+from biasscope.engine.store.locks import HOLDER, LOCK, held
 from biasscope.engine.store.shards import SCHEMA_VERSION
 
-JOURNAL, KEY, LOCK, HOLDER = "journal.jsonl", "key.json", "lock", "holder.json"
+JOURNAL, KEY = "journal.jsonl", "key.json"
 ALGORITHM_VERSION = 5
 """Raised when the same inputs would give other numbers, so that old runs are not taken for new ones."""
 LIBRARIES = ("torch", "transformers", "transformer_lens")
@@ -68,6 +67,21 @@ class Journal:
                 journal.facts[entry["fact"]] = entry["value"]
         return journal
 
+    @property
+    def identity(self) -> dict[str, Any]:
+        """All that decides the run's numbers."""
+        return dict(json.loads((self.folder / KEY).read_bytes()))
+
+    @property
+    def missing(self) -> list[str]:
+        """The units of the finished run that are not here: those of other shards."""
+        return [unit for unit in self.facts["finished"]["units"] if unit not in self.units]
+
+    @property
+    def complete(self) -> bool:
+        """Whether every unit of the run is here."""
+        return "finished" in self.facts and not self.missing
+
     def check(self) -> None:
         """Forget the units whose shards are missing or corrupted."""
         begun = time.monotonic()
@@ -106,6 +120,18 @@ class Journal:
         self.units[unit] = sums
         self.seconds += time.monotonic() - begun
 
+    def adopt(self, unit: str, other: "Journal") -> None:
+        """Take a unit of another journal of the same run, with the bytes that it has there."""
+        for table in other.units[unit]:
+            content = other._content(unit, table)
+            if content is None:
+                raise DamagedError(
+                    f"{other.shard(unit, table)} is corrupted (checksum mismatch); measure it again"
+                )
+            files.write_bytes(self.shard(unit, table), content)
+        self._append({"unit": unit, "tables": other.units[unit]})
+        self.units[unit] = other.units[unit]
+
     def get(self, unit: str, table: str) -> pl.DataFrame:
         """A unit's table; DamagedError where its shard changed since it was checked."""
         content = self._content(unit, table)
@@ -131,12 +157,10 @@ class Journal:
         self._append({"fact": fact, "value": value})
         self.facts[fact] = value
 
-    def threads(self) -> list[int]:
+    def threads(self, now: int) -> list[int]:
         """The numbers of threads with which the run was measured, the present one noted where new."""
-        import torch
-
         known: list[int] = self.facts.get("threads", [])
-        if (now := torch.get_num_threads()) not in known:
+        if now not in known:
             self.set("threads", [*known, now])
         return list(self.facts["threads"])
 
@@ -188,13 +212,15 @@ def _checked(line: bytes) -> dict[str, Any] | None:
 
 @contextlib.contextmanager
 def opened(
-    root: Path, identity: Mapping[str, Any], *, wait: bool = False, fresh: bool = False
+    root: Path, identity: Mapping[str, Any], *, name: str = "", wait: bool = False, fresh: bool = False
 ) -> Iterator[Journal]:
     """The journal of the run with that identity, locked; with `fresh`, emptied. Shards are not yet checked.
 
+    Its folder is called by the run's key, or by `name`.
+
     LockedError where another process holds it.
     """
-    folder = root / run_key(identity)
+    folder = root / (name or run_key(identity))
     with held(folder, wait=wait):
         if fresh:
             clear(folder)
@@ -202,40 +228,6 @@ def opened(
         if not (folder / KEY).is_file() or (folder / KEY).read_bytes() != digests.canonical(identity):
             files.write_bytes(folder / KEY, digests.canonical(identity))
         yield Journal.read(folder)
-
-
-@contextlib.contextmanager
-def held(folder: Path, *, wait: bool = False) -> Iterator[None]:
-    """Hold the run's lock, creating its folder if needed."""
-    try:
-        folder.mkdir(mode=0o700, parents=True, exist_ok=True)
-        lock = FileLock(folder / LOCK, mode=0o600)
-        lock.acquire(timeout=-1 if wait else 0)
-    except Timeout:
-        raise LockedError(
-            f"another process works on this run: {holder(folder)}; let it finish, or add --wait"
-        ) from None
-    except OSError as problem:
-        raise unwritable(problem, folder) from problem
-    try:
-        since = time.strftime("%Y-%m-%d %H:%M:%S %z")
-        own = {"pid": os.getpid(), "host": socket.gethostname(), "since": since}
-        with contextlib.suppress(OSError):  # only for the message to others
-            (folder / HOLDER).write_text(json.dumps(own), encoding="utf-8")
-        yield
-    finally:
-        with contextlib.suppress(OSError):
-            (folder / HOLDER).unlink(missing_ok=True)
-        lock.release()
-
-
-def holder(folder: Path) -> str:
-    """Who holds a folder, for people."""
-    try:
-        process = json.loads((folder / HOLDER).read_text(encoding="utf-8"))
-        return f"process {process['pid']} on {process['host']}, since {process['since']}"
-    except (OSError, ValueError, KeyError, TypeError):
-        return "it has not said which"
 
 
 def clear(folder: Path) -> None:

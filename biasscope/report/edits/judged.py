@@ -8,7 +8,7 @@ import polars as pl
 
 from biasscope.engine import schemas
 from biasscope.engine.schemas import NONE, number
-from biasscope.engine.statistics import resampling
+from biasscope.engine.statistics.inference import resampling
 from biasscope.engine.statistics.mitigate import CHOOSING, FACTS, FEWEST, JUDGED, LOSS, TEXT, TRANSFER, share
 from biasscope.engine.store.runs import DatasetPart
 
@@ -64,7 +64,8 @@ class Judged:
         row = next((r for r in self.rows if (r["statistic"], r["source"]) == ("random", role)), None)
         if row is None:
             return None
-        low, middle, high = share([row[end] for end in ("ci_low", "estimate", "ci_high")], self.clean)
+        clean = self.clean if self.left() else None  # a share of what may be 0 is none
+        low, middle, high = share([row[end] for end in ("ci_low", "estimate", "ci_high")], clean)
         ends = [low, high] if low is None or high is None else sorted([low, high])
         return row | {"ci_low": ends[0], "estimate": middle, "ci_high": ends[1]}
 

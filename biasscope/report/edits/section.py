@@ -9,7 +9,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from biasscope.engine.statistics.mitigate import FACTS, JUDGED
-from biasscope.report.canvas import COOL, INK, MUTED, WARM, few_numbers, sheet, styled
+from biasscope.report.drawing.canvas import COOL, INK, MUTED, WARM, few_numbers, sheet, styled
 from biasscope.report.edits import tables
 from biasscope.report.edits.judged import COST, Judged, edits
 from biasscope.report.page.gather import Part, ReportRun

@@ -18,9 +18,10 @@ from biasscope.engine.settings import Format
 from biasscope.engine.store import files, shards
 from biasscope.engine.store.reproduce import relative
 from biasscope.engine.store.seals import DEPTH
-from biasscope.report import circuits, comparison, edges, figures, formats, probes, sites, tables, words
+from biasscope.report import circuits, comparison, edges, formats, probes, sites, tables, words
+from biasscope.report.drawing import chromium, columns, figures
 from biasscope.report.edits import section as edits
-from biasscope.report.page import blocks, card, chromium, first_screen, glossary, models, pairing, views
+from biasscope.report.page import blocks, card, first_screen, glossary, models, pairing, views
 from biasscope.report.page.blocks import (
     Block,
     Section,
@@ -144,7 +145,7 @@ def _say(
         notes = [written, f"{drawn}, in {gallery.folder}"]
         notes += [text] if (text := words.not_sealed(gathered)) else []
         table = Table("used", ["run", "command", "model", "dataset", "made"], [cells], notes)
-        formats.draw(table, sys.stdout)
+        columns.draw(table, sys.stdout)
     elif chosen is Format.JSON:
         document = {"schema_version": shards.SCHEMA_VERSION, "files": [str(file) for file in files]}
         document |= {"figures": figures, "used": used}

@@ -7,8 +7,9 @@ from typing import Any
 import polars as pl
 
 from biasscope.engine.schemas import NONE
-from biasscope.engine.statistics.resampling import plural
-from biasscope.report import figures, reliability, sites, words
+from biasscope.engine.statistics.inference.resampling import plural
+from biasscope.report import reliability, sites, words
+from biasscope.report.drawing import figures
 from biasscope.report.page import verdict
 from biasscope.report.page.blocks import Block, Section
 from biasscope.report.page.gallery import Gallery, Picture

@@ -13,7 +13,7 @@ import polars as pl
 
 from biasscope.console import safe_text
 from biasscope.engine.store import digests, files
-from biasscope.report import canvas, figures
+from biasscope.report.drawing import canvas, figures
 
 INDEX = "figures.json"
 """File of the folder: each figure's name → the digest of what it was drawn from."""

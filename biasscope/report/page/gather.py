@@ -1,7 +1,6 @@
 """Which runs a report shows, one of each kind, and its nouns: a finished run, a map, what is known."""
 
 import itertools
-import json
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -10,73 +9,21 @@ import polars as pl
 
 from biasscope.engine import schemas
 from biasscope.engine.errors import DataError, PartialError
-from biasscope.engine.schemas import SUMMARY, TOTAL
+from biasscope.engine.schemas import TOTAL
 from biasscope.engine.statistics import summary
-from biasscope.engine.store import files, reproduce
+from biasscope.engine.store import reproduce
 from biasscope.engine.store.cache import Stored, finished, load, models
-from biasscope.engine.store.runs import EDITED, DatasetPart, RunRecord
-from biasscope.engine.store.seals import DEPTH, Seal
+from biasscope.engine.store.runs import DatasetPart
 from biasscope.engine.types import SOURCES
+from biasscope.report.page.runs import MAPS, ReportRun, kind, read, size
 
 ROW = 3
 """Maps in a row of figures."""
 LISTED = 10
 """Sites in a list of the strongest."""
-MAPS = ("patch", "ablate")
 SHOWN = (*MAPS, "baseline", "probe", "circuit", "mitigate")
 BETWEEN = frozenset({"edges", "conditional"})
 """Tables that runs between the sites have."""
-KIND = (
-    *("method", "source", "direction", "steps", "positions", "components", "given", "control", "conditional"),
-    EDITED,
-    *("task", "negatives", "site", "position", "split"),
-)
-"""Parameters that make another kind of measurement."""
-SIZE = (
-    *("heads", "layers", "top", "by", "adaptive", "miss", "calibrate", "causal"),
-    *("rounds", "mib", "sizes", "minimal", "target", "run", "group_by"),
-    *("kind", "doses", "at", "transfer", "text", "tokens", "random", "all_doses"),
-)
-"""Those that make a larger or smaller one of the same kind: the largest, then the newest, is shown."""
-
-
-@dataclass(frozen=True)
-class ReportRun:
-    """One finished run with its tables."""
-
-    folder: Path
-    record: RunRecord
-    summary: pl.DataFrame
-    reliability: pl.DataFrame | None
-    seal: Seal = Seal.SEALED
-    label: str = ""
-    """What it is called where another run of its kind has its model's name."""
-
-    @property
-    def key(self) -> str:
-        """The first characters of the run's key."""
-        return self.folder.name
-
-    @property
-    def model(self) -> str:
-        """Its model's short name, and the first of its digest where several have that name."""
-        return self.label or str(self.summary["model"][0])
-
-    @property
-    def names(self) -> tuple[str, ...]:
-        """What --model may call its model."""
-        own = files.safe_name(self.model), self.record.model.name if self.record.model else ""
-        return self.model, *own, *([self.record.name] if self.record.name else [])
-
-    @property
-    def file(self) -> str:
-        """The file of its summary, from the results folder on."""
-        return "/".join([*self.folder.parts[-DEPTH:], "summary.parquet"])
-
-    @property
-    def data(self) -> DatasetPart:
-        """What it was measured on."""
-        return self.record.datasets[0]
 
 
 @dataclass(frozen=True)
@@ -189,7 +136,7 @@ def gather(output_dir: Path, wanted: Sequence[str], model: str | None, cache: Pa
     stored = list(named.values()) or finished(output_dir, cache)
     called = models(stored)
     found = [(run, run.record) for run in stored if run.record and run.record.command in SHOWN]
-    whole = [_read(run, record, called[run.folder]) for run, record in found]
+    whole = [read(run, record, called[run.folder]) for run, record in found]
     for other in set(named) - {run.folder for run in whole}:
         raise DataError(f"{other} is no run of {', '.join(SHOWN)}: a report does not show it; leave it out")
     same = {run.model for run in whole if model is None or model in run.names}
@@ -209,15 +156,15 @@ def named(output_dir: Path, wanted: Sequence[str], cache: Path | None = None) ->
     """The runs of these names, in their order. UsageError: there is none; DamagedError: it is corrupted."""
     loaded = {run.folder: (run, record) for run, record in (load(output_dir, name, cache) for name in wanted)}
     called = models([run for run, _ in loaded.values()])
-    return [_read(run, record, called[folder]) for folder, (run, record) in loaded.items()]
+    return [read(run, record, called[folder]) for folder, (run, record) in loaded.items()]
 
 
 def _parts(runs: Sequence[ReportRun], *, every: bool) -> tuple[list[Part], list[tuple[ReportRun, str]]]:
     """One part with one run of each kind, and the rest with the reason; `every`: in parts of their own."""
     largest: dict[str, ReportRun] = {}
     left = []
-    for run in sorted(runs, key=_size, reverse=True):
-        first = largest.setdefault(_kind(run), run)
+    for run in sorted(runs, key=size, reverse=True):
+        first = largest.setdefault(kind(run), run)
         if first is not run:
             left.append((run, f"{first.key} is of the same kind, larger or newer"))
     whole = part(list(largest.values()))
@@ -235,29 +182,6 @@ def _place(run: ReportRun) -> tuple[int, str, str]:
     """Where the run's model and dataset stand in the report."""
     first = ("winogender", "occupations")
     return first.index(run.data.name) if run.data.name in first else len(first), run.data.name, run.model
-
-
-def _read(run: Stored, record: RunRecord, model: str) -> ReportRun:
-    trusted = run.folder / "reliability.parquet"
-    # columns that an older version did not have are null
-    summary = pl.concat([SUMMARY.to_frame(), pl.read_parquet(run.folder / "summary.parquet")], how="diagonal")
-    summary = summary.with_columns(model=pl.lit(model))
-    reliability = pl.read_parquet(trusted) if trusted.is_file() else None
-    return ReportRun(run.folder, reproduce.renewed(record, document=True), summary, reliability, run.seal)
-
-
-def _size(run: ReportRun) -> tuple[int, int, str, str]:
-    """What the shown one of a kind has most of: sites, then examples; then it is the newest."""
-    return run.summary.height, run.data.used, run.record.created, run.key
-
-
-def _kind(run: ReportRun) -> str:
-    params = {name: run.record.params.get(name) or None for name in KIND}
-    if run.record.command == "circuit":
-        params["source"] = run.summary["source"].drop_nulls().to_list()[0]
-    if run.record.command in MAPS and params["positions"] in ("all", None):
-        params["components"] = None  # fewer components of the same map
-    return json.dumps([run.record.command, run.model, run.data.name, params], sort_keys=True, default=str)
 
 
 def part(runs: Sequence[ReportRun]) -> Part:

@@ -9,7 +9,8 @@ import polars as pl
 
 from biasscope.engine import schemas
 from biasscope.engine.schemas import NONE, number
-from biasscope.engine.statistics import paired, resampling
+from biasscope.engine.statistics import paired
+from biasscope.engine.statistics.inference import resampling
 from biasscope.engine.statistics.summary import BIAS
 from biasscope.engine.store.runs import DatasetPart
 from biasscope.engine.types import Site

@@ -16,7 +16,8 @@ from biasscope.engine.statistics.paired import Matched
 from biasscope.engine.statistics.paired_scores import Clean
 from biasscope.engine.store.runs import DatasetPart
 from biasscope.engine.types import METRICS, Design
-from biasscope.report.page.gather import KIND, MAPS, Part, ReportRun
+from biasscope.report.page.gather import MAPS, Part, ReportRun
+from biasscope.report.page.runs import KIND
 
 FREE = ("given", "edit")
 """Parameters in which two baselines may differ: that is what they are compared for."""

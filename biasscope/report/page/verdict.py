@@ -15,9 +15,10 @@ import polars as pl
 
 from biasscope.engine import schemas
 from biasscope.engine.schemas import CARRIED, LEVEL, PROMPTS, SMALL, STAR, number
-from biasscope.engine.statistics import groups, resampling
+from biasscope.engine.statistics import groups
 from biasscope.engine.statistics.baseline import COVARIATE
-from biasscope.engine.statistics.resampling import plural
+from biasscope.engine.statistics.inference import resampling
+from biasscope.engine.statistics.inference.resampling import plural
 from biasscope.engine.store.runs import DatasetPart
 from biasscope.report.page.odds import factor, odds, times
 from biasscope.report.page.quotes import QUOTED, quoted

@@ -9,6 +9,7 @@ from biasscope.engine.schemas import number
 from biasscope.engine.settings import Format
 from biasscope.engine.types import SOURCES
 from biasscope.report import formats
+from biasscope.report.drawing import columns
 from biasscope.report.tables import Table
 
 ANECDOTE = (
@@ -22,7 +23,7 @@ def show(document: Mapping[str, Any], chosen: Format | None) -> None:
     chosen = formats.form(chosen)
     if chosen is Format.TABLE:
         for table in tables(document):
-            formats.draw(table, sys.stdout)
+            columns.draw(table, sys.stdout)
     elif chosen is Format.JSON:
         formats.write_json(document)
     else:

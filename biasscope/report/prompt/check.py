@@ -5,7 +5,7 @@ from typing import Any
 
 from biasscope.engine.schemas import number
 from biasscope.engine.settings import Format
-from biasscope.engine.statistics.resampling import MIN_CLUSTERS
+from biasscope.engine.statistics.inference.resampling import MIN_CLUSTERS
 from biasscope.report import formats
 
 RULES = {

@@ -13,7 +13,7 @@ import polars as pl
 
 from biasscope.engine.errors import DataError
 from biasscope.engine.experiments.between.edges import graph_of
-from biasscope.engine.experiments.scan import Scan
+from biasscope.engine.experiments.scans.scan import Scan
 from biasscope.engine.statistics import circuits as faithfulness
 from biasscope.engine.statistics import edges as statistics
 from biasscope.engine.statistics.edges import Sums
@@ -47,7 +47,7 @@ def measure(
     scan: Scan, halves: Halves, sizes: Sequence[int], refuse: Callable[[Sequence[str], int], None]
 ) -> None:
     """Measure what is not stored yet; `refuse` raises where all edges together do nothing."""
-    from biasscope.engine.measure import edges, graphs
+    from biasscope.engine.measure.between import edges, graphs
     from biasscope.engine.measure.sources import whole
 
     reporting, lm = halves.reporting, scan.run.lm
@@ -78,7 +78,7 @@ def measure(
 
 def _ranked(halves: Halves, graph: "Stream") -> list[int]:
     """All edges by |ranking statistic| on the half that chooses, estimated there as the run was."""
-    from biasscope.engine.measure import edges
+    from biasscope.engine.measure.between import edges
     from biasscope.engine.measure.sources import Sweep, whole
 
     here, nodes = halves.choosing, sorted({whole(site) for site in graph.ups})

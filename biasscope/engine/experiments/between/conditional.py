@@ -12,7 +12,7 @@ from dataclasses import dataclass
 import polars as pl
 
 from biasscope.engine import schemas
-from biasscope.engine.experiments.scan import Aggregates, Scan
+from biasscope.engine.experiments.scans.scan import Aggregates, Scan
 from biasscope.engine.schemas import CONDITIONAL, EFFECTS
 from biasscope.engine.statistics import reliability, summary
 from biasscope.engine.statistics.cells import sites_of

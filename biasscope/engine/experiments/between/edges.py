@@ -8,13 +8,13 @@ import numpy as np
 import polars as pl
 
 from biasscope.engine.errors import UsageError
-from biasscope.engine.experiments.scan import Scan
+from biasscope.engine.experiments.scans.scan import Scan
 from biasscope.engine.schemas import EDGES, GRAPH, SUMMARY
 from biasscope.engine.settings import Direction, Patched
 from biasscope.engine.statistics import edges as statistics
 from biasscope.engine.statistics import reliability, summary
 from biasscope.engine.statistics.edges import Sums
-from biasscope.engine.statistics.estimates import Columns
+from biasscope.engine.statistics.inference.estimates import Columns
 from biasscope.engine.types import EDGE, Edge, Site, Unit
 
 if TYPE_CHECKING:
@@ -59,7 +59,7 @@ def patch(each: Scan, asked: Asked) -> None:
 
 
 def _measure(each: Scan, asked: Asked) -> None:
-    from biasscope.engine.measure import edges, paths
+    from biasscope.engine.measure.between import edges, paths
     from biasscope.engine.measure.sources import Sweep, whole
 
     graph = edges.stream(each.run.lm)

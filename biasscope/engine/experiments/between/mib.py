@@ -14,9 +14,9 @@ import polars as pl
 
 from biasscope.engine import schemas
 from biasscope.engine.errors import DataError, UsageError
-from biasscope.engine.experiments import selection, session
 from biasscope.engine.experiments.between import circuits
-from biasscope.engine.experiments.scan import scans
+from biasscope.engine.experiments.scans import selection, session
+from biasscope.engine.experiments.scans.scan import scans
 from biasscope.engine.settings import Measure, Voice
 from biasscope.engine.store import digests, files, runs
 from biasscope.engine.types import FINAL, Edge, Site
@@ -106,7 +106,7 @@ def read(path: Path, stream: "Stream") -> tuple[list[int], int]:
 
 def circuit(settings: Measure, file: str, sizes: str, voice: Voice) -> runs.Result:
     """How much of the bias the edges of a file carry, over all groups: somebody else chose them elsewhere."""
-    from biasscope.engine.measure import edges
+    from biasscope.engine.measure.between import edges
 
     path = Path(file)
     if not path.is_file():

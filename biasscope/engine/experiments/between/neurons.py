@@ -9,7 +9,7 @@ import numpy as np
 import polars as pl
 
 from biasscope.engine.experiments.between.edges import Asked, repeated, sums_of, total, warn_lost
-from biasscope.engine.experiments.scan import Scan
+from biasscope.engine.experiments.scans.scan import Scan
 from biasscope.engine.schemas import SUMMARY
 from biasscope.engine.statistics import edges as statistics
 from biasscope.engine.statistics import reliability, summary
@@ -62,7 +62,8 @@ def _places(order: Sequence[Site], position: str, source: str) -> pl.DataFrame:
 
 
 def _measure(each: Scan, asked: Asked, layers: Sequence[int] | None) -> None:
-    from biasscope.engine.measure import attention, attribution, exact
+    from biasscope.engine.measure import attribution, exact
+    from biasscope.engine.measure.between import attention
     from biasscope.engine.measure.sources import Sweep, sites
 
     lm = each.run.lm

@@ -8,13 +8,14 @@ import polars as pl
 
 from biasscope.engine.data import datasets
 from biasscope.engine.errors import DataError
-from biasscope.engine.experiments import session
-from biasscope.engine.experiments.circuit import RankedRun, find, halves
+from biasscope.engine.experiments.circuit import halves
 from biasscope.engine.experiments.mitigate.controls import Controls
 from biasscope.engine.experiments.mitigate.fitting import Fitting
 from biasscope.engine.experiments.mitigate.matching import Matching
 from biasscope.engine.experiments.mitigate.wanted import Wanted
-from biasscope.engine.experiments.scan import Scan, scans
+from biasscope.engine.experiments.scans import session
+from biasscope.engine.experiments.scans.ranked import RankedRun, find
+from biasscope.engine.experiments.scans.scan import Scan, scans
 from biasscope.engine.settings import KINDS, SILENT, Measure, Voice
 from biasscope.engine.statistics import mitigate as statistics
 from biasscope.engine.store import runs

@@ -10,9 +10,9 @@ import numpy as np
 import polars as pl
 
 from biasscope.engine.errors import DataError, UsageError
-from biasscope.engine.experiments.circuit import RankedRun
 from biasscope.engine.experiments.mitigate.wanted import Wanted
-from biasscope.engine.experiments.scan import Scan
+from biasscope.engine.experiments.scans.ranked import RankedRun
+from biasscope.engine.experiments.scans.scan import Scan
 from biasscope.engine.schemas import EDITS, FITS
 from biasscope.engine.settings import KINDS
 from biasscope.engine.statistics import mitigate as statistics
@@ -46,7 +46,7 @@ class Fitting:
     @cached_property
     def sizes(self) -> tuple[int, ...]:
         """How many heads are edited. UsageError where so many others are not left for a control."""
-        from biasscope.engine.experiments import selection
+        from biasscope.engine.experiments.scans import selection
 
         sizes = selection.parse_sizes(self.wanted.sizes)
         if 2 * sizes[-1] > len(self.heads):
@@ -212,7 +212,7 @@ class Fitting:
 
 def row(here: Scan, edit: Edit, role: str, of: str, **about: Any) -> dict[str, Any]:
     """The row of an edit in EDITS."""
-    from biasscope.engine.model import recipe
+    from biasscope.engine.model.edits import recipe
 
     sites = " ".join(map(str, sorted(edit.at)))
     digest = recipe.of(edit, {"digest": here.run.weights.digest}).digest
@@ -235,7 +235,7 @@ def edits_of(fits: pl.DataFrame, known: pl.DataFrame) -> list[Edit]:
     """The edits of FITS, in the order of their rows in EDITS."""
     import torch
 
-    from biasscope.engine.model.affine import VECTORS, Affine
+    from biasscope.engine.model.edits.affine import VECTORS, Affine
 
     maps: dict[str, dict[Site, Affine]] = {}
     for each in fits.iter_rows(named=True):

@@ -9,9 +9,9 @@ import polars as pl
 
 from biasscope.engine.data import datasets
 from biasscope.engine.errors import DataError, UsageError
-from biasscope.engine.experiments import selection
 from biasscope.engine.experiments.mitigate.fitting import OWN, edits_of
-from biasscope.engine.model import recipe
+from biasscope.engine.experiments.scans import selection
+from biasscope.engine.model.edits import recipe
 from biasscope.engine.settings import Measure, Voice
 from biasscope.engine.store import files, reproduce, runs
 from biasscope.engine.types import Edit, Example
@@ -41,7 +41,7 @@ class Target:
         if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
             raise UsageError(f"--to {folder} is not empty; give a new folder")
         if "ia3" in chosen:
-            from biasscope.engine.model import saving
+            from biasscope.engine.model.edits import saving
 
             saving.check_peft()
         return cls(name, chosen, folder)
@@ -102,7 +102,8 @@ def _command(result: runs.Result) -> str:
 
 def _place(options: Measure, result: runs.Result, edit: Edit, voice: Voice) -> Any:
     """The edit with its model, booted anew, and where the plain weights are."""
-    from biasscope.engine.model import loading, saving, weights
+    from biasscope.engine.model import loading, weights
+    from biasscope.engine.model.edits import saving
 
     params = result.record.params
     if reproduce.in_memory(result.record):
@@ -120,7 +121,7 @@ def _place(options: Measure, result: runs.Result, edit: Edit, voice: Voice) -> A
 
 def _forms(left: Left, place: Any) -> None:
     """Write the forms beside the recipe, and read back those that are models."""
-    from biasscope.engine.model import readback, saving
+    from biasscope.engine.model.edits import readback, saving
 
     for name in left.target.forms:
         if name == RECIPE:

@@ -14,7 +14,7 @@ import polars as pl
 
 from biasscope.engine.data import datasets
 from biasscope.engine.experiments.mitigate.controls import COST, Controls
-from biasscope.engine.experiments.scan import Scan
+from biasscope.engine.experiments.scans.scan import Scan
 from biasscope.engine.types import Edit
 
 if TYPE_CHECKING:

@@ -9,7 +9,7 @@ from typing import Any
 
 from biasscope.engine.data import datasets
 from biasscope.engine.errors import DataError, UsageError
-from biasscope.engine.experiments import selection
+from biasscope.engine.experiments.scans import selection
 from biasscope.engine.settings import KINDS, Measure
 from biasscope.engine.store import digests
 from biasscope.engine.types import Dataset

@@ -14,9 +14,9 @@ from numpy.typing import NDArray
 from scipy.stats import rankdata, skew
 
 from biasscope.engine.schemas import LEVEL
-from biasscope.engine.statistics import resampling, slopes
 from biasscope.engine.statistics.cells import Cells, Family, alike, numbered, ratio, standard
-from biasscope.engine.statistics.resampling import FEW, MIN_CLUSTERS, Array, Means, Null
+from biasscope.engine.statistics.inference import resampling, slopes
+from biasscope.engine.statistics.inference.resampling import FEW, MIN_CLUSTERS, Array, Means, Null
 
 FLAT = 1e-20
 """A sum of squares below this share of its own size is rounding, not spread."""

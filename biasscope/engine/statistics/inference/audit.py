@@ -17,9 +17,9 @@ from numpy.typing import NDArray
 from threadpoolctl import threadpool_limits
 
 from biasscope.engine.schemas import LEVEL
-from biasscope.engine.statistics import resampling, slopes
 from biasscope.engine.statistics.cells import standard
-from biasscope.engine.statistics.resampling import FEW, Array, Means, critical
+from biasscope.engine.statistics.inference import resampling, slopes
+from biasscope.engine.statistics.inference.resampling import FEW, Array, Means, critical
 
 STUDIES = 200
 DRAWS = 999

@@ -5,8 +5,8 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from biasscope.engine.statistics import resampling
-from biasscope.engine.statistics.resampling import Array, Null, studentised, weights
+from biasscope.engine.statistics.inference import resampling
+from biasscope.engine.statistics.inference.resampling import Array, Null, studentised, weights
 
 _PERMUTE = 3
 

@@ -11,12 +11,11 @@ from typing import TYPE_CHECKING, Any, Literal
 import polars as pl
 
 from biasscope.engine.errors import DataError
-from biasscope.engine.experiments import selection, session
-from biasscope.engine.experiments.session import Running
-from biasscope.engine.schemas import RELIABILITY
+from biasscope.engine.experiments.parallel import engines
+from biasscope.engine.experiments.scans import selection, session
+from biasscope.engine.experiments.scans.session import Running
 from biasscope.engine.settings import memory
-from biasscope.engine.statistics import baseline, cells, reliability
-from biasscope.engine.statistics.summary import summarise
+from biasscope.engine.statistics import cells
 from biasscope.engine.store import cache, journal, runs, seals
 from biasscope.engine.types import UNEDITED, Dataset, Design, Edit, Example, Site, Unit
 
@@ -58,8 +57,7 @@ class Scan:
     @property
     def complete(self) -> bool:
         """Whether every unit has been measured."""
-        facts = self.journal.facts
-        return "finished" in facts and all(unit in self.journal.units for unit in facts["finished"]["units"])
+        return self.journal.complete
 
     def reuse_finished(self) -> bool:
         """Take the finished run from its folder as the result; False where there is none."""
@@ -176,9 +174,19 @@ class Scan:
         return replace(self, dataset=dataset, prefix=prefix)
 
     def measure(
-        self, units: Sequence[Unit], label: str | None, *, prefix: str = "", table: str | None = None
+        self,
+        units: Sequence[Unit],
+        label: str | None,
+        *,
+        prefix: str = "",
+        table: str | None = None,
+        whole: bool = False,
     ) -> list[str]:
-        """The names of the units, all stored; `prefix` precedes them, `table` stands in for "effects"."""
+        """The names of the units, all stored; `prefix` precedes them, `table` stands in for "effects".
+
+        Those without a label are measured in this process. A shard measures its own share, of the `whole` and
+        of those without a label all: other units are made of them.
+        """
 
         def named(unit: Unit) -> Unit:
             tables = unit.compute if table is None else lambda: {table: unit.compute()["effects"]}
@@ -186,16 +194,18 @@ class Scan:
 
         units = [named(unit) for unit in units]
         pending = [unit for unit in units if unit.name not in self.journal.units]
-        if label and len(units) - len(pending) > 0:
-            self.run.voice.note(f"{self.dataset.name}: reused {len(units) - len(pending)}/{len(units)}")
-        if pending and len(threads := self.journal.threads()) > 1:
+        engine = self.run.engine if label else engines.Serial()
+        if label and (reused := len(units) - len(pending)):
+            self.run.voice.note(f"{self.dataset.name}: reused {reused}/{len(units)}")
+        pending = pending if whole else engine.share(pending)
+        if pending and len(threads := self.journal.threads(engine.threads())) > 1:
             self.warn(
                 f"measured with {', '.join(map(str, threads))} threads in turn: last digits depend on it"
             )
         with self.run.phase("passes"):
             forecast = session.forecast(self.run, len(pending)) if label else None
-            for unit in self.run.voice.track(pending, label) if label else pending:
-                self.journal.put(unit.name, unit.compute())
+            for name, tables in engine.measured(self, pending, label or ""):
+                self.journal.put(name, tables)
                 if forecast:
                     forecast.step()
         return [unit.name for unit in units]
@@ -274,20 +284,11 @@ def scans(run: Running, **parameters: Any) -> Iterator[Scan]:
             new = run.options.verbose and not (root / key).is_dir()
             if new and (differing := journal.nearest(root, run_identity)):
                 run.voice.note(f"{dataset.name}: the nearest earlier run differs in {', '.join(differing)}")
-            with journal.opened(root, run_identity, wait=run.options.wait, fresh=run.options.fresh) as opened:
+            how: dict[str, Any] = {"wait": run.options.wait, "fresh": run.options.fresh}
+            with journal.opened(root, run_identity, name=run.engine.folder(key), **how) as opened:
                 scan = Scan(run, dataset, opened, key)
                 if not scan.reuse_finished():
                     scan.resume()
+                    run.engine.begin(scan)
                     yield scan
-
-
-def aggregated(scan: Scan, table: str, method: str) -> Aggregates:
-    """The aggregates of a table of effects: SUMMARY and RELIABILITY."""
-    effects, beside = scan.table(table), scan.beside_measured()
-    same: dict[str, Any] = {"model": scan.run.slug, "method": method, "design": scan.design, "beside": beside}
-    with scan.run.phase("statistics"):
-        wanted = scan.run.options.assess
-        if wanted and (nothing := baseline.nothing_to_find(effects, scan.ungrouped)):
-            scan.warn(nothing)
-        trusted = reliability.assess(effects, **same) if wanted else RELIABILITY.to_frame()
-        return summarise(effects, **same), trusted
+                    run.engine.end(scan)

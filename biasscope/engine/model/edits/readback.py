@@ -8,10 +8,10 @@ from typing import Any
 import torch
 
 from biasscope.engine.model import forward, tokens
+from biasscope.engine.model.edits.saving import Place
 from biasscope.engine.model.loading import LM
 from biasscope.engine.model.metrics import METRICS
 from biasscope.engine.model.packing import Scored
-from biasscope.engine.model.saving import Place
 from biasscope.engine.types import Example
 
 CLOSE = 1e-3

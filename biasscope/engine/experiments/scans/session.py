@@ -5,8 +5,8 @@ The model is booted when the first unit has to be measured, and not at all for w
 
 import contextlib
 import time
-from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass, field, replace
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -15,9 +15,10 @@ import polars as pl
 
 from biasscope.engine.data import datasets
 from biasscope.engine.errors import BiasScopeError, not_finite
-from biasscope.engine.model import loading, recipe, weights
-from biasscope.engine.model import shape as model_shape
-from biasscope.engine.model.shape import Shape
+from biasscope.engine.experiments.parallel import engines, workers
+from biasscope.engine.experiments.scans import models
+from biasscope.engine.model import devices, loading, weights
+from biasscope.engine.model.edits import recipe
 from biasscope.engine.schemas import RELIABILITY
 from biasscope.engine.settings import SILENT, Forecast, Measure, Voice, clock
 from biasscope.engine.store import exports, files, journal, reproduce, runs, seals
@@ -28,8 +29,6 @@ ROWS = ("effects", "exact", "scores", "triples", "activations", "predictions")
 """Tables that --rows shows."""
 TOLERATED = 0.01
 """Share of values that are not finite above which a run has failed."""
-CONVERTED = 3.3e6
-"""Bytes of a GGUF file that are converted in a second, roughly."""
 
 
 @dataclass(kw_only=True)
@@ -56,6 +55,8 @@ class Session:
     """Tokens × copies of a pass, as decided; None where nothing was decided."""
     lost: int = 0
     """Values left out of the present run because they are not finite."""
+    engine: engines.Engine = field(default_factory=engines.Serial)
+    """What measures the parts."""
 
     @contextlib.contextmanager
     def phase(self, name: str) -> Iterator[None]:
@@ -145,6 +146,7 @@ class Session:
 
     def finish(self) -> runs.Result:
         """The result of all datasets; its `check` says whether values had to be left out."""
+        self.engine.close()
         self.voice.note(f"finished in {clock(sum(self.timing.values()))}")
         return runs.Result(self.record(self.parts), self.summaries, self.reliability, self.rows)
 
@@ -184,6 +186,8 @@ class Running(Session):
     datasets: list[Dataset]
     edit: recipe.Recipe | None = None
     """What stands in the model in every pass."""
+    names: dict[str, str] = field(default_factory=dict)
+    """Data set → what it was asked for by: its name, or its file."""
 
     @cached_property
     def lm(self) -> loading.LM:
@@ -192,14 +196,14 @@ class Running(Session):
             lm = self.weights
         else:
             with self.phase("model"):
-                lm = booted(self.weights, self.options, self.voice)
-        self.model = described(lm)
+                lm = models.booted(self.weights, self.options, self.voice)
+        self.model = models.described(lm)
         if not lm.packed:
             self.warn(
                 f"{self.options.model} cannot attend by a mask of ancestors: one sequence a row, slower and "
                 "just as exact"
             )
-        return lm if self.edit is None else edited(lm, self.edit)
+        return lm if self.edit is None else models.edited(lm, self.edit)
 
 
 def forecast(run: Running, parts: int) -> Forecast:
@@ -216,15 +220,16 @@ def start(
     command: str, options: Measure, own: dict[str, Any] | None = None, voice: Voice = SILENT
 ) -> Running:
     """A running session: everything that can fail before the model is loaded has been tried."""
+    engines.check(command, options, own or {})
     files.check_writable(options.output_dir)
     names = dict.fromkeys(options.dataset or datasets.default(options.data_dir))
     held = options.held
     loaded = list(held.datasets) or [_read(name, options) for name in names]
     begun = time.monotonic()
     if held.lm is None:
-        loading.check_device(options.device)
+        devices.check_device(options.device)
     edit = None if options.edit is None else recipe.read(options.edit)
-    weights = held.lm or _located(options, voice)
+    weights = held.lm or models.located(options, voice)
     own = dict(own or {})
     if edit is not None:
         edit.check(weights.digest, options.model)
@@ -237,9 +242,11 @@ def start(
         slug=files.slug(options.model),
         timing={"model": time.monotonic() - begun},
         weights=weights,
-        device=loading.device_type(options.device),
+        device=devices.device_type(options.device),
         datasets=loaded,
         edit=edit,
+        names={d.name: name for d, name in zip(loaded, names, strict=False)},
+        engine=options.held.engine or workers.chosen(options),
     )
     for dataset in loaded:
         for note in dataset.notes:
@@ -247,63 +254,9 @@ def start(
     return running
 
 
-def booted(weights: weights.Weights, options: Measure, voice: Voice) -> loading.LM:
-    """The model with these weights, loaded and checked."""
-    from biasscope.engine.model import forward
-
-    voice.note(f"loading {options.model}" + (f", {weights.note}" if weights.note else ""))
-    return forward.check_packing(loading.boot(weights, device=options.device, dtype=options.dtype.value))
-
-
-def model(options: Measure, voice: Voice) -> loading.LM:
-    """The model of these settings, for what measures no data set."""
-    loading.check_device(options.device)
-    located = _located(options, voice)
-    with voice.hushed():
-        return booted(located, options, voice)
-
-
-def shape(run: Running) -> Shape | None:
-    """The model's shape before its weights are loaded; None where its configuration does not say."""
-    if isinstance(run.weights, loading.LM):
-        return run.weights.shape
-    return model_shape.shape(run.options.model, run.weights.folder)
-
-
 def _read(name: str, options: Measure) -> Dataset:
     how = {"skip_invalid": options.skip_invalid, "no_space": options.no_space}
     return datasets.drawn(datasets.read(name, options.data_dir, **how), options.limit, options.seed)
-
-
-def _located(options: Measure, voice: Voice) -> weights.Weights:
-    """The weights of the requested model, converted where needed."""
-    if (file := weights.unconverted(options.model, options.cache_dir)) is not None:
-        seconds = max(5.0, file.stat().st_size / CONVERTED)
-        voice.note(f"converting {options.model} once ({file.name}), about {clock(seconds)}")
-    with voice.hushed():
-        return weights.locate(
-            options.model, revision=options.revision, cache_dir=options.cache_dir, offline=options.offline
-        )
-
-
-def edited(lm: loading.LM, edit: recipe.Recipe) -> loading.LM:
-    """The model in which an edit stands. DataError where it is none of this model's shape."""
-    width = lm.bridge.blocks[0].attn.W_O.shape[-2]
-    edit.fit(lm.n_heads, lm.n_layers, (width, lm.d_model))
-    return replace(lm, edit=edit.edit)
-
-
-def as_measured(lm: loading.LM, params: Mapping[str, Any]) -> loading.LM:
-    """The model as a run with these parameters measured it: with its edit, if it had one."""
-    return edited(lm, recipe.read(Path(params["edit"]))) if params.get("edit") else lm
-
-
-def described(lm: loading.LM) -> runs.ModelPart:
-    """The model as the record shows it."""
-    names = ("name", "revision", "digest", "tokenizer_digest", "dtype", "device", "note", "packed")
-    same = {name: getattr(lm, name) for name in names}
-    token = None if lm.start is None else lm.tokenizer.convert_ids_to_tokens(lm.start)
-    return runs.ModelPart(**same, start_token=token, layers=lm.n_layers, heads=lm.n_heads)
 
 
 def identity(run: Running, dataset: Dataset, parameters: dict[str, Any]) -> dict[str, Any]:

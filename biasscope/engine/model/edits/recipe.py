@@ -55,7 +55,7 @@ class Recipe:
         """The edit, ready to stand in a model."""
         import torch
 
-        from biasscope.engine.model.affine import Affine
+        from biasscope.engine.model.edits.affine import Affine
 
         at: dict[Site, Affine] = {}
         for number, site in enumerate(self.sites):

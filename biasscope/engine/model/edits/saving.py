@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from biasscope.engine.errors import DataError, UsageError
-from biasscope.engine.model.affine import Affine
+from biasscope.engine.model.edits.affine import Affine
 from biasscope.engine.model.loading import LM
 from biasscope.engine.model.weights import quiet
 from biasscope.engine.store import files

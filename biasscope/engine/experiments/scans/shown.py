@@ -8,7 +8,7 @@ import numpy as np
 import polars as pl
 
 from biasscope.engine import schemas
-from biasscope.engine.experiments.scan import Scan
+from biasscope.engine.experiments.scans.scan import Scan
 from biasscope.engine.schemas import PROMPTS
 from biasscope.engine.statistics import summary
 from biasscope.engine.types import UNEDITED, Edit, Example, Site

@@ -11,8 +11,8 @@ from matplotlib.figure import Figure
 from biasscope.engine import schemas
 from biasscope.engine.statistics.circuits import sized
 from biasscope.engine.statistics.groups import band
-from biasscope.report import canvas
-from biasscope.report.canvas import (
+from biasscope.report.drawing import canvas
+from biasscope.report.drawing.canvas import (
     COOL,
     DIVERGING,
     INK,
