@@ -5,7 +5,8 @@ import polars as pl
 import pytest
 
 from biasscope.engine.data import datasets, download
-from biasscope.engine.measure import edges, paths, sources
+from biasscope.engine.measure import sources
+from biasscope.engine.measure.between import edges, paths
 from biasscope.engine.model import tokens, twins
 from biasscope.engine.statistics import edges as statistics
 from biasscope.engine.types import Design, Site
