@@ -87,10 +87,10 @@ def _row(stored: "Stored", model: str) -> dict[str, Any]:
         told = [str(params[n]) for n in ("method", "source", "direction", "task", "site") if params.get(n)]
         told += [
             f"--{n} {params[n]}"
-            for n in ("layers", "heads", "top", "given", "steps", "limit")
+            for n in ("layers", "heads", "top", "given", "edit", "steps", "limit")
             if params.get(n)
         ]
-        told += ["--adaptive"] if params.get("adaptive") else []
+        told += [f"--{n}" for n in ("adaptive", "conditional") if params.get(n)]
         row |= {"how": " ".join(told), "created": record.created, "used": record.datasets[0].used}
         row |= {"layers": params.get("layers"), "limit": params.get("limit")}
     return {**row, "intact": record is not None, "seal": stored.seal, "path": str(stored.folder)}

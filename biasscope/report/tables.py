@@ -9,6 +9,7 @@ import polars as pl
 from biasscope.console import safe_text
 from biasscope.engine import schemas
 from biasscope.engine.schemas import NONE, SMALL, TOTAL, number
+from biasscope.engine.statistics.cells import VALUE
 from biasscope.engine.statistics.inference import resampling
 from biasscope.engine.statistics.inference.resampling import MIN_CLUSTERS
 from biasscope.engine.statistics.summary import ranking
@@ -203,7 +204,7 @@ def _beside(summary: pl.DataFrame, slopes: bool, control: pl.DataFrame) -> list[
     if control.height:
         columns += [("factual", control), ("specif.", ranked.with_columns(estimate="specificity"))]
     single = summary.filter(pl.col("subset") != "all").partition_by("subset", maintain_order=True)
-    return [*columns, *((rows["subset"][0].removeprefix("term: "), rows) for rows in single)]
+    return [*columns, *((rows.select(VALUE).item(0, 0), rows) for rows in single)]
 
 
 def _total(summary: pl.DataFrame) -> dict[str, Any] | None:

@@ -9,7 +9,7 @@ import polars as pl
 from numpy.typing import NDArray
 
 from biasscope.engine.schemas import SUBSETS
-from biasscope.engine.statistics.cells import Cells, Family, Measured, covariate
+from biasscope.engine.statistics.cells import Cells, Family, Measured, covariate, subset
 from biasscope.engine.statistics.inference import estimates
 from biasscope.engine.statistics.inference.estimates import Columns
 from biasscope.engine.statistics.inference.resampling import MIN_CLUSTERS
@@ -82,7 +82,7 @@ def baseline(
                 label = {**labels, "metric": metric, "statistic": name, "unit": measured_in}
                 tables.append(table(names.head(1), columns, label))
     if dataset.covariates:
-        subsets = [f"{dataset.noun}: {group}" for group in groups]
+        subsets = [subset(dataset.noun, group) for group in groups]
         known = pl.DataFrame({"subset": subsets, "estimate": covariate(groups, design)})
         label = {**labels, "metric": COVARIATE, "statistic": "mean", "unit": dataset.covariates[0].unit}
         tables.append(table(known, {}, label))
@@ -231,17 +231,20 @@ def of_examples(dataset: Dataset, group_by: str | None = None) -> dict[str, Mask
         add("without someone", (e.meta.get("participant") != "someone" for e in examples))
         add("someone only", (e.meta.get("participant") == "someone" for e in examples))
     for case in seen(e.meta.get("case") for e in examples):
-        add(f"case: {case}", (e.meta.get("case") == case for e in examples))
+        add(subset("case", case), (e.meta.get("case") == case for e in examples))
     split = _distinguished(examples)
     for answer in seen(e.meta.get("answer") for e in examples):
-        add(f"referent: {answer}", (e.group in split and e.meta.get("answer") == answer for e in examples))
+        add(
+            subset("referent", answer),
+            (e.group in split and e.meta.get("answer") == answer for e in examples),
+        )
     for key in ("gender", "polarity", "direction", *([group_by] if group_by else [])):
         for value in seen(e.meta.get(key) for e in examples):
-            add(f"{key}: {value}", (e.meta.get(key) == value for e in examples))
+            add(subset(key, value), (e.meta.get(key) == value for e in examples))
     few = few_groups([(e.bias_type, e.group) for e in examples])
     groups = seen(e.group for e in examples) if dataset.covariates else few
     for group in groups if len(groups) <= SHOWN else []:
-        add(f"{dataset.noun}: {group}", (e.group == group for e in examples))
+        add(subset(dataset.noun, group), (e.group == group for e in examples))
     return masks
 
 

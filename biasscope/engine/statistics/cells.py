@@ -12,8 +12,15 @@ from biasscope.engine.schemas import COVARIATES, TOTAL
 from biasscope.engine.statistics.inference.resampling import Array
 from biasscope.engine.types import EDGE, INSIDE, Dataset, Design, Site
 
+VALUE = pl.col("subset").str.replace("^[^:]*: ", "")
+"""What the rows of a `subset` of SUMMARY are of: the value in "occupation: nurse"."""
 SITE = ["component", "layer", "head", "position"]
 SITES = ["measured", "source", *SITE]
+
+
+def subset(kind: str, value: object) -> str:
+    """The `subset` of SUMMARY rows over the examples with that value: "occupation: nurse"."""
+    return f"{kind}: {value}"
 
 
 def sites_of(rows: pl.DataFrame) -> list[Site]:

@@ -12,7 +12,7 @@ from biasscope.engine import schemas
 from biasscope.engine.schemas import DIFFERENCES
 from biasscope.engine.statistics import paired, published
 from biasscope.engine.statistics.baseline import COVARIATE
-from biasscope.engine.statistics.cells import Cells, Family, Measured, covariate, ratio
+from biasscope.engine.statistics.cells import VALUE, Cells, Family, Measured, covariate, ratio
 from biasscope.engine.statistics.inference import estimates, resampling
 from biasscope.engine.statistics.inference.resampling import MIN_CLUSTERS, Array
 from biasscope.engine.statistics.paired import Matched
@@ -59,8 +59,7 @@ class Clean:
             rows = self.summary.filter(pl.col("metric").is_in([COVARIATE, "share_of_men"])).drop_nulls(
                 "estimate"
             )
-            groups = rows["subset"].str.replace("^[^:]*: ", "")
-            return dict(zip(groups, rows["estimate"], strict=True))
+            return dict(rows.select(VALUE, "estimate").iter_rows())
         wanted = self.covariates["key"][0] if key is None else key
         return dict(self.covariates.filter(key=wanted).select("group", "value").iter_rows())
 

@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from biasscope.engine import schemas
 from biasscope.engine.errors import DataError
 from biasscope.engine.schemas import SUMMARY, TOTAL
-from biasscope.engine.statistics.cells import SITE, Measured, measured, ratio, sites_of
+from biasscope.engine.statistics.cells import SITE, Measured, measured, ratio, sites_of, subset
 from biasscope.engine.statistics.inference import estimates
 from biasscope.engine.statistics.inference.estimates import Columns
 from biasscope.engine.statistics.inference.resampling import MIN_CLUSTERS, Array
@@ -180,7 +180,7 @@ def _each_group(site_effects: Measured, label: Labels) -> Iterator[pl.DataFrame]
     for i, group in enumerate(site_effects.groups):
         cells = site_effects.cells.clusters(np.arange(len(site_effects.groups)) == i)
         numbers = {"n": cells.n[0], "clusters": (cells.n[0] > 0).astype(float), "estimate": cells.means()[0]}
-        yield table(site_effects.sites, numbers, {**label, "subset": f"term: {group}"}).filter(
+        yield table(site_effects.sites, numbers, {**label, "subset": subset("term", group)}).filter(
             site_effects.sites["measured"]
         )
 

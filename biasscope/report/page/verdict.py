@@ -17,6 +17,7 @@ from biasscope.engine import schemas
 from biasscope.engine.schemas import CARRIED, LEVEL, PROMPTS, SMALL, STAR, number
 from biasscope.engine.statistics import groups
 from biasscope.engine.statistics.baseline import COVARIATE
+from biasscope.engine.statistics.cells import VALUE
 from biasscope.engine.statistics.inference import resampling
 from biasscope.engine.statistics.inference.resampling import plural
 from biasscope.engine.store.runs import DatasetPart
@@ -278,7 +279,7 @@ def of(summary: pl.DataFrame, data: DatasetPart, folder: Path, given: str = "") 
         return None
     scores, prompts = (_table(folder, name, data) for name in ("scores", "prompts"))
     known = summary.filter(pl.col("metric").is_in([COVARIATE, "share_of_men"])).drop_nulls("estimate")
-    x = dict(known.select(pl.col("subset").str.replace("^[^:]*: ", ""), "estimate").rows())
+    x = dict(known.select(VALUE, "estimate").rows())
     slope, least = row["statistic"] == "slope", None
     prompts = PROMPTS.to_frame() if prompts is None else prompts
     if scores is None:

@@ -13,6 +13,7 @@ import polars as pl
 
 from biasscope.engine import schemas
 from biasscope.engine.statistics.baseline import COVARIATE
+from biasscope.engine.statistics.cells import VALUE
 from biasscope.engine.types import SOURCES, Site
 from biasscope.report.page import details
 from biasscope.report.page.blocks import clean_text
@@ -147,7 +148,7 @@ def _subsets(run: ReportRun, metrics: Sequence[str]) -> pl.DataFrame:
     rows = run.summary.filter(
         pl.col("metric").is_in(list(metrics)), pl.col("subset").str.contains(": "), statistic="mean"
     )
-    return rows.with_columns(group=pl.col("subset").str.replace("^[^:]*: ", ""))
+    return rows.with_columns(group=VALUE)
 
 
 def _dots(part: Part, pictures: Sequence[Picture]) -> Iterator[tuple[str, dict[str, Any]]]:
