@@ -49,7 +49,8 @@ def result(result: Result, options: Measure, *, plot: bool = False) -> None:
     if plot:
         draw_plots(result, sys.stdout if chosen is Format.TABLE else sys.stderr)
     sys.stdout.flush()
-    Screen(options.quiet).note(f"next: {reproduce.following(result.record)}")
+    if result.record.datasets:  # a shard has no result yet
+        Screen(options.quiet).note(f"next: {reproduce.following(result.record)}")
     result.check()
 
 

@@ -42,6 +42,7 @@ def results(tmp_path_factory: pytest.TempPathFactory) -> Path:
         "term,between,readout",
         *where,
     )
+    biasscope("patch", "--method", "edges", *where)
     biasscope("ablate", "--control", "definitional", *where)
     biasscope("probe", "--position", "term", *where)
     run = next(path.name for path in folder.glob("*/*/ablate/*"))
@@ -164,6 +165,7 @@ def test_every_kind_of_run_is_shown_and_what_is_missing_is_named(made: tuple[dic
         "attribution",
         "probe",
         "sets",
+        "edges",
         "edits",
         "agreement",
     }
