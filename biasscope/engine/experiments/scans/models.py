@@ -18,10 +18,10 @@ CONVERTED = 3.3e6
 
 def booted(weights: weights.Weights, options: Measure, voice: Voice) -> loading.LM:
     """The model with these weights, loaded and checked."""
-    from biasscope.engine.model import forward
+    from biasscope.engine.model import exactness
 
     voice.note(f"loading {options.model}" + (f", {weights.note}" if weights.note else ""))
-    return forward.check_packing(loading.boot(weights, device=options.device, dtype=options.dtype.value))
+    return exactness.check_packing(loading.boot(weights, device=options.device, dtype=options.dtype.value))
 
 
 def model(options: Measure, voice: Voice) -> loading.LM:
