@@ -169,6 +169,15 @@ def test_bad_input_is_refused_in_one_line(single, home, arguments, code, message
     assert found == code and message in err and "Traceback" not in err
 
 
+def test_where_one_form_is_refused_none_is_written(single, home, tmp_path):
+    where = ("-o", home / "r", "--cache-dir", home / "c", "--to", tmp_path / "out")
+    same = ("--kind", "mean,zero,project,erase,steer", "--sizes", "1,2", "--layers", 3, "--at", "last")
+    how = ("--export", "zero-1@1", "--as", "weights,gguf")
+    code, _, err = biasscope("mitigate", "--from", single[0], *QUICK, *same, *how, *where, ok=False)
+    assert code == 4 and "--as gguf holds a vector that is added, and zero-1@1 does more" in err
+    assert not list((tmp_path / "out").iterdir())
+
+
 def test_a_folder_that_holds_something_is_left_alone(single, home, tmp_path):
     (tmp_path / "mine.txt").write_text("x", encoding="utf-8")
     where = ("-o", home / "r", "--cache-dir", home / "c", "--to", tmp_path, "--export", "mean-1@1")

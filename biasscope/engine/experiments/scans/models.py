@@ -5,6 +5,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from biasscope.engine.errors import DataError
 from biasscope.engine.model import devices, loading, weights
 from biasscope.engine.model import shape as model_shape
 from biasscope.engine.model.edits import recipe
@@ -57,7 +58,21 @@ def edited(lm: loading.LM, edit: recipe.Recipe) -> loading.LM:
 
 def as_measured(lm: loading.LM, params: Mapping[str, Any]) -> loading.LM:
     """The model as a run with these parameters measured it: with its edit, if it had one."""
-    return edited(lm, recipe.read(Path(params["edit"]))) if params.get("edit") else lm
+    edit = measured_edit(params)
+    return lm if edit is None else edited(lm, edit)
+
+
+def measured_edit(params: Mapping[str, Any]) -> recipe.Recipe | None:
+    """The edit that stood in a run with these parameters. DataError where its file holds another by now."""
+    if not params.get("edit"):
+        return None
+    edit, known = recipe.read(Path(params["edit"])), params.get(runs.EDITED)
+    if known is not None and str(edit) != known:
+        raise DataError(
+            f"{params['edit']} holds the edit {edit}, the run was measured with {known}; put that file back, "
+            "or measure again"
+        )
+    return edit
 
 
 def described(lm: loading.LM) -> runs.ModelPart:
