@@ -29,7 +29,9 @@ def merge(names: Sequence[str], output_dir: Path, cache_dir: Path, voice: Voice 
     """
     folders = list(dict.fromkeys(folder for name in names for folder in _folders(name, cache_dir / "runs")))
     with contextlib.ExitStack() as stack:
-        shards = [stack.enter_context(_opened(folder)) for folder in folders]
+        opened = [stack.enter_context(_opened(folder)) for folder in folders]
+        # nothing is in that of a shard to which no part fell, where another finished the run alone
+        shards = [shard for shard in opened if shard.facts]
         identity = _same_run(shards)
         _same_facts(shards)
         where = stack.enter_context(journal.opened(cache_dir / "runs", identity, wait=True))
@@ -57,7 +59,7 @@ def _opened(folder: Path) -> Iterator[Journal]:
     """A shard's journal, locked and checked. UsageError where the folder is no shard's."""
     with locks.held(folder):
         shard = Journal.read(folder)
-        if "shard" not in shard.facts:
+        if "shard" not in shard.facts and (shard.facts or shard.units):
             raise UsageError(f"{folder} is no shard: it was not measured with --shard")
         shard.check()
         if shard.damaged:
