@@ -31,8 +31,8 @@ def difference(place: Place, folder: Path, form: str, examples: Sequence[Example
     apart = [abs(_target(reloaded, place.lm, e) - hooked[e.id]) for e in examples if e.id in hooked]
     if not apart:
         raise DataError(
-            f"--as {form}: the tokenizer of {place.lm.name} can score none of {len(examples)} prompts with he "
-            "and she, so what was written cannot be checked; use --as recipe"
+            f"--as {form}: the tokenizer of {place.lm.name} can score none of {len(examples)} prompts with "
+            "he and she, so what was written cannot be checked; use --as recipe"
         )
     return max(apart)
 
@@ -46,7 +46,8 @@ def check(place: Place, folder: Path, form: str, examples: Sequence[Example]) ->
     why = f"this family cannot hold {place.edit.name}; {place.alternative}"
     if dtype != "float32":
         why = f"{dtype} rounds more than that; measure with --dtype float32, or use --as recipe"
-    raise DataError(f"--as {form}: what is read back differs from the edited model by {apart:.2g} nats ({why})")
+    differs = f"what is read back differs from the edited model by {apart:.2g} nats"
+    raise DataError(f"--as {form}: {differs} ({why})")
 
 
 def _hooked(lm: LM, examples: Sequence[Example]) -> dict[str, float]:
