@@ -200,7 +200,7 @@ def clean(part: Part) -> dict[str, Any] | None:
 
 
 def edited(run: ReportRun) -> str:
-    """What the model of a baseline prefers while something is ablated, in words."""
-    verdict = of(run.summary, run.data, run.folder, str(run.record.params.get("given") or ""))
+    """What the model of a baseline prefers while something is replaced, in words."""
+    verdict = of(run.summary, run.data, run.folder, run.record.subject)
     start = f"Run {run.key}{run.record.given}"
     return f"{start}: target was not measured." if verdict is None else f"{start}: {verdict.sentence}"

@@ -56,7 +56,7 @@ def _overview(found: Sequence[tuple[Part, Verdict | None]]) -> Table:
 def of(part: Part) -> Verdict | None:
     """The verdict on the clean model; None where it was not measured."""
     run = part.baseline
-    return None if run is None else verdict.of(run.summary, run.data, run.folder)
+    return None if run is None else verdict.of(run.summary, run.data, run.folder, run.record.subject)
 
 
 @dataclass(frozen=True)
