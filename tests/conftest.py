@@ -124,11 +124,17 @@ def few_draws() -> Iterator[None]:
         yield
 
 
-@pytest.fixture(scope="module")
-def chromium() -> Iterator[browser.Browser]:
-    """A headless browser."""
+@pytest.fixture(scope="session")
+def browser_program() -> str:
+    """The browser of this machine."""
     program = browser.found()
     if program is None:
         pytest.skip("no Chromium found; install one, or name it in BIASSCOPE_BROWSER")
-    with browser.Browser(program) as opened:
+    return program
+
+
+@pytest.fixture(scope="module")
+def chromium(browser_program: str) -> Iterator[browser.Browser]:
+    """A headless browser."""
+    with browser.Browser(browser_program) as opened:
         yield opened
