@@ -243,18 +243,22 @@ class _Report(ModuleType):
         runs: Sequence[Run | str] | None = None,
         out: Where = "report.html",
         *,
+        pdf: bool = False,
+        card: bool = False,
         output_dir: Where = DEFAULTS.output_dir,
     ) -> Path:
         """The page of a report of these runs, else of all in `output_dir`, with its Markdown twin beside it.
 
+        `pdf`: the page printed too (needs Chromium or Chrome); `card`: a card for the model's page too.
         DataError where there is no run to show, DamagedError where one is corrupted.
         """
         from biasscope.report.page import document
 
-        shown = gather.gather(Path(output_dir), _names(runs or []), None)
-        (_, page), _ = document.save(shown, Path(out).with_suffix(".md"))
+        shown = gather.gather(Path(output_dir), _names(runs or []), None, DEFAULTS.cache_dir)
+        extras = document.Extras(pdf=pdf, card=card)
+        written, _ = document.save(shown, Path(out).with_suffix(".md"), extras=extras)
         shown.check()
-        return page
+        return written[1]
 
 
 report = importlib.import_module("biasscope.report")

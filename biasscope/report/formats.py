@@ -6,7 +6,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import replace
 from html import escape
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TextIO
+from typing import Any, TextIO
 
 import polars as pl
 import pyarrow.parquet as pq
@@ -23,9 +23,6 @@ from biasscope.report.drawing.columns import draw
 from biasscope.report.edits import tables as edits
 from biasscope.report.page import verdict
 from biasscope.report.page.verdict import Verdict
-
-if TYPE_CHECKING:
-    pass
 
 FLUSH = 1000
 """Rows written to stdout at a time."""
@@ -137,9 +134,9 @@ def records(frames: Iterable[pl.DataFrame]) -> Iterable[dict[str, Any]]:
 
 def verdicts(result: Result) -> list[Verdict | None]:
     """What a baseline shows, per data set; None where it has no target."""
-    given = str(result.record.params.get("given") or "")
+    subject = result.record.subject
     both = zip(result.summaries, result.record.datasets, strict=True)
-    return [verdict.of(summary, part, Path(part.path), given) for summary, part in both]
+    return [verdict.of(summary, part, Path(part.path), subject) for summary, part in both]
 
 
 def tables_of(result: Result) -> Iterator[tables.Table]:
@@ -161,7 +158,7 @@ def tables_of(result: Result) -> Iterator[tables.Table]:
         elif record.command == "probe":
             yield edited(probes.probes(summary, part.name, part.noun, file, record.params["split"]))
         elif record.command == "circuit":
-            yield edited(circuits.sets(summary, part.name, part.noun, file))
+            yield edited(circuits.sets(summary, part.name, part.noun, file, circuits.graph(Path(part.path))))
         elif record.command == "mitigate":
             yield edited(edits.judged(summary, part, file))
             yield edits.curve(summary)

@@ -98,6 +98,13 @@ def test_an_edit_in_the_baseline_gives_the_values_that_were_judged(single, home,
     )
     values = dict(effects.select("example_id", "value").iter_rows())
     assert len(values) == 120 and values == pytest.approx({i: scores[i] for i in values}, abs=1e-4)
+    own = ("-o", tmp_path / "r", "--cache-dir", home / "c", "--json")
+    edited = json.loads(out)["run"]["datasets"][0]["path"]
+    plain = json.loads(biasscope("baseline", *data, *own)[1])["run"]["datasets"][0]["path"]
+    (pair,) = json.loads(biasscope("compare", plain, edited, *own)[1])["models"]
+    left = pl.read_parquet(f"{edited}/summary.parquet")["estimate"][0]
+    assert pair["case"] == "weaker" and "edited by erase-L3@1" in pair["sentence"]
+    assert pair["differences"][0]["second_estimate"] == pytest.approx(left)
     card = (tmp_path / "out" / "card.md").read_text(encoding="utf-8")
     assert "Not testable: 2 random edits" in card and str(home) not in card and "probe --edit" in card
 

@@ -119,8 +119,17 @@ class RunRecord(Strict):
     @property
     def given(self) -> str:
         """What was replaced all the while, as a clause of a title; empty where nothing was."""
+        return "".join(f", {change}" for change in self._changes)
+
+    @property
+    def subject(self) -> str:
+        """The model in a sentence, with what was replaced all the while."""
+        return " ".join(["the model", *self._changes]) if self._changes else "this model"
+
+    @property
+    def _changes(self) -> list[str]:
         sites, edit = self.params.get("given"), self.params.get(EDITED)
-        return (f", edited by {edit}" if edit else "") + (f", with {sites} ablated" if sites else "")
+        return [f"edited by {edit}"] * bool(edit) + [f"with {sites} ablated"] * bool(sites)
 
 
 @dataclass(frozen=True)
