@@ -174,14 +174,14 @@ def load_model(
     in its dtype), or a `TransformerBridge` of TransformerLens. Its name is the one it was loaded by, its
     identity the sha256 of its parameters.
     """
-    from biasscope.engine.model import forward
+    from biasscope.engine.model import exactness
 
     if not isinstance(model, str | Path):
-        return forward.check_packing(loading.adopt(model, tokenizer))
+        return exactness.check_packing(loading.adopt(model, tokenizer))
     with SILENT.hushed():
         where: Any = {"device": device, "dtype": str(dtype), "revision": revision, "offline": offline}
         where["cache_dir"] = Path(cache_dir).expanduser()
-        return forward.check_packing(loading.load(str(model), **where))
+        return exactness.check_packing(loading.load(str(model), **where))
 
 
 def load_dataset(

@@ -21,7 +21,7 @@ import pytest  # noqa: E402
 import torch  # noqa: E402
 
 from biasscope.engine.model import weights  # noqa: E402
-from biasscope.engine.model.forward import check_packing  # noqa: E402
+from biasscope.engine.model.exactness import check_packing  # noqa: E402
 from biasscope.engine.model.loading import LM, boot, load  # noqa: E402
 from biasscope.engine.types import Example  # noqa: E402
 from tests.support import browser, draws  # noqa: E402

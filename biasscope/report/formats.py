@@ -158,14 +158,14 @@ def tables_of(result: Result) -> Iterator[tables.Table]:
         elif record.command == "probe":
             yield edited(probes.probes(summary, part.name, part.noun, file, record.params["split"]))
         elif record.command == "circuit":
-            yield circuits.sets(summary, part.name, part.noun, file, circuits.graph(Path(part.path)))
+            yield edited(circuits.sets(summary, part.name, part.noun, file, circuits.graph(Path(part.path))))
         elif record.command == "mitigate":
-            yield edits.judged(summary, part, file)
+            yield edited(edits.judged(summary, part, file))
             yield edits.curve(summary)
         elif record.command == "encode":
             yield edited(tables.encoded(summary, part.name, f"{part.path}/activations.parquet"))
         elif "edges" in part.tables:
-            yield edges.strongest(summary, stored_edges(part), part)
+            yield edited(edges.strongest(summary, stored_edges(part), part))
             yield from reliability.tables(summary.clear(), trusted)
         else:
             own = summary.filter(dataset=part.name)

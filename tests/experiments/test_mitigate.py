@@ -111,6 +111,13 @@ def test_an_edit_in_the_baseline_gives_the_values_that_were_judged(single, home,
     )
     values = dict(effects.select("example_id", "value").iter_rows())
     assert len(values) == 120 and values == pytest.approx({i: scores[i] for i in values}, abs=1e-4)
+    own = ("-o", tmp_path / "r", "--cache-dir", home / "c", "--json")
+    edited = json.loads(out)["run"]["datasets"][0]["path"]
+    plain = json.loads(biasscope("baseline", *data, *own)[1])["run"]["datasets"][0]["path"]
+    (pair,) = json.loads(biasscope("compare", plain, edited, *own)[1])["models"]
+    left = pl.read_parquet(f"{edited}/summary.parquet")["estimate"][0]
+    assert pair["case"] == "weaker" and "edited by erase-L3@1" in pair["sentence"]
+    assert pair["differences"][0]["second_estimate"] == pytest.approx(left)
     card = (tmp_path / "out" / "card.md").read_text(encoding="utf-8")
     assert "Not testable: 2 random edits" in card and str(home) not in card and "probe --edit" in card
 
@@ -169,6 +176,15 @@ def test_bad_input_is_refused_in_one_line(single, home, arguments, code, message
     assert found == code and message in err and "Traceback" not in err
 
 
+def test_where_one_form_is_refused_none_is_written(single, home, tmp_path):
+    where = ("-o", home / "r", "--cache-dir", home / "c", "--to", tmp_path / "out")
+    same = ("--kind", "mean,zero,project,erase,steer", "--sizes", "1,2", "--layers", 3, "--at", "last")
+    how = ("--export", "zero-1@1", "--as", "weights,gguf")
+    code, _, err = biasscope("mitigate", "--from", single[0], *QUICK, *same, *how, *where, ok=False)
+    assert code == 4 and "--as gguf holds a vector that is added, and zero-1@1 does more" in err
+    assert not list((tmp_path / "out").iterdir())
+
+
 def test_a_folder_that_holds_something_is_left_alone(single, home, tmp_path):
     (tmp_path / "mine.txt").write_text("x", encoding="utf-8")
     where = ("-o", home / "r", "--cache-dir", home / "c", "--to", tmp_path, "--export", "mean-1@1")
@@ -189,6 +205,40 @@ def test_prompts_without_a_covariate_are_judged_by_their_mean_and_in_their_own_w
     where = ("-o", tmp_path / "r", "--cache-dir", tmp_path / "c")
     code, _, err = biasscope("mitigate", "--from", run, "--kind", "erase", *where, ok=False)
     assert code == 2 and "fitted to a number of each group, and mine has none" in err
+
+
+def test_a_file_may_be_called_text_and_its_covariate_be_yes_or_no(tmp_path):
+    """Most groups have a 1: no group is above the median, and the mean parts them."""
+    words = ["nurse", "engineer", "baker", "clerk", "teacher", "doctor", "lawyer", "painter"]
+    words += ["plumber", "farmer", "chef", "pilot", "judge", "tailor", "guard", "writer"]
+    rows = [
+        row(prompt=f"The {w} said that", a="he", b="she", group=w, covariate=int(i % 3 != 1))
+        for i, w in enumerate(words)
+    ]
+    run = ranked(tmp_path, "planted:single", "-d", write(tmp_path / "text.csv", as_csv(rows)))
+    kinds = ("--kind", "mean,steer", "--sizes", 1, "--layers", 3, "--at", "last")
+    document, folder = mitigated(tmp_path, run, *kinds)
+    effects = pl.read_parquet(folder / "effects.parquet")
+    steered = effects.filter(position="steer-L3@1", metric="target")
+    assert steered["value"].is_finite().all() and steered["effect"].abs().max() > 0.01
+    sizes = {r["subset"]: r["n"] for r in document["summary"] if r["statistic"] == "value"}
+    assert sizes == {"judged": 8, "choosing": 8}
+
+
+@pytest.mark.parametrize(
+    ("name", "message"),
+    [("winogender.csv", "is the run's own data, or called so"), ("definitional", "gender is a fact there")],
+)
+def test_data_to_judge_on_too_are_other_data_of_a_stereotype(tmp_path, name, message):
+    rows = [row(prompt="The nurse said that", a="he", b="she", group=f"g{i}") for i in range(8)]
+    for folder in "ab":
+        (tmp_path / folder).mkdir()
+    own, other = (write(tmp_path / f / "winogender.csv", as_csv(rows)) for f in ("a", "b"))
+    run = ranked(tmp_path, "planted:single", "-d", own)
+    where = ("-o", tmp_path / "r", "--cache-dir", tmp_path / "c")
+    transfer = ("--transfer", other if name.endswith("csv") else name)
+    code, _, err = biasscope("mitigate", "--from", run, *transfer, *where, ok=False)
+    assert code == 2 and message in err
 
 
 def test_the_api_makes_and_writes_an_edit_as_the_command_does(single, home, tmp_path):

@@ -21,6 +21,8 @@ SUBSETS = CHOOSING, JUDGED, TRANSFER, FACTS, TEXT = ("choosing", "judged", "tran
 FEWEST = 19
 """Draws below which a rank of 1 / (1 + n) is no longer below the level."""
 LOSS = "nll"
+FACTUAL = "definitional"
+"""The data in which gender is a fact."""
 UNTESTED = ("p_family", "q", "carried_by")
 ENDS = ("ci_low", "estimate", "ci_high")
 
@@ -46,12 +48,15 @@ class Study:
 
     def part(self, subset: str) -> pl.DataFrame:
         """The EFFECTS of a subset, own edits and controls."""
-        names = list(self.designs)
-        if subset in (FACTS, TEXT):
-            return self.effects.filter(dataset={FACTS: "definitional", TEXT: "text"}[subset])
+        names, prose = list(self.designs), pl.col("metric") == LOSS
+        if subset == TEXT:
+            return self.effects.filter(prose)
+        effects = self.effects.filter(~prose)  # a user's file may be called text too
+        if subset == FACTS:
+            return effects.filter(dataset=FACTUAL)
         if subset == TRANSFER:
-            return self.effects.filter(dataset=names[1]) if len(names) > 1 else self.effects.clear()
-        rows = self.effects.filter(dataset=names[0])
+            return effects.filter(dataset=names[1]) if len(names) > 1 else effects.clear()
+        rows = effects.filter(dataset=names[0])
         judges = pl.col("group").is_in(list(self.judged))
         return rows.filter(judges if subset == JUDGED else ~judges)
 

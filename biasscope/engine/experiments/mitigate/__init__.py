@@ -56,7 +56,7 @@ def _facts(run: session.Running, data: Dataset) -> Dataset | None:
     """Prompts in which gender is a fact; None where the data are about something else."""
     if any(e.bias_type != "gender" for e in data.examples):
         return None
-    return datasets.load("definitional", run.options.data_dir)
+    return datasets.load(statistics.FACTUAL, run.options.data_dir)
 
 
 class Steps:

@@ -7,7 +7,7 @@ import polars as pl
 
 from biasscope.engine import schemas
 from biasscope.engine.errors import DataError
-from biasscope.engine.experiments.scans import session
+from biasscope.engine.experiments.scans import models, session
 from biasscope.engine.settings import Dtype, Measure
 from biasscope.engine.statistics import cells
 from biasscope.engine.store import cache, reproduce, runs
@@ -103,7 +103,7 @@ def find(o: Measure, name: str) -> RankedRun:
     source = next(name for name in SOURCES if name in available)
     taken = {name: params[name] for name in TAKEN if name in params} | {"dtype": Dtype(params["dtype"])}
     taken |= {"model": params["model"], "data_dir": Path(params["data_dir"])}
-    if o.edit is None and "edit" in params:
+    if o.edit is None and models.measured_edit(params) is not None:
         taken["edit"] = Path(params["edit"])
     options = replace(o, dataset=[reproduce.dataset(record)], **taken)
     twins = folder / "twins.parquet"
