@@ -16,6 +16,7 @@ from biasscope.engine import schemas
 from biasscope.engine.measure import exact, sources
 from biasscope.engine.measure.sources import Sweep
 from biasscope.engine.model import devices, forward, loading, tokens, weights
+from biasscope.engine.model.exactness import check_packing
 from biasscope.engine.model.loading import LM, batch_size, boot
 from biasscope.engine.statistics import reliability, summary
 from biasscope.engine.types import Site
@@ -32,7 +33,7 @@ def coarse(tiny_folder):
         lm = boot(
             weights.Weights(family, tiny_folder(family), None, "0" * 64), device="cpu", dtype="bfloat16"
         )
-        return forward.check_packing(lm)
+        return check_packing(lm)
 
     return get
 
