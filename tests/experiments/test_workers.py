@@ -29,7 +29,7 @@ from biasscope.engine.experiments.parallel import workers  # noqa: E402
 
 STORE = {"object_store_memory": 100 * 2**20}
 FIVE_TIMES = pytest.mark.parametrize(
-    "_", [0, *(pytest.param(n, marks=pytest.mark.torture) for n in range(1, 5))]
+    "again", [0, *(pytest.param(n, marks=pytest.mark.torture) for n in range(1, 5))]
 )
 """Once in the default suite, five times under torture."""
 DEADLINE = 120.0
@@ -115,7 +115,7 @@ def test_workers_give_the_bytes_of_one_process(run: str, engine: Kept, tmp_path:
 
 @FIVE_TIMES
 def test_no_fault_of_a_worker_loses_a_unit_and_what_cannot_be_had_is_named(
-    _: int, engine: Kept, tmp_path: Path
+    again: int, engine: Kept, tmp_path: Path
 ):
     ablate.ablate(settings(tmp_path / "one"))
     units = [line for line in stored(tmp_path / "one") if line.startswith("mean-")]
@@ -138,7 +138,7 @@ def stored(folder: Path) -> list[str]:
 
 
 @FIVE_TIMES
-def test_a_dead_node_and_then_a_dead_coordinator_lose_nothing(_: int, tmp_path: Path):
+def test_a_dead_node_and_then_a_dead_coordinator_lose_nothing(again: int, tmp_path: Path):
     many = tmp_path / "many"
     options = ["--model", "planted:single", "--dataset", "occupations", "--limit", 96, "--engine", "ray"]
     options += ["--cache-dir", many / "cache", "--output-dir", many / "results", "--workers", 3]
