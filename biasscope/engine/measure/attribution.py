@@ -118,7 +118,7 @@ def _products(
             if place in turned:
                 continue
             point = Site(place.layer, "z") if place.component == "pattern" else place
-            change = (wanted.source.at(block, place) - acts[point]) * grads[point]
+            change = (wanted.source.at(block, place).float() - acts[point].float()) * grads[point].float()
             product = (change if place.component == "neuron" else change.sum(-1)).double()
             products |= {(place, position): product for position in parts}
         for component in ("q", "k"):

@@ -82,6 +82,10 @@ class DatasetPart(Strict):
     """With how many threads its parts were measured; the last digits of a number depend on it."""
     lost: int = 0
     """Values left out of the statistics because they are not finite."""
+    noise_floor: float | None = None
+    """How large an effect of nothing is, in the unit of the ranking statistic; null where it was not
+    measured: in float32, and of estimates.
+    """
     attention: str = ""
     """Of which heads and prompts it is known where they look (PATTERNS), and of which not; for people."""
     run_key: str = ""

@@ -42,6 +42,7 @@ SCHEMAS = {
     "effects": EFFECTS,
     "exact": EFFECTS,
     "aside": EFFECTS,
+    "floor": EFFECTS,
     "conditional": CONDITIONAL,
     "groups": GROUPS,
     "neurons": SUMMARY,
