@@ -162,6 +162,8 @@ def tables_of(result: Result) -> Iterator[tables.Table]:
         elif record.command == "mitigate":
             yield edited(edits.judged(summary, part, file))
             yield edits.curve(summary)
+            if (audit := edits.audit(summary)) is not None:
+                yield audit
         elif record.command == "encode":
             yield edited(tables.encoded(summary, part.name, f"{part.path}/activations.parquet"))
         elif "edges" in part.tables:

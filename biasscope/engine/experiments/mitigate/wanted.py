@@ -45,6 +45,8 @@ class Wanted:
     tokens: int | None = None
     random: int = 20
     all_doses: bool = False
+    audit: int = 5
+    """How many heads of each model that is judged in full are measured anew; 0: none."""
 
     def __post_init__(self) -> None:
         if self.at not in PLACES:
@@ -148,6 +150,7 @@ class Wanted:
         asked: dict[str, Any] = {"kinds": kinds, "doses": {kind: self.doses_of(kind) for kind in kinds}}
         asked |= {"sizes": selection.parse_sizes(self.sizes), "layers": self.layers, "at": self.at}
         asked |= {"random": self.random, "all_doses": self.all_doses, "tokens": self.count}
+        asked |= {"audit": self.audit}
         asked["text"] = digests.digest(self.paragraphs)
         for name, part in (("transfer", other), ("facts", facts)):
             asked[name] = None if part is None else [part.name, part.digest, [e.id for e in part.examples]]
