@@ -40,11 +40,11 @@ def ablate(
     ] = None,
     adaptive: Annotated[
         bool,
-        options.option("--adaptive", "Down attribution's ranking until hardly any other can be in the top"),
+        options.option("--adaptive", "All sites on a few groups, on all those that may be in the --top (10)"),
     ] = False,
     miss: Annotated[
         float,
-        options.option("--miss", "Share of others that may exceed them (--adaptive)", min=0.001, max=0.5),
+        options.option("--miss", "Chance to give up a site of the top (--adaptive)", min=0.001, max=0.5),
     ] = 0.02,
     conditional: options.Conditional = False,
     rounds: options.Rounds = 3,
@@ -55,13 +55,17 @@ def ablate(
     plot: options.Plot = False,
 ) -> None:
     """Replace each head and MLP in turn; measure what changes, exactly: target, competence, distribution."""
+    from functools import partial
+
     from biasscope.console import Screen
+    from biasscope.engine.errors import Stopped
     from biasscope.engine.experiments import ablate as experiment
     from biasscope.report import formats
 
     if heads is not None and layers is not None:
         raise typer.BadParameter("give --heads or --layers, not both")
-    result = experiment.ablate(
+    measure = partial(
+        experiment.ablate,
         o,
         source=source,
         heads=heads,
@@ -76,4 +80,9 @@ def ablate(
         control=control,
         voice=Screen(o.quiet, o.verbose),
     )
+    try:
+        result = measure()
+    except Stopped as stopped:
+        formats.result(stopped.result, o, plot=plot)
+        raise
     formats.result(result, o, plot=plot)

@@ -14,6 +14,7 @@ import pyarrow.parquet as pq
 from biasscope.console import Screen, safe_text
 from biasscope.engine.schemas import SUMMARY
 from biasscope.engine.settings import Format, Measure
+from biasscope.engine.statistics.racing import METHOD
 from biasscope.engine.store import reproduce
 from biasscope.engine.store.cache import labelled
 from biasscope.engine.store.runs import DatasetPart, Result, RunRecord
@@ -49,7 +50,7 @@ def result(result: Result, options: Measure, *, plot: bool = False) -> None:
     if plot:
         draw_plots(result, sys.stdout if chosen is Format.TABLE else sys.stderr)
     sys.stdout.flush()
-    if result.record.datasets:  # a shard has no result yet
+    if result.record.datasets and result.record.complete:  # a shard has no result yet
         Screen(options.quiet).note(f"next: {reproduce.following(result.record)}")
     result.check()
 
@@ -177,10 +178,14 @@ def tables_of(result: Result) -> Iterator[tables.Table]:
                     changes = pl.read_parquet(Path(part.path) / "conditional.parquet")
                     yield edges.hidden(changes, rows, part)
                     continue
+                if rows["method"][0] == METHOD:
+                    yield edited(tables.raced(rows, part, file))
+                    continue
                 # a control's rows follow
                 control = summary.filter(pl.col("dataset") != part.name, source=rows["source"][0])
                 yield edited(tables.effects(rows, part, file, control))
-            yield from reliability.tables(summary.filter(pl.col("method") != "conditional"), trusted)
+            single = summary.filter(pl.col("method").is_in(["conditional", METHOD]).not_())
+            yield from reliability.tables(single, trusted)
 
 
 def show_tables(result: Result, stream: TextIO) -> None:
@@ -213,7 +218,8 @@ def draw_plots(result: Result, stream: TextIO) -> None:
             terminal.doses(edits.left_by_dose(summary), stream)
             continue
         own = summary.filter(pl.col("dataset") == summary["dataset"][0])
-        for rows in own.partition_by("method", "source", maintain_order=True):
+        drawn = own.filter(pl.col("method") != METHOD)
+        for rows in drawn.partition_by("method", "source", maintain_order=True):
             terminal.sites(rows, stream)
 
 

@@ -20,6 +20,8 @@ INSIDE = {"q": "queries", "k": "keys", "v": "values", "pattern": "patterns", "ne
 """Components inside heads and MLPs, each a family of its own."""
 SHOWN = {"heads": 15, "MLPs": 5, "hook points": 5} | dict.fromkeys(INSIDE.values(), 5)
 """Rows shown of each kind of site; the rest is in the file."""
+GIVEN_UP = 10
+"""Rows shown of sites that were not measured in all groups."""
 COLUMNS = {
     "recov.": "recov.: effect / total, – where the total's interval holds 0",
     "shift": "shift: mean change of target, nats",
@@ -190,6 +192,18 @@ def effects(
     notes = [*schemas.legend(marked), *([f"… {', '.join(more)} in {file}"] if more else [])]
     notes += of_summary(summary, data, columns)
     return Table(title, columns, sections, notes, SPARE, about(data))
+
+
+def raced(rows: pl.DataFrame, data: DatasetPart, file: str) -> Table:
+    """Sites that were not measured in all groups, the strongest first: their estimates, untested."""
+    shown = rows.head(GIVEN_UP).to_dicts()
+    body = [[str(_site(row)[0]), interval(row), str(row["clusters"])] for row in shown]
+    what = "slope" if rows["statistic"][0] == "slope" else "effect"
+    notes = [f"groups: how many of {data.groups} were seen; untested, interval: for other groups"]
+    notes += [f"… {rows.height - len(shown)} more in {file}"] if rows.height > len(shown) else []
+    columns = ["site", f"{what} [95 % interval]", "groups"]
+    title = f"{data.name}: measured in part, source {rows['source'][0]}"
+    return Table(title, columns, [body], notes)
 
 
 def _beside(summary: pl.DataFrame, slopes: bool, control: pl.DataFrame) -> list[tuple[str, pl.DataFrame]]:

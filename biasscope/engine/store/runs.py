@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import polars as pl
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import BaseModel, ConfigDict, SerializerFunctionWrapHandler, ValidationError, model_serializer
 
 from biasscope import __version__
 from biasscope.engine.errors import PartialError, not_finite
@@ -110,6 +110,14 @@ class RunRecord(Strict):
     peak_rss_bytes: int
     warnings: list[str]
     datasets: list[DatasetPart]
+    complete: bool = True
+    """False where Ctrl-C stopped it; else it stands in no record."""
+
+    @model_serializer(mode="wrap")
+    def _shown(self, handler: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        """The record as a dictionary."""
+        fields: dict[str, Any] = handler(self)
+        return {name: value for name, value in fields.items() if name != "complete" or not value}
 
     @property
     def name(self) -> str:

@@ -41,6 +41,7 @@ SCHEMA_VERSION = 2
 SCHEMAS = {
     "effects": EFFECTS,
     "exact": EFFECTS,
+    "partial": EFFECTS,
     "aside": EFFECTS,
     "conditional": CONDITIONAL,
     "groups": GROUPS,
@@ -65,7 +66,9 @@ SCHEMAS = {
     "summary": SUMMARY,
     "reliability": RELIABILITY,
 }
-"""Table → its columns; `exact`: what attribution is calibrated with, `control`: effects on the control."""
+"""Table → its columns; `exact`: what attribution is calibrated with, `partial`: of sites that a race gave up,
+`control`: effects on the control.
+"""
 
 
 def encoded(frame: pl.DataFrame, schema: pl.Schema, name: str) -> bytes:

@@ -64,7 +64,7 @@ class Scan:
         path = self.run.folder(self.dataset.name, self.key)
         options = self.run.options
         record = None if options.no_cache or options.fresh else cache.stored(path, options.cache_dir).record
-        if record is None or record.datasets[0].run_key != self.key:
+        if record is None or not record.complete or record.datasets[0].run_key != self.key:
             return False
         if options.name and options.name != record.name:
             record = cache.renamed(path, record, options.name, options.cache_dir / "runs" / self.key)
@@ -224,9 +224,22 @@ class Scan:
         partly: Mapping[str, int] | None = None,
     ) -> None:
         """Record in the journal that all units are measured, and what the run is of."""
-        dataset = self.dataset
         units = [*(["twins"] if "twins" in self.journal.units else []), *units]
-        part = runs.DatasetPart(
+        part = self._part(used, units, dropped, partly)
+        model = None if self.run.model is None else self.run.model.model_dump()
+        finished = {"part": part.model_dump(), "model": model, "warnings": self.run.warnings_of([part])}
+        self.journal.set("finished", {**finished, "batch_size": self.batch, "units": units})
+
+    def _part(
+        self,
+        used: Sequence[Example],
+        units: Sequence[str],
+        dropped: Counter[str],
+        partly: Mapping[str, int] | None,
+    ) -> runs.DatasetPart:
+        """What the data set gave."""
+        dataset = self.dataset
+        return runs.DatasetPart(
             name=dataset.name,
             digest=dataset.digest,
             source=dict(dataset.record),
@@ -241,19 +254,32 @@ class Scan:
             units=len(units),
             threads=self.journal.facts.get("threads", []),
         )
-        model = None if self.run.model is None else self.run.model.model_dump()
-        finished = {"part": part.model_dump(), "model": model, "warnings": self.run.warnings_of([part])}
-        self.journal.set("finished", {**finished, "batch_size": self.batch, "units": units})
 
     def table(self, name: str) -> pl.LazyFrame:
-        """Concatenate the table over all units, write it to the run's folder, and scan it."""
+        """Concatenate the table over all units, write it to the run's folder, and scan it.
+
+        `effects` and `partial` of a race: those of the sites measured in all groups, and those of the others.
+        """
         with self.run.phase("tables"):
-            frames = self.journal.tables(name, self.journal.facts["finished"]["units"])
+            settled = self.journal.facts.get("settled")
+            stored = "effects" if name == "partial" else name
+            frames = self.journal.tables(stored, self.journal.facts["finished"]["units"])
+            if settled is not None and stored == "effects":
+                frames = (_of_sites(frame, settled, "semi" if name == stored else "anti") for frame in frames)
             return self.run.write(self.run.folder(self.dataset.name, self.key), name, frames)
 
     def put(self, name: str, frame: pl.DataFrame) -> None:
         """Write a table that stands in no unit, because it follows from the data, to the run's folder."""
         runs.write(self.run.folder(self.dataset.name, self.key), name, [frame])
+
+    def save_stopped(
+        self, summary: pl.DataFrame, used: Sequence[Example], units: list[str], dropped: Counter[str]
+    ) -> None:
+        """Save what a run that was stopped has measured, marked as not complete; the same command goes on."""
+        self.run.complete = False
+        self.run.batch_size = self.batch
+        self.put("partial", pl.concat(self.journal.tables("effects", units)))
+        self.run.keep(self._part(used, units, dropped, None), self.key, summary)
 
     def save(self, summary: pl.DataFrame, reliability: pl.DataFrame | None = None) -> None:
         """Finish the run: save its summary and how far its ranking can be trusted."""
@@ -272,6 +298,15 @@ class Scan:
         # of what an older version measured the words are those of now
         part = finished["part"] | self.words | {"reused": reused, "attention": attention}
         self.run.keep(runs.DatasetPart.model_validate(part), self.key, summary, reliability)
+
+
+def _of_sites(
+    frame: pl.DataFrame, sites: Sequence[Sequence[Any]], how: Literal["semi", "anti"]
+) -> pl.DataFrame:
+    """The rows of these sites (semi), or of all others (anti)."""
+    names = ("layer", "component", "head")
+    chosen = pl.DataFrame(list(sites), {name: frame.schema[name] for name in names}, orient="row")
+    return frame.join(chosen, on=names, how=how, nulls_equal=True, maintain_order="left")
 
 
 def scans(run: Running, **parameters: Any) -> Iterator[Scan]:
