@@ -55,34 +55,26 @@ def ablate(
     plot: options.Plot = False,
 ) -> None:
     """Replace each head and MLP in turn; measure what changes, exactly: target, competence, distribution."""
-    from functools import partial
-
     from biasscope.console import Screen
-    from biasscope.engine.errors import Stopped
     from biasscope.engine.experiments import ablate as experiment
     from biasscope.report import formats
 
     if heads is not None and layers is not None:
         raise typer.BadParameter("give --heads or --layers, not both")
-    measure = partial(
-        experiment.ablate,
-        o,
-        source=source,
-        heads=heads,
-        layers=layers,
-        top=top,
-        by=by,
-        given=given,
-        adaptive=adaptive,
-        miss=miss,
-        conditional=conditional,
-        rounds=rounds,
-        control=control,
-        voice=Screen(o.quiet, o.verbose),
-    )
-    try:
-        result = measure()
-    except Stopped as stopped:
-        formats.result(stopped.result, o, plot=plot)
-        raise
+    with formats.showing_stopped(o, plot=plot):
+        result = experiment.ablate(
+            o,
+            source=source,
+            heads=heads,
+            layers=layers,
+            top=top,
+            by=by,
+            given=given,
+            adaptive=adaptive,
+            miss=miss,
+            conditional=conditional,
+            rounds=rounds,
+            control=control,
+            voice=Screen(o.quiet, o.verbose),
+        )
     formats.result(result, o, plot=plot)

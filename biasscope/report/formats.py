@@ -1,17 +1,19 @@
 """A result as it leaves the command: tables for people, data for programs, each on its stream."""
 
+import contextlib
 import json
 import sys
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import replace
 from html import escape
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TextIO
+from typing import Any, TextIO
 
 import polars as pl
 import pyarrow.parquet as pq
 
 from biasscope.console import Screen, safe_text
+from biasscope.engine.errors import Stopped
 from biasscope.engine.schemas import SUMMARY
 from biasscope.engine.settings import Format, Measure
 from biasscope.engine.statistics.racing import METHOD
@@ -24,9 +26,6 @@ from biasscope.report.drawing.columns import draw
 from biasscope.report.edits import tables as edits
 from biasscope.report.page import verdict
 from biasscope.report.page.verdict import Verdict
-
-if TYPE_CHECKING:
-    pass
 
 FLUSH = 1000
 """Rows written to stdout at a time."""
@@ -53,6 +52,16 @@ def result(result: Result, options: Measure, *, plot: bool = False) -> None:
     if result.record.datasets and result.record.complete:  # a shard has no result yet
         Screen(options.quiet).note(f"next: {reproduce.following(result.record)}")
     result.check()
+
+
+@contextlib.contextmanager
+def showing_stopped(options: Measure, *, plot: bool = False) -> Iterator[None]:
+    """Write what a measurement that Ctrl-C stops has until then, as `result` does; Ctrl-C goes on."""
+    try:
+        yield
+    except Stopped as stopped:
+        result(stopped.result, options, plot=plot)
+        raise
 
 
 def form(chosen: Format | None) -> Format:

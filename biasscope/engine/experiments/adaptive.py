@@ -1,6 +1,7 @@
 """The exact sweep as a race: all sites on a few groups, more groups for those that may be among the first."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 import numpy as np
 import polars as pl
@@ -12,6 +13,7 @@ from biasscope.engine.statistics import reliability, summary
 from biasscope.engine.statistics.cells import sites_of
 from biasscope.engine.statistics.racing import Race
 from biasscope.engine.statistics.reliability import Quantity
+from biasscope.engine.store import runs
 from biasscope.engine.types import Site
 
 STRONGEST = 10
@@ -75,10 +77,17 @@ def measure(scan: Scan, every: Sequence[Site], source_name: str, k: int, miss: f
         if not race.examples.any():
             raise
         whole = race.table(race.examples > 0, _labels(scan, source_name))
-        scan.save_stopped(whole, forest.examples, names, forest.dropped)
+        _keep(scan, whole, scan.finished(forest.examples, names, forest.dropped, forest.partly))
         raise Stopped(scan.run.finish()) from None
     _conclude(scan, race)
     scan.close(forest.examples, names, forest.dropped, forest.partly)
+
+
+def _keep(scan: Scan, whole: pl.DataFrame, about: Mapping[str, Any]) -> None:
+    """Save what a race that was stopped has measured, marked as not complete; the same command goes on."""
+    scan.run.complete, scan.run.batch_size = False, about["batch_size"]
+    scan.put("partial", pl.concat(scan.journal.tables("effects", about["units"])))
+    scan.run.keep(runs.DatasetPart.model_validate(about["part"]), scan.key, whole)
 
 
 def started(scan: Scan, k: int, miss: float) -> Race:

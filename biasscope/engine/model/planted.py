@@ -142,13 +142,8 @@ class Builder:
 
         self.width = heads * D_HEAD
         self.tokenizer, (self.write, self.read) = tokenizer(known), _directions(self.width)
-        shape: dict[str, Any] = {
-            "n_embd": self.width,
-            "n_layer": layers,
-            "n_head": heads,
-            "n_inner": WIDTH,
-            "n_positions": 512,
-        }
+        shape: dict[str, Any] = {"n_embd": self.width, "n_layer": layers, "n_head": heads}
+        shape |= {"n_inner": WIDTH, "n_positions": 512}
         config = GPT2Config(vocab_size=len(self.tokenizer), bos_token_id=0, eos_token_id=0, **shape)
         config.update({"layer_norm_epsilon": 2.0**30, "tie_word_embeddings": False})
         self.model = GPT2LMHeadModel(config).eval().requires_grad_(False)
@@ -164,11 +159,11 @@ class Builder:
         for block in net.h:
             for into, back in ((block.attn.c_attn, block.attn.c_proj), (block.mlp.c_fc, block.mlp.c_proj)):
                 into.weight[dims] = noise(HALF - 2, into.weight.shape[1], (HALF - 2) ** -0.5)
-                # as many layers and heads as there are: their noise must not grow from layer to layer
-                calm = (WIDTH * LAYERS / (len(back.weight) * layers)) ** 0.5
-                back.weight[:, dims] = noise(len(back.weight), HALF - 2, 0.05 * calm)
+                rows = len(back.weight)
+                size = 0.05 * (WIDTH * LAYERS / (rows * layers)) ** 0.5  # noise that no depth makes grow
+                back.weight[:, dims] = noise(rows, HALF - 2, size)
                 for f in ("gender", "pronoun"):
-                    back.weight += noise(len(back.weight), 1, NOISE / len(back.weight) ** 0.5) * self.write[f]
+                    back.weight += noise(rows, 1, NOISE / rows**0.5) * self.write[f]
         for word, side in SIDES.items():
             self.model.lm_head.weight[self._id(word)] = self.read["pronoun"] + side / 2 * self.read["gender"]
         for word, values in known.occupations.items():

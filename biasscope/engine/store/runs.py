@@ -17,7 +17,7 @@ from biasscope.engine.errors import PartialError, not_finite
 from biasscope.engine.store import digests, files, shards
 from biasscope.engine.store.files import safe_name
 from biasscope.engine.store.shards import SCHEMA_VERSION
-from biasscope.engine.types import Compared
+from biasscope.engine.types import Compared, Dataset
 
 RECORD = "run.json"
 EDITED = "edited by"
@@ -150,6 +150,13 @@ class Result:
                 f"finished, but {lost} values are not finite and were left out; "
                 f"{not_finite(self.record.params['dtype'])}"
             )
+
+
+def words(data: Dataset) -> dict[str, Any]:
+    """What the data set calls its groups, sides and covariate, as the record has them."""
+    covariate = next(((c.name, c.unit) for c in data.covariates), None)
+    same = ("noun", "sides", "bias", "compares")
+    return {"covariate": covariate} | {name: getattr(data, name) for name in same}
 
 
 def versions() -> dict[str, str]:

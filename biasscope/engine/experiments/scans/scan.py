@@ -112,14 +112,6 @@ class Scan:
         return forest
 
     @property
-    def words(self) -> dict[str, Any]:
-        """What the data set calls its groups, sides and covariate, as the record has them."""
-        data = self.dataset
-        covariate = next(((c.name, c.unit) for c in data.covariates), None)
-        same = ("noun", "sides", "bias", "compares")
-        return {"covariate": covariate} | {name: getattr(data, name) for name in same}
-
-    @property
     def ungrouped(self) -> Design:
         """The design in which each group is a cluster of its own."""
         return Design(self.dataset.covariate, seed=self.run.options.seed)
@@ -168,15 +160,6 @@ class Scan:
         inside = selection.inside(self.run.lm, given)
         return sources.removed(given, self.source("mean", self.forest(), inside, "given-"))
 
-    def beside_measured(self) -> pl.LazyFrame | None:
-        """EFFECTS of the estimated sites that were not measured; None where nothing chose among them."""
-        if "estimates" not in self.journal.facts:
-            return None
-        estimates = pl.concat(self.journal.tables("effects", self.journal.facts["estimates"]))
-        keys = ["source", "component", "layer", "head"]
-        own = self.table("effects").select(keys).unique()
-        return estimates.lazy().filter(metric="target").join(own, on=keys, how="anti", nulls_equal=True)
-
     def beside(self, dataset: Dataset, prefix: str = "") -> "Scan":
         """The same run measuring other prompts as well, in units of that prefix."""
         return replace(self, dataset=dataset, prefix=prefix)
@@ -224,22 +207,19 @@ class Scan:
         partly: Mapping[str, int] | None = None,
     ) -> None:
         """Record in the journal that all units are measured, and what the run is of."""
-        units = [*(["twins"] if "twins" in self.journal.units else []), *units]
-        part = self._part(used, units, dropped, partly)
-        model = None if self.run.model is None else self.run.model.model_dump()
-        finished = {"part": part.model_dump(), "model": model, "warnings": self.run.warnings_of([part])}
-        self.journal.set("finished", {**finished, "batch_size": self.batch, "units": units})
+        self.journal.set("finished", self.finished(used, units, dropped, partly))
 
-    def _part(
+    def finished(
         self,
         used: Sequence[Example],
-        units: Sequence[str],
+        units: list[str],
         dropped: Counter[str],
-        partly: Mapping[str, int] | None,
-    ) -> runs.DatasetPart:
-        """What the data set gave."""
+        partly: Mapping[str, int] | None = None,
+    ) -> dict[str, Any]:
+        """What the run is of, where these units are all of it."""
         dataset = self.dataset
-        return runs.DatasetPart(
+        units = [*(["twins"] if "twins" in self.journal.units else []), *units]
+        part = runs.DatasetPart(
             name=dataset.name,
             digest=dataset.digest,
             source=dict(dataset.record),
@@ -249,11 +229,14 @@ class Scan:
             dropped=dict(dataset.dropped + dropped),
             partly=dict(partly or {}),
             groups=len({e.group for e in used}),
-            **self.words,
+            **runs.words(dataset),
             per_token=any(e.per_token for e in used),
             units=len(units),
             threads=self.journal.facts.get("threads", []),
         )
+        model = None if self.run.model is None else self.run.model.model_dump()
+        about = {"part": part.model_dump(), "model": model, "warnings": self.run.warnings_of([part])}
+        return {**about, "batch_size": self.batch, "units": units}
 
     def table(self, name: str) -> pl.LazyFrame:
         """Concatenate the table over all units, write it to the run's folder, and scan it.
@@ -261,25 +244,15 @@ class Scan:
         `effects` and `partial` of a race: those of the sites measured in all groups, and those of the others.
         """
         with self.run.phase("tables"):
-            settled = self.journal.facts.get("settled")
-            stored = "effects" if name == "partial" else name
-            frames = self.journal.tables(stored, self.journal.facts["finished"]["units"])
-            if settled is not None and stored == "effects":
-                frames = (_of_sites(frame, settled, "semi" if name == stored else "anti") for frame in frames)
+            stored, facts = "effects" if name == "partial" else name, self.journal.facts
+            frames = self.journal.tables(stored, facts["finished"]["units"])
+            if "settled" in facts and stored == "effects":
+                frames = (cells.of_sites(f, facts["settled"], others=name != stored) for f in frames)
             return self.run.write(self.run.folder(self.dataset.name, self.key), name, frames)
 
     def put(self, name: str, frame: pl.DataFrame) -> None:
         """Write a table that stands in no unit, because it follows from the data, to the run's folder."""
         runs.write(self.run.folder(self.dataset.name, self.key), name, [frame])
-
-    def save_stopped(
-        self, summary: pl.DataFrame, used: Sequence[Example], units: list[str], dropped: Counter[str]
-    ) -> None:
-        """Save what a run that was stopped has measured, marked as not complete; the same command goes on."""
-        self.run.complete = False
-        self.run.batch_size = self.batch
-        self.put("partial", pl.concat(self.journal.tables("effects", units)))
-        self.run.keep(self._part(used, units, dropped, None), self.key, summary)
 
     def save(self, summary: pl.DataFrame, reliability: pl.DataFrame | None = None) -> None:
         """Finish the run: save its summary and how far its ranking can be trusted."""
@@ -296,17 +269,8 @@ class Scan:
         reused = min(self.before, len(finished["units"]))
         attention = self.journal.facts.get("patterns", {}).get("says", "")
         # of what an older version measured the words are those of now
-        part = finished["part"] | self.words | {"reused": reused, "attention": attention}
+        part = finished["part"] | runs.words(self.dataset) | {"reused": reused, "attention": attention}
         self.run.keep(runs.DatasetPart.model_validate(part), self.key, summary, reliability)
-
-
-def _of_sites(
-    frame: pl.DataFrame, sites: Sequence[Sequence[Any]], how: Literal["semi", "anti"]
-) -> pl.DataFrame:
-    """The rows of these sites (semi), or of all others (anti)."""
-    names = ("layer", "component", "head")
-    chosen = pl.DataFrame(list(sites), {name: frame.schema[name] for name in names}, orient="row")
-    return frame.join(chosen, on=names, how=how, nulls_equal=True, maintain_order="left")
 
 
 def scans(run: Running, **parameters: Any) -> Iterator[Scan]:
