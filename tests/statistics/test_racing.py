@@ -7,6 +7,7 @@ import polars as pl
 import pytest
 
 from biasscope.engine.statistics import racing
+from biasscope.engine.statistics.inference import resampling
 from biasscope.engine.statistics.racing import Race
 from tests.statistics import calibrate
 from tests.support import races
@@ -98,3 +99,9 @@ def test_each_beginning_of_the_order_is_balanced_and_groups_without_a_covariate_
 def test_few_groups_are_seen_at_once():
     assert racing.looks(60)[0] == racing.FIRST and racing.looks(60)[-1] == 60
     assert racing.looks(2 * racing.FIRST - 1) == [2 * racing.FIRST - 1]
+
+
+def test_a_star_is_rare_at_the_sites_that_a_race_chose_from_nothing(monkeypatch):
+    monkeypatch.setattr(resampling, "DRAWS", 499)
+    passed, _ = calibrate.share(calibrate.ALARMS["slope, random signs, --adaptive, WinoGender"], 16)
+    assert passed <= 0.125
