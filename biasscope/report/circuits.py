@@ -1,9 +1,9 @@
 """Faithfulness of sets of sites as a table (one row a size), as a sentence and as a section of a report."""
 
 import itertools
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import polars as pl
 
@@ -24,8 +24,10 @@ NAMED = 20
 """Sites of a set that are named; the rest is in the file."""
 
 
-def sets(summary: pl.DataFrame, of: str, noun: str, file: str) -> Table:
-    """f of the strongest sites kept alone and removed, random sets of their size beside, and the areas."""
+def sets(summary: pl.DataFrame, of: str, noun: str, file: str, edges: pl.DataFrame | None = None) -> Table:
+    """f of the strongest sites (`edges`: GRAPH, where they are edges) kept alone and removed, random sets of
+    their size beside, and the areas.
+    """
     f = {(row["method"], row["kind"], row["k"]): row for row in sized(summary).iter_rows(named=True)}
     sizes = [k for mode, kind, k in f if (mode, kind) == ("keep", "top")]
     small = [k for mode, kind, k in f if (mode, kind) == ("keep", "minimal")]
@@ -44,7 +46,6 @@ def sets(summary: pl.DataFrame, of: str, noun: str, file: str) -> Table:
         rows = summary.filter(method=mode, statistic=name)
         areas.append(f"{name} {mode}: {share(next(rows.iter_rows(named=True), None))}")
     extent = f"{first['n']} examples, {first['clusters']} groups"
-    edges = graph(file)
     what = "heads and MLPs" if edges is None else "edges"
     title = f"{of}: sets of {what}, source {first['source']}, {extent}"
     drawn = max((row["n"] for row in f.values() if row["kind"] == "random"), default=0)
@@ -62,9 +63,9 @@ def sets(summary: pl.DataFrame, of: str, noun: str, file: str) -> Table:
     return Table(title, columns, [body, last] if last else [body], notes)
 
 
-def graph(file: str) -> pl.DataFrame | None:
-    """GRAPH of the edges of a circuit, whose summary this file is; None: it is of heads and MLPs."""
-    beside = Path(file).parent / "graph.parquet"
+def graph(folder: Path) -> pl.DataFrame | None:
+    """GRAPH of the edges of the circuit in this folder; None: it is of heads and MLPs."""
+    beside = folder / "graph.parquet"
     return pl.read_parquet(beside) if beside.is_file() else None
 
 
@@ -80,22 +81,32 @@ def sentence(circuit: ReportRun) -> str:
     """What keeping the strongest sites alone keeps, against random sets."""
     rows = list(sized(circuit.summary).filter(method="keep").iter_rows(named=True))
     tops = [row for row in rows if row["kind"] == "top" and row["estimate"] is not None]
-    random = {row["k"]: row for row in rows if row["kind"] == "random"}
     source = circuit.summary["source"].drop_nulls().to_list()[0]
-    start = f"Run {circuit.key}, sets of sites ({SOURCES[source].noun})"
+    kind = "sites" if graph(circuit.folder) is None else "edges"
+    start = f"Run {circuit.key}, sets of {kind} ({SOURCES[source].noun})"
     if not tops:
         return f"{start}: f is not given, because the whole model and none of it may not differ."
-    sure = [row for row in tops if row["ci_low"] is not None]
-    better = [row for row in sure if row["ci_low"] > (random[row["k"]]["ci_high"] or 0)]
-    last = tops[-1]
+    last, end = tops[-1], ""
     kept = f"the {last['k']} strongest keep f = {interval(last)} of groups that did not choose them"
-    more = f"more than random sets from {better[0]['k']} sites on" if better else ""
-    beats, end = more or "never more than random sets", ""
+    beats = _beats(tops, {row["k"]: row for row in rows if row["kind"] == "random"}, kind)
     for row in [row for row in rows if row["kind"] == "minimal"][:1]:
         confirmed = row["ci_low"] is not None and row["ci_low"] > 0
         doubt = "" if confirmed else ", which does not confirm it"
         end = f" The minimal set of {row['k']} keeps {interval(row)} there{doubt}."
     return f"{start}: {kept}; {beats}.{end}"
+
+
+def _beats(tops: Sequence[Mapping[str, Any]], random: Mapping[int, Mapping[str, Any]], kind: str) -> str:
+    """At which sizes the interval of f lies above the band of random sets of that size."""
+    known = [row for row in tops if row["ci_low"] is not None and random[row["k"]]["ci_high"] is not None]
+    better = [row["k"] for row in known if row["ci_low"] > random[row["k"]]["ci_high"]]
+    if not known:
+        return "without intervals they are not compared with random sets"
+    if not better:
+        return "no size is shown to keep more than random sets"
+    onwards = better == [row["k"] for row in tops if row["k"] >= better[0]]
+    sizes = f"from {better[0]} {kind} on" if onwards else f"at {', '.join(map(str, better))} {kind}"
+    return f"more than random sets {sizes}"
 
 
 def section(parts: Sequence[Part], gallery: "Gallery") -> "Iterator[Block]":
@@ -106,11 +117,14 @@ def section(parts: Sequence[Part], gallery: "Gallery") -> "Iterator[Block]":
     for part in parts:
         drawn, tables = [], []
         for run in part.circuits:
-            tables.append(sets(run.summary, part.name, part.data.noun, run.file))
+            edges = graph(run.folder)
+            kind = "sites" if edges is None else "edges"
+            tables.append(sets(run.summary, part.name, part.data.noun, run.file, edges))
             if run.summary.filter(statistic="faithfulness")["estimate"].is_not_null().any():
                 source = run.summary["source"].drop_nulls().to_list()[0]
-                title = f"Sets of sites: {part.model}\n{part.data.name}, {SOURCES[source].noun}"
-                name = gallery.name("sets", part.model, part.data.name, source)
+                title = f"Sets of {kind}: {part.model}\n{part.data.name}, {SOURCES[source].noun}"
+                own = "" if edges is None else kind
+                name = gallery.name("sets", part.model, part.data.name, own, source)
                 drawn.append(
                     gallery.picture(name, figures.faithfulness, run.summary, sentence(run), title=title)
                 )

@@ -147,9 +147,9 @@ def records(frames: Iterable[pl.DataFrame]) -> Iterable[dict[str, Any]]:
 
 def verdicts(result: Result) -> list[Verdict | None]:
     """What a baseline shows, per data set; None where it has no target."""
-    given = str(result.record.params.get("given") or "")
+    subject = result.record.subject
     both = zip(result.summaries, result.record.datasets, strict=True)
-    return [verdict.of(summary, part, Path(part.path), given) for summary, part in both]
+    return [verdict.of(summary, part, Path(part.path), subject) for summary, part in both]
 
 
 def tables_of(result: Result) -> Iterator[tables.Table]:
@@ -171,30 +171,34 @@ def tables_of(result: Result) -> Iterator[tables.Table]:
         elif record.command == "probe":
             yield edited(probes.probes(summary, part.name, part.noun, file, record.params["split"]))
         elif record.command == "circuit":
-            yield circuits.sets(summary, part.name, part.noun, file)
+            yield edited(circuits.sets(summary, part.name, part.noun, file, circuits.graph(Path(part.path))))
         elif record.command == "mitigate":
-            yield edits.judged(summary, part, file)
+            yield edited(edits.judged(summary, part, file))
             yield edits.curve(summary)
+            if (audit := edits.audit(summary)) is not None:
+                yield audit
         elif record.command == "encode":
             yield edited(tables.encoded(summary, part.name, f"{part.path}/activations.parquet"))
         elif "edges" in part.tables:
-            yield edges.strongest(summary, stored_edges(part), part)
+            yield edited(edges.strongest(summary, stored_edges(part), part))
             yield from reliability.tables(summary.clear(), trusted)
         else:
-            own = summary.filter(dataset=part.name)
-            for rows in own.partition_by("method", "source", maintain_order=True):
-                if rows["method"][0] == "conditional":
-                    changes = pl.read_parquet(Path(part.path) / "conditional.parquet")
-                    yield edges.hidden(changes, rows, part)
-                    continue
-                if rows["method"][0] == METHOD:
-                    yield edited(tables.raced(rows, part, file))
-                    continue
-                # a control's rows follow
-                control = summary.filter(pl.col("dataset") != part.name, source=rows["source"][0])
-                yield edited(tables.effects(rows, part, file, control))
+            yield from map(edited, _of_sites(summary, part, file))
             single = summary.filter(pl.col("method").is_in(["conditional", METHOD]).not_())
             yield from reliability.tables(single, trusted)
+
+
+def _of_sites(summary: pl.DataFrame, part: DatasetPart, file: str) -> Iterator[tables.Table]:
+    """The tables of a dataset's effects, one for each method and source."""
+    own = summary.filter(dataset=part.name)
+    for rows in own.partition_by("method", "source", maintain_order=True):
+        if rows["method"][0] == "conditional":
+            yield edges.hidden(pl.read_parquet(Path(part.path) / "conditional.parquet"), rows, part)
+        elif rows["method"][0] == METHOD:
+            yield tables.raced(rows, part, file)
+        else:  # a control's rows follow
+            control = summary.filter(pl.col("dataset") != part.name, source=rows["source"][0])
+            yield tables.effects(rows, part, file, control)
 
 
 def show_tables(result: Result, stream: TextIO) -> None:

@@ -20,8 +20,6 @@ INSIDE = {"q": "queries", "k": "keys", "v": "values", "pattern": "patterns", "ne
 """Components inside heads and MLPs, each a family of its own."""
 SHOWN = {"heads": 15, "MLPs": 5, "hook points": 5} | dict.fromkeys(INSIDE.values(), 5)
 """Rows shown of each kind of site; the rest is in the file."""
-GIVEN_UP = 10
-"""Rows shown of sites that were not measured in all groups."""
 COLUMNS = {
     "recov.": "recov.: effect / total, – where the total's interval holds 0",
     "shift": "shift: mean change of target, nats",
@@ -196,7 +194,7 @@ def effects(
 
 def raced(rows: pl.DataFrame, data: DatasetPart, file: str) -> Table:
     """Sites that were not measured in all groups, the strongest first: their estimates, untested."""
-    shown = rows.head(GIVEN_UP).to_dicts()
+    shown = rows.head(SHOWN["heads"]).to_dicts()
     body = [[str(_site(row)[0]), interval(row), str(row["clusters"])] for row in shown]
     what = "slope" if rows["statistic"][0] == "slope" else "effect"
     notes = [f"groups: how many of {data.groups} were seen; untested, interval: for other groups"]
@@ -282,6 +280,12 @@ def of_summary(summary: pl.DataFrame, data: DatasetPart, columns: Sequence[str])
     lines += [text for name, text in about(data).items() if name in columns]
     note = resampling.few_clusters_note(_most(summary.filter(subset="all"), "clusters"), data.noun)
     return [*lines, note] if note else lines
+
+
+def grows(data: DatasetPart, statistic: str) -> str:
+    """What replacing a site of positive effect does to a slope or a mean, whatever that one's sign."""
+    first = data.sides[0]
+    return f"a larger {on(data)} goes more with {first}" if statistic == "slope" else f"more towards {first}"
 
 
 def on(data: DatasetPart) -> str:

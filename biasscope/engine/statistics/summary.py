@@ -197,6 +197,15 @@ def ranking(summary: pl.DataFrame) -> pl.DataFrame:
     return whole.filter(order == order.min().over(kind))
 
 
+def doubted(summary: pl.DataFrame, floor: float | None) -> pl.DataFrame:
+    """SUMMARY in which tested rows below `schemas.FLOORS` noise floors say so, and have no star."""
+    if floor is None:
+        return summary
+    faint = pl.col("p_family").is_not_null() & (pl.col("estimate").abs() < schemas.FLOORS * floor)
+    caution = pl.when(faint).then(pl.lit(schemas.BELOW)).otherwise("caution")
+    return summary.with_columns(caution=caution)
+
+
 def estimates_of(site_effects: Measured, statistic: str) -> Array:
     """The slope or mean of each site over all clusters, NaN where it has none."""
     cells, _, x = site_effects.over(statistic)

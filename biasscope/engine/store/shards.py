@@ -43,6 +43,7 @@ SCHEMAS = {
     "exact": EFFECTS,
     "partial": EFFECTS,
     "aside": EFFECTS,
+    "floor": EFFECTS,
     "conditional": CONDITIONAL,
     "groups": GROUPS,
     "neurons": SUMMARY,
@@ -63,11 +64,14 @@ SCHEMAS = {
     "probes": PROBES,
     "edits": EDITS,
     "fits": FITS,
+    "audit": EFFECTS,
+    "estimates": EFFECTS,
     "summary": SUMMARY,
     "reliability": RELIABILITY,
 }
 """Table → its columns; `exact`: what attribution is calibrated with, `partial`: of sites that a race gave up,
-`control`: effects on the control.
+`control`: effects on the control; `audit`: of heads in edited models, `estimates`: of those that were not
+replaced.
 """
 
 

@@ -7,7 +7,7 @@ import polars as pl
 from biasscope.engine.experiments.scans.scan import Aggregates, Scan
 from biasscope.engine.schemas import RELIABILITY
 from biasscope.engine.statistics import baseline, reliability
-from biasscope.engine.statistics.summary import summarise
+from biasscope.engine.statistics.summary import doubted, summarise
 
 
 def _beside(scan: Scan, measured: pl.LazyFrame) -> pl.LazyFrame | None:
@@ -24,10 +24,15 @@ def aggregated(scan: Scan, table: str, method: str) -> Aggregates:
     """The aggregates of a table of effects: SUMMARY and RELIABILITY."""
     effects = scan.table(table)
     beside = _beside(scan, effects)
+    rounded = any("floor" in tables for tables in scan.journal.units.values())
+    nothing = scan.table("floor") if rounded else None
     same: dict[str, Any] = {"model": scan.run.slug, "method": method, "design": scan.design, "beside": beside}
     with scan.run.phase("statistics"):
         wanted = scan.run.options.assess
-        if wanted and (nothing := baseline.nothing_to_find(effects, scan.ungrouped)):
-            scan.warn(nothing)
+        if wanted and (warning := baseline.nothing_to_find(effects, scan.ungrouped)):
+            scan.warn(warning)
         trusted = reliability.assess(effects, **same) if wanted else RELIABILITY.to_frame()
-        return summarise(effects, **same), trusted
+        if nothing is not None:
+            own = {name: same[name] for name in ("model", "method", "design")}
+            trusted = pl.concat([trusted, reliability.noise_floor(nothing.collect(), **own)])
+        return doubted(summarise(effects, **same), reliability.floor(trusted)), trusted
