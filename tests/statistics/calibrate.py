@@ -73,6 +73,7 @@ def marked(columns: dict[str, np.ndarray]) -> tuple[bool, bool]:
     """Whether anything passes the family-wise test, and whether anything is starred."""
     names = ("p_family", "ci_low", "ci_high", "carried_by", "caution")
     rows = pl.DataFrame({name: columns[name] for name in names}).fill_nan(None)
+    rows = rows.with_columns(pl.col("caution").replace_strict(estimates.CAUTIONS, return_dtype=pl.String))
     return bool((columns["p_family"] < schemas.LEVEL).any()), rows.select(schemas.starred().any()).item()
 
 
