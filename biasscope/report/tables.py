@@ -162,6 +162,7 @@ def record(record: RunRecord) -> Table:
     }
     lines = [f"{name:<12} {value}" for name, value in {"run": part.run_key, **facts}.items()]
     lines += [f"{'warning':<12} {text}" for text in record.warnings]
+    lines += [] if record.complete else [f"{'stopped':<12} by Ctrl-C: the command below goes on"]
     return Table("", [], [], [*lines, f"{'again':<12} {record.reproduce}"])
 
 

@@ -125,8 +125,8 @@ def _conclude(scan: Scan, race: Race) -> None:
     scan.journal.set("settled", [[s.layer, s.component, s.head] for s in race.sites(race.whole)])
     scan.warn(
         f"{whole} of {m} sites measured in all groups, the others in some: {100 * race.work:.0f} % of a full "
-        f"scan; each of the {race.k} strongest is among the {whole} but for a chance of "
-        f"{100 * race.miss:.3g} % (place {race.k}: {number(race.threshold)} {race.unit})"
+        f"scan; a site of places 1 to {race.k} is among them but for a chance of {100 * race.miss:.3g} % "
+        f"(place {race.k}: {number(race.threshold)} {race.unit})"
     )
 
 

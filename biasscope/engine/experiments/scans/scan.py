@@ -193,7 +193,8 @@ class Scan:
         if pending and len(threads := self.journal.threads(engine.threads())) > 1:
             self.warn(journal.in_turn(threads))
         with self.run.phase("passes"):
-            forecast = session.forecast(self.run, len(pending)) if label else None
+            ends = label and not self.run.own.get("adaptive")  # a race has further stages
+            forecast = session.forecast(self.run, len(pending)) if ends else None
             for name, tables in engine.measured(self, pending, label or ""):
                 self.journal.put(name, tables)
                 if forecast:
