@@ -116,12 +116,12 @@ def _save(each: Scan, asked: Asked) -> None:
         for other in sums[1:]:
             whole = whole.beside(other)
         source = next(each.journal.tables("groups", names))["source"][0]
-        statistic, columns = statistics.judged(whole, each.design, SHOWN)
+        statistic, columns, critical = statistics.judged(whole, each.design, SHOWN)
         label = {"model": each.run.slug, "dataset": each.dataset.name, "subset": "all", "method": "edges"}
         label |= {"metric": "target", "statistic": statistic, "unit": summary.unit("target", statistic)}
         rows = summary.table(_places(graph, asked.positions, source), columns, label, whole.groups)
         every = summary.ranked(rows)
-        trusted = repeated(whole, each, every, columns)
+        trusted = repeated(whole, each, every, (columns, critical))
     warn_lost(each, names)
     exact = None
     if asked.calibrate:
@@ -140,8 +140,11 @@ def _places(graph: pl.DataFrame, positions: Sequence[str], source: str) -> pl.Da
     return pl.concat(named.with_columns(position=pl.lit(position)) for position in positions)
 
 
-def repeated(sums: Sums, each: Scan, every: pl.DataFrame, columns: Columns) -> pl.DataFrame:
-    """RELIABILITY: how many the family has, what half of the groups repeats, and what groups drawn again."""
+def repeated(sums: Sums, each: Scan, every: pl.DataFrame, test: tuple[Columns, float]) -> pl.DataFrame:
+    """RELIABILITY: how many the family has, what half of the groups repeats, and what groups drawn again.
+
+    `test`: the columns and the critical |t| of `statistics.judged`.
+    """
     x = statistics.graded(sums, each.design)
     kept = sums if x is None else sums.rows(np.isfinite(x))
     clusters = statistics.clustered(kept, each.design)
@@ -150,7 +153,7 @@ def repeated(sums: Sums, each: Scan, every: pl.DataFrame, columns: Columns) -> p
     label |= {"component": every["component"][0], "heads": False}
     size = reliability.Quantity("family_sites", "sites", every.height, float(every.height))
     halves = reliability.split(kept.cells(), clusters, line, each.run.options.seed)
-    low, middle, high = statistics.again(sums, each.design, columns)
+    low, middle, high = statistics.again(sums, each.design, *test)
     stable = reliability.Quantity("bootstrap_jaccard", "share", statistics.BOOTSTRAPS, middle, low, high)
     return reliability.table(reliability.labelled(label, [size, *halves, stable]))
 

@@ -32,7 +32,7 @@ def patch(each: Scan, asked: Asked, layers: Sequence[int] | None) -> None:
         whole = sums[0]
         for other in sums[1:]:
             whole = whole.beside(other)
-        statistic, columns = statistics.judged(whole, each.design, SHOWN)
+        statistic, columns, critical = statistics.judged(whole, each.design, SHOWN)
         label = {
             "model": each.run.slug,
             "dataset": each.dataset.name,
@@ -42,7 +42,7 @@ def patch(each: Scan, asked: Asked, layers: Sequence[int] | None) -> None:
         label |= {"metric": "target", "statistic": statistic, "unit": summary.unit("target", statistic)}
         places = pl.concat(_places(order, position, source) for position in asked.positions)
         every = summary.ranked(summary.table(places, columns, label, whole.groups))
-        trusted = repeated(whole, each, every, columns)
+        trusted = repeated(whole, each, every, (columns, critical))
     warn_lost(each, names)
     shown = [total(each, names, every), every.head(SHOWN)]
     if asked.calibrate:
