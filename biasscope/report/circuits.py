@@ -1,14 +1,16 @@
 """Faithfulness of sets of sites as a table (one row a size), as a sentence and as a section of a report."""
 
 import itertools
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import polars as pl
 
 from biasscope.engine.statistics.circuits import sized
 from biasscope.engine.statistics.inference import resampling
+from biasscope.engine.store.runs import DatasetPart
 from biasscope.engine.types import MEMBER, SOURCES, Site
 from biasscope.report.edges import ends as ends_of
 from biasscope.report.page.gather import Part, ReportRun
@@ -24,8 +26,16 @@ NAMED = 20
 """Sites of a set that are named; the rest is in the file."""
 
 
-def sets(summary: pl.DataFrame, of: str, noun: str, file: str) -> Table:
-    """f of the strongest sites kept alone and removed, random sets of their size beside, and the areas."""
+def elsewhere(params: Mapping[str, Any]) -> bool:
+    """Whether a file of edges was evaluated, whose groups chose none of them."""
+    return str(params["from"]).endswith(".json")
+
+
+def sets(summary: pl.DataFrame, part: DatasetPart, params: Mapping[str, Any], folder: Path) -> Table:
+    """f of the strongest sites kept alone and removed, random sets of their size beside, and the areas.
+
+    `params`: of the run, which lies in the folder.
+    """
     f = {(row["method"], row["kind"], row["k"]): row for row in sized(summary).iter_rows(named=True)}
     sizes = [k for mode, kind, k in f if (mode, kind) == ("keep", "top")]
     small = [k for mode, kind, k in f if (mode, kind) == ("keep", "minimal")]
@@ -44,27 +54,30 @@ def sets(summary: pl.DataFrame, of: str, noun: str, file: str) -> Table:
         rows = summary.filter(method=mode, statistic=name)
         areas.append(f"{name} {mode}: {share(next(rows.iter_rows(named=True), None))}")
     extent = f"{first['n']} examples, {first['clusters']} groups"
-    edges = graph(file)
+    edges = graph(folder)
     what = "heads and MLPs" if edges is None else "edges"
-    title = f"{of}: sets of {what}, source {first['source']}, {extent}"
+    title = f"{part.name}: sets of {what}, source {first['source']}, {extent}"
     drawn = max((row["n"] for row in f.values() if row["kind"] == "random"), default=0)
+    chosen = "groups: those that did not choose the sites"
+    if elsewhere(params):
+        chosen = f"edges: those of {params['from']}, chosen elsewhere; groups: all"
     notes = [
-        f"groups: those that did not choose the sites; random: 5–95 % of {drawn} sets of that size",
+        f"{chosen}; random: 5–95 % of {drawn} sets of that size",
         f"f: 1 as the whole model, 0 as with all {what} replaced; – where these two may be equal",
         *[f"strongest first: {_sites(rows, edges)}" for rows in [sites("top", max(sizes))] if rows.height],
         *[f"* the minimal set, chosen on the other half: {_sites(sites('minimal', k))}" for k in small],
         *areas,
-        f"more in {file}",
+        f"more in {part.path}/summary.parquet",
     ]
-    note = resampling.few_clusters_note(first["clusters"], noun)
+    note = resampling.few_clusters_note(first["clusters"], part.noun)
     notes += [note] if note else []
     columns = ["k", "kept: f [95 %]", "random", "removed: f [95 %]", "random"]
     return Table(title, columns, [body, last] if last else [body], notes)
 
 
-def graph(file: str) -> pl.DataFrame | None:
-    """GRAPH of the edges of a circuit, whose summary this file is; None: it is of heads and MLPs."""
-    beside = Path(file).parent / "graph.parquet"
+def graph(folder: Path) -> pl.DataFrame | None:
+    """GRAPH of the edges of the circuit in this folder; None: it is of heads and MLPs."""
+    beside = folder / "graph.parquet"
     return pl.read_parquet(beside) if beside.is_file() else None
 
 
@@ -76,20 +89,28 @@ def _sites(rows: pl.DataFrame, edges: pl.DataFrame | None = None) -> str:
     return ", ".join(names[:NAMED]) + (f" and {len(names) - NAMED} more" if len(names) > NAMED else "")
 
 
+def kind(circuit: ReportRun) -> str:
+    """What its sets are of."""
+    return "sites" if graph(circuit.folder) is None else "edges"
+
+
 def sentence(circuit: ReportRun) -> str:
     """What keeping the strongest sites alone keeps, against random sets."""
     rows = list(sized(circuit.summary).filter(method="keep").iter_rows(named=True))
     tops = [row for row in rows if row["kind"] == "top" and row["estimate"] is not None]
     random = {row["k"]: row for row in rows if row["kind"] == "random"}
     source = circuit.summary["source"].drop_nulls().to_list()[0]
-    start = f"Run {circuit.key}, sets of sites ({SOURCES[source].noun})"
+    what = kind(circuit)
+    start = f"Run {circuit.key}{circuit.record.given}, sets of {what} ({SOURCES[source].noun})"
     if not tops:
         return f"{start}: f is not given, because the whole model and none of it may not differ."
     sure = [row for row in tops if row["ci_low"] is not None]
     better = [row for row in sure if row["ci_low"] > (random[row["k"]]["ci_high"] or 0)]
     last = tops[-1]
     kept = f"the {last['k']} strongest keep f = {interval(last)} of groups that did not choose them"
-    more = f"more than random sets from {better[0]['k']} sites on" if better else ""
+    if elsewhere(circuit.record.params):
+        kept = f"the {last['k']} strongest of {circuit.record.params['from']} keep f = {interval(last)}"
+    more = f"more than random sets from {better[0]['k']} {what} on" if better else ""
     beats, end = more or "never more than random sets", ""
     for row in [row for row in rows if row["kind"] == "minimal"][:1]:
         confirmed = row["ci_low"] is not None and row["ci_low"] > 0
@@ -106,10 +127,12 @@ def section(parts: Sequence[Part], gallery: "Gallery") -> "Iterator[Block]":
     for part in parts:
         drawn, tables = [], []
         for run in part.circuits:
-            tables.append(sets(run.summary, part.name, part.data.noun, run.file))
+            table = sets(run.summary, run.placed, run.record.params, run.folder)
+            tables.append(replace(table, title=f"{table.title}{run.record.given}"))
             if run.summary.filter(statistic="faithfulness")["estimate"].is_not_null().any():
                 source = run.summary["source"].drop_nulls().to_list()[0]
-                title = f"Sets of sites: {part.model}\n{part.data.name}, {SOURCES[source].noun}"
+                title = f"Sets of {kind(run)}: {part.model}{run.record.given}\n"
+                title += f"{part.data.name}, {SOURCES[source].noun}"
                 name = gallery.name("sets", part.model, part.data.name, source)
                 drawn.append(
                     gallery.picture(name, figures.faithfulness, run.summary, sentence(run), title=title)

@@ -161,21 +161,21 @@ def tables_of(result: Result) -> Iterator[tables.Table]:
         elif record.command == "probe":
             yield edited(probes.probes(summary, part.name, part.noun, file, record.params["split"]))
         elif record.command == "circuit":
-            yield circuits.sets(summary, part.name, part.noun, file)
+            yield edited(circuits.sets(summary, part, record.params, Path(part.path)))
         elif record.command == "mitigate":
             yield edits.judged(summary, part, file)
             yield edits.curve(summary)
         elif record.command == "encode":
             yield edited(tables.encoded(summary, part.name, f"{part.path}/activations.parquet"))
         elif "edges" in part.tables:
-            yield edges.strongest(summary, stored_edges(part), part)
+            yield edited(edges.strongest(summary, stored_edges(part), part))
             yield from reliability.tables(summary.clear(), trusted)
         else:
             own = summary.filter(dataset=part.name)
             for rows in own.partition_by("method", "source", maintain_order=True):
                 if rows["method"][0] == "conditional":
                     changes = pl.read_parquet(Path(part.path) / "conditional.parquet")
-                    yield edges.hidden(changes, rows, part)
+                    yield edited(edges.hidden(changes, rows, part))
                     continue
                 # a control's rows follow
                 control = summary.filter(pl.col("dataset") != part.name, source=rows["source"][0])
