@@ -63,11 +63,7 @@ def measure(each: Scan, sites: Sequence[Site], source_name: str, rounds: int) ->
             gone.append(Behind(site, number))
         if not candidates:
             break
-        with each.run.phase("statistics"):
-            changed = pl.concat(_change(each, before, behind) for behind in gone)
-            rows = summary.summarise(
-                changed, model=each.run.slug, method="conditional", design=each.ungrouped
-            )
+        rows = _changes(each, before, gone)
         known = {behind.site for behind in gone}
         candidates = [site for site in _stars(rows) if site not in known][:MOST]
     each.journal.set(
