@@ -17,6 +17,7 @@ from biasscope.engine.experiments import ablate, baseline, circuit, encode, patc
 from biasscope.engine.settings import Held, Measure
 from biasscope.engine.store import journal
 from tests.support import faulty
+from tests.support.edits import without_a_decoy
 
 # all of it listens on this machine alone, and notices a dead node soon
 os.environ |= {"RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0", "RAY_USAGE_STATS_ENABLED": "0"}
@@ -91,6 +92,7 @@ RUNS: dict[str, Any] = {
     "top": lambda s: ablate.ablate(s, top=3),
     "adaptive": lambda s: ablate.ablate(replace(s, assess=True), adaptive=True, top=2),
     "patch": lambda s: patch.patch(s, components="z", calibrate=2),
+    "edited": lambda s: ablate.ablate(replace(s, assess=True), layers="1-2"),
     "baseline": lambda s: baseline.baseline(s, given="1.2"),
     "encode": lambda s: encode.encode(s, site="z"),
     "circuit": lambda s: circuit.circuit(
@@ -101,8 +103,9 @@ RUNS: dict[str, Any] = {
 
 @pytest.mark.parametrize("run", RUNS)
 def test_workers_give_the_bytes_of_one_process(run: str, engine: Kept, tmp_path: Path):
+    edit = without_a_decoy(tmp_path) if run == "edited" else None
     for name, by in (("one", None), ("many", engine)):
-        RUNS[run](settings(tmp_path / name, by))
+        RUNS[run](settings(tmp_path / name, by, edit=edit))
     assert tables(tmp_path / "one") == tables(tmp_path / "many") != {}
 
 

@@ -13,6 +13,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 import biasscope as bs
 from biasscope.engine.errors import DataError
 from biasscope.engine.measure import activations, attribution, baseline, exact, sources
+from biasscope.engine.measure.between import attention as inside
 from biasscope.engine.model import forward, tokens
 from biasscope.engine.model.edits import recipe
 from biasscope.engine.model.edits.affine import Affine
@@ -115,6 +116,22 @@ def test_attention_in_an_edited_model_is_that_of_the_edited_model(tiny):
 
 
 MODEL = {"name": "tiny", "digest": "0" * 64, "type": "gpt2", "layers": 4, "heads": 4}
+
+
+def test_what_is_inside_heads_is_exact_in_an_edited_model_or_refused(tiny, without):
+    lm = standing(tiny("gpt2"), {GONE: Affine(0.0)})
+    sites = [Site(1, "q", 1), Site(1, "v", 2), Site(0, "k", 3)]
+
+    def measured(model):
+        _, forest = paired(model)
+        return exact.sweep(model, forest, sources.Sweep(sites, sources.zero(model), metrics=("target",)))
+
+    found, wanted = (measured(model)["effect"].to_numpy() for model in (lm, without))
+    assert np.abs(wanted).max() > 1e-4 and found == pytest.approx(wanted, abs=2e-5)
+    inside.check(lm, ["q", "k", "v"], exact=True)
+    for refused, by_gradient in (("q", True), ("pattern", False)):
+        with pytest.raises(DataError, match=f"outputs, at which .* stands: {refused}; "):
+            inside.check(lm, [refused], exact=not by_gradient)
 
 
 def test_a_recipe_reads_back_as_the_same_edit_with_the_same_digest(tmp_path):

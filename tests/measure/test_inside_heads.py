@@ -126,3 +126,17 @@ def test_a_pattern_has_no_mean(tiny, examples):
     lm = tiny("gpt2")
     with pytest.raises(UsageError, match="an attention pattern has no mean"):
         sources.source("mean", lm, tokens.forest(lm, examples), [Site(0, "pattern", 0)])
+
+
+def test_keys_of_heads_that_are_replaced_all_the_while_do_nothing(tiny, examples):
+    lm = tiny("llama")
+    forest, _, _ = twin_forest(lm, examples, share="example")
+    sites = [Site(1, "k", n) for n in range(lm.n_kv)]
+    gone = [
+        Site(1, "z", head) for head in range(lm.n_heads // lm.n_kv)
+    ]  # all that read the first of the keys
+    edit = sources.removed(gone, sources.zero(lm))
+    sweep = sources.Sweep(sites, sources.corrupt(lm, sites), metrics=("target",), edit=edit)
+    for table in (attribution.estimate(lm, forest, sweep), exact.sweep(lm, forest, sweep)):
+        sizes = [max(map(abs, effects(table, site).values())) for site in sites]
+        assert sizes[0] == pytest.approx(0, abs=1e-6) and max(sizes[1:], default=1) > 1e-5

@@ -114,7 +114,7 @@ def _measure(each: Scan, own: dict[str, Any], where: dict[str, Any], gone: Seque
     from biasscope.engine.measure import attribution, exact, sources
     from biasscope.engine.measure.between import attention
 
-    attention.check(each.run.lm, where["components"])
+    attention.check(each.run.lm, where["components"], exact=own["method"] == "exact")
     lm, name, positions, exactly = each.run.lm, own["source"], where["positions"], own["method"] == "exact"
     single = selection.without(
         sources.sites(lm, where["components"], where["layers"]), selection.inside(lm, gone)

@@ -257,6 +257,11 @@ def identity(command: str, **parameters: Any) -> dict[str, Any]:
     return {"command": command, **parameters, **code}
 
 
+def in_turn(threads: Iterable[int]) -> str:
+    """What is said of a run that was measured with several numbers of threads."""
+    return f"measured with {', '.join(map(str, threads))} threads in turn: last digits depend on it"
+
+
 def run_key(identity: Mapping[str, Any]) -> str:
     """sha256 of all that decides a run's numbers; equal keys mean equal tables."""
     return digests.digest(dict(identity))

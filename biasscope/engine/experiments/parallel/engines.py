@@ -18,7 +18,6 @@ from biasscope.engine.types import Unit
 
 Scan = Any
 """A `scans.scan.Scan`; that file imports this one."""
-
 Tables = Mapping[str, pl.DataFrame]
 SHARDED = ("ablate", "baseline", "patch")
 """Commands whose units do not depend on what other units gave."""
@@ -130,7 +129,7 @@ class Shard(Serial):
 
 def check(command: str, options: Measure, own: Mapping[str, Any]) -> None:
     """UsageError where the command's units cannot be measured in the way that the options say."""
-    shard, engine = options.shard, options.engine
+    shard, engine = options.shard and Shard.parse(options.shard), options.engine
     if engine == "serial" and (options.workers or options.ray_address):
         raise UsageError("--workers and --ray-address are about a cluster: they need --engine ray")
     if shard and engine != "serial":

@@ -13,6 +13,7 @@ from biasscope.engine.store import journal, locks, runs
 from biasscope.engine.store.cache import SHORTEST
 from biasscope.engine.store.journal import Journal
 from biasscope.engine.store.reproduce import PLACES
+from biasscope.engine.store.runs import EDITED
 
 LISTED = 5
 """Missing parts that are named."""
@@ -28,7 +29,9 @@ def merge(names: Sequence[str], output_dir: Path, cache_dir: Path, voice: Voice 
     """
     folders = list(dict.fromkeys(folder for name in names for folder in _folders(name, cache_dir / "runs")))
     with contextlib.ExitStack() as stack:
-        shards = [stack.enter_context(_opened(folder)) for folder in folders]
+        opened = [stack.enter_context(_opened(folder)) for folder in folders]
+        # nothing is in that of a shard to which no part fell, where another finished the run alone
+        shards = [shard for shard in opened if shard.facts]
         identity = _same_run(shards)
         _same_facts(shards)
         where = stack.enter_context(journal.opened(cache_dir / "runs", identity, wait=True))
@@ -56,7 +59,7 @@ def _opened(folder: Path) -> Iterator[Journal]:
     """A shard's journal, locked and checked. UsageError where the folder is no shard's."""
     with locks.held(folder):
         shard = Journal.read(folder)
-        if "shard" not in shard.facts:
+        if "shard" not in shard.facts and (shard.facts or shard.units):
             raise UsageError(f"{folder} is no shard: it was not measured with --shard")
         shard.check()
         if shard.damaged:
@@ -108,9 +111,9 @@ def _join(where: Journal, shards: Sequence[Journal]) -> None:
         what += ", …" if len(missing) > LISTED else ""
         advice = f"there is no shard {', '.join(left)}" if left else "run the shards again"
         raise PartialError(f"{what}; {advice}")
-    for unit in whole["units"]:
+    for unit, shard in have.items():  # those too that chose the sites (--top)
         if unit not in where.units:
-            where.adopt(unit, have[unit])
+            where.adopt(unit, shard)
     facts: dict[str, Any] = {}
     for shard in shards:
         facts |= {name: value for name, value in shard.facts.items() if name not in APART}
@@ -118,6 +121,8 @@ def _join(where: Journal, shards: Sequence[Journal]) -> None:
     warnings = list(
         dict.fromkeys(text for s in shards for text in s.facts.get("finished", whole)["warnings"])
     )
+    if len(facts["threads"]) > 1:
+        warnings.append(f"{whole['part']['name']}: {journal.in_turn(facts['threads'])}")
     part = whole["part"] | {"threads": facts["threads"]}
     for name, value in (facts | {"finished": whole | {"part": part, "warnings": warnings}}).items():
         if where.facts.get(name) != value:
@@ -137,6 +142,6 @@ def restored(params: Mapping[str, Any]) -> tuple[Measure, dict[str, Any]]:
     """The settings, and the command's own options, that a run's parameters were recorded from."""
     names = {f.name for f in fields(Measure)}
     shared = {name: value for name, value in params.items() if name in names}
-    shared |= {name: Path(shared[name]) for name in PLACES if name in shared}
-    own = {name: value for name, value in params.items() if name not in names}
+    shared |= {name: Path(shared[name]) for name in (*PLACES, "edit") if shared.get(name)}
+    own = {name: value for name, value in params.items() if name not in names | {EDITED}}
     return Measure(**shared | {"dtype": Dtype(params["dtype"])}), own

@@ -70,7 +70,6 @@ class Worker:
 
         torch.set_num_threads(threads)
         self.lm: Any = None
-        self.stage: Stage | None = None
         self.units: dict[str, Unit] = {}
 
     def begin(self, stage: Stage) -> str:
@@ -82,7 +81,7 @@ class Worker:
             try:
                 getattr(module, stage.command)(options, **stage.own)
             except Reached as reached:
-                self.lm, self.units, self.stage = reached.scan.run.lm, reached.units, stage
+                self.lm, self.units = reached.scan.run.lm, reached.units
         return _device(self.lm)
 
     def compute(self, unit: str) -> dict[str, bytes]:

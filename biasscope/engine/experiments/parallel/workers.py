@@ -21,6 +21,7 @@ from biasscope.engine.experiments.parallel.engines import Engine, Scan, Serial, 
 from biasscope.engine.experiments.parallel.worker import Stage, Worker
 from biasscope.engine.settings import Held, Measure
 from biasscope.engine.store import cache, shards
+from biasscope.engine.store.runs import EDITED
 from biasscope.engine.types import Unit
 
 TRIES = 3
@@ -39,7 +40,8 @@ CORES = 4
 
 def _stage(scan: Scan) -> Stage:
     """What workers need for the scan's next units."""
-    options, own = scan.run.options, dict(scan.run.own)
+    options = scan.run.options
+    own = {name: value for name, value in scan.run.own.items() if name != EDITED}
     if "from" in own:
         ranked, _ = cache.load(options.output_dir, own.pop("from"), options.cache_dir)
         own["run"] = str(ranked.folder.resolve())
@@ -67,7 +69,7 @@ class Task:
     since: float
 
 
-class Queue(Collection[tuple[str, "Tables"]]):
+class Queue(Collection[tuple[str, Tables]]):
     """The units of a stage, each given to a worker that is free, and again where one died with it.
 
     Iterating gives names with tables, as they come in. What cannot be had is in `failed`.
@@ -97,13 +99,13 @@ class Queue(Collection[tuple[str, "Tables"]]):
             self._give(actor, "")
         while self.todo or any(task.unit for task in self.busy.values()):
             ready, _ = ray.wait(list(self.busy), timeout=1.0)
-            if time.monotonic() > self.waits and not (ready or self.engine.devices):
+            if ready or any(task.unit for task in self.busy.values()):
+                self.waits = time.monotonic() + PATIENCE
+            elif time.monotonic() > self.waits:
                 self.waits = float("inf")
                 kind = "GPU" if self.engine.gpus else "CPU"
                 free = ray.available_resources().get(kind, 0)
-                self.say(
-                    f"no worker has begun in {PATIENCE:.0f} s; the cluster has {free:.0f} free cores or GPUs"
-                )
+                self.say(f"no worker has begun in {PATIENCE:.0f} s; the cluster has {free:.0f} {kind} free")
             for ref in ready:
                 task = self.busy.pop(ref)
                 if (tables := self._taken(ref, task)) is not None:
@@ -238,8 +240,13 @@ class Ray(Serial):
 
     def measured(self, scan: Scan, units: Sequence[Unit], label: str) -> Iterator[tuple[str, Tables]]:
         """The units' names with their tables, as workers return them. PartialError: some could not be had."""
-        if not units:
-            return
+        try:
+            yield from self._measured(scan, units, label) if units else ()
+        except BaseException:  # whoever called goes on without us, and with its stdout
+            self.close()
+            raise
+
+    def _measured(self, scan: Scan, units: Sequence[Unit], label: str) -> Iterator[tuple[str, Tables]]:
         self._start()
         assert self.workers is not None  # noqa: S101 - decided at the start
         if len(units) < self.workers:

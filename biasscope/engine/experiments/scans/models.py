@@ -11,6 +11,7 @@ from biasscope.engine.model.edits import recipe
 from biasscope.engine.model.shape import Shape
 from biasscope.engine.settings import Measure, Voice, clock
 from biasscope.engine.store import runs
+from biasscope.engine.types import UNEDITED
 
 CONVERTED = 3.3e6
 """Bytes of a GGUF file that are converted in a second, roughly."""
@@ -48,8 +49,10 @@ def located(options: Measure, voice: Voice) -> weights.Weights:
         )
 
 
-def edited(lm: loading.LM, edit: recipe.Recipe) -> loading.LM:
-    """The model in which an edit stands. DataError where it is none of this model's shape."""
+def edited(lm: loading.LM, edit: recipe.Recipe | None) -> loading.LM:
+    """The model in which this edit stands, and no other. DataError where it is none of this model's shape."""
+    if edit is None:
+        return replace(lm, edit=UNEDITED)
     width = lm.bridge.blocks[0].attn.W_O.shape[-2]
     edit.fit(lm.n_heads, lm.n_layers, (width, lm.d_model))
     return replace(lm, edit=edit.edit)
@@ -57,7 +60,7 @@ def edited(lm: loading.LM, edit: recipe.Recipe) -> loading.LM:
 
 def as_measured(lm: loading.LM, params: Mapping[str, Any]) -> loading.LM:
     """The model as a run with these parameters measured it: with its edit, if it had one."""
-    return edited(lm, recipe.read(Path(params["edit"]))) if params.get("edit") else lm
+    return edited(lm, recipe.read(Path(params["edit"])) if params.get("edit") else None)
 
 
 def described(lm: loading.LM) -> runs.ModelPart:

@@ -207,9 +207,7 @@ class Scan:
             self.run.voice.note(f"{self.dataset.name}: reused {reused}/{len(units)}")
         pending = pending if whole else engine.share(pending)
         if pending and len(threads := self.journal.threads(engine.threads())) > 1:
-            self.warn(
-                f"measured with {', '.join(map(str, threads))} threads in turn: last digits depend on it"
-            )
+            self.warn(journal.in_turn(threads))
         with self.run.phase("passes"):
             forecast = session.forecast(self.run, len(pending)) if label else None
             for name, tables in engine.measured(self, pending, label or ""):

@@ -101,8 +101,13 @@ def apart(chosen: Choice, gone: Sequence[Site]) -> None:
 
 
 def without(sites: Sequence[Site], gone: Sequence[Site]) -> list[Site]:
-    """The sites that are not replaced all the while; UsageError where none is left."""
-    left = [site for site in sites if site not in gone]
+    """The sites that are not replaced all the while, nor the query or pattern of a head that is.
+
+    UsageError where none is left.
+    """
+    heads = {(site.layer, site.head) for site in gone if site.component == "z"}
+    within = [s for s in sites if s.component in ("q", "pattern") and (s.layer, s.head) in heads]
+    left = [site for site in sites if site not in gone and site not in within]
     if not left:
         raise UsageError("--given replaces every site that --layers names; name other layers")
     return left

@@ -203,7 +203,7 @@ class Running(Session):
                 f"{self.options.model} cannot attend by a mask of ancestors: one sequence a row, slower and "
                 "just as exact"
             )
-        return lm if self.edit is None else models.edited(lm, self.edit)
+        return models.edited(lm, self.edit)
 
 
 def forecast(run: Running, parts: int) -> Forecast:

@@ -71,7 +71,8 @@ def _measure(each: Scan, wanted: "Wanted", edit: Callable[[], Edit]) -> list[str
     ids = set().union(*wanted.values())
     with each.run.phase("tokens"):
         forest = tokens.forest(lm, [e for e in each.dataset.examples if e.id in ids])
-    return each.measure(measure.units(lm, forest, wanted, edit()), "attention", prefix="attention-")
+    # without a label, so in this process: workers would have to rank the heads anew for one clean pass
+    return each.measure(measure.units(lm, forest, wanted, edit()), None, prefix="attention-")
 
 
 def heads(whole: pl.DataFrame) -> list[Site]:

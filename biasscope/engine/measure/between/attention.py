@@ -15,7 +15,7 @@ from biasscope.engine.errors import DataError
 from biasscope.engine.model import forward
 from biasscope.engine.model.loading import LM
 from biasscope.engine.model.packing import Block, Scored, pack
-from biasscope.engine.types import INSIDE, Site
+from biasscope.engine.types import INSIDE, UNEDITED, Site
 
 TOLERANCE = 1e-3
 """Largest difference, in units of the largest value, from what an edit must do."""
@@ -60,7 +60,8 @@ def moved(
 
     Σ over what it attends to of (pattern with the new ones − pattern) · ∂metric/∂pattern, the softmax
     computed anew (Kramár et al. 2024, 4.1). One pass for all layers: every head's output stays as it is.
-    `puts`: what stands in the model; `grads`: of the metric, at the `z` of these layers.
+    `puts`: what stands in the model; a head whose output that replaces does nothing. `grads`: of the metric,
+    at the `z` of these layers.
     """
     layers = sorted({site.layer for site in new})
     read = [Site(layer, name) for layer in layers for name in ("weights", "v", "z")]
@@ -73,21 +74,32 @@ def moved(
         row = replace(site, component="weights")
         v = per_head(lm, acts[replace(site, component="v")])
         slope = torch.einsum("rihd,rjhd->rhij", grads[replace(site, component="z")], v)
+        slope[
+            :, [s.head for s in puts if (s.layer, s.component) == (site.layer, "z") and s.head is not None]
+        ] = 0
         product = ((after[row] - acts[row]) * slope).sum(-1).transpose(1, 2)
         parts = lm.parts(site.component) or 1
         products[site] = product.unflatten(2, (parts, -1)).sum(-1)
     return products
 
 
-def check(lm: LM, components: Sequence[str]) -> None:
+def check(lm: LM, components: Sequence[str], *, exact: bool = False) -> None:
     """Refuse components inside heads and MLPs whose edit does not have its effect in this family.
 
     DataError by the family's name: the hook has other parts than the configuration says, an edit of it
-    changes nothing, or a head's output is not its pattern times its values.
+    changes nothing, or a head's output is not its pattern times its values. Or the model is one in which an
+    edit stands at heads' outputs, and the component is measured by way of these.
     """
+    by_output = [name for name in components if name in (("pattern",) if exact else ("q", "k", "pattern"))]
+    if by_output and any(site.component == "z" for site in lm.edit.at):
+        raise DataError(
+            f"measured by way of heads' outputs, at which {lm.edit.name} stands: {', '.join(by_output)}; "
+            "leave that out of --components, or take --method exact for queries and keys"
+        )
+    plain = replace(lm, edit=UNEDITED)
     for component in dict.fromkeys(name for name in components if name in INSIDE):
         try:
-            problem = _problem(lm, component)
+            problem = _problem(plain, component)
         except Exception as error:  # noqa: BLE001  a hook point that a family lacks, in whatever words
             problem = f"{type(error).__name__}: {error}"
         if problem:
