@@ -51,11 +51,8 @@ def patch(
         )
     estimates = bool(steps or calibrate)
     _refuse(method, wanted, estimates=estimates, ranged=ranged, given=bool(given))
-    if mib is not None and (method != "edges" or len(settings.dataset or []) > 1 or "all" not in at):
-        raise UsageError(
-            "--mib writes the edges of one dataset over all positions: it needs --method edges, one "
-            "--dataset and 'all' among --positions"
-        )
+    if mib is not None:
+        exchange.refuse_other_edges(method, settings, at)
     where = {"components": wanted, "layers": choice.layers, "positions": at}
     gone = selection.parse_sites("--given", given) if given else ()
     own = {"method": method, "source": source, "direction": direction, "steps": steps, "calibrate": calibrate}

@@ -17,7 +17,7 @@ from biasscope.engine.errors import DataError, UsageError
 from biasscope.engine.experiments.between import circuits
 from biasscope.engine.experiments.scans import selection, session
 from biasscope.engine.experiments.scans.scan import scans
-from biasscope.engine.settings import Measure, Voice
+from biasscope.engine.settings import Measure, Method, Voice
 from biasscope.engine.store import digests, files, runs
 from biasscope.engine.types import FINAL, Edge, Site
 
@@ -68,6 +68,15 @@ def graph(edges: pl.DataFrame, model: runs.ModelPart, chosen: Sequence[int]) -> 
         "parallel_attn_mlp": "a0.h0->m0" not in found,
     }
     return {"cfg": cfg, "nodes": {name: {"in_graph": kept} for name, kept in nodes.items()}, "edges": found}
+
+
+def refuse_other_edges(method: Method, settings: Measure, positions: Sequence[str]) -> None:
+    """Raise UsageError where a run does not give the edges of one data set over all positions."""
+    if method != "edges" or len(settings.dataset or []) > 1 or "all" not in positions:
+        raise UsageError(
+            "--mib writes the edges of one dataset over all positions: it needs --method edges, one "
+            "--dataset and 'all' among --positions"
+        )
 
 
 def write(path: Path, record: runs.RunRecord, folder: Path, chosen: Sequence[int] | None = None) -> None:
