@@ -22,7 +22,8 @@ def tables(summary: pl.DataFrame, reliability: pl.DataFrame) -> Iterator[Table]:
         table = make(reliability)
         if table.sections[0]:
             yield table
-    if lines := [text for text in (family(reliability), false_alarms(reliability)) if text]:
+    lines = [text for text in (family(reliability), false_alarms(reliability)) if text]
+    if lines := [*lines, *stable(reliability)]:
         yield Table("", [], [], lines)
 
 
@@ -42,6 +43,23 @@ def false_alarms(reliability: pl.DataFrame) -> str | None:
     shares = " to ".join(f"{100 * row['estimate']:.0f} % ({label})" for label, row in rows.items() if row)
     start = "in data like these without any effect a star appears in"
     return f"{start} {shares} of studies" if shares else None
+
+
+def stable(reliability: pl.DataFrame) -> list[str]:
+    """How much of the starred set stands when groups are drawn again; which star hangs on one template."""
+    lines = []
+    known = reliability.filter(pl.col("estimate").is_not_null())
+    # heads and MLPs, or the only family of a run over others
+    for row in known.filter(quantity="bootstrap_jaccard").head(1).iter_rows(named=True):
+        band = f"5–95 %: {100 * row['low']:.0f} to {100 * row['high']:.0f}"
+        same = f"{100 * row['estimate']:.0f} % in common with this one ({band})"
+        lines.append(f"drawn again, groups give a set of stars that has {same}")
+    for row in known.filter(quantity="template_jaccard").head(1).iter_rows(named=True):
+        hang = known.filter(quantity="template_lost").group_by("component", maintain_order=True)
+        named = [f"{name} without {', '.join(rows['against'])}" for (name,), rows in hang]
+        some = f"no star without one of the {row['n']} templates: {'; '.join(named)}"
+        lines.append(some if named else f"every star stands without any one of the {row['n']} templates")
+    return lines
 
 
 def family_size(site_map: Map) -> tuple[int, int]:
@@ -76,6 +94,7 @@ def sentences(site_map: Map) -> list[str]:
         lines.append(f"{text} of the groups ({splits})")
     if alarms := false_alarms(_own(site_map)):
         lines.append(alarms)
+    lines += stable(_own(site_map))
     return [f"Run {site_map.run.key}: {line}." for line in lines]
 
 

@@ -10,7 +10,7 @@ from biasscope.engine.experiments.scans.scan import Scan
 from biasscope.engine.statistics import reliability, summary
 from biasscope.engine.statistics.cells import sites_of
 from biasscope.engine.statistics.inference import resampling
-from biasscope.engine.statistics.reliability import Quantity
+from biasscope.engine.statistics.stability import Quantity, labelled
 from biasscope.engine.types import Site
 
 STRONGEST = 10
@@ -111,5 +111,5 @@ def reported(scan: Scan, trusted: pl.DataFrame) -> pl.DataFrame:
         Quantity("adaptive_beyond", "share", outcome["sites"], beyond),
         Quantity("adaptive_threshold", outcome["unit"], outcome["sites"], outcome["threshold"]),
     ]
-    rows = reliability.labelled(trusted.select(names).row(0, named=True), numbers)
+    rows = labelled(trusted.select(names).row(0, named=True), numbers)
     return pl.concat([trusted, reliability.table(rows)])

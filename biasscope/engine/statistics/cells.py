@@ -168,7 +168,7 @@ def measured(
         .sort(SITES, descending=[True] + [False] * (len(SITES) - 1), nulls_last=True)
     )
     groups = rows.select(pl.col("group").unique().sort()).collect().to_series().to_list()
-    cells = _site_cells(rows.filter(pl.col("effect").is_finite()), sites, groups)
+    cells = site_cells(rows.filter(pl.col("effect").is_finite()), sites, groups)
     return Measured(
         sites, groups, cells, _families(sites), covariate(groups, design), clusters(groups, design.partners)
     )
@@ -182,7 +182,7 @@ def _families(sites: pl.DataFrame) -> list[Family]:
     return [Family(members, own, name) for members, name in each if members.any()]
 
 
-def _site_cells(effects: pl.LazyFrame, sites: pl.DataFrame, groups: Sequence[str]) -> Cells:
+def site_cells(effects: pl.LazyFrame, sites: pl.DataFrame, groups: Sequence[str]) -> Cells:
     """The cells of one metric. Only numbers leave polars: copies of the text columns outweigh the rest."""
     numbered = effects.join(sites.lazy().with_row_index("site"), on=SITES, how="left", nulls_equal=True)
     cluster, ident = pl.col("group").cast(pl.Enum(groups)).to_physical(), pl.col("example_id").rank("dense")

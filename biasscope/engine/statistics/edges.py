@@ -12,11 +12,12 @@ import polars as pl
 from numpy.typing import NDArray
 
 from biasscope.engine.schemas import LEVEL
-from biasscope.engine.statistics import cells
+from biasscope.engine.statistics import cells, stability
 from biasscope.engine.statistics.cells import Cells, numbered, standard
 from biasscope.engine.statistics.inference import estimates, resampling, slopes
 from biasscope.engine.statistics.inference.estimates import Columns
 from biasscope.engine.statistics.inference.resampling import FEW, MIN_CLUSTERS, Array, Means, Null
+from biasscope.engine.statistics.stability import Stars
 from biasscope.engine.types import Design
 
 DRAWS = 5_000
@@ -27,7 +28,6 @@ FLAT, NOTHING = 1e-10, 1e-12
 """A spread (sum of squares) below these shares of the member's own size, or of the largest member's, is
 rounding: scores are single precision.
 """
-BOOTSTRAPS = 100
 _AT_ONCE = 16_000_000
 """Largest `draw member` product held at once, in single precision (64 MB)."""
 
@@ -234,25 +234,8 @@ def again(sums: Sums, design: Design, columns: Columns, critical: float) -> tupl
     """
     low, high = columns["ci_low"], columns["ci_high"]
     passing = (columns["p_family"] < LEVEL) & ((low > 0) | (high < 0)) & np.isnan(columns["carried_by"])
-    if not passing.any():
-        return np.nan, np.nan, np.nan
     x = graded(sums, design)
     kept = sums.rows(sums.n > 0 if x is None else np.isfinite(x))
-    labels = clustered(kept, design)
-    w = resampling.weights(int(labels.max()) + 1, design.seed, BOOTSTRAPS)
-    if x is None:
-        merged = kept.cells().merged(labels)
-        means = Means(merged.total, merged.n)
-        estimate = means.estimate
-        shift, variance = means.deviations(w, slice(None))
-    else:
-        line, y = slopes.line(standard(x[np.isfinite(x)]), labels), kept.means
-        estimate = line.slope(y)
-        residual = y - np.outer(line.per, estimate)
-        shift, variance = line.draws(w)[0].deviations(line, residual - residual.mean(0))
-    with np.errstate(divide="ignore", invalid="ignore"):
-        there = np.abs((estimate + shift) / np.sqrt(variance)) >= critical
-    there &= np.isfinite(columns["p_family"])
-    shared = (there & passing).sum(1) / (there | passing).sum(1)
-    ends: tuple[float, float, float] = tuple(np.quantile(shared, [0.05, 0.5, 0.95]).tolist())
-    return ends
+    stars = Stars(passing, np.isfinite(columns["p_family"]), critical)
+    line = None if x is None else x[np.isfinite(x)]
+    return stability.again(kept.cells(), clustered(kept, design), line, stars, design.seed)

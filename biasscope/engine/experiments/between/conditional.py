@@ -138,7 +138,7 @@ def aggregated(each: Scan) -> Aggregates:
     with each.run.phase("statistics"):
         design, slug = each.ungrouped, each.run.slug
         alone = summary.summarise(effects, model=slug, method="exact", design=design)
-        trusted = reliability.assess(effects, model=slug, method="exact", design=design)
+        trusted = reliability.assess(effects, alone, design=design)
     if not gone:
         each.warn("no site has a star alone, by attribution or patched with its twin: nothing was removed")
         return alone, trusted

@@ -13,7 +13,7 @@ from biasscope.engine.experiments.scans.scan import Scan
 from biasscope.engine.schemas import EDGES, GRAPH, SUMMARY
 from biasscope.engine.settings import Direction, Patched
 from biasscope.engine.statistics import edges as statistics
-from biasscope.engine.statistics import reliability, summary
+from biasscope.engine.statistics import reliability, stability, summary
 from biasscope.engine.statistics.edges import Sums
 from biasscope.engine.statistics.inference.estimates import Columns
 from biasscope.engine.types import EDGE, Edge, Site, Unit
@@ -154,11 +154,11 @@ def repeated(sums: Sums, each: Scan, every: pl.DataFrame, test: tuple[Columns, f
     line = None if x is None else statistics.standard(x[np.isfinite(x)])
     label = {name: every[name][0] for name in ("model", "dataset", "method", "source", "metric", "statistic")}
     label |= {"component": every["component"][0], "heads": False}
-    size = reliability.Quantity("family_sites", "sites", every.height, float(every.height))
-    halves = reliability.split(kept.cells(), clusters, line, each.run.options.seed)
+    size = stability.Quantity("family_sites", "sites", every.height, float(every.height))
+    halves = stability.split(kept.cells(), clusters, line, each.run.options.seed)
     low, middle, high = statistics.again(sums, each.design, *test)
-    stable = reliability.Quantity("bootstrap_jaccard", "share", statistics.BOOTSTRAPS, middle, low, high)
-    return reliability.table(reliability.labelled(label, [size, *halves, stable]))
+    stable = stability.Quantity("bootstrap_jaccard", "share", stability.BOOTSTRAPS, middle, low, high)
+    return reliability.table(stability.labelled(label, [size, *halves, stable]))
 
 
 def total(each: Scan, names: Sequence[str], every: pl.DataFrame) -> pl.DataFrame:

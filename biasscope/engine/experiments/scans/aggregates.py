@@ -19,5 +19,7 @@ def aggregated(scan: Scan, table: str, method: str) -> Aggregates:
         wanted = scan.run.options.assess
         if wanted and (nothing := baseline.nothing_to_find(effects, scan.ungrouped)):
             scan.warn(nothing)
-        trusted = reliability.assess(effects, **same) if wanted else RELIABILITY.to_frame()
-        return summarise(effects, **same), trusted
+        whole = summarise(effects, **same)
+        if not wanted:
+            return whole, RELIABILITY.to_frame()
+        return whole, reliability.assess(effects, whole, design=scan.design, beside=beside)
