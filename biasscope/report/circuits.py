@@ -128,7 +128,7 @@ def section(parts: Sequence[Part], gallery: "Gallery") -> "Iterator[Block]":
         drawn, tables = [], []
         for run in part.circuits:
             table = sets(run.summary, run.placed, run.record.params, run.folder)
-            tables.append(replace(table, title=f"{table.title}{run.record.given}"))
+            tables.append(replace(table, title=f"{part.model}, {table.title}{run.record.given}"))
             if run.summary.filter(statistic="faithfulness")["estimate"].is_not_null().any():
                 source = run.summary["source"].drop_nulls().to_list()[0]
                 title = f"Sets of {kind(run)}: {part.model}{run.record.given}\n"

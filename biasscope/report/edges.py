@@ -171,7 +171,7 @@ def section(parts: Sequence[Part], gallery: "Gallery") -> "Iterator[Block]":
                 same = run.summary.partition_by("method", "source", maintain_order=True)
                 found = [tables.effects(rows, run.data, run.file, rows.clear()) for rows in same]
             of = f"{run.record.given} (run {run.key})"
-            shown += [replace(each, title=each.title + of) for each in found]
+            shown += [replace(each, title=f"{part.model}, {each.title}{of}") for each in found]
         yield from pictures(drawn)
         yield from (Block("table", table=each) for each in shown)
 
