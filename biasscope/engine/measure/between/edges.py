@@ -6,7 +6,7 @@ adds to the stream · ∂target/∂(the stream as v reads it), the gradient take
 products; what is kept are sums over the examples of a group, never examples × edges.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
 
@@ -128,27 +128,24 @@ class Scores:
 
     def of(self, *parts: Tensor) -> list[Float[Tensor, "example edge"]]:
         """The scores, per example, of replacing what the nodes of each part add."""
-        changes = [self.changes(part) for part in parts]
+        # copied together once, not for every input that reads it
+        changes = [[own.flatten(1) for own in self.changes(part).split(self.owners, 1)] for part in parts]
         puts = [{}] if self.steps is None else attribution.line(self.graph.lm, self.block, self.steps)
         scores = [torch.zeros(len(self.owners), len(self.graph.edges)) for _ in parts]
         for standing in puts:
             column = 0
             for above, pulled in self._inputs(standing):
                 for change, each in zip(changes, scores, strict=True):
-                    self._multiply(change[:above], pulled, each, column)
+                    self._multiply([own[:above] for own in change], pulled, each, column)
                 column += above * len(pulled)
         return [each / (self.steps or 1) for each in scores]
 
-    def _multiply(self, changes: Tensor, pulled: Tensor, scores: Tensor, column: int) -> None:
-        """Add the products of some nodes and inputs to the scores from a column on."""
-        first, width = 0, len(changes) * len(pulled)
-        for example, size in enumerate(self.owners):
-            nodes = slice(first, first + size)
-            product = (
-                pulled[:, nodes].reshape(len(pulled), -1) @ changes[:, nodes].reshape(len(changes), -1).T
-            )
-            scores[example, column : column + width] += product.flatten().cpu()
-            first += size
+    def _multiply(
+        self, changes: Sequence[Float[Tensor, "up flat"]], pulled: Tensor, scores: Tensor, column: int
+    ) -> None:
+        """Add the products of some nodes and inputs to the scores from a column on; changes: by example."""
+        for row, own, read in zip(scores, changes, pulled.split(self.owners, 1), strict=True):
+            row[column : column + len(own) * len(read)] += (read.flatten(1) @ own.T).flatten().cpu()
 
     def _inputs(self, standing: forward.Puts) -> Iterator[tuple[int, Float[Tensor, "input node d_model"]]]:
         """∂target/∂ what inputs read, in the graph's order, with how many nodes they have above them."""
