@@ -73,18 +73,23 @@ def _cells(row: dict[str, Any], *, exact: bool) -> list[str]:
 
 
 def hidden(found: pl.DataFrame, rows: pl.DataFrame, part: DatasetPart) -> Table:
-    """The sites whose effects change most once another is gone; `rows`: their SUMMARY."""
+    """The sites whose effects change once another is gone, with a star, then most; `rows`: their SUMMARY."""
     known = found.filter(pl.col("estimate").is_not_null())
-    shown = known.sort(pl.col("estimate").abs(), descending=True).head(BEHIND).to_dicts()
+    shown = known.sort("star", pl.col("estimate").abs(), descending=True).head(BEHIND).to_dicts()
     slopes = rows["statistic"][0] == "slope"
     cells = [_change(row) for row in shown]
     new = found.filter("star", ~pl.col("alone_star").fill_null(value=False)).height
     gone = found.select("gone_layer", "gone_component", "gone_head").n_unique()
     change = f"change of {'slope' if slopes else 'effect'} [95 %]"
     columns = ["site", "behind", "round", "alone", change, "p_family"]
-    title = f"{part.name}: once others are gone, source {rows['source'][0]}, {gone} sites removed in turn"
+    last = found["round"].max()
+    title = f"{part.name}: once others are gone, source {rows['source'][0]}, {gone} sites removed in turn, "
+    title += f"{last} round{'' if last == 1 else 's'}"
     notes = [*schemas.legend(shown)]
-    notes.append("change: effect with the site behind which it stands zeroed − effect alone; all one family")
+    notes.append(
+        "change: effect with the site behind which it stands zeroed − effect alone; one family, those with a "
+        "star first"
+    )
     notes.append(f"{new} changes have a star at sites without one alone; in {part.path}/conditional.parquet")
     notes += tables.of_summary(rows, part, columns)
     return Table(title, columns, [cells], notes, ("p_family", "round"))
