@@ -3,12 +3,14 @@
 import itertools
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import polars as pl
 
 from biasscope.engine import schemas
 from biasscope.engine.schemas import NONE, TOTAL
+from biasscope.engine.statistics.cells import sites_of
 from biasscope.engine.store.runs import DatasetPart
 from biasscope.engine.types import FINAL, SOURCES, Edge, Site
 from biasscope.report import tables
@@ -82,7 +84,7 @@ def hidden(found: pl.DataFrame, rows: pl.DataFrame, part: DatasetPart) -> Table:
     gone = found.select("gone_layer", "gone_component", "gone_head").n_unique()
     change = f"change of {'slope' if slopes else 'effect'} [95 %]"
     columns = ["site", "behind", "round", "alone", change, "p_family"]
-    last = found["round"].max()
+    last = int(found["round"].to_numpy().max())
     title = f"{part.name}: once others are gone, source {rows['source'][0]}, {gone} sites removed in turn, "
     title += f"{last} round{'' if last == 1 else 's'}"
     notes = [*schemas.legend(shown)]
@@ -100,6 +102,21 @@ def _change(row: dict[str, Any]) -> list[str]:
     alone = schemas.number(row["alone"]) + (schemas.STAR if row["alone_star"] else " ")
     cells = [*map(str, places), str(row["round"]), alone]
     return [*cells, tables.interval(row), tables.probability(row["p_family"])]
+
+
+def neurons(rows: pl.DataFrame, part: DatasetPart, file: str, folder: Path) -> Table:
+    """The strongest neurons, and how many of all have a star; `rows`: their SUMMARY by one method."""
+    table = tables.effects(rows, part, file)
+    if rows["method"][0] == "exact":
+        return table
+    every = pl.read_parquet(folder / "neurons.parquet")
+    found = every.filter(schemas.starred())
+    shown = [
+        f"{site} {schemas.number(row)}" for site, row in zip(sites_of(found), found["estimate"], strict=True)
+    ]
+    named = f": {', '.join(shown[:SHOWN])}" if shown else ""
+    note = f"{found.height} of {every.height} neurons with a star{named}; all in {part.path}/neurons.parquet"
+    return replace(table, notes=[*table.notes, note])
 
 
 def lines(edges: pl.DataFrame) -> pl.DataFrame:
@@ -174,7 +191,13 @@ def section(parts: Sequence[Part], gallery: "Gallery") -> "Iterator[Block]":
                 found = [hidden(changes, rows, run.placed)] if rows.height else []
             else:
                 same = run.summary.partition_by("method", "source", maintain_order=True)
-                found = [tables.effects(rows, run.data, run.file, rows.clear()) for rows in same]
+                of_neurons = "neurons" in run.data.tables
+                found = [
+                    neurons(rows, run.placed, run.file, run.folder)
+                    if of_neurons
+                    else tables.effects(rows, run.data, run.file)
+                    for rows in same
+                ]
             of = f"{run.record.given} (run {run.key})"
             shown += [replace(each, title=f"{part.model}, {each.title}{of}") for each in found]
         yield from pictures(drawn)

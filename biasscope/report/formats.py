@@ -177,6 +177,9 @@ def tables_of(result: Result) -> Iterator[tables.Table]:
                     changes = pl.read_parquet(Path(part.path) / "conditional.parquet")
                     yield edited(edges.hidden(changes, rows, part))
                     continue
+                if "neurons" in part.tables:
+                    yield edited(edges.neurons(rows, part, file, Path(part.path)))
+                    continue
                 # a control's rows follow
                 control = summary.filter(pl.col("dataset") != part.name, source=rows["source"][0])
                 yield edited(tables.effects(rows, part, file, control))

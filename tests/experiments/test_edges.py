@@ -139,6 +139,9 @@ def test_neurons_are_tested_as_a_family_and_the_strongest_measured(settings, few
     result = patch(settings, source="mean", components="neuron", layers="2-3", calibrate=3)
     part, summary = result.record.datasets[0], result.summaries[0]
     neurons = pl.read_parquet(Path(part.path) / "neurons.parquet")
+    estimated, exact, *_ = formats.tables_of(result)
+    assert any(note.startswith("0 of 128 neurons with a star; all in") for note in estimated.notes)
+    assert not any("with a star" in note for note in exact.notes)
     assert neurons.height == 2 * 64 and set(neurons["component"]) == {"neuron"}
     exact = summary.filter(method="exact", statistic="slope")
     assert exact.height == 6 and exact["p_family"].null_count() == 6

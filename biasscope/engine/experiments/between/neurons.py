@@ -7,6 +7,7 @@ from collections.abc import Sequence
 
 import polars as pl
 
+from biasscope.engine import schemas
 from biasscope.engine.experiments.between.edges import (
     Asked,
     drawn,
@@ -23,7 +24,7 @@ from biasscope.engine.statistics import reliability, summary
 from biasscope.engine.types import Site
 
 SHOWN = 100
-"""Neurons in the summary; all of them stand in the table `neurons`."""
+"""Neurons in the summary, beside those with a star; all of them stand in the table `neurons`."""
 _RANDOM = 53
 
 
@@ -48,7 +49,8 @@ def patch(each: Scan, asked: Asked, layers: Sequence[int] | None) -> None:
         every = summary.ranked(summary.table(places, columns, label, whole.groups))
         trusted = repeated(whole, each, every, (columns, critical))
     warn_lost(each, names)
-    shown = [total(each, names, every), every.head(SHOWN)]
+    rest = every.slice(SHOWN).filter(schemas.starred())
+    shown = [total(each, names, every), every.head(SHOWN), rest]
     if asked.calibrate:
         exact, agreement = _exact(each, every, asked)
         shown.append(exact)
