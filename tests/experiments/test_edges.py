@@ -1,14 +1,18 @@
 """`patch --method edges` and `circuit` over edges on a planted model; graphs as files."""
 
+import csv
 import json
 from pathlib import Path
 
 import polars as pl
 import pytest
 
+from biasscope.engine.data.datasets import occupations
 from biasscope.engine.errors import DataError, UsageError
 from biasscope.engine.experiments.circuit import circuit
+from biasscope.engine.experiments.pairs import pairs
 from biasscope.engine.experiments.patch import patch
+from biasscope.engine.model import planted
 from biasscope.engine.settings import Measure
 from biasscope.engine.store import shards
 from biasscope.engine.types import EDGE
@@ -94,6 +98,22 @@ def test_a_graph_file_names_what_eap_igs_reader_builds_from_its_configuration(ru
     assert document["edges"].keys() == wanted | {f"{up}->logits" for up in before}
     assert document["nodes"].keys() == {*before, "logits"}
     assert all(isinstance(node["in_graph"], bool) for node in document["nodes"].values())
+
+
+def test_a_task_file_has_each_pair_and_calls_right_the_pronoun_of_its_side(settings, tmp_path):
+    rows = pairs(settings, mib=tmp_path)
+    with (tmp_path / "occupations.csv").open(encoding="utf-8") as file:
+        task = list(csv.DictReader(file))
+    assert [(row["clean"], row["corrupted"]) for row in task] == [
+        (r["clean"], r["twin"]) for r in rows if r["kept"]
+    ]
+    men = occupations.read("occupations", tmp_path).covariate
+    tokenizer = planted.tokenizer(planted.words())
+    for row in task:
+        right, wrong = (tokenizer.decode([int(row[f"{name}_idx"])]) for name in ("correct", "incorrect"))
+        male = men[row["group"]] > men[row["partner"]]
+        assert (right.strip() in ("he", "his", "him"), wrong.strip() in ("she", "her")) == (male, male)
+    assert {men[row["group"]] > men[row["partner"]] for row in task} == {True, False}
 
 
 def test_a_circuit_that_is_reused_writes_its_graph_all_the_same(run, settings, tmp_path):
