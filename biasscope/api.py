@@ -174,14 +174,14 @@ def load_model(
     in its dtype), or a `TransformerBridge` of TransformerLens. Its name is the one it was loaded by, its
     identity the sha256 of its parameters.
     """
-    from biasscope.engine.model import forward
+    from biasscope.engine.model import exactness
 
     if not isinstance(model, str | Path):
-        return forward.check_packing(loading.adopt(model, tokenizer))
+        return exactness.check_packing(loading.adopt(model, tokenizer))
     with SILENT.hushed():
         where: Any = {"device": device, "dtype": str(dtype), "revision": revision, "offline": offline}
         where["cache_dir"] = Path(cache_dir).expanduser()
-        return forward.check_packing(loading.load(str(model), **where))
+        return exactness.check_packing(loading.load(str(model), **where))
 
 
 def load_dataset(
@@ -243,18 +243,22 @@ class _Report(ModuleType):
         runs: Sequence[Run | str] | None = None,
         out: Where = "report.html",
         *,
+        pdf: bool = False,
+        card: bool = False,
         output_dir: Where = DEFAULTS.output_dir,
     ) -> Path:
         """The page of a report of these runs, else of all in `output_dir`, with its Markdown twin beside it.
 
+        `pdf`: the page printed too (needs Chromium or Chrome); `card`: a card for the model's page too.
         DataError where there is no run to show, DamagedError where one is corrupted.
         """
         from biasscope.report.page import document
 
-        shown = gather.gather(Path(output_dir), _names(runs or []), None)
-        (_, page), _ = document.save(shown, Path(out).with_suffix(".md"))
+        shown = gather.gather(Path(output_dir), _names(runs or []), None, DEFAULTS.cache_dir)
+        extras = document.Extras(pdf=pdf, card=card)
+        written, _ = document.save(shown, Path(out).with_suffix(".md"), extras=extras)
         shown.check()
-        return page
+        return written[1]
 
 
 report = importlib.import_module("biasscope.report")

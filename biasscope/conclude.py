@@ -40,7 +40,7 @@ def mitigate(run: Run | str, *, progress: bool | None = None, **options: Any) ->
     """What edits of the model of a run of `ablate` take of its bias, what they cost, what random edits do.
 
     As `biasscope mitigate --from RUN`, whose --help says what each option does: kind, sizes, doses, layers,
-    at, transfer, text, tokens, random, all_doses. `export` writes an edit of it.
+    at, transfer, text, tokens, random, all_doses, audit. `export` writes an edit of it.
     """
     names = [f.name for f in fields(wanted.Wanted)]
     if unknown := [name for name in options if name not in names]:

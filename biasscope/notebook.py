@@ -245,13 +245,13 @@ class Run:
 
     def _load(self) -> "LM":
         """Its model, loaded anew and kept."""
-        from biasscope.engine.model import forward, loading
+        from biasscope.engine.model import exactness, loading
 
         options = {name: self.record.params[name] for name in ("device", "dtype", "revision")}
         lm = loading.load(
             self.record.params["model"], **options, cache_dir=Path(self.record.params["cache_dir"])
         )
-        self._held = replace(self._held, lm=forward.check_packing(lm))
+        self._held = replace(self._held, lm=exactness.check_packing(lm))
         return self._held.lm
 
     def _sites(self) -> str:

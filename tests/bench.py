@@ -23,7 +23,7 @@ import torch
 
 from biasscope.engine.data import datasets, download
 from biasscope.engine.measure import attribution, exact, sources
-from biasscope.engine.model import forward, loading, tokens
+from biasscope.engine.model import exactness, loading, tokens
 from biasscope.engine.types import Example, Site
 from tests.support import slow
 from tests.support.real import DATA
@@ -141,7 +141,7 @@ def main() -> None:
     for name in ("winogender", "stereoset"):
         download.download(name, options.work_dir / "data", local=DATA)
     torch.set_num_threads(torch.get_num_threads() if torch.get_num_threads() > 1 else 2)
-    lm = forward.check_packing(loading.load(cache_dir=cache, device="cpu"))
+    lm = exactness.check_packing(loading.load(cache_dir=cache, device="cpu"))
     examples = list(datasets.load("winogender", options.work_dir / "data").examples)
     sites = sources.sites(lm, ["z"], LAYERS)
     forest = tokens.forest(lm, examples)

@@ -21,10 +21,10 @@ import pytest  # noqa: E402
 import torch  # noqa: E402
 
 from biasscope.engine.model import weights  # noqa: E402
-from biasscope.engine.model.forward import check_packing  # noqa: E402
+from biasscope.engine.model.exactness import check_packing  # noqa: E402
 from biasscope.engine.model.loading import LM, boot, load  # noqa: E402
 from biasscope.engine.types import Example  # noqa: E402
-from tests.support import draws  # noqa: E402
+from tests.support import browser, draws  # noqa: E402
 from tests.support.examples import example  # noqa: E402
 from tests.support.real import DATA  # noqa: E402
 from tests.support.tiny_models import save_tiny  # noqa: E402
@@ -122,3 +122,19 @@ def few_draws() -> Iterator[None]:
     """Few random draws, for files that run commands and are not about how certain their numbers are."""
     with draws.few():
         yield
+
+
+@pytest.fixture(scope="session")
+def browser_program() -> str:
+    """The browser of this machine."""
+    program = browser.found()
+    if program is None:
+        pytest.skip("no Chromium found; install one, or name it in BIASSCOPE_BROWSER")
+    return program
+
+
+@pytest.fixture(scope="module")
+def chromium(browser_program: str) -> Iterator[browser.Browser]:
+    """A headless browser."""
+    with browser.Browser(browser_program) as opened:
+        yield opened

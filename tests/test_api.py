@@ -204,7 +204,8 @@ def test_figures_report_load_and_compare_take_a_run(ablated, places, tmp_path):
     compared = bs.compare(ablated, other)
     assert compared.agreement["first"][0] == ablated.key and compared.agreement["shared"].max() <= 10
     assert compared.differences.is_empty() and "top shared" in compared._repr_html_()
-    page = bs.report([ablated], tmp_path / "page.html")
+    page = bs.report([ablated], tmp_path / "page.html", card=True)
+    assert (tmp_path / "page_card.md").read_text(encoding="utf-8").startswith("---\n")
     assert page == tmp_path / "page.html" and ablated.key in page.read_text(encoding="utf-8")
     loaded = bs.load(ablated.key, **{name: places[name] for name in ("output_dir", "cache_dir")})
     assert loaded.summary.equals(ablated.summary) and loaded.reliability.equals(ablated.reliability)

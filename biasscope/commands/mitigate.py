@@ -54,6 +54,12 @@ Random = Annotated[
     int, options.option("--random", "Random edits per control; 0: none, and no verdict", min=0)
 ]
 AllDoses = Annotated[bool, options.option("--all-doses", "Judge every dose in full, not the largest alone")]
+Audit = Annotated[
+    int,
+    options.option(
+        "--audit", "Heads of each edited model measured anew, its strongest; 0: none", metavar="N", min=0
+    ),
+]
 Export = Annotated[
     str | None,
     options.option("--export", "Write this edit of the run as files", metavar="NAME", panel=options.OUTPUT),
@@ -84,6 +90,7 @@ def mitigate(
     tokens: Tokens = None,
     random: Random = 20,
     all_doses: AllDoses = False,
+    audit: Audit = 5,
     export: Export = None,
     form: Forms = "recipe",
     to: To = None,
@@ -96,9 +103,7 @@ def mitigate(
     from biasscope.report.edits import card
 
     voice = Screen(o.quiet, o.verbose)
-    asked = wanted.Wanted(
-        kind, sizes, doses, layers, at, transfer, text, tokens, random=random, all_doses=all_doses
-    )
+    asked = wanted.Wanted(kind, sizes, doses, layers, at, transfer, text, tokens, random, all_doses, audit)
     target = leave.Target.of(export, form, to)
     result = mitigate(o, source_run, wanted=asked, voice=voice)
     if target is not None:

@@ -33,6 +33,9 @@ TRIPLES = pl.Schema(
 TOTAL = "total"
 """The component of rows about the whole prompt exchanged for its twin: no site, layer and head null."""
 
+NOTHING = "nothing"
+"""The component of passes in which the stream at a layer was only rounded anew; head: the draw."""
+
 EFFECTS = pl.Schema(
     {
         "example_id": pl.String,
@@ -93,15 +96,8 @@ file.
 """
 
 PREDICTIONS = pl.Schema(
-    {
-        "item_id": pl.String,
-        "example_id": pl.String,
-        "group": pl.String,
-        "layer": pl.Int32,
-        "probe": pl.String,
-        "fold": pl.Int32,
-    }
-    | {"label": pl.Int32, "probability": pl.Float64}
+    {"item_id": pl.String, "example_id": pl.String, "group": pl.String, "layer": pl.Int32}
+    | {"probe": pl.String, "fold": pl.Int32, "label": pl.Int32, "probability": pl.Float64}
 )
 """One row per held-out input, probe and layer (a row of the residual stream; null: the bag of tokens)."""
 
@@ -223,14 +219,17 @@ CONDITIONAL = pl.Schema(
 
 LEVEL = 0.05
 """Family-wise level of a star, and one minus the coverage of every interval."""
-STAR, CARRIED, DISPUTED, UNEVEN = "*", "°", "†", "~"
+STAR, CARRIED, DISPUTED, FAINT, UNEVEN = "*", "°", "†", "≈", "~"
 LEGENDS = {
     STAR: "* p_family < 0.05, an interval without 0, and not the work of one group",
     CARRIED: "° passes the family-wise test, but not without one group",
     DISPUTED: "† passes the family-wise test, but its interval holds 0",
+    FAINT: "≈ passes the family-wise test, but is below three noise floors of the model's precision",
     UNEVEN: "~ interval less sure: groups of very unequal size, or very skewed values",
 }
 """The line that explains a mark, for those a table shows."""
+FLOORS, BELOW = 3.0, "below the noise floor"
+"""How many noise floors an effect with a star has at least, and the `caution` of others."""
 NONE = "–"
 """Stands for a number that does not exist."""
 SMALL = 1e-4
@@ -260,19 +259,22 @@ def starred() -> pl.Expr:
         (pl.col("p_family") < LEVEL)
         & ((pl.col("ci_low") > 0) | (pl.col("ci_high") < 0))
         & pl.col("carried_by").is_null()
+        & pl.col("caution").ne_missing(BELOW)
     ).fill_null(value=False)
 
 
 def mark(row: Mapping[str, Any]) -> str:
-    """The marks of a SUMMARY row: `*`, `°` or `†` where it passes the family-wise test, then `~` where its
-    interval is less sure.
+    """The marks of a SUMMARY row: `*`, `°`, `†` or `≈` where it passes the family-wise test, then `~` where
+    its interval is less sure.
     """
     passes = row["p_family"] is not None and row["p_family"] < LEVEL
     sure = (
         row["ci_low"] is not None and row["ci_high"] is not None and (row["ci_low"] > 0 or row["ci_high"] < 0)
     )
-    first = "" if not passes else DISPUTED if not sure else CARRIED if row["carried_by"] else STAR
-    return first + (UNEVEN if row["caution"] and row["ci_low"] is not None else "")
+    faint = row["caution"] == BELOW
+    kinds = ((not passes, ""), (not sure, DISPUTED), (faint, FAINT), (bool(row["carried_by"]), CARRIED))
+    first = next((sign for holds, sign in kinds if holds), STAR)
+    return first + (UNEVEN if row["caution"] and not faint and row["ci_low"] is not None else "")
 
 
 def legend(rows: Iterable[Mapping[str, Any]]) -> list[str]:

@@ -98,25 +98,34 @@ def sentence(circuit: ReportRun) -> str:
     """What keeping the strongest sites alone keeps, against random sets."""
     rows = list(sized(circuit.summary).filter(method="keep").iter_rows(named=True))
     tops = [row for row in rows if row["kind"] == "top" and row["estimate"] is not None]
-    random = {row["k"]: row for row in rows if row["kind"] == "random"}
     source = circuit.summary["source"].drop_nulls().to_list()[0]
     what = kind(circuit)
     start = f"Run {circuit.key}{circuit.record.given}, sets of {what} ({SOURCES[source].noun})"
     if not tops:
         return f"{start}: f is not given, because the whole model and none of it may not differ."
-    sure = [row for row in tops if row["ci_low"] is not None]
-    better = [row for row in sure if row["ci_low"] > (random[row["k"]]["ci_high"] or 0)]
-    last = tops[-1]
+    last, end = tops[-1], ""
     kept = f"the {last['k']} strongest keep f = {interval(last)} of groups that did not choose them"
     if elsewhere(circuit.record.params):
         kept = f"the {last['k']} strongest of {circuit.record.params['from']} keep f = {interval(last)}"
-    more = f"more than random sets from {better[0]['k']} {what} on" if better else ""
-    beats, end = more or "never more than random sets", ""
+    beats = _beats(tops, {row["k"]: row for row in rows if row["kind"] == "random"}, what)
     for row in [row for row in rows if row["kind"] == "minimal"][:1]:
         confirmed = row["ci_low"] is not None and row["ci_low"] > 0
         doubt = "" if confirmed else ", which does not confirm it"
         end = f" The minimal set of {row['k']} keeps {interval(row)} there{doubt}."
     return f"{start}: {kept}; {beats}.{end}"
+
+
+def _beats(tops: Sequence[Mapping[str, Any]], random: Mapping[int, Mapping[str, Any]], kind: str) -> str:
+    """At which sizes the interval of f lies above the band of random sets of that size."""
+    known = [row for row in tops if row["ci_low"] is not None and random[row["k"]]["ci_high"] is not None]
+    better = [row["k"] for row in known if row["ci_low"] > random[row["k"]]["ci_high"]]
+    if not known:
+        return "without intervals they are not compared with random sets"
+    if not better:
+        return "no size is shown to keep more than random sets"
+    onwards = better == [row["k"] for row in tops if row["k"] >= better[0]]
+    sizes = f"from {better[0]} {kind} on" if onwards else f"at {', '.join(map(str, better))} {kind}"
+    return f"more than random sets {sizes}"
 
 
 def section(parts: Sequence[Part], gallery: "Gallery") -> "Iterator[Block]":
@@ -133,7 +142,8 @@ def section(parts: Sequence[Part], gallery: "Gallery") -> "Iterator[Block]":
                 source = run.summary["source"].drop_nulls().to_list()[0]
                 title = f"Sets of {kind(run)}: {part.model}{run.record.given}\n"
                 title += f"{part.data.name}, {SOURCES[source].noun}"
-                name = gallery.name("sets", part.model, part.data.name, source)
+                own = "" if graph(run.folder) is None else kind(run)
+                name = gallery.name("sets", part.model, part.data.name, own, source)
                 drawn.append(
                     gallery.picture(name, figures.faithfulness, run.summary, sentence(run), title=title)
                 )

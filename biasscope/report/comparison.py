@@ -111,7 +111,7 @@ class Comparison:
     @property
     def agreement(self) -> pl.DataFrame:
         """Of each two rankings of one model, a kind of site a row: ρ, the shared top, and what luck gives."""
-        return pl.DataFrame(comparison.pairs(self.rankings, self.top))
+        return pl.DataFrame(comparison.pairs(self.rankings, self.top), infer_schema_length=None)
 
     def document(self) -> dict[str, Any]:
         """All of it, as programs read it."""
@@ -148,9 +148,7 @@ def show(compared: Comparison, chosen: Format | None) -> None:
     elif compared.pairs:  # rows of one kind alone fit the other formats
         formats.rows(compared.differences, chosen)
     else:
-        rows = comparison.pairs(compared.rankings, compared.top)
-        cells = [[str(value) for value in row.values()] for row in rows]
-        formats.listing("pairs", rows, cells, chosen, columns=list(rows[0]) if rows else [])
+        formats.rows(compared.agreement, chosen)
     sys.stdout.flush()
 
 

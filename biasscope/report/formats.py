@@ -6,7 +6,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import replace
 from html import escape
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TextIO
+from typing import Any, TextIO
 
 import polars as pl
 import pyarrow.parquet as pq
@@ -23,9 +23,6 @@ from biasscope.report.drawing.columns import draw
 from biasscope.report.edits import tables as edits
 from biasscope.report.page import verdict
 from biasscope.report.page.verdict import Verdict
-
-if TYPE_CHECKING:
-    pass
 
 FLUSH = 1000
 """Rows written to stdout at a time."""
@@ -137,9 +134,9 @@ def records(frames: Iterable[pl.DataFrame]) -> Iterable[dict[str, Any]]:
 
 def verdicts(result: Result) -> list[Verdict | None]:
     """What a baseline shows, per data set; None where it has no target."""
-    given = str(result.record.params.get("given") or "")
+    subject = result.record.subject
     both = zip(result.summaries, result.record.datasets, strict=True)
-    return [verdict.of(summary, part, Path(part.path), given) for summary, part in both]
+    return [verdict.of(summary, part, Path(part.path), subject) for summary, part in both]
 
 
 def tables_of(result: Result) -> Iterator[tables.Table]:
@@ -163,8 +160,10 @@ def tables_of(result: Result) -> Iterator[tables.Table]:
         elif record.command == "circuit":
             yield edited(circuits.sets(summary, part, record.params, Path(part.path)))
         elif record.command == "mitigate":
-            yield edits.judged(summary, part, file)
+            yield edited(edits.judged(summary, part, file))
             yield edits.curve(summary)
+            if (audit := edits.audit(summary)) is not None:
+                yield audit
         elif record.command == "encode":
             yield edited(tables.encoded(summary, part.name, f"{part.path}/activations.parquet"))
         elif "edges" in part.tables:
@@ -177,13 +176,17 @@ def tables_of(result: Result) -> Iterator[tables.Table]:
                     changes = pl.read_parquet(Path(part.path) / "conditional.parquet")
                     yield edited(edges.hidden(changes, rows, part))
                     continue
-                if "neurons" in part.tables:
-                    yield edited(edges.neurons(rows, part, file, Path(part.path)))
-                    continue
-                # a control's rows follow
-                control = summary.filter(pl.col("dataset") != part.name, source=rows["source"][0])
-                yield edited(tables.effects(rows, part, file, control))
+                yield edited(_effects(rows, part, summary))
             yield from reliability.tables(summary.filter(pl.col("method") != "conditional"), trusted)
+
+
+def _effects(rows: pl.DataFrame, part: DatasetPart, summary: pl.DataFrame) -> tables.Table:
+    """The effects of one method and source, beside those on a control."""
+    file = f"{part.path}/summary.parquet"
+    if "neurons" in part.tables:
+        return edges.neurons(rows, part, file, Path(part.path))
+    control = summary.filter(pl.col("dataset") != part.name, source=rows["source"][0])
+    return tables.effects(rows, part, file, control)
 
 
 def show_tables(result: Result, stream: TextIO) -> None:

@@ -120,18 +120,31 @@ def sentence(run: ReportRun) -> str:
     over = "" if reach is None else f", shuffled labels reach {number(reach)}"
     over += f", selectivity {number(selective[0])}" if selective.len() else ""
     place = f"row {row['layer']}{over} (the best of {rows.height} rows)"
-    return f"{start}: at best {interval(row)} in {place}.{_reads(readable(row, band))}"
+    reads = _reads(readable(row, band), _elsewhere(run.summary))
+    return f"{start}: at best {interval(row)} in {place}.{reads}"
 
 
 def _against(run: ReportRun) -> str:
     return " against unrelated words" if run.record.params.get("negatives") == "unrelated" else ""
 
 
-def _reads(shown: bool | None) -> str:
-    """The verdict on a probe in words, of `readable`."""
+def _elsewhere(summary: pl.DataFrame) -> list[int]:
+    """The rows whose accuracy is `readable`."""
+    accuracies, shuffled = (
+        {row["layer"]: row for row in summary.filter(method=name, statistic="accuracy").iter_rows(named=True)}
+        for name in ("probe", "shuffled")
+    )
+    return sorted(layer for layer, row in accuracies.items() if readable(row, shuffled.get(layer)))
+
+
+def _reads(shown: bool | None, rows: Sequence[int]) -> str:
+    """The verdict on a probe in words: of its best row (`readable`), and of the others."""
     if shown is None:
         return " Without an interval there is no verdict."
-    return "" if shown else " Its interval is not above the shuffled band: nothing is shown to be readable."
+    if shown:
+        return ""
+    nothing = f"rows above theirs: {', '.join(map(str, rows))}" if rows else "nothing is shown to be readable"
+    return f" Its interval is not above the shuffled band: {nothing}."
 
 
 def section(parts: Sequence[Part], gallery: "Gallery") -> "Iterator[Block]":

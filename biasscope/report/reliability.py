@@ -22,8 +22,8 @@ def tables(summary: pl.DataFrame, reliability: pl.DataFrame) -> Iterator[Table]:
         table = make(reliability)
         if table.sections[0]:
             yield table
-    lines = [text for text in (family(reliability), false_alarms(reliability)) if text]
-    if lines := [*lines, *stable(reliability)]:
+    said = (family(reliability), false_alarms(reliability), noise_floor(reliability))
+    if lines := [*(text for text in said if text), *stable(reliability)]:
         yield Table("", [], [], lines)
 
 
@@ -62,6 +62,15 @@ def stable(reliability: pl.DataFrame) -> list[str]:
     return lines
 
 
+def noise_floor(reliability: pl.DataFrame) -> str | None:
+    """How large an effect of nothing is in the model's precision; None where that was not measured."""
+    row = next(reliability.filter(quantity="noise_floor").iter_rows(named=True), None)
+    if row is None or row["estimate"] is None:
+        return None
+    size = f"noise floor of the model's precision: {number(row['estimate'])} {row['unit']}"
+    return f"{size} with nothing replaced; no star below {schemas.FLOORS:.0f} times that"
+
+
 def family_size(site_map: Map) -> tuple[int, int]:
     """How many sites the map's family has, and how many of them it holds numbers of."""
     row = _row(_own(site_map), "family_sites")
@@ -92,8 +101,7 @@ def sentences(site_map: Map) -> list[str]:
         text = f"of the {again.top} strongest heads {again.shared:.0f} come up again in the other half"
         splits = f"5–95 % of splits: {low} to {high}; {again.luck:.1f} by luck"
         lines.append(f"{text} of the groups ({splits})")
-    if alarms := false_alarms(_own(site_map)):
-        lines.append(alarms)
+    lines += [text for text in (false_alarms(_own(site_map)), noise_floor(_own(site_map))) if text]
     lines += stable(_own(site_map))
     return [f"Run {site_map.run.key}: {line}." for line in lines]
 

@@ -12,7 +12,7 @@ from biasscope.engine.statistics import comparison
 from biasscope.engine.statistics.cells import SITE
 from biasscope.engine.types import SOURCES
 from biasscope.report import reliability, tables, words
-from biasscope.report.drawing import figures
+from biasscope.report.drawing import figures, points
 from biasscope.report.page import views
 from biasscope.report.page.blocks import Block, bullets, paragraph, pictures
 from biasscope.report.page.gallery import Gallery, Picture
@@ -21,11 +21,6 @@ from biasscope.report.tables import COLUMNS, Table, overlap, probability
 
 KINDS = {"z": "heads", "mlp_out": "MLPs", "attn_out": "attention outputs"}
 """Components for which estimates are compared with exact effects."""
-
-
-def first(part: Part) -> Map | None:
-    """The map of heads that stands on the first screen."""
-    return next((m for m in part.shown if m.sites("z").height), None)
 
 
 def heat_map(site_map: Map, beside: Sequence[Part], gallery: Gallery) -> Picture:
@@ -69,7 +64,7 @@ def which_sites(parts: Sequence[Part], gallery: Gallery) -> Iterator[Block]:
 
 def _heat_maps(parts: Sequence[Part], gallery: Gallery) -> Iterator[Block]:
     """Rows of figures with one scale each: the ranking statistic, the shift beside a slope; MLPs below."""
-    maps, above = [m for part in parts for m in part.shown], [first(part) for part in parts]
+    maps, above = [m for part in parts for m in part.shown], [part.first for part in parts]
     if any(m is not None for m in above):
         yield paragraph("The first map of heads stands on the first screen, on the same scale.")
     for unit in dict.fromkeys(m.unit for m in maps):
@@ -120,7 +115,7 @@ def _named(kind: str, site_map: Map, what: str, rows: pl.DataFrame) -> dict[str,
     passed = f"{rows.filter(schemas.starred()).height} of {rows.height} significant; " if tested else ""
     title = f"{kind} of {site_map.run.model}\n{site_map.run.data.name}, {what}: {site_map.name}"
     unit = rows["unit"][0]
-    grows = f"towards {site_map.run.data.sides[0]}" if rows["statistic"][0] == "mean" else "the slope grows"
+    grows = tables.grows(site_map.run.data, rows["statistic"][0])
     colours = f" Orange: {grows} when it is replaced." if kind == "Heads" else ""
     colours += " Grey: not measured." if kind == "Heads" and site_map.partial else ""
     says = f"Run {site_map.run.key}: {passed}largest: {top} {unit}.{colours}"
@@ -179,8 +174,9 @@ def along(parts: Sequence[Part], gallery: Gallery) -> Iterator[Block]:
 def calibration(parts: Sequence[Part], gallery: Gallery) -> Iterator[Block]:
     """How far gradient estimates agree with exact effects of the same source."""
     for part in parts:
-        exact_maps = [m for m in part.maps if m.method == "exact" and not m.run.record.given]
-        pairs = [(a, e) for a in part.maps if a.estimated for e in exact_maps if a.source == e.source]
+        clean = [m for m in part.maps if not m.given]
+        exact_maps = [m for m in clean if m.method == "exact"]
+        pairs = [(a, e) for a in clean if a.estimated for e in exact_maps if a.source == e.source]
         for estimated, exact in pairs[:1]:
             measured = exact.ranked.select(*SITE, exact="estimate")
             rows = measured.join(estimated.ranked.select(*SITE, "estimate"), on=SITE, nulls_equal=True)
@@ -194,7 +190,7 @@ def calibration(parts: Sequence[Part], gallery: Gallery) -> Iterator[Block]:
             says = f"Run {estimated.run.key} against run {exact.run.key}; a dot a site, line: equal."
             named: Any = {"says": says, "title": title, "unit": exact.unit}
             name = gallery.name("attribution", part.model, part.data.name, exact.source)
-            yield from pictures([gallery.picture(name, figures.against_exact, rows, **named)])
+            yield from pictures([gallery.picture(name, points.against_exact, rows, **named)])
         for run in {m.run.key: m.run for m in part.maps}.values():
             table = None if run.reliability is None else reliability.calibrated(run.reliability)
             yield from [Block("table", table=table)] if table and table.sections[0] else []

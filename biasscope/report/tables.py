@@ -270,6 +270,12 @@ def of_summary(summary: pl.DataFrame, data: DatasetPart, columns: Sequence[str])
     return [*lines, note] if note else lines
 
 
+def grows(data: DatasetPart, statistic: str) -> str:
+    """What replacing a site of positive effect does to a slope or a mean, whatever that one's sign."""
+    first = data.sides[0]
+    return f"a larger {on(data)} goes more with {first}" if statistic == "slope" else f"more towards {first}"
+
+
 def on(data: DatasetPart) -> str:
     """What slopes are on; in records of older versions it has no name."""
     return data.covariate[0] if data.covariate else "covariate"

@@ -52,7 +52,7 @@ def site(row: dict[str, Any]) -> str:
 
 def command(name: str, part: Part, more: str = "") -> str:
     """The command that would measure what is missing."""
-    call = ["biasscope", name, "--model", part.model_option, "--dataset", part.data.name]
+    call = ["biasscope", name, "--model", part.model_option, "--dataset", part.data_option]
     return shlex.join(call) + more
 
 
@@ -71,6 +71,12 @@ def limits(parts: Sequence[Part]) -> list[str]:
         note = resampling.few_clusters_note(groups, part.data.noun) if groups else None
         lines += [f"{part.name}: where is not testable, {note}."] if note else []
     return lines
+
+
+def runs(gathered: Gathered) -> str:
+    """How many runs a report shows: "1 run", "3 runs"."""
+    n = len(gathered.used)
+    return f"{n} run{'' if n == 1 else 's'}"
 
 
 def not_sealed(gathered: Gathered) -> str:
@@ -144,9 +150,9 @@ def short_sites(site_map: Map) -> str:
 
 def where(part: Part) -> str:
     """Which heads of the first map change the number when they are replaced, without their numbers."""
-    site_map = next((m for m in part.shown if m.sites("z").height), None)
+    site_map = part.first
     if site_map is None:
-        return "Not measured."
+        return "Not measured of the clean model." if any(m.given for m in part.maps) else "Not measured."
     if few := resampling.few_clusters_note(site_map.groups, "group"):
         return f"Not testable, {few} (run {site_map.run.key})."
     passed, every = significant(site_map), site_map.sites("z").height
@@ -204,7 +210,7 @@ def clean(part: Part) -> dict[str, Any] | None:
 
 
 def edited(run: ReportRun) -> str:
-    """What the model of a baseline prefers while something is ablated, in words."""
-    verdict = of(run.summary, run.data, run.folder, str(run.record.params.get("given") or ""))
+    """What the model of a baseline prefers while something is replaced, in words."""
+    verdict = of(run.summary, run.data, run.folder, run.record.subject)
     start = f"Run {run.key}{run.record.given}"
     return f"{start}: target was not measured." if verdict is None else f"{start}: {verdict.sentence}"

@@ -7,6 +7,7 @@ import re
 import subprocess
 import sys
 
+import polars as pl
 import pytest
 
 from biasscope.engine.model import planted, weights
@@ -41,6 +42,18 @@ def test_people_read_odds_tokens_the_twin_and_that_it_is_an_anecdote(where):
     out = ask("The nurse said that", "he", "she", "--format", "table", where=where)[1]
     assert re.search(r"“she” is 3\.\d+ times as likely as “he”", out)
     assert "twin: nurse exchanged for" in out and "[ nurse]" in out and "One prompt is an anecdote" in out
+
+
+def test_a_long_continuation_is_answered_however_unlikely_it_is(where):
+    out = ask("The nurse said that", "a b c d " * 100, "she", "--format", "table", where=where)[1]
+    assert "“she” is more than 1000 times as likely" in " ".join(out.split())
+
+
+def test_numbers_stay_numbers_in_csv(where):
+    out = ask("They said that", "she", "he", "--format", "csv", where=where)[1]
+    other = ask("They said that", "he", "she", "--format", "csv", where=where)[1]
+    effects = [pl.read_csv(text.encode())["effect"] for text in (out, other)]
+    assert effects[0].dtype == pl.Float64 and effects[0].to_list() == pytest.approx((-effects[1]).to_list())
 
 
 def test_without_a_known_term_there_is_no_twin_and_nothing_is_patched(where):

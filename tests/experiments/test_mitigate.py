@@ -14,7 +14,8 @@ from tests.support.cli import biasscope
 from tests.support.own_prompts import as_csv, row, write
 
 pytestmark = pytest.mark.usefixtures("few_draws")
-QUICK = ("--doses", "0.5,1", "--random", 2, "--transfer", "none", "--tokens", 100)
+QUICK = ("--doses", "0.5,1", "--random", 2, "--transfer", "none", "--tokens", 100, "--audit", 1)
+SAME = ("--kind", "mean,zero,project,erase,steer", "--sizes", "1,2", "--layers", 3, "--at", "last")
 
 
 def ranked(folder: Path, model: str, *more) -> str:
@@ -46,9 +47,7 @@ def home(tmp_path_factory) -> Path:
 def single(home):
     """All kinds of edits of `planted:single`, whose stereotype one head moves: L1H2."""
     run = ranked(home, "planted:single")
-    return run, *mitigated(
-        home, run, "--kind", "mean,zero,project,erase,steer", "--sizes", "1,2", "--layers", 3, "--at", "last"
-    )
+    return run, *mitigated(home, run, *SAME)
 
 
 def test_an_edit_of_the_planted_head_leaves_what_its_dose_says(single):
@@ -86,19 +85,7 @@ def test_nothing_of_the_half_that_chose_judges_and_no_random_edit_holds_a_chosen
 def test_an_edit_in_the_baseline_gives_the_values_that_were_judged(single, home, tmp_path):
     run, _, folder = single
     to = ("--export", "erase-L3@1", "--to", tmp_path / "out")
-    mitigated(
-        home,
-        run,
-        "--kind",
-        "mean,zero,project,erase,steer",
-        "--sizes",
-        "1,2",
-        "--layers",
-        3,
-        "--at",
-        "last",
-        *to,
-    )
+    mitigated(home, run, *SAME, *to)
     assert {f.name for f in (tmp_path / "out").iterdir()} == {"edit.safetensors", "card.md"}
     known = pl.read_parquet(folder / "edits.parquet").filter(name="erase-L3@1")
     assert recipe.read(tmp_path / "out" / "edit.safetensors").digest == known["digest"][0]
@@ -111,8 +98,41 @@ def test_an_edit_in_the_baseline_gives_the_values_that_were_judged(single, home,
     )
     values = dict(effects.select("example_id", "value").iter_rows())
     assert len(values) == 120 and values == pytest.approx({i: scores[i] for i in values}, abs=1e-4)
+    own = ("-o", tmp_path / "r", "--cache-dir", home / "c", "--json")
+    edited = json.loads(out)["run"]["datasets"][0]["path"]
+    plain = json.loads(biasscope("baseline", *data, *own)[1])["run"]["datasets"][0]["path"]
+    (pair,) = json.loads(biasscope("compare", plain, edited, *own)[1])["models"]
+    left = pl.read_parquet(f"{edited}/summary.parquet")["estimate"][0]
+    assert pair["case"] == "weaker" and "edited by erase-L3@1" in pair["sentence"]
+    assert pair["differences"][0]["second_estimate"] == pytest.approx(left)
     card = (tmp_path / "out" / "card.md").read_text(encoding="utf-8")
     assert "Not testable: 2 random edits" in card and str(home) not in card and "probe --edit" in card
+
+
+def test_an_audit_has_the_numbers_of_ablate_on_the_edited_model_and_on_the_model_as_it_is(
+    single, home, tmp_path
+):
+    run, document, folder = single
+    rows = [r for r in document["summary"] if r["subset"] == "audit" and r["layer"] == 1 and r["head"] == 2]
+    found = {r["position"]: r["estimate"] for r in rows}
+    assert found["clean"] == pytest.approx(-1.29, abs=0.02)
+    assert found["mean-1@1"] == pytest.approx(0, abs=1e-4)
+    assert found["steer-L3@1"] == pytest.approx(found["clean"], abs=0.05)
+    mitigated(home, run, *SAME, "--export", "mean-2@1", "--to", tmp_path / "out")
+    card = (tmp_path / "out" / "card.md").read_text(encoding="utf-8")
+    assert "heads with a star: 0 of 16 (before the edit 1)" in card
+    where = ("-o", tmp_path / "r", "--cache-dir", home / "c", "--json")
+    data = ("-m", "planted:single", "-d", "occupations", "--limit", 120)
+    how = ("--edit", tmp_path / "out" / "edit.safetensors", "--layers", "1,3")
+    out = json.loads(biasscope("ablate", *data, *how, *where)[1])
+    place = ["example_id", "layer", "head"]
+    audit = pl.read_parquet(folder / "audit.parquet").filter(position="mean-2@1")
+    ablated = pl.read_parquet(Path(out["run"]["datasets"][0]["path"]) / "effects.parquet")
+    whole = ablated.filter(metric="target")
+    both = audit.join(whole, on=place, how="inner", suffix="_ablated")
+    assert both.height >= 60 and audit.n_unique("example_id") == 60
+    for column in ("baseline", "value"):
+        assert (both[column] - both[f"{column}_ablated"]).abs().max() < 1e-5
 
 
 def test_a_run_that_was_cut_in_half_ends_with_the_same_bytes(single, home, tmp_path):
@@ -125,18 +145,7 @@ def test_a_run_that_was_cut_in_half_ends_with_the_same_bytes(single, home, tmp_p
     journal = tmp_path / "c" / "runs" / key / "journal.jsonl"
     lines = journal.read_bytes().splitlines(keepends=True)
     journal.write_bytes(b"".join(lines[: len(lines) // 2]))
-    again, _ = mitigated(
-        tmp_path,
-        run,
-        "--kind",
-        "mean,zero,project,erase,steer",
-        "--sizes",
-        "1,2",
-        "--layers",
-        3,
-        "--at",
-        "last",
-    )
+    again, _ = mitigated(tmp_path, run, *SAME)
     (part,) = again["run"]["datasets"]
     assert part["run_key"] == key and len(journal.read_bytes().splitlines()) == len(lines)
     assert part["tables"] == document["run"]["datasets"][0]["tables"]
@@ -169,6 +178,14 @@ def test_bad_input_is_refused_in_one_line(single, home, arguments, code, message
     assert found == code and message in err and "Traceback" not in err
 
 
+def test_where_one_form_is_refused_none_is_written(single, home, tmp_path):
+    where = ("-o", home / "r", "--cache-dir", home / "c", "--to", tmp_path / "out")
+    how = ("--export", "zero-1@1", "--as", "weights,gguf")
+    code, _, err = biasscope("mitigate", "--from", single[0], *QUICK, *SAME, *how, *where, ok=False)
+    assert code == 4 and "--as gguf holds a vector that is added, and zero-1@1 does more" in err
+    assert not list((tmp_path / "out").iterdir())
+
+
 def test_a_folder_that_holds_something_is_left_alone(single, home, tmp_path):
     (tmp_path / "mine.txt").write_text("x", encoding="utf-8")
     where = ("-o", home / "r", "--cache-dir", home / "c", "--to", tmp_path, "--export", "mean-1@1")
@@ -191,6 +208,40 @@ def test_prompts_without_a_covariate_are_judged_by_their_mean_and_in_their_own_w
     assert code == 2 and "fitted to a number of each group, and mine has none" in err
 
 
+def test_a_file_may_be_called_text_and_its_covariate_be_yes_or_no(tmp_path):
+    """Most groups have a 1: no group is above the median, and the mean parts them."""
+    words = ["nurse", "engineer", "baker", "clerk", "teacher", "doctor", "lawyer", "painter"]
+    words += ["plumber", "farmer", "chef", "pilot", "judge", "tailor", "guard", "writer"]
+    rows = [
+        row(prompt=f"The {w} said that", a="he", b="she", group=w, covariate=int(i % 3 != 1))
+        for i, w in enumerate(words)
+    ]
+    run = ranked(tmp_path, "planted:single", "-d", write(tmp_path / "text.csv", as_csv(rows)))
+    kinds = ("--kind", "mean,steer", "--sizes", 1, "--layers", 3, "--at", "last")
+    document, folder = mitigated(tmp_path, run, *kinds)
+    effects = pl.read_parquet(folder / "effects.parquet")
+    steered = effects.filter(position="steer-L3@1", metric="target")
+    assert steered["value"].is_finite().all() and steered["effect"].abs().max() > 0.01
+    sizes = {r["subset"]: r["n"] for r in document["summary"] if r["statistic"] == "value"}
+    assert sizes == {"judged": 8, "choosing": 8}
+
+
+@pytest.mark.parametrize(
+    ("name", "message"),
+    [("winogender.csv", "is the run's own data, or called so"), ("definitional", "gender is a fact there")],
+)
+def test_data_to_judge_on_too_are_other_data_of_a_stereotype(tmp_path, name, message):
+    rows = [row(prompt="The nurse said that", a="he", b="she", group=f"g{i}") for i in range(8)]
+    for folder in "ab":
+        (tmp_path / folder).mkdir()
+    own, other = (write(tmp_path / f / "winogender.csv", as_csv(rows)) for f in ("a", "b"))
+    run = ranked(tmp_path, "planted:single", "-d", own)
+    where = ("-o", tmp_path / "r", "--cache-dir", tmp_path / "c")
+    transfer = ("--transfer", other if name.endswith("csv") else name)
+    code, _, err = biasscope("mitigate", "--from", run, *transfer, *where, ok=False)
+    assert code == 2 and message in err
+
+
 def test_the_api_makes_and_writes_an_edit_as_the_command_does(single, home, tmp_path):
     run = bs.mitigate(
         bs.load(single[0], home / "r", home / "c"),
@@ -202,6 +253,7 @@ def test_the_api_makes_and_writes_an_edit_as_the_command_does(single, home, tmp_
         random=2,
         transfer="none",
         tokens=100,
+        audit=1,
     )
     assert run.folder == single[2] and run.table("edits").height > 20
     files = bs.export(run, "steer-L3@1", tmp_path / "out", ["vector", "gguf"])

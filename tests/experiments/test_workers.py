@@ -28,6 +28,10 @@ from ray.cluster_utils import Cluster  # noqa: E402
 from biasscope.engine.experiments.parallel import workers  # noqa: E402
 
 STORE = {"object_store_memory": 100 * 2**20}
+FIVE_TIMES = pytest.mark.parametrize(
+    "again", [0, *(pytest.param(n, marks=pytest.mark.torture) for n in range(1, 5))]
+)
+"""Once in the default suite, five times under torture."""
 DEADLINE = 120.0
 
 
@@ -109,7 +113,10 @@ def test_workers_give_the_bytes_of_one_process(run: str, engine: Kept, tmp_path:
     assert tables(tmp_path / "one") == tables(tmp_path / "many") != {}
 
 
-def test_no_fault_of_a_worker_loses_a_unit_and_what_cannot_be_had_is_named(engine: Kept, tmp_path: Path):
+@FIVE_TIMES
+def test_no_fault_of_a_worker_loses_a_unit_and_what_cannot_be_had_is_named(
+    again: int, engine: Kept, tmp_path: Path
+):
     ablate.ablate(settings(tmp_path / "one"))
     units = [line for line in stored(tmp_path / "one") if line.startswith("mean-")]
     faulty.plan(dies=units[0], hangs=units[1], raises=units[2], poison=units[3])
@@ -130,7 +137,8 @@ def stored(folder: Path) -> list[str]:
     return list(journal.Journal.read(run).units)
 
 
-def test_a_dead_node_and_then_a_dead_coordinator_lose_nothing(tmp_path: Path):
+@FIVE_TIMES
+def test_a_dead_node_and_then_a_dead_coordinator_lose_nothing(again: int, tmp_path: Path):
     many = tmp_path / "many"
     options = ["--model", "planted:single", "--dataset", "occupations", "--limit", 96, "--engine", "ray"]
     options += ["--cache-dir", many / "cache", "--output-dir", many / "results", "--workers", 3]

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from biasscope.engine.data import datasets
-from biasscope.engine.model import forward, planted, tokens, twins, weights
+from biasscope.engine.model import exactness, planted, tokens, twins, weights
 from biasscope.engine.model.loading import boot
 
 
@@ -19,7 +19,7 @@ def lab(tmp_path_factory):
         folder = tmp_path_factory.mktemp(f"{kind}{seed}")
         for part in planted.build(kind, planted.words(), seed=seed):
             part.save_pretrained(folder)
-        lm = forward.check_packing(boot(weights.Weights(kind, folder, None, "0" * 64), device="cpu"))
+        lm = exactness.check_packing(boot(weights.Weights(kind, folder, None, "0" * 64), device="cpu"))
         data = datasets.load("occupations", folder, limit=120)
         kept, _ = twins.fit(lm, data, 0)
         examples = [e for e in data.examples if e.id in kept]

@@ -218,3 +218,24 @@ def test_edit_takes_another_key_names_itself_and_gives_the_edited_model_s_number
 def test_a_command_that_measures_no_model_takes_no_edit(tmp_path):
     code, _, err = biasscope("pairs", "--edit", tmp_path / "x", ok=False)
     assert code == 2 and "No such option" in err
+
+
+@pytest.mark.usefixtures("few_draws")
+def test_a_circuit_is_of_the_edited_model_and_refuses_a_file_that_holds_another_edit_by_now(tmp_path):
+    places = ["--cache-dir", tmp_path / "c", "-o", tmp_path / "r"]
+    data = ["-m", "planted:single", "-d", "occupations", "--limit", 120]
+    digest = json.loads(biasscope("baseline", *data, *places, "--json")[1])["run"]["model"]["digest"]
+    file = tmp_path / "edit.safetensors"
+
+    def put(scale: float) -> None:
+        edit = Edit({GONE: Affine(scale)}, f"zero-1@{1 - scale:g}", "zero", 1 - scale)
+        recipe.write(recipe.of(edit, {**MODEL, "digest": digest}), file)
+
+    put(0.5)
+    ranked = json.loads(biasscope("ablate", *data, *places, "--edit", file, "--json")[1])["run"]
+    run = ["circuit", "--from", ranked["datasets"][0]["run_key"][:8], *places, "--sizes", 1]
+    _, out, _ = biasscope(*run, "--format", "table")
+    assert "edited by zero-1@0.5 (" in out
+    put(0.0)
+    code, _, err = biasscope(*run, ok=False)
+    assert code == 4 and "holds the edit zero-1@1" in err and "was measured with zero-1@0.5" in err

@@ -7,6 +7,7 @@ import polars as pl
 import pytest
 import torch
 
+from biasscope.engine.errors import DataError
 from biasscope.engine.measure import baseline, edits, exact, sources
 from biasscope.engine.model import forward, tokens
 from biasscope.engine.types import Edit, Site
@@ -87,6 +88,14 @@ def test_a_projected_head_no_longer_writes_towards_one_of_two_words(tiny, family
     out = lm.bridge.blocks[1].attn.W_O[1].detach()
     before, after = ((t @ out).double() @ towards for t in (z, affine(z)))
     assert after.abs().max() < 1e-4 * before.abs().max()
+
+
+def test_words_of_several_tokens_part_where_they_first_differ(tiny):
+    lm = tiny("llama")
+    plain, longer = (edits.contrast(lm, f" he{end}", f" she{end}") for end in ("", " is kind"))
+    assert torch.equal(plain, longer) and plain.norm() > 0
+    with pytest.raises(DataError, match="' he' and ' he is' are the same as far as both go"):
+        edits.contrast(lm, " he", " he is")
 
 
 def texts(n=60, d=12, seed=4):

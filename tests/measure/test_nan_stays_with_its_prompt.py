@@ -11,7 +11,7 @@ from typer.testing import CliRunner
 from biasscope import cli
 from biasscope.engine.errors import DataError
 from biasscope.engine.measure import activations, attribution, baseline, circuits, directions, exact, sources
-from biasscope.engine.model import forward, tokens, weights
+from biasscope.engine.model import exactness, forward, tokens, weights
 from biasscope.engine.model.loading import LM, boot
 from biasscope.engine.types import Site
 from tests.support.examples import example
@@ -49,7 +49,7 @@ def sick(tiny_gpt2: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def booted(folder: Path, dtype: str = "float32") -> LM:
     """The model of a folder, checked."""
-    return forward.check_packing(
+    return exactness.check_packing(
         boot(weights.Weights("sick", folder, None, "0" * 64), device="cpu", dtype=dtype)
     )
 

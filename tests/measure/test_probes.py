@@ -16,7 +16,7 @@ from sklearn.preprocessing import StandardScaler
 from biasscope.engine.data import datasets
 from biasscope.engine.errors import DataError
 from biasscope.engine.measure import directions, exact, linear, probes, sources
-from biasscope.engine.model import forward, planted, tokens, weights
+from biasscope.engine.model import exactness, planted, tokens, weights
 from biasscope.engine.model.loading import boot
 from biasscope.engine.statistics import probes as probe_statistics
 from biasscope.engine.types import Dataset, Example, Site, Split
@@ -271,7 +271,7 @@ def test_removing_the_planted_direction_takes_away_exactly_the_planted_slope(tmp
     model, tokenizer = planted.build("single")
     model.save_pretrained(tmp_path)
     tokenizer.save_pretrained(tmp_path)
-    lm = forward.check_packing(boot(weights.Weights("single", tmp_path, None, "0" * 64), device="cpu"))
+    lm = exactness.check_packing(boot(weights.Weights("single", tmp_path, None, "0" * 64), device="cpu"))
     data = datasets.load("occupations", tmp_path, limit=60)
     forest = tokens.forest(lm, data.examples)
     first = planted.SITES["first"]

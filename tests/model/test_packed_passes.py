@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from biasscope.engine.errors import DataError
-from biasscope.engine.model import forward, tokens, weights
+from biasscope.engine.model import exactness, forward, tokens, weights
 from biasscope.engine.model.loading import boot
 from biasscope.engine.types import Site
 from tests.support import slow
@@ -37,7 +37,7 @@ def test_a_resumed_pass_equals_the_full_pass(family, tiny, examples):
 @pytest.mark.parametrize("family", ["bloom", "mamba"])
 def test_a_family_that_cannot_be_measured_is_refused_by_name(family, tmp_path):
     with pytest.raises(DataError, match="cannot be measured|cannot boot|no attention heads"):
-        forward.check_packing(
+        exactness.check_packing(
             boot(weights.Weights(family, save_tiny(family, tmp_path), None, "0" * 64), device="cpu")
         )
 

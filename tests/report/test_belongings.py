@@ -8,7 +8,8 @@ import polars as pl
 import pytest
 
 import biasscope as bs
-from biasscope.engine.errors import UsageError
+from biasscope import api
+from biasscope.engine.errors import BiasScopeError, UsageError
 from biasscope.report.drawing import chromium
 from biasscope.report.page import card, gather, glossary
 from tests.support.cli import biasscope
@@ -105,16 +106,43 @@ def test_hostile_names_stay_text_in_the_card(results: Path):
     assert "<script" not in text.split("\n---\n\n", 1)[1]
 
 
+def test_nothing_is_called_bias_or_stereotype_where_the_users_file_does_not(tmp_path: Path):
+    mine = tmp_path / "mine.csv"
+    names = ("cook", "nurse", "plumber", "clerk", "pilot", "baker")
+    mine.write_text("prompt,a,b,group\n" + "".join(f"The {n} said that,she,he,{n}\n" for n in names))
+    where = ("--model", "planted:single", "-o", tmp_path, "--cache-dir", tmp_path / "c", "-q")
+    biasscope("baseline", "--dataset", mine, *where)
+    biasscope("report", "--card", "-o", tmp_path, "-q")
+    text, page = ((tmp_path / name).read_text() for name in ("report_card.md", "report.md"))
+    head, body = text.split("\n---\n\n")
+    assert "stereotypes" not in head and "model's preferences" in body and "from 1 run," in body
+    assert page.startswith("# What a model prefers: planted-single on mine\n")
+    assert "from 1 run, the newest" in page and "stereotype" not in page.partition("## What this does not")[0]
+
+
 # Print
 
 
+@pytest.mark.usefixtures("browser_program")
 def test_the_print_is_a_pdf_of_several_pages_with_an_outline(results: Path):
-    if chromium.found() is None:
-        pytest.skip("no Chromium found; install one, or name it in BIASSCOPE_BROWSER")
     out = json.loads(biasscope("report", "--pdf", "-o", results, "--json")[1])
     content = (results / "report.pdf").read_bytes()
     assert out["files"][-1].endswith("report.pdf") and content.startswith(b"%PDF")
     assert len(re.findall(rb"/Type /Page\b", content)) > 2 and b"/Outlines" in content
+
+
+@pytest.mark.usefixtures("browser_program")
+def test_a_notebook_prints_too(results: Path, tmp_path: Path):
+    page = api.report(out=tmp_path / "page.html", output_dir=results, pdf=True)
+    assert page.with_suffix(".pdf").read_bytes().startswith(b"%PDF")
+
+
+def test_a_browser_that_does_not_answer_is_ended_and_leaves_nothing(monkeypatch, tmp_path: Path):
+    monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
+    browser = chromium.Chromium("/bin/true")
+    with pytest.raises(BiasScopeError, match="print the page by hand"), browser:
+        pass
+    assert not list(tmp_path.iterdir())
 
 
 def test_without_a_browser_a_print_says_what_to_install_and_writes_nothing(

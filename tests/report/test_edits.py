@@ -66,10 +66,18 @@ NOTHING = "No smaller slope is shown than random edits of this cost give."
             [SHOWN, "It takes more of factual gender (0.10 [0.00, 0.15] left) than of the stereotype."],
         ),
         (
+            judged(row("left", 0.5, 0.9, 1.01, "facts")),
+            [SHOWN, "Whether it takes factual gender too is not shown (0.90 [0.50, 1.01] left)."],
+        ),
+        (
             judged(row("mean", -0.5, -0.3, -0.1)),
             [SHOWN, MORE, "It also moves the base rate of “he” by −0.300 [−0.500, −0.100] nats."],
         ),
         (judged(row("left", 0.7, 0.9, 1.1, "transfer")), [SHOWN, MORE, "On occupations nothing is shown."]),
+        (
+            judged(row("left", 1.1, 1.2, 1.3, "transfer")),
+            [SHOWN, MORE, "On occupations it leaves more than there was (1.20 [1.10, 1.30])."],
+        ),
         (
             judged(row("left", 0.05, 0.1, 0.15, "choosing")),
             [SHOWN, MORE, FITTED],
@@ -86,6 +94,10 @@ NOTHING = "No smaller slope is shown than random edits of this cost give."
         (
             judged(row("left", None, None, None)),
             ["Not testable: the interval of the clean slope holds 0."],
+        ),
+        (
+            judged(row("left", None, 1.0, None)),
+            ["Not testable: what is left has no interval: the edit does the same to all groups, or nothing."],
         ),
         (
             judged(row("left", None, None, None), row("slope", None, -0.3, None, clusters=4)),

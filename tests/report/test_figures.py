@@ -14,7 +14,7 @@ from matplotlib.figure import Figure
 from matplotlib.text import Text
 
 from biasscope.engine.schemas import SUMMARY
-from biasscope.report.drawing import canvas, figures
+from biasscope.report.drawing import canvas, figures, points
 
 SIZES = [(12, 12), (36, 20), (48, 25)]
 LONG = (
@@ -129,17 +129,17 @@ def every(layers: int, heads: int) -> dict[str, object]:
         ),
         "bars": figures.bars(sites(layers, None, 1e-4), title=LONG, unit="nats/SD"),
         "positions": figures.positions(positions(layers), title=LONG, shown="recovered", unit="nats/SD"),
-        "against_exact": figures.against_exact(pairs, title=LONG, unit="nats/SD"),
+        "against_exact": points.against_exact(pairs, title=LONG, unit="nats/SD"),
         "probes": figures.probes(probe_rows(layers), title=LONG),
         "faithfulness": figures.faithfulness(set_rows(), title=LONG),
         "graph": figures.graph(graph(layers), title=LONG),
-        "scatter": figures.scatter(
+        "scatter": points.scatter(
             people(60), title=LONG, axes=("a covariate with a name, %", "target, nats: towards “he”")
         ),
-        "dots": figures.dots(
+        "dots": points.dots(
             means(60), title=LONG, axis="target, nats: towards the gender that the noun has", overall=0.3
         ),
-        "overview": figures.overview(names, title=LONG, unit="nats/SD"),
+        "overview": points.overview(names, title=LONG, unit="nats/SD"),
         "agreement": figures.agreement(letters, shared, top=10, title=LONG),
     }
 

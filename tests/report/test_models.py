@@ -6,7 +6,7 @@ from pathlib import Path
 import polars as pl
 import pytest
 
-from biasscope.engine.schemas import DIFFERENCES
+from biasscope.engine.schemas import DIFFERENCES, SUMMARY
 from biasscope.engine.statistics.paired import Matched
 from biasscope.report.page import gather, models, pairing
 from tests.support import stored
@@ -19,11 +19,14 @@ def pair(data: str = "winogender", **columns: object) -> pairing.Pair:
     row |= {"ci_low": -0.4, "ci_high": -0.2, "p": 0.00005, "p_family": 0.00005, **columns}
     frame = pl.DataFrame([row], DIFFERENCES)
     runs = []
-    for name in ("before", "after"):
+    for name, side in (("before", "first"), ("after", "second")):
+        at = row[f"{side}_estimate"]
+        own = {**row, "estimate": at, "ci_low": at - 0.15, "ci_high": at + 0.15}
+        summary = pl.DataFrame([{key: own.get(key) for key in SUMMARY}], SUMMARY)
         record = stored.record(Path("results") / name).model_copy(
             update={"datasets": [stored.part(data, bias="" if data == "definitional" else "a stereotype")]}
         )
-        runs.append(gather.ReportRun(Path("results") / name, record, frame, None, label=name))
+        runs.append(gather.ReportRun(Path("results") / name, record, summary, None, label=name))
     return pairing.Pair(*runs, "baseline", Matched(240, 0, 0, 60, 0, 0), frame)
 
 
@@ -37,8 +40,16 @@ CASES = {
         "? No, it is the other way",
     ),
     "reversed": (
-        {"second_estimate": -0.1, "estimate": -0.7, "ci_low": -0.9},
+        {"second_estimate": -0.2, "estimate": -0.8, "ci_low": -0.9},
         "? No: it leans the other way now.",
+    ),
+    "against_less": (
+        {"first_estimate": -0.6, "second_estimate": -0.3, "estimate": 0.3, "ci_low": 0.2, "ci_high": 0.4},
+        "? No: what leaned against the stereotype does so less.",
+    ),
+    "against_more": (
+        {"first_estimate": -0.3, "second_estimate": -0.6},
+        "? It leans against the stereotype more.",
     ),
     "open": ({"ci_high": 0.01}, "? Not shown: the interval of the difference holds 0."),
     "same": (
@@ -53,7 +64,7 @@ CASES = {
 def test_each_case_has_its_sentence_and_the_numbers_it_is_made_of(name):
     columns, words = CASES[name]
     made = pair(**columns)
-    assert models.case(made.headline) == name
+    assert models.case(made) == name
     assert words in models.sentence(made)
     if name in ("weaker", "stronger", "open"):
         assert "nats/SD, p < 1e−4, over 240 examples in 60 groups" in models.sentence(made)
@@ -61,6 +72,27 @@ def test_each_case_has_its_sentence_and_the_numbers_it_is_made_of(name):
             "each standard deviation more of the share of men multiplies the odds of “he”"
             in models.sentence(made)
         )
+
+
+@pytest.mark.parametrize(
+    ("first", "second", "case"),
+    [
+        (0.6, -0.01, "weaker"),
+        (-0.01, 0.6, "stronger"),
+        (-0.6, 0.01, "against_less"),
+        (0.01, -0.6, "against_more"),
+    ],
+)
+def test_an_estimate_whose_own_interval_holds_0_leans_nowhere(first, second, case):
+    change = second - first
+    made = pair(first_estimate=first, second_estimate=second, estimate=change,
+                ci_low=change - 0.1, ci_high=change + 0.1)  # fmt: skip
+    assert models.case(made) == case
+
+
+def test_odds_beyond_all_measure_are_said_to_be_more_or_less():
+    made = pair(first_estimate=-800.0, second_estimate=900.0, estimate=1700.0, ci_low=1600.0, ci_high=1800.0)
+    assert "“he” by more than 1000 instead of less than 0.01." in models.sentence(made)
 
 
 def test_odds_are_those_of_both_slopes():
@@ -76,7 +108,7 @@ def test_of_a_mean_and_of_ss_the_neutral_value_is_that_of_the_statistic():
         "second_estimate": 45.0,
     }
     made = pair("stereoset_race", **ss, estimate=-15.0, ci_low=-20.0, ci_high=-10.0)
-    assert models.case(made.headline) == "reversed"
+    assert models.case(made) == "reversed"
     assert "SS (50: neither side preferred) is 45.0 instead of 60.0" in models.sentence(made)
 
 

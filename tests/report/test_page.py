@@ -16,7 +16,6 @@ from biasscope.engine.statistics import summary
 from biasscope.engine.store import runs
 from biasscope.report import words
 from biasscope.report.page import first_screen, gather
-from tests.support import browser
 from tests.support.cli import biasscope
 
 pytestmark = pytest.mark.usefixtures("few_draws")
@@ -355,16 +354,6 @@ def test_a_report_loads_no_torch(results: Path, tmp_path: Path):
 # In a real browser
 
 
-@pytest.fixture(scope="module")
-def chromium():
-    """A headless browser."""
-    program = browser.found()
-    if program is None:
-        pytest.skip("no Chromium found; install one, or name it in BIASSCOPE_BROWSER")
-    with browser.Browser(program) as opened:
-        yield opened
-
-
 SEEN = (
     "[...document.querySelectorAll('h1,.verdict p,.verdict dt,.verdict dd,.verdict figure')].filter(e => "
     "e.getBoundingClientRect().bottom <= LIMIT)"
@@ -423,6 +412,32 @@ def test_a_model_without_some_of_its_heads_is_never_called_clean(tmp_path):
     biasscope("report", "-o", tmp_path / "r", "--cache-dir", tmp_path / "c", "-q")
     page = (tmp_path / "r" / "report.md").read_text(encoding="utf-8")
     assert page.count("with 1.2 ablated") >= 4  # the sentences and the tables of both
+
+
+def test_maps_of_an_edited_model_say_nothing_of_the_clean_one(tmp_path):
+    where = [*WHAT, "-o", tmp_path / "r", "--cache-dir", tmp_path / "c"]
+    biasscope("baseline", *where)
+    biasscope("ablate", "--given", "1.2", "--layers", "1", *where)
+    (part,) = gather.gather(tmp_path / "r", [], None).parts
+    assert part.first is None and [m.given for m in part.shown] == [", with 1.2 ablated"]
+    assert words.where(part) == "Not measured of the clean model."
+    biasscope("ablate", "--layers", "1", *where)
+    (part,) = gather.gather(tmp_path / "r", [], None).parts
+    assert words.where(part).startswith("1 of 4 heads changes this when replaced: L1H2 (mean ablation, exact")
+    assert "ablated" not in words.where(part)
+
+
+def test_commands_on_the_page_name_the_users_file(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    names = ("cook", "nurse", "plumber", "clerk", "pilot", "baker")
+    Path("mine.csv").write_text(
+        "prompt,a,b,group\n" + "".join(f"The {n} said that,she,he,{n}\n" for n in names)
+    )
+    model = ("--model", "planted:single", "--cache-dir", tmp_path / "c", "-q")
+    biasscope("baseline", "--dataset", "mine.csv", *model)
+    (part,) = gather.gather(Path("results"), [], None).parts
+    asked = "biasscope probe --model planted:single --dataset mine.csv"
+    assert part.data.name == "mine" and words.command("probe", part) == asked
 
 
 def test_predictions_of_others_cannot_be_edited(tmp_path):

@@ -15,7 +15,6 @@ import pytest
 from biasscope.engine.store import runs
 from biasscope.report import tables
 from biasscope.report.page import gather, views
-from tests.support import browser
 from tests.support.cli import biasscope
 
 pytestmark = pytest.mark.usefixtures("few_draws")
@@ -36,16 +35,6 @@ def results(tmp_path_factory: pytest.TempPathFactory) -> Path:
     biasscope("patch", "--method", "exact", "--components", "z,mlp_out", *where)
     biasscope("report", "-o", folder, "-q")
     return folder
-
-
-@pytest.fixture(scope="module")
-def chromium():
-    """A headless browser."""
-    program = browser.found()
-    if program is None:
-        pytest.skip("no Chromium found; install one, or name it in BIASSCOPE_BROWSER")
-    with browser.Browser(program) as opened:
-        yield opened
 
 
 @pytest.fixture

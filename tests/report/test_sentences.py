@@ -10,8 +10,9 @@ import pytest
 
 from biasscope.engine.schemas import RELIABILITY, SUMMARY
 from biasscope.engine.statistics import comparison
+from biasscope.engine.statistics.circuits import subset
 from biasscope.engine.store.runs import RunRecord
-from biasscope.report import probes, reliability, sites, tables, words
+from biasscope.report import circuits, probes, reliability, sites, tables, words
 from biasscope.report.comparison import show_tables
 from biasscope.report.drawing import columns, terminal
 from biasscope.report.page import blocks, first_screen, gather
@@ -315,6 +316,43 @@ def test_report_table_and_bars_have_one_verdict_on_a_probe(low: float | None, ve
     terminal.probes(run.summary, bars)
     assert ("*" in table.sections[0][0][1]) == (verdict is True) == ("0.500*" in bars.getvalue())
     assert any("a fifth of the groups is held out" in note for note in table.notes)
+
+
+def test_a_probe_whose_best_row_is_unsure_does_not_hide_another_that_is_readable():
+    best, sure = probe(0.7).summary, probe(0.8, 0.9).summary.with_columns(layer=pl.lit(5, pl.Int64))
+    run = found("probe", pl.concat([best, sure.cast(dict(best.schema))]), "k", split="holdout")
+    said = probes.sentence(run)
+    assert "row 2" in said and "nothing is shown" not in said and said.endswith("rows above theirs: 5.")
+
+
+# Sets of sites
+
+
+def kept(ends: dict[int, tuple[float | None, float]]) -> ReportRun:
+    """A circuit of these sizes: the lower end of f, and the upper end of random sets."""
+    same = {"method": "keep", "statistic": "faithfulness", "unit": "f", "p_family": None}
+    top = [
+        same | {"subset": subset("top", k), "ci_low": low, "ci_high": None if low is None else 1.0}
+        for k, (low, _) in ends.items()
+    ]
+    random = [
+        same | {"subset": subset("random", k), "ci_low": -0.1, "ci_high": high}
+        for k, (_, high) in ends.items()
+    ]
+    return found("circuit", rows(*top, *random), "k")
+
+
+@pytest.mark.parametrize(
+    ("ends", "said"),
+    [
+        ({1: (0.1, 0.2), 3: (0.5, 0.2), 5: (0.6, 0.3)}, "more than random sets from 3 sites on"),
+        ({1: (0.5, 0.2), 3: (0.1, 0.2), 5: (0.6, 0.3)}, "more than random sets at 1, 5 sites"),
+        ({1: (0.1, 0.2), 3: (0.1, 0.3)}, "no size is shown to keep more than random sets"),
+        ({1: (None, 0.2), 3: (None, 0.3)}, "without intervals they are not compared with random sets"),
+    ],
+)
+def test_sets_beat_random_ones_at_the_sizes_at_which_their_interval_is_above(ends: dict, said: str):
+    assert f"; {said}." in circuits.sentence(kept(ends))
 
 
 # Tables

@@ -7,6 +7,7 @@ import pytest
 
 from biasscope.engine.schemas import PROMPTS
 from biasscope.engine.statistics import groups
+from biasscope.engine.store.runs import EDITED, RunRecord
 from biasscope.report.page import odds, quotes, verdict
 from biasscope.report.page.verdict import Case, Verdict
 from tests.support import stored
@@ -186,10 +187,24 @@ def test_a_p_above_the_level_is_no_finding_even_where_the_interval_leaves_out_0(
     assert verdict.case(ROW | FOUND | {"p_family": None, "p": 1e-5}) is Case.FOUND  # records of old
 
 
-def test_a_model_with_something_ablated_is_named_so():
-    edited = Verdict(ROW | FOUND, stored.part("winogender", **MEN), given="5.3")
-    assert edited.title == "The model with 5.3 ablated repeats the occupational stereotype."
-    assert "with each standard deviation more in the share of men" in edited.strength.lower()
+@pytest.mark.parametrize(
+    ("params", "said"),
+    [
+        ({}, "This model"),
+        ({"given": "5.3", "edit": None}, "The model with 5.3 ablated"),
+        ({EDITED: "mean of L5H3 (1a2b)", "edit": "e.safetensors"}, "The model edited by mean of L5H3 (1a2b)"),
+        ({EDITED: "an edit", "given": "5.3"}, "The model edited by an edit with 5.3 ablated"),
+    ],
+)
+def test_a_model_in_which_something_was_replaced_is_never_this_model(params: dict, said: str):
+    subject = RunRecord.model_construct(params=params).subject
+    edited = Verdict(ROW | FOUND, stored.part("winogender", **MEN), subject=subject)
+    assert edited.title == f"{said} repeats the occupational stereotype."
+
+
+def test_a_step_of_an_unknown_covariate_is_one_standard_deviation():
+    alone = Verdict(ROW | FOUND, stored.part("winogender", **MEN))
+    assert "with each standard deviation more in the share of men" in alone.strength.lower()
 
 
 def test_quoted_texts_are_of_the_groups_named_first_and_show_the_gap():

@@ -1,12 +1,15 @@
 """Tens of thousands of edges get the numbers that few sites get, from sums over groups."""
 
+from dataclasses import replace
+
 import numpy as np
 import polars as pl
 import pytest
 
 from biasscope.engine.statistics import edges
-from biasscope.engine.statistics.cells import Family
+from biasscope.engine.statistics.cells import Family, Measured, clusters, covariate
 from biasscope.engine.statistics.inference import estimates, resampling
+from biasscope.engine.statistics.summary import statistics
 from biasscope.engine.types import Design
 from tests.support import draws
 
@@ -44,6 +47,26 @@ def test_the_columns_are_those_of_few_sites(graded):
     for name in ("p", "p_family", "q"):
         assert found[name] == pytest.approx(wanted[name], abs=0.01), name
     assert found["p_family"][1 if graded else 0] < 0.05
+
+
+@pytest.mark.parametrize("graded", [True, False])
+def test_who_carries_a_finding_is_the_group_that_carries_it_among_few_sites(graded):
+    """The first groups have no covariate; without one, two groups are a cluster."""
+    rng, x = np.random.default_rng(2), np.arange(K, dtype=float)
+    x[:5] = np.nan
+    effect = 1.1 * np.nan_to_num(x - 14) / 5 if graded else np.full(K, 1.1)
+    values = rng.normal(size=(K, 40)) + effect[:, None]
+    design = Design({g: v for g, v in zip(GROUPS, x, strict=True) if v >= 0} if graded else None, seed=3)
+    pairs = {} if graded else {g: GROUPS[i ^ 1] for i, g in enumerate(GROUPS)}
+    sums, own = edges.Sums(GROUPS, np.ones(K), values), replace(design, partners=pairs)
+    every = np.ones(40, bool)
+    few = Measured(pl.DataFrame({"head": range(40)}), GROUPS, sums.cells(), [Family(every, every)],
+                   covariate(GROUPS, own), clusters(GROUPS, pairs))  # fmt: skip
+    with draws.few():
+        _, found, _ = edges.judged(sums, own, 40)
+        _, wanted = next(statistics("target", few, 3))
+    known = np.isfinite(wanted["carried_by"]) & np.isfinite(found["carried_by"])
+    assert known.sum() > 2 and (found["carried_by"][known] == wanted["carried_by"][known]).all()
 
 
 def test_only_the_strongest_and_what_passes_have_an_interval():

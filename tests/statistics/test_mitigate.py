@@ -1,5 +1,7 @@
 """What an edit leaves and how it ranks among random ones, on numbers worked by hand."""
 
+from dataclasses import replace
+
 import numpy as np
 import polars as pl
 import pytest
@@ -157,3 +159,25 @@ def test_the_loss_on_text_is_per_token_and_its_interval_over_paragraphs():
     assert row["estimate"] == pytest.approx(sum(n * (n + 1) for n in range(8)) / 10 / 36)
     assert (row["n"], row["clusters"], row["unit"]) == (36, 8, "nats per token")
     assert summary.filter(statistic="nll_clean")["estimate"].to_list() == [3.0]
+
+
+def test_a_head_of_an_edited_model_is_tested_beside_those_that_were_only_estimated():
+    rng = np.random.default_rng(1)
+    own = [edit("mean-1@1")]
+
+    def head(number: int, slope: float) -> pl.DataFrame:
+        made = rows("mean-1@1", 1.0).filter(pl.col("group").is_in(GROUPS[:12]))
+        effect = slope * np.array([X[g] for g in made["group"]]) + rng.normal(size=made.height)
+        site = {"component": pl.lit("z"), "layer": pl.lit(1, pl.Int32), "head": pl.lit(number, pl.Int32)}
+        return made.with_columns(effect=effect, **site)
+
+    base = study(rows("mean-1@1", 0.4), edits=own)
+    near, far = head(0, 0.3), pl.concat(head(i, 0.0) for i in range(1, 30))
+    alone, beside = (
+        mitigate.summarise(replace(base, audit=near, estimates=other)).filter(subset="audit")
+        for other in (far.clear(), far)
+    )
+    (row,), (same,) = beside.to_dicts(), alone.to_dicts()
+    assert (row["position"], row["layer"], row["head"], row["method"]) == ("mean-1@1", 1, 0, "mean")
+    assert row["estimate"] == pytest.approx(same["estimate"]) and row["clusters"] == 12
+    assert same["p_family"] == same["p"] and row["p_family"] > 3 * row["p"]

@@ -6,10 +6,11 @@ import pytest
 
 from biasscope.engine.errors import DataError
 from biasscope.engine.schemas import EFFECTS, SCORES, SUMMARY, TRIPLES
-from biasscope.engine.statistics import paired, paired_scores
+from biasscope.engine.statistics import baseline, paired, paired_scores
+from biasscope.engine.statistics.cells import covariates
 from biasscope.engine.statistics.inference import resampling
 from biasscope.engine.statistics.paired_scores import Clean
-from biasscope.engine.types import Design
+from biasscope.engine.types import Covariate, Dataset, Design, Example
 
 K, EACH = 30, 4
 
@@ -105,6 +106,33 @@ def test_ss_of_two_runs_by_hand():
     assert (ss["first_estimate"], ss["second_estimate"]) == pytest.approx((50, 350 / 6))
     assert ss["estimate"] == pytest.approx(50 / 6) and icat["estimate"] == pytest.approx(-2 * 50 / 6)
     assert (lms["estimate"], lms["p"]) == (0, 1.0)
+
+
+def test_slopes_fitted_together_differ_by_the_fit_of_the_changes_and_only_over_the_same_examples():
+    shares = {"nurse": 10.0, "baker": 40.0, "cook": 50.0, "guard": 80.0}
+    pairs = [(a, b) for a in shares for b in shares if a != b]
+    examples = [
+        Example(f"{a}.{b}", "d", "gender", b, f"The {a} told the {b} that", " he", " she", meta={"other": a})
+        for a, b in pairs
+    ]
+    covariate = Covariate("share of men", "%", shares)
+    data = Dataset("d", tuple(examples), "", len(pairs), covariates=(covariate,), rule="roles")
+    rng = np.random.default_rng(6)
+
+    def run(values: np.ndarray) -> Clean:
+        rows = [(e.id, e.group, "d", "target", float(v)) for e, v in zip(examples, values, strict=True)]
+        scores = pl.DataFrame(rows, SCORES, orient="row")
+        table = baseline.baseline(scores, data, model="m", design=Design(shares))
+        return Clean(scores, TRIPLES.to_frame(), baseline.subsets(data), covariates(data), table)
+
+    first, second = rng.normal(size=(2, len(pairs)))
+    found = paired_scores.differences(run(first), run(second))
+    wanted = run(second - first).summary
+    for name in ("slope_first", "slope_second"):
+        assert row(found, name)["estimate"] == pytest.approx(row(wanted, name)["estimate"])
+        assert row(found, name)["first_estimate"] == row(run(first).summary, name)["estimate"]
+    second[0] = np.nan
+    assert "slope_first" not in paired_scores.differences(run(first), run(second))["statistic"]
 
 
 def effects(change: np.ndarray, x: np.ndarray) -> tuple[pl.LazyFrame, pl.LazyFrame, Design]:

@@ -4,95 +4,33 @@ width.
 
 import base64
 import json
-import os
-import shutil
-import subprocess
-import sys
-import tempfile
 from pathlib import Path
 from typing import Any
 
-from biasscope.report.drawing.chromium import found
+from biasscope.report.drawing.chromium import Chromium, found
 
 __all__ = ("Browser", "found")
 
 
-class Browser:
+class Browser(Chromium):
     """One page at a time, its own scripts on or off; expressions of the test are answered in both."""
 
     def __init__(self, program: str) -> None:
-        self.folder = tempfile.mkdtemp()
-        (read, self.out), (self.into, write) = os.pipe(), os.pipe()
-        flags = [
-            "--headless",
-            "--remote-debugging-pipe",
-            "--no-sandbox",
-            "--disable-gpu",
-            "--hide-scrollbars",
-            f"--user-data-dir={self.folder}",
-        ]
-
-        place = (
-            "import os, sys; held = [os.dup(int(n)) for n in sys.argv[1:3] + sys.argv[1:3]][2:]; "
-            "os.dup2(held[0], 3); os.dup2(held[1], 4)"
-        )
-        # it reads from 3, writes to 4
-        keep = "[os.set_inheritable(n, True) for n in (3, 4)]; os.execv(sys.argv[3], sys.argv[3:])"
-        start, null = [sys.executable, "-c", f"{place}; {keep}", str(read), str(write)], subprocess.DEVNULL
-        self.process = subprocess.Popen(
-            [*start, program, *flags, "about:blank"],
-            pass_fds=(read, write),
-            stdin=null,
-            stdout=null,
-            stderr=null,
-        )
-        os.close(read)
-        os.close(write)
-        self.buffer, self.number, self.session = b"", 0, None
+        super().__init__(program, "--hide-scrollbars")
         self.requests: list[str] = []
         """Addresses that the page has asked for since it was opened, its own first."""
         self.problems: list[str] = []
         """What the console holds since then: errors, exceptions, refused by its content security policy."""
-        target = next(t for t in self.call("Target.getTargets")["targetInfos"] if t["type"] == "page")
-        self.session = self.call("Target.attachToTarget", targetId=target["targetId"], flatten=True)[
-            "sessionId"
-        ]
-        for domain in ("Page", "Network", "Log", "Runtime"):
+
+    def _attach(self) -> None:
+        super()._attach()
+        for domain in ("Network", "Log", "Runtime"):
             self.call(f"{domain}.enable")
 
-    def __enter__(self) -> "Browser":
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        os.close(self.out)
-        os.close(self.into)
-        self.process.terminate()
-        self.process.wait(10)
-        shutil.rmtree(self.folder, ignore_errors=True)
-
-    def call(self, method: str, **params: Any) -> Any:
-        """The answer of one command."""
-        self.number += 1
-        message = {"id": self.number, "method": method, "params": params} | (
-            {"sessionId": self.session} if self.session else {}
-        )
-        os.write(self.out, json.dumps(message).encode() + b"\0")
-        while True:
-            answer = self.read()
-            if answer.get("id") == self.number:
-                assert "error" not in answer, answer
-                return answer["result"]
-
-    def read(self) -> Any:
-        """The next message."""
-        while b"\0" not in self.buffer:
-            part = os.read(self.into, 1 << 16)
-            assert part, "the browser ended"
-            self.buffer += part
-        message, _, self.buffer = self.buffer.partition(b"\0")
-        found = json.loads(message)
-        self.note(found.get("method", ""), found.get("params", {}))
-        return found
+    def _read(self, end: float) -> dict[str, Any]:
+        message = super()._read(end)
+        self.note(message.get("method", ""), message.get("params", {}))
+        return message
 
     def note(self, event: str, about: dict[str, Any]) -> None:
         """Keep what a page does that it should not do."""
@@ -110,8 +48,7 @@ class Browser:
     ) -> None:
         """Load the page at a fragment, with its scripts off unless asked."""
         self.call("Page.navigate", url="about:blank")  # a fragment alone would load nothing
-        while self.read().get("method") != "Page.loadEventFired":
-            pass
+        self.wait("Page.loadEventFired")
         self.call("Emulation.setScriptExecutionDisabled", value=not scripts)
         self.call(
             "Emulation.setDeviceMetricsOverride",
@@ -127,8 +64,7 @@ class Browser:
         self.requests.clear()
         self.problems.clear()
         self.call("Page.navigate", url=page.resolve().as_uri() + at)
-        while self.read().get("method") != "Page.loadEventFired":
-            pass
+        self.wait("Page.loadEventFired")
 
     def value(self, expression: str) -> Any:
         """What a JavaScript expression gives."""

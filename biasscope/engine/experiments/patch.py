@@ -12,10 +12,10 @@ from biasscope.engine.errors import UsageError
 from biasscope.engine.experiments.between import edges, neurons
 from biasscope.engine.experiments.between import mib as exchange
 from biasscope.engine.experiments.between.edges import Asked
-from biasscope.engine.experiments.scans import aggregates, models, scan, selection, session, shown
+from biasscope.engine.experiments.scans import models, scan, selection, session, shown
 from biasscope.engine.experiments.scans.scan import Scan
 from biasscope.engine.schemas import SUMMARY
-from biasscope.engine.settings import SILENT, Direction, Measure, Method, Patched, Voice
+from biasscope.engine.settings import SILENT, Direction, Dtype, Measure, Method, Patched, Voice
 from biasscope.engine.statistics import reliability, summary
 from biasscope.engine.store import runs
 from biasscope.engine.types import COMPONENTS, INSIDE, POSITIONS, Site
@@ -77,7 +77,7 @@ def patch(
             _measure(each, own, where, gone)
         if not each.complete:  # a shard's run: the others measure the rest
             continue
-        whole, trusted = aggregates.aggregated(each, "effects", method)
+        whole, trusted = shown.aggregated(each, "effects", method)
         shown.prompts(each, "effects")
         shown.patterns(each, whole, partial(each.standing, gone))
         each.save(*(_calibration(each, whole, trusted, calibrate) if calibrate else (whole, trusted)))
@@ -116,6 +116,8 @@ def _measure(each: Scan, own: dict[str, Any], where: dict[str, Any], gone: Seque
     single = selection.without(
         sources.sites(lm, where["components"], where["layers"]), selection.inside(lm, gone)
     )
+    if not exactly and each.run.options.dtype is not Dtype.FLOAT32:
+        each.warn("the noise floor of estimates is not known in this precision; --method exact measures it")
     asked = Asked(name, own["direction"], positions, own["steps"], own["calibrate"])
     forest, name = asked.forest(each, "all" if exactly and positions == ("all",) else "example")
     wholes = [sources.whole(site) for site in single if not exactly and site.component not in INSIDE]

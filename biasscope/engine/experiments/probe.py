@@ -12,6 +12,7 @@ from biasscope.engine.errors import DataError, UsageError
 from biasscope.engine.experiments.scans import models, selection, session
 from biasscope.engine.experiments.scans.scan import Scan, scans
 from biasscope.engine.measure import probes
+from biasscope.engine.model import devices
 from biasscope.engine.settings import SILENT, Holdout, Measure, Negatives, Read, Stream, Task, Voice
 from biasscope.engine.statistics import probes as probe_statistics
 from biasscope.engine.statistics.summary import summarise
@@ -136,6 +137,7 @@ def _activations(
     content = digests.digest([[text.id, list(text.ids), text.term] for text in texts])
     model = {"name": run.options.model, "revision": run.weights.revision, "digest": run.weights.digest}
     how = {"dtype": run.options.dtype.value, "device": run.device, "site": component, "position": position}
+    how |= devices.in_identity(run.device, run.options.dtype.value)
     how |= selection.in_identity(list(edit.at)) | (
         {"examples": [e.id for e in scan.dataset.examples]} if edit.at else {}
     )

@@ -88,9 +88,9 @@ def verify(limit: int = 120, *, voice: Voice = SILENT) -> list[Finding]:
 
 def of_kind(kind: str, limit: int, folder: Path) -> list[Finding]:
     """The findings of every run on one planted model, which is loaded once."""
-    from biasscope.engine.model import forward, loading
+    from biasscope.engine.model import exactness, loading
 
-    lm = forward.check_packing(loading.load(f"planted:{kind}", device="cpu", cache_dir=folder / "cache"))
+    lm = exactness.check_packing(loading.load(f"planted:{kind}", device="cpu", cache_dir=folder / "cache"))
     places: dict[str, Any] = {"cache_dir": folder / "cache", "output_dir": folder / kind}
     o = Measure(lm.name, ["occupations"], limit, device="cpu", held=Held(lm), assess=False, **places)
     sites = "z,mlp_out"

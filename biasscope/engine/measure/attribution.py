@@ -68,7 +68,9 @@ def units(lm: LM, forest: Forest, wanted: Sweep, steps: int | None = None) -> li
             change.append(_per_example(block, where, nodes))
         after = (clean + torch.stack(change)).numpy()
         tables = [effects(forest, block, source.name, sweep.places, {metric: before}, {metric: after})]
-        return {"effects": pl.concat([*tables, *([total(lm, forest, block, sweep)] if source.twin else [])])}
+        if source.twin:
+            tables.append(total(lm, forest, block, sweep, {metric: before}))
+        return {"effects": pl.concat(tables)}
 
     return [
         Unit(f"B{number:05}", partial(soundly, compute, block)) for number, block in enumerate(forest.blocks)
@@ -93,8 +95,9 @@ def group_units(lm: LM, forest: Forest, wanted: Sweep, steps: int | None = None)
             if not np.isfinite(scores[has]).all() and len(block.examples) > 1:
                 return {"groups": pl.concat(compute(single)["groups"] for single in block.alone())}
             tables.append(summed(forest, block, (wanted.source.name, position), scores, has))
-        twin = {"effects": total(lm, forest, block, wanted)} if wanted.source.twin else {}
-        return {"groups": pl.concat(tables), **twin}
+        twin = wanted.source.twin
+        exact = {"effects": total(lm, forest, block, wanted, {wanted.metrics[0]: before})} if twin else {}
+        return {"groups": pl.concat(tables), **exact}
 
     return [Unit(f"B{number:05}", partial(compute, block)) for number, block in enumerate(forest.blocks)]
 
@@ -115,7 +118,7 @@ def _products(
             if place in turned:
                 continue
             point = Site(place.layer, "z") if place.component == "pattern" else place
-            change = (wanted.source.at(block, place) - acts[point]) * grads[point]
+            change = (wanted.source.at(block, place).float() - acts[point].float()) * grads[point].float()
             product = (change if place.component == "neuron" else change.sum(-1)).double()
             products |= {(place, position): product for position in parts}
         for component in ("q", "k"):

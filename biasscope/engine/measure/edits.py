@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 from sklearn.covariance import LedoitWolf
 from torch import Tensor
 
+from biasscope.engine.errors import DataError
 from biasscope.engine.measure.effects import defined, effects, soundly
 from biasscope.engine.measure.sources import SWEPT
 from biasscope.engine.model import forward, loading
@@ -94,10 +95,18 @@ def difference(x: Array, label: Array, middle: float) -> Direction:
 def contrast(lm: LM, one: str, other: str) -> Tensor:
     """The direction of the last residual stream that parts two words' logits: γ ⊙ (W_U[one] − W_U[other]).
 
-    γ, the final norm's weight, is found by what the norm makes of ±1 in turn (mean 0, mean square 1).
+    Of words of several tokens: of the first that differs. γ, the final norm's weight, is found by what the
+    norm makes of ±1 in turn (mean 0, mean square 1). DataError where one word begins with all of the other.
     """
     words = lm.bridge.original_model.get_output_embeddings().weight
-    sides = [words[encode(lm, word)[-1]] for word in (one, other)]
+    pairs = zip(encode(lm, one), encode(lm, other), strict=False)
+    first = next((pair for pair in pairs if pair[0] != pair[1]), None)
+    if first is None:
+        raise DataError(
+            f"--kind project: '{one}' and '{other}' are the same as far as both go, so no token tells which "
+            "of them follows; take --kind mean or zero"
+        )
+    sides = [words[token] for token in first]
     turns = torch.ones(lm.d_model).to(words)
     turns[1::2] = -1
     with torch.no_grad():

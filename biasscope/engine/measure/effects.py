@@ -77,14 +77,21 @@ def effects(
     return table.with_columns(**same).select(EFFECTS.names()).filter(pl.Series(has))
 
 
-def total(lm: LM, forest: Forest, block: Block, sweep: Sweep) -> pl.DataFrame:
-    """EFFECTS of exchanging a block's prompts for their twins, in the model with the sweep's edit."""
-    with torch.no_grad():
-        clean, swapped = (
-            forward.read(b, forward.run(lm, b, forward.overwrites([sweep.edit.puts(b)])))
-            for b in (block, block.swapped())
-        )
-    before = {m: defined(m, clean) for m in sweep.metrics}
+def total(
+    lm: LM, forest: Forest, block: Block, sweep: Sweep, clean: Mapping[str, np.ma.MaskedArray] | None = None
+) -> pl.DataFrame:
+    """EFFECTS of exchanging a block's prompts for their twins, in the model with the sweep's edit.
+
+    `clean`: the prompts' metrics where known; what the source has read of the twins is not read anew.
+    """
+
+    def readouts(b: Block) -> forward.Readouts:
+        with torch.no_grad():
+            return forward.read(b, forward.run(lm, b, forward.overwrites([sweep.edit.puts(b)])))
+
+    before = clean or {m: defined(m, readouts(block)) for m in sweep.metrics}
+    known = None if sweep.edit.at else sweep.source.read
+    swapped = known(block) if known else readouts(block.swapped())
     after = {m: METRICS[m].fn(swapped).cpu().numpy() for m in sweep.metrics}
     return effects(forest, block, sweep.source.name, [(WHOLE_PROMPT, "all")], before, after)
 

@@ -7,6 +7,7 @@ packed: exact effects and gradient estimates, whose forests share nodes differen
 from collections import defaultdict
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from typing import TypeVar
 
 import numpy as np
 import polars as pl
@@ -30,6 +31,7 @@ Prefix = tuple[int, ...]
 Pool = Mapping[int, tuple[list[Prefix], np.ndarray]]
 """Length → the prefixes of that length in the order of their ids, and the examples using them, cumulated."""
 _DONOR = 41
+T = TypeVar("T")
 
 
 @dataclass(frozen=True)
@@ -41,6 +43,8 @@ class Source:
     """The replacement at a site: [row node …] in the shape of its activation, or one number for all of it."""
     twin: bool = False
     """Whether it takes the activations of the counterfactual prompt, token for token."""
+    read: Callable[[Block], forward.Readouts] | None = None
+    """What the model says of a block's counterfactual prompts, where their activations were taken in full."""
 
     def where(self, block: Block, site: Site, part: Tensor | None = None) -> Tensor | None:
         """The nodes, of a part of the block (None: all), that are replaced.
@@ -123,8 +127,8 @@ def mean_of(lm: LM, table: pl.DataFrame) -> Source:
 def corrupt(lm: LM, wanted: Sequence[Site], name: str = "corrupt") -> Source:
     """The activations of the counterfactual prompts, node for node: of swapped blocks the clean ones."""
     points = sorted({whole(s) for s in wanted})
-    act = _last(lambda block: attention.twins(lm, block, points))
-    return Source(name, lambda block, site: _of(act(block), site), twin=True)
+    ran = _last(lambda block: attention.twins(lm, block, points))
+    return Source(name, lambda block, site: _of(ran(block)[0], site), True, lambda block: ran(block)[1])
 
 
 def resample(lm: LM, forest: Forest, wanted: Sequence[Site], seed: int) -> Source:
@@ -157,11 +161,11 @@ def resample(lm: LM, forest: Forest, wanted: Sequence[Site], seed: int) -> Sourc
     return Source("resample", lambda block, site: _of(act(block), site))
 
 
-def _last(of: Callable[[Block], dict[Site, Tensor]]) -> Callable[[Block], dict[Site, Tensor]]:
+def _last(of: Callable[[Block], T]) -> Callable[[Block], T]:
     """The function, remembering its last block: a sweep goes block by block, so one is enough."""
-    kept: list[tuple[Block, dict[Site, Tensor]]] = []
+    kept: list[tuple[Block, T]] = []
 
-    def remembered(block: Block) -> dict[Site, Tensor]:
+    def remembered(block: Block) -> T:
         if not kept or kept[0][0] is not block:
             kept[:] = [(block, of(block))]
         return kept[0][1]

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from biasscope.engine.errors import DataError, UsageError
-from biasscope.engine.model.devices import _device
+from biasscope.engine.model.devices import WIDE, _device, free_memory, read_in_float32
 from biasscope.engine.model.shape import Shape
 from biasscope.engine.model.weights import DEFAULT, Weights, first_line, locate, quiet
 from biasscope.engine.settings import IN_MEMORY
@@ -186,6 +186,8 @@ def _bridged(weights: Weights | InMemory, model: Any, tokenizer: Any, device: st
             f"TransformerLens cannot boot {weights.name} ({model.config.model_type}): {first_line(error)}"
         ) from error
     bridge.eval().requires_grad_(False)  # it splits fused weights into new ones of its own
+    if dtype != "float32":
+        read_in_float32(bridge)
     if device == "cpu":
         from biasscope.engine.model import kernels
 
@@ -257,23 +259,29 @@ def start_of_text(tokenizer: Any) -> tuple[int | None, bool]:
 def batch_size(lm: LM, requested: int | None = None, max_memory: int | None = None) -> int:
     """Nodes × copies of one pass: as requested, else by the model's device, shape and memory alone.
 
-    On a CPU a pass should stay near its caches (2,048 nodes were as good as any number from 1,000 to 4,100);
-    on a GPU it should fill 2 GiB of the widest tensors. UsageError where the weights and one row alone need
+    On a CPU a pass should stay near its caches (2,048 nodes were as good as any number from 1,000 to 4,100).
+    On an accelerator it holds a wide row for every head and MLP of a layer (not measured), of what its memory
+    has left at most 80 %, or 2 GiB where it does not say. UsageError where the weights and one row alone need
     more than `max_memory` bytes.
     """
-    from biasscope.engine.model.packing import ROWS
+    from biasscope.engine.model.packing import row_nodes
 
-    widest = max(2 * lm.d_mlp + 8 * lm.d_model, 4 * lm.n_heads * ROWS["all"], lm.vocab // 4)
+    row = row_nodes("all", lm.device)
+    widest = max(2 * lm.d_mlp + 8 * lm.d_model, 4 * lm.n_heads * row, lm.vocab // 4)
     if requested is not None:
         return requested
-    size = 2048 if lm.device == "cpu" else max(2048, 2**31 // (4 * widest))
+    # a node's share of a pass: what its layer holds, and its logits twice (log-distribution, divergence) were
+    # it read, in float32
+    per_node = (4 if lm.dtype == "float32" else 2) * 3 * widest + 4 * 3 * lm.vocab
+    if lm.device == "cpu":
+        size = 2048
+    else:
+        room = 0.8 * (free_memory(lm.device) or 2**31 / 0.8)
+        size = max(row, min(WIDE * (lm.n_heads + 1), int(room // per_node)))
     if max_memory is None:
         return size
-    # a node's share of a pass: what its layer holds, and its logits twice (log-distribution, divergence) were
-    # it read
-    per_node = 4 * (3 * widest + 3 * lm.vocab)
     free = max_memory - lm.weight_bytes - PROCESS
-    if free < ROWS["all"] * per_node:
-        least = (lm.weight_bytes + PROCESS + ROWS["all"] * per_node) / 2**20
+    if free < row * per_node:
+        least = (lm.weight_bytes + PROCESS + row * per_node) / 2**20
         raise UsageError(f"--max-memory is too little for {lm.name}: it needs at least {least:.0f}MiB")
     return min(size, free // per_node)

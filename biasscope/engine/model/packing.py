@@ -12,6 +12,8 @@ import torch
 from jaxtyping import Bool, Int
 from torch import Tensor
 
+from biasscope.engine.model.devices import WIDE
+
 SLOTS = ("stereo", "anti", "unrelated", "stereo_sentence", "anti_sentence", "unrelated_sentence")
 MASS, SHARED, NEITHER = range(3)
 """What two continuations without an unrelated one say of competence: their probability mass, the mean log p
@@ -20,8 +22,13 @@ of the text that two prompts share, or nothing.
 ROWS = {"all": 128, "example": 256}
 """Nodes a row may hold, by what is shared. Attention costs row² and activations leave the processor's cache,
 so sweeps, which run many copies of a row, take short ones (longer ones share hardly more); gradients run one
-copy and fill their matmuls with longer ones.
+copy and fill their matmuls with longer ones. Measured on a CPU.
 """
+
+
+def row_nodes(share: str, device: str) -> int:
+    """Nodes that a row may hold, by what is shared and on which device it runs."""
+    return ROWS[share] if device == "cpu" else WIDE
 
 
 @dataclass(frozen=True)

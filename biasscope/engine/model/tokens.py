@@ -14,7 +14,7 @@ from torch import Tensor
 from biasscope.engine.data.terms import shared
 from biasscope.engine.errors import DataError
 from biasscope.engine.model.loading import LM
-from biasscope.engine.model.packing import ROWS, Block, Scored, rows
+from biasscope.engine.model.packing import Block, Scored, row_nodes, rows
 from biasscope.engine.types import Example
 
 
@@ -259,7 +259,9 @@ def forest(
             f"no example kept: {len(examples)} of {len(examples)} dropped ({reasons_found}); try another "
             "--model"
         )
-    blocks = rows([scored for _, scored, _ in kept], min(ROWS[share], lm.window), share, lm.packed)
+    blocks = rows(
+        [scored for _, scored, _ in kept], min(row_nodes(share, lm.device), lm.window), share, lm.packed
+    )
     incomplete = Counter(reason for e, _, _ in kept for reason in partly[e.id])
     prompts = tuple(prompt for _, _, prompt in kept if prompt is not None)
     return Forest(tuple(blocks), tuple(e for e, _, _ in kept), dropped, incomplete, prompts)

@@ -16,11 +16,9 @@ from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 
-from filelock import FileLock
-
 from biasscope.engine.errors import DataError, NetworkError, UsageError, unwritable
 from biasscope.engine.model import planted
-from biasscope.engine.store import digests
+from biasscope.engine.store import digests, locks
 from biasscope.engine.store.files import CONVERSION
 
 DEFAULT = "smollm2-135m"
@@ -156,7 +154,7 @@ def _planted(name: str, cache_dir: Path) -> Weights:
     of, strength = planted.parsed(kind)
     folder = cache_dir / "models" / f"planted-{kind}-v{planted.VERSION}"
     folder.parent.mkdir(parents=True, exist_ok=True)
-    with FileLock(f"{folder}.lock"):
+    with locks.exclusive(Path(f"{folder}.lock")):
         if not folder.is_dir():
             with tempfile.TemporaryDirectory(dir=folder.parent, prefix="planting-") as work:
                 with quiet():
@@ -170,7 +168,7 @@ def _planted(name: str, cache_dir: Path) -> Weights:
 def _converted(name: str, file: Path, cache_dir: Path) -> Weights:
     digest, folder = _conversion(file, cache_dir)
     folder.parent.mkdir(parents=True, exist_ok=True)
-    with FileLock(f"{folder}.lock"):
+    with locks.exclusive(Path(f"{folder}.lock")):
         if not folder.is_dir():
             convert(file, folder)
     quantisation = re.search(r"(I?Q\d\w*|F16|BF16|F32)\.gguf$", file.name, re.IGNORECASE)

@@ -100,11 +100,15 @@ def judged(sums: Sums, design: Design, strongest: int = STRONGEST) -> tuple[str,
     from which on p_family is below 0.05 (NaN: too few clusters).
     """
     x = graded(sums, design)
-    kept = sums.rows(sums.n > 0 if x is None else np.isfinite(x))
+    here = sums.n > 0 if x is None else np.isfinite(x)
+    kept = sums.rows(here)
     labels = clustered(kept, design)
     if x is None:
-        return "mean", *_means(kept, labels, design.seed, strongest)
-    return "slope", *_slopes(kept, (standard(x[np.isfinite(x)]), labels), design.seed, strongest)
+        statistic, (columns, critical) = "mean", _means(kept, labels, design.seed, strongest)
+    else:
+        line_of = standard(x[np.isfinite(x)]), labels
+        statistic, (columns, critical) = "slope", _slopes(kept, line_of, design.seed, strongest)
+    return statistic, estimates.named(columns, np.flatnonzero(here)), critical
 
 
 def clustered(sums: Sums, design: Design) -> NDArray[np.intp]:
@@ -178,7 +182,7 @@ def _means(sums: Sums, labels: NDArray[np.intp], seed: int, strongest: int) -> t
         mask[some] = True
         return every.without(mask)
 
-    _settle(table, varied, critical, without, np.arange(k))
+    _settle(table, varied, critical, without, labels)
     chosen = _chosen(table, strongest)
     ends = resampling.mean_interval(merged.total[:, chosen], merged.n[:, chosen], seed)
     table["ci_low"][chosen], table["ci_high"][chosen] = ends

@@ -5,22 +5,27 @@ edit has no interval: its band is of draws, and an edit's rank is how many of th
 """
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 import polars as pl
 
-from biasscope.engine.schemas import SUMMARY, TOTAL
+from biasscope.engine.schemas import EFFECTS, SUMMARY, TOTAL
 from biasscope.engine.statistics import summary
 from biasscope.engine.statistics.cells import measured, sites_of
 from biasscope.engine.statistics.inference import estimates
 from biasscope.engine.types import Design, Site
 
-SUBSETS = CHOOSING, JUDGED, TRANSFER, FACTS, TEXT = ("choosing", "judged", "transfer", "facts", "text")
+SUBSETS = ("choosing", "judged", "transfer", "facts", "text", "audit")
 """What the rows of SUMMARY are over."""
+CHOOSING, JUDGED, TRANSFER, FACTS, TEXT, AUDIT = SUBSETS
+CLEAN = "clean"
+"""The position of rows about the model as it is."""
 FEWEST = 19
 """Draws below which a rank of 1 / (1 + n) is no longer below the level."""
 LOSS = "nll"
+FACTUAL = "definitional"
+"""The data in which gender is a fact."""
 UNTESTED = ("p_family", "q", "carried_by")
 ENDS = ("ci_low", "estimate", "ci_high")
 
@@ -38,6 +43,10 @@ class Study:
     judged: frozenset[str]
     """The groups of the run's own data that judge; the others chose."""
     model: str = ""
+    audit: pl.DataFrame = field(default_factory=EFFECTS.to_frame)
+    """EFFECTS of heads on the groups that judge, position: the edit that stands, or `CLEAN`."""
+    estimates: pl.DataFrame = field(default_factory=EFFECTS.to_frame)
+    """Those that were estimated, in the edited models."""
 
     @property
     def own(self) -> list[str]:
@@ -46,12 +55,15 @@ class Study:
 
     def part(self, subset: str) -> pl.DataFrame:
         """The EFFECTS of a subset, own edits and controls."""
-        names = list(self.designs)
-        if subset in (FACTS, TEXT):
-            return self.effects.filter(dataset={FACTS: "definitional", TEXT: "text"}[subset])
+        names, prose = list(self.designs), pl.col("metric") == LOSS
+        if subset == TEXT:
+            return self.effects.filter(prose)
+        effects = self.effects.filter(~prose)  # a user's file may be called text too
+        if subset == FACTS:
+            return effects.filter(dataset=FACTUAL)
         if subset == TRANSFER:
-            return self.effects.filter(dataset=names[1]) if len(names) > 1 else self.effects.clear()
-        rows = self.effects.filter(dataset=names[0])
+            return effects.filter(dataset=names[1]) if len(names) > 1 else effects.clear()
+        rows = effects.filter(dataset=names[0])
         judges = pl.col("group").is_in(list(self.judged))
         return rows.filter(judges if subset == JUDGED else ~judges)
 
@@ -93,7 +105,7 @@ def summarise(study: Study) -> pl.DataFrame:
     clean one; `mean` of target, competence and kl; `accuracy` and `gap` on facts; `nll` on text.
     """
     tables = [_of_subset(study, subset) for subset in (JUDGED, CHOOSING, TRANSFER)]
-    tables += [_facts(study), _text(study), _controls(study)]
+    tables += [_facts(study), _text(study), _controls(study), *_audits(study)]
     rows = pl.concat(table for table in tables if table.height)
     order = {name: i for i, name in enumerate(study.own)}
     number = pl.col("position").replace_strict(order, default=len(order), return_dtype=pl.Int64)
@@ -153,7 +165,7 @@ def _facts(study: Study) -> pl.DataFrame:
         return SUMMARY.to_frame()
     design = study.design(FACTS)
     first = rows.filter(position=rows["position"][0])
-    before = first.with_columns(value="baseline", source=pl.lit("clean"), position=pl.lit("clean"))
+    before = first.with_columns(value="baseline", source=pl.lit(CLEAN), position=pl.lit(CLEAN))
     rows = pl.concat([before, rows])
     right = rows.with_columns(effect=(pl.col("value") > 0).cast(pl.Float64))
     gap = rows.with_columns(effect=2 * pl.col("value"))
@@ -161,7 +173,7 @@ def _facts(study: Study) -> pl.DataFrame:
         _means(right, design, study.model, "accuracy", "share"),
         _means(gap, design, study.model, "gap", "nats"),
     ]
-    after = _after(rows.filter(pl.col("source") != "clean"), design, study.model)
+    after = _after(rows.filter(pl.col("source") != CLEAN), design, study.model)
     tables += [part.filter(statistic="left") for part in after]
     return _labelled(pl.concat(tables), FACTS)
 
@@ -181,7 +193,7 @@ def _text(study: Study) -> pl.DataFrame:
     if rows.is_empty():
         return SUMMARY.to_frame()
     first = rows.filter(position=rows["position"][0])
-    before = first.with_columns(effect="baseline", source=pl.lit("clean"), position=pl.lit("clean"))
+    before = first.with_columns(effect="baseline", source=pl.lit(CLEAN), position=pl.lit(CLEAN))
     unit, design = "nats per token", study.design(TEXT)
     both = [
         _means(before, design, study.model, "nll_clean", unit),
@@ -215,6 +227,27 @@ def _controls(study: Study) -> pl.DataFrame:
         rank = {"n": len(known), "estimate": (1 + as_low) / (1 + len(known))}
         table.append(label | rank | {"statistic": "rank", "unit": "share"})
     return pl.DataFrame([{name: row.get(name) for name in SUMMARY} for row in table], SUMMARY)
+
+
+def _audits(study: Study) -> Iterable[pl.DataFrame]:
+    """SUMMARY of the heads that were replaced in the model as it is, and in each edited one.
+
+    Each model is a study of its own, with a family of all of its heads: those only estimated stand in the
+    maximum. method: the kind; source: what replaced a head; position: the edit, or `CLEAN`.
+    """
+    kinds = dict(study.edits.filter(role="own").select("name", "kind").iter_rows())
+    design = study.design(JUDGED)
+    for (name,), rows in study.audit.group_by("position", maintain_order=True):
+        others = study.estimates.filter(position=name).join(
+            rows, on=["layer", "head"], how="anti", nulls_equal=True
+        )
+        here = measured(rows.lazy(), "target", design, others.lazy())
+        statistic, columns = next(summary.statistics("target", here, design.seed))
+        label = {"model": study.model, "dataset": rows["dataset"][0], "subset": AUDIT, "metric": "target"}
+        label |= {"statistic": statistic, "unit": summary.unit("target", statistic)}
+        label |= {"method": kinds.get(str(name), CLEAN)}
+        table = summary.table(here.sites, columns, label, here.groups).filter(here.sites["measured"])
+        yield table.sort(pl.col("estimate").abs(), descending=True, nulls_last=True, maintain_order=True)
 
 
 def changes(rows: pl.DataFrame, design: Design) -> dict[str, float]:

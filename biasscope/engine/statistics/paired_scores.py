@@ -69,10 +69,11 @@ def differences(first: Clean, second: Clean, *, seed: int = 0) -> pl.DataFrame:
 
     Means (scores in per cent, LMS and SS over terms among them) and slopes have the bootstrap-t interval and
     the p of the changes. icat, rms and correlations are no means: a BCa interval of their difference, no p.
-    One star: of the ranking statistic over all examples. DataError where no example is in both.
+    Slopes fitted together have no interval, as in a run. One star: of the ranking statistic over all
+    examples. DataError where no example is in both.
     """
     Matched.of(first.ids, second.ids)  # refuses where nothing is shared
-    parts = [*_of_triples(first, second, seed), *_of_scores(first, second, seed)]
+    parts = [*_of_triples(first, second, seed), *_of_scores(first, second, seed), _joint(first, second)]
     rows = pl.concat([DIFFERENCES.to_frame(), *parts])
     names = ["subset", "metric", "statistic"]
     order = first.summary.select(names).unique(maintain_order=True).with_row_index("place")
@@ -202,6 +203,30 @@ def _difference(
         numbers |= {"ci_low": low, "ci_high": high}
     columns = {name: np.array([value]) for name, value in numbers.items()}
     return paired.beside(table(pl.DataFrame({"subset": ["all"]}), columns, label), ends)
+
+
+def _joint(first: Clean, second: Clean) -> pl.DataFrame:
+    """The differences of slopes fitted together over examples (see `baseline`); none where these are others.
+
+    A fit is linear in what it fits: the difference of both is the fit of the changes.
+    """
+    fitted = [
+        pl.concat([schemas.SUMMARY.to_frame(), side.summary], how="diagonal").filter(
+            pl.col("statistic").str.starts_with("slope_"), pl.col("estimate").is_not_null(), metric="target"
+        )
+        for side in (first, second)
+    ]
+    known = [
+        set(side.scores.filter(pl.col("value").is_finite(), metric="target")["example_id"])
+        for side in (first, second)
+    ]
+    if known[0] != known[1]:
+        return DIFFERENCES.to_frame()
+    names = ["subset", "metric", "statistic"]
+    ends = fitted[0].select(*names, before="estimate")
+    both = fitted[1].join(ends, on=names, how="inner", maintain_order="left")
+    about = both.with_columns(estimate=pl.col("estimate") - pl.col("before")).drop("before")
+    return paired.beside(about, [both["before"].to_numpy(), both["estimate"].to_numpy()])
 
 
 def _of_triples(first: Clean, second: Clean, seed: int) -> Iterator[pl.DataFrame]:

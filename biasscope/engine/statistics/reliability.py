@@ -14,6 +14,8 @@ RELIABILITY rows, one per number and kind of site (or family); `quantity` is one
   (`high`); null below 8 clusters; `split_top10_chance`: the share that two random rankings have in common;
 - `agreement_spearman`, `agreement_top10`: the same two between this source and the source named by
   `against`, over the same clusters;
+- `noise_floor`: in less than float32, the rms over layers and draws of the ranking statistic of passes in
+  which nothing was replaced and the residual stream only rounded anew; low, high: 5 and 95 % of its size;
 - `bootstrap_jaccard`: how far the same members of a family have a star when groups are drawn again (Jaccard
   over 100 draws: median, 5 and 95 %); `template_jaccard`: when a sentence frame that groups share is left
   out (over the n frames: median, least and most); `template_lost`: t of a starred site (`component` names it)
@@ -46,7 +48,7 @@ from biasscope.engine.statistics.inference import estimates
 from biasscope.engine.statistics.inference.audit import MeanModel, Model, SlopeModel, audit
 from biasscope.engine.statistics.inference.resampling import MIN_CLUSTERS, Array
 from biasscope.engine.statistics.stability import Quantity, labelled, shared_top, spearman
-from biasscope.engine.statistics.summary import BIAS, estimates_of, parts, ranking, unit
+from biasscope.engine.statistics.summary import BIAS, estimated, estimates_of, parts, ranking, unit
 from biasscope.engine.types import Design, Site
 
 
@@ -120,6 +122,23 @@ def _named(site: pl.DataFrame, *, several: bool) -> str:
     (of,), row = sites_of(site), site.row(0, named=True)
     where = [] if row["position"] == "all" else [row["position"]]
     return " ".join([str(of), *where, *([row["source"]] if several else [])])
+
+
+def noise_floor(nothing: pl.DataFrame, *, model: str, method: str, design: Design = Design()) -> pl.DataFrame:
+    """RELIABILITY of EFFECTS of `schemas.NOTHING`: how large an effect of nothing is in this precision."""
+    each = pl.concat(estimated(rows, design) for rows in nothing.partition_by("source", maintain_order=True))
+    size = each["estimate"].drop_nulls().abs().to_numpy()
+    low, high = np.quantile(size, [0.05, 0.95]).tolist() if size.size else (None, None)
+    floor = float(np.sqrt((size**2).mean())) if size.size else None
+    label = each.select("dataset", "metric", "statistic").row(0, named=True) | {"component": "single"}
+    number = Quantity("noise_floor", each["unit"][0], len(size), floor, low, high)
+    return table(labelled(label | {"model": model, "method": method, "heads": False}, [number]))
+
+
+def floor(reliability: pl.DataFrame) -> float | None:
+    """The noise floor of a run; None where it has none."""
+    values = reliability.filter(pl.col("quantity") == "noise_floor")["estimate"]
+    return values[0] if values.len() else None
 
 
 def _kinds(site_effects: Measured) -> Iterator[tuple[dict[str, Any], NDArray[np.bool_]]]:

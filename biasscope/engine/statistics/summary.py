@@ -12,7 +12,6 @@ from typing import Any
 
 import numpy as np
 import polars as pl
-from numpy.typing import NDArray
 
 from biasscope.engine import schemas
 from biasscope.engine.errors import DataError
@@ -55,20 +54,13 @@ def statistics(metric: str, site_effects: Measured, seed: int) -> Iterator[tuple
     if metric in BIAS and known.any():
         (cells, cluster, _), x = site_effects.over("slope"), site_effects.x[known]
         columns = estimates.slope(cells, x, cluster, seed, site_effects.families if ranks else ())
-        yield "slope", _named(columns, np.flatnonzero(known))
+        yield "slope", estimates.named(columns, np.flatnonzero(known))
     cells = site_effects.cells.merged(site_effects.cluster)
     families = site_effects.families if ranks and not known.any() else ()
     columns = estimates.mean(cells, seed, families if METRICS[metric].signed else None)
-    yield "mean", _named(columns, np.unique(site_effects.cluster, return_index=True)[1])
+    yield "mean", estimates.named(columns, np.unique(site_effects.cluster, return_index=True)[1])
     if METRICS[metric].signed:
         yield "rms", estimates.rms(cells, seed)
-
-
-def _named(columns: Columns, groups: NDArray[np.intp]) -> Columns:
-    """The columns with `carried_by` as the number of a group, given the group of each row of the cells."""
-    carried = columns["carried_by"]
-    known = np.isfinite(carried)
-    return columns | {"carried_by": np.where(known, groups[np.where(known, carried, 0).astype(int)], np.nan)}
 
 
 def place(column: str, order: Sequence[str]) -> pl.Expr:
@@ -203,6 +195,15 @@ def ranking(summary: pl.DataFrame) -> pl.DataFrame:
     kind = ["model", "dataset", "method", "source"]
     order = place("metric", BIAS) * 2 + (pl.col("statistic") == "mean")
     return whole.filter(order == order.min().over(kind))
+
+
+def doubted(summary: pl.DataFrame, floor: float | None) -> pl.DataFrame:
+    """SUMMARY in which tested rows below `schemas.FLOORS` noise floors say so, and have no star."""
+    if floor is None:
+        return summary
+    faint = pl.col("p_family").is_not_null() & (pl.col("estimate").abs() < schemas.FLOORS * floor)
+    caution = pl.when(faint).then(pl.lit(schemas.BELOW)).otherwise("caution")
+    return summary.with_columns(caution=caution)
 
 
 def estimates_of(site_effects: Measured, statistic: str) -> Array:

@@ -9,8 +9,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from filelock import FileLock, Timeout
-
 from biasscope.engine.errors import DamagedError, UsageError
 from biasscope.engine.store import digests, files, journal, locks, reproduce, runs, seals
 from biasscope.engine.store.files import CONVERSION, slug
@@ -67,7 +65,7 @@ def _run(folder: Path) -> Entry:
     held = journal.Journal.read(folder)
     size, changed = _extent(folder)
     about = (folder.name, "run", command, model, dataset, len(held.units), held.complete)
-    return Entry(*about, size, changed, locked(folder), folder)
+    return Entry(*about, size, changed, locks.locked(folder), folder)
 
 
 def _model(folder: Path) -> Entry:
@@ -78,25 +76,8 @@ def _model(folder: Path) -> Entry:
 
 def _extent(folder: Path) -> tuple[int, float]:
     """Bytes of all files, and when the last of them changed."""
-    stats = [
-        file.stat()
-        for file in folder.rglob("*")
-        if file.is_file() and file.name not in (locks.LOCK, locks.HOLDER)
-    ]
+    stats = [file.stat() for file in folder.rglob("*") if file.is_file() and file.name not in locks.OURS]
     return sum(s.st_size for s in stats), max((s.st_mtime for s in stats), default=folder.stat().st_mtime)
-
-
-def locked(folder: Path) -> bool:
-    """Whether a process works in the folder now."""
-    if not (folder / locks.LOCK).exists():
-        return False
-    lock = FileLock(folder / locks.LOCK)
-    try:
-        lock.acquire(timeout=0)
-    except Timeout:
-        return True
-    lock.release()
-    return False
 
 
 def chosen(entries: Sequence[Entry], keys: Sequence[str]) -> list[Entry]:
@@ -164,7 +145,9 @@ def stale(entries: Sequence[Entry], older_than: float) -> list[Entry]:
 def sweep(cache: Path) -> int:
     """Remove the temporary files of killed processes; returns how many there were."""
     return sum(
-        len(files.sweep_leftovers(folder)) for folder in journal.folders(cache / "runs") if not locked(folder)
+        len(files.sweep_leftovers(folder))
+        for folder in journal.folders(cache / "runs")
+        if not locks.locked(folder)
     )
 
 

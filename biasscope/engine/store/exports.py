@@ -10,10 +10,10 @@ from pathlib import Path
 from typing import Any
 
 import polars as pl
-from filelock import FileLock
 
 from biasscope.engine.errors import DataError
 from biasscope.engine.schemas import TOTAL
+from biasscope.engine.store import locks
 from biasscope.engine.store.files import safe_name, write_json
 from biasscope.engine.types import Site
 
@@ -117,7 +117,7 @@ def _write(file: Path, value: dict[str, Any]) -> Path:
 
 def _merge(file: Path, entries: dict[str, Any]) -> Path:
     """A file of which only these entries are replaced."""
-    with FileLock(file.with_name(f".{file.name}.lock")):
+    with locks.exclusive(file.with_name(f".{file.name}.lock")):
         try:
             merged = json.loads(file.read_text(encoding="utf-8")) if file.exists() else {}
         except ValueError as error:

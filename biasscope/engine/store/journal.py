@@ -20,7 +20,7 @@ import polars as pl
 
 from biasscope.engine.errors import DamagedError, unwritable
 from biasscope.engine.store import digests, files, shards
-from biasscope.engine.store.locks import HOLDER, LOCK, held
+from biasscope.engine.store.locks import OURS, held
 from biasscope.engine.store.shards import SCHEMA_VERSION
 
 JOURNAL, KEY = "journal.jsonl", "key.json"
@@ -234,7 +234,7 @@ def clear(folder: Path) -> None:
     """Remove all that a run has stored. Call while holding its lock."""
     (folder / JOURNAL).unlink(missing_ok=True)  # first: without it no shard counts
     for path in folder.iterdir():
-        if path.name not in (LOCK, HOLDER):
+        if path.name not in OURS:
             path.unlink() if not path.is_dir() else shutil.rmtree(path)
     files.sync_folder(folder)
 

@@ -45,6 +45,13 @@ def command(name: str, params: Mapping[str, Any], *, document: bool = False) -> 
     return shlex.join(words)
 
 
+def dataset(record: RunRecord) -> str:
+    """What --dataset was in the record of a run of one data set: its name, or the path of its file."""
+    (part,) = record.datasets
+    named = record.params.get("dataset") or []
+    return next((name for name in named if Path(name).name == part.source.get("file")), part.name)
+
+
 def in_memory(record: RunRecord) -> bool:
     """Whether the run's model was given in memory, so that no option names it."""
     return record.model is not None and record.model.note == IN_MEMORY

@@ -84,6 +84,10 @@ class DatasetPart(Strict):
     """With how many threads its parts were measured; the last digits of a number depend on it."""
     lost: int = 0
     """Values left out of the statistics because they are not finite."""
+    noise_floor: float | None = None
+    """How large an effect of nothing is, in the unit of the ranking statistic; null where it was not
+    measured: in float32, and of estimates.
+    """
     attention: str = ""
     """Of which heads and prompts it is known where they look (PATTERNS), and of which not; for people."""
     run_key: str = ""
@@ -121,8 +125,17 @@ class RunRecord(Strict):
     @property
     def given(self) -> str:
         """What was replaced all the while, as a clause of a title; empty where nothing was."""
+        return "".join(f", {change}" for change in self._changes)
+
+    @property
+    def subject(self) -> str:
+        """The model in a sentence, with what was replaced all the while."""
+        return " ".join(["the model", *self._changes]) if self._changes else "this model"
+
+    @property
+    def _changes(self) -> list[str]:
         sites, edit = self.params.get("given"), self.params.get(EDITED)
-        return (f", edited by {edit}" if edit else "") + (f", with {sites} ablated" if sites else "")
+        return [f"edited by {edit}"] * bool(edit) + [f"with {sites} ablated"] * bool(sites)
 
 
 @dataclass(frozen=True)

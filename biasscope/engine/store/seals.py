@@ -12,11 +12,10 @@ from collections.abc import Iterable, Iterator
 from enum import StrEnum
 from pathlib import Path
 
-from filelock import FileLock
 from pydantic import BaseModel, ValidationError
 
 from biasscope.engine.errors import DamagedError
-from biasscope.engine.store import digests, files
+from biasscope.engine.store import digests, files, locks
 from biasscope.engine.store.files import safe_name
 from biasscope.engine.store.runs import RECORD
 
@@ -63,7 +62,7 @@ def read(output: Path) -> Index:
 def _changed(output: Path) -> Iterator[Index]:
     """Hold the index of a results folder for a change, which is written whole."""
     output.mkdir(parents=True, exist_ok=True)
-    with FileLock(output / f".{INDEX}.lock"):
+    with locks.exclusive(output / f".{INDEX}.lock"):
         index = read(output)
         before = index.model_copy(deep=True)
         yield index

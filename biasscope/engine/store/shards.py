@@ -42,6 +42,7 @@ SCHEMAS = {
     "effects": EFFECTS,
     "exact": EFFECTS,
     "aside": EFFECTS,
+    "floor": EFFECTS,
     "conditional": CONDITIONAL,
     "groups": GROUPS,
     "neurons": SUMMARY,
@@ -62,10 +63,14 @@ SCHEMAS = {
     "probes": PROBES,
     "edits": EDITS,
     "fits": FITS,
+    "audit": EFFECTS,
+    "estimates": EFFECTS,
     "summary": SUMMARY,
     "reliability": RELIABILITY,
 }
-"""Table → its columns; `exact`: what attribution is calibrated with, `control`: effects on the control."""
+"""Table → its columns; `exact`: what attribution is calibrated with, `control`: effects on the control;
+`audit`: of heads in edited models, `estimates`: of those that were not replaced.
+"""
 
 
 def encoded(frame: pl.DataFrame, schema: pl.Schema, name: str) -> bytes:

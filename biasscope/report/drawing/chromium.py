@@ -79,15 +79,15 @@ def pdf(program: str, page: Path, title: str) -> bytes:
 
 
 class Chromium:
-    """A running browser with one empty page."""
+    """A running browser with one empty page; `more`: flags beside the usual ones."""
 
-    def __init__(self, program: str) -> None:
+    def __init__(self, program: str, *more: str) -> None:
         self.folder = tempfile.mkdtemp(prefix="biasscope-")
         # far from 3 and 4, so that moving one there cannot overwrite the other
         ends = [_far(end) for pair in (os.pipe(), os.pipe()) for end in pair]
         self._commands, self._answers = ends[1], ends[2]
         root = ["--no-sandbox"] if os.geteuid() == 0 else []
-        flags = [*FLAGS, *root, f"--user-data-dir={self.folder}", "about:blank"]
+        flags = [*FLAGS, *root, *more, f"--user-data-dir={self.folder}", "about:blank"]
         start = [sys.executable, "-c", START, str(ends[0]), str(ends[3]), program, *flags]
         null = subprocess.DEVNULL
         self._process = subprocess.Popen(  # noqa: S603  the user's own browser
@@ -98,16 +98,23 @@ class Chromium:
         self._buffer, self._number, self._session = b"", 0, ""
 
     def __enter__(self) -> Self:
-        targets = self.call("Target.getTargets")["targetInfos"]
-        page = next(target["targetId"] for target in targets if target["type"] == "page")
-        self._session = self.call("Target.attachToTarget", targetId=page, flatten=True)["sessionId"]
-        self.call("Page.enable")
+        try:
+            self._attach()
+        except BaseException:
+            self.close()  # a `with` that is not entered is not left
+            raise
         return self
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None
     ) -> None:
         self.close()
+
+    def _attach(self) -> None:
+        targets = self.call("Target.getTargets")["targetInfos"]
+        page = next(target["targetId"] for target in targets if target["type"] == "page")
+        self._session = self.call("Target.attachToTarget", targetId=page, flatten=True)["sessionId"]
+        self.call("Page.enable")
 
     def close(self) -> None:
         """End the browser and remove what it wrote."""

@@ -12,7 +12,7 @@ from biasscope.engine.statistics.mitigate import CHOOSING, FACTS, JUDGED, LOSS, 
 from biasscope.engine.store import files
 from biasscope.engine.store.runs import DatasetPart, Result
 from biasscope.report.edits.judged import Judged, Row, edits, loss, sentences, span, two
-from biasscope.report.edits.tables import transferred
+from biasscope.report.edits.tables import audited, cell, head, transferred
 from biasscope.report.tables import escaped
 
 FILE = "card.md"
@@ -89,6 +89,9 @@ def _lines(left: Exported, edit: Judged, summary: pl.DataFrame, part: DatasetPar
     yield ""
     yield "The rank is (1 + draws that leave as little) / (1 + draws); above 0.05 nothing is shown."
     yield ""
+    yield "## Who carries it now"
+    yield from _audit(edit, summary)
+    yield ""
     yield "## What is in this folder"
     for name, text in left.holds.items():
         yield f"- `{name}`: {text}"
@@ -138,6 +141,20 @@ def _controls(edit: Judged) -> Iterator[list[str]]:
         band = edit.band(role)
         ends = NONE if band is None or band["ci_low"] is None else span(band)
         yield [role, ends, str(rank["n"]), two(rank["estimate"])]
+
+
+def _audit(edit: Judged, summary: pl.DataFrame) -> Iterator[str]:
+    """What an audit of the edited model found, or the command for one."""
+    found = next((each for each in audited(summary) if each.name == edit.name), None)
+    if found is None:
+        yield "Not audited: `biasscope ablate --edit edit.safetensors` says which heads carry the rest."
+        return
+    yield found.sentence
+    yield ""
+    body = ([head(row), cell(row), cell(found.was(row))] for row in found.now)
+    yield from _table(["head", f"{edit.statistic} when it is replaced", "before the edit"], body)
+    yield ""
+    yield "Judged half; measured exactly: the heads that an estimate puts first, and those first before."
 
 
 def _span(row: Row | None) -> str:

@@ -84,7 +84,9 @@ class Judged:
         left, ranks = self.left(), self.ranks
         if left is None or left["ci_low"] is None:
             few = resampling.few_clusters_note(self.change["clusters"] or 0, "group")
-            return few or f"the interval of the clean {self.statistic} holds 0"
+            if few or left is None:
+                return few or f"the interval of the clean {self.statistic} holds 0"
+            return "what is left has no interval: the edit does the same to all groups, or nothing"
         if not ranks:
             return "no random edit was drawn to compare it with"
         if short := [row for row in ranks.values() if row["n"] < FEWEST]:
@@ -176,6 +178,8 @@ def _factual(edit: Judged, data: DatasetPart) -> str:
         return f"It takes more of {noun(data)} than of factual gender ({kept})."
     if facts["ci_high"] < left["ci_low"]:
         return f"It takes more of factual gender ({kept}) than of {noun(data)}."
+    if facts["ci_high"] >= 1:
+        return f"Whether it takes factual gender too is not shown ({kept})."
     return f"It takes gender as a whole, factual gender ({kept}) with {noun(data)}."
 
 
@@ -189,11 +193,12 @@ def _shift(edit: Judged, data: DatasetPart) -> str:
 
 
 def _elsewhere(edit: Judged, name: str | None) -> str:
-    """Whether nothing is shown on other data."""
+    """Whether nothing is shown on other data, or the opposite."""
     left = edit.left(TRANSFER)
-    if left is None or left["ci_low"] is None or not left["ci_low"] <= 1 <= left["ci_high"]:
+    if left is None or left["ci_low"] is None or left["ci_high"] < 1:
         return ""
-    return f"On {name or 'the other data'} nothing is shown."
+    says = "nothing is shown" if left["ci_low"] <= 1 else f"it leaves more than there was ({span(left)})"
+    return f"On {name or 'the other data'} {says}."
 
 
 def _fitted(edit: Judged, data: DatasetPart) -> str:

@@ -19,6 +19,8 @@ if TYPE_CHECKING:
     from biasscope.report.page.gallery import Gallery
 
 TICKS = (0.0001, 0.001, 0.003, 0.01, 0.03, 0.1, 0.3, 1, 3)
+HEADS = 3
+"""Heads of each edited model that are shown."""
 MARKS = ("o", "s", "^", "D", "v", "P", "X", "<", ">", "*")
 
 
@@ -98,3 +100,5 @@ def section(parts: Sequence[Part], gallery: "Gallery") -> "Iterator[Block]":
                 yield from pictures([gallery.picture(name, trade, run.summary, says, title=title)])
             yield Block("table", table=tables.judged(run.summary, run.data, run.file, said=False))
             yield Block("table", table=tables.curve(run.summary))
+            if (audit := tables.audit(run.summary, HEADS)) is not None:
+                yield Block("table", table=audit)

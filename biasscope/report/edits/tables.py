@@ -1,15 +1,17 @@
 """The edits of a run as tables: one row an edit judged in full, and what is left at each dose."""
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 import polars as pl
 
 from biasscope.engine import schemas
 from biasscope.engine.schemas import NONE, number
-from biasscope.engine.statistics.mitigate import CHOOSING, FACTS, JUDGED, TRANSFER
+from biasscope.engine.statistics.mitigate import AUDIT, CHOOSING, CLEAN, FACTS, JUDGED, TRANSFER
 from biasscope.engine.store.runs import DatasetPart
+from biasscope.engine.types import Site
 from biasscope.report.edits.judged import COST, Judged, Row, edits, loss, sentences, span, two
-from biasscope.report.tables import Table
+from biasscope.report.tables import Table, interval
 
 ABOUT = {
     "random": "random: what random edits of equal cost leave, 5 to 95 % of the draws",
@@ -127,3 +129,76 @@ def left_by_dose(summary: pl.DataFrame) -> dict[str, dict[float, float | None]]:
         name: {dose: share(edit) for dose, edit in sorted(line.items())}
         for name, line in series(edits(summary)).items()
     }
+
+
+@dataclass(frozen=True)
+class Audited:
+    """Who carries the bias in a model that was edited, and did before: rows of SUMMARY, strongest first."""
+
+    name: str
+    now: Sequence[Row]
+    before: Sequence[Row]
+    """Of all heads that the run measured."""
+
+    def was(self, row: Row) -> Row:
+        """The same head in the model as it is."""
+        return next(old for old in self.before if head(old) == head(row))
+
+    @property
+    def sentence(self) -> str:
+        """What the audit found."""
+        first, old = self.now[0], self.before[0]
+        return (
+            f"Audit of the edited model: heads with a star: {_stars(self.now)} of {len(self.before)} (before "
+            f"the edit {_stars(self.before)}); the strongest of {len(self.now)} measured is {head(first)}, "
+            f"{cell(first)} {first['unit']} (before {cell(self.was(first))}); the strongest before was "
+            f"{head(old)}, {cell(old)}."
+        )
+
+
+def head(row: Row) -> str:
+    """The head of a row, as everywhere."""
+    return str(Site(row["layer"], row["component"], row["head"]))
+
+
+def _marked(row: Row) -> str:
+    return f"{number(row['estimate'])}{schemas.mark(row) or ' '}"
+
+
+def _stars(rows: Sequence[Row]) -> int:
+    return sum(schemas.mark(row) == schemas.STAR for row in rows)
+
+
+def cell(row: Row) -> str:
+    """Estimate, mark and interval of a row, for running text."""
+    return " ".join(interval(row).split())
+
+
+def audited(summary: pl.DataFrame) -> list[Audited]:
+    """The audits of a run, in the order of its edits; none where it was not asked for one."""
+    rows = summary.filter(pl.col("subset") == AUDIT, pl.col("estimate").is_not_null())
+    by = {str(name): part.to_dicts() for (name,), part in rows.group_by("position", maintain_order=True)}
+    before = by.pop(CLEAN, [])
+    return [Audited(name, now, before) for name, now in by.items() if before]
+
+
+def audit(summary: pl.DataFrame, heads: int = 1) -> Table | None:
+    """The strongest heads of each edited model, beside what they did before; None where none was audited."""
+    audits = audited(summary)
+    if not audits:
+        return None
+    body = []
+    for each in audits:
+        stars = [each.name, f"{_stars(each.now)} ({_stars(each.before)})"]
+        for row in each.now[:heads]:
+            body.append([*stars, head(row), interval(row), _marked(each.was(row))])
+            stars = ["", ""]
+    first = audits[0].before[0]
+    shown = [row for each in audits for row in (*each.now[:heads], *map(each.was, each.now[:heads]))]
+    notes = [
+        f"who carries the {first['statistic']} now: its change, {first['unit']}, when a head of the edited "
+        f"model is replaced ({first['source']}), on the judged half",
+        f"stars: heads with a star, of {len(audits[0].before)}; in brackets: in the model as it is",
+        *schemas.legend(shown),
+    ]
+    return Table("", ["edit", "stars", "strongest head", "now [95 %]", "before"], [body], notes)

@@ -13,8 +13,8 @@ from biasscope.report.page import glossary
 from biasscope.report.page.gallery import Picture
 from biasscope.report.tables import Table, escaped
 
-LONGEST = 400
-"""Characters of a cell; what is longer is cut, and says so."""
+LONGEST = 1000
+"""Characters of a cell or a paragraph; what is longer is cut, and says so."""
 
 
 @dataclass(frozen=True)

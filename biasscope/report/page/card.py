@@ -56,11 +56,12 @@ def write(gathered: Gathered) -> str:
     newest = max(run.record.created for run in gathered.used)[:10]
     body = [
         f"# Bias card: {_md(', '.join(models))}",
-        f"Made by biasscope {__version__} from {len(gathered.used)} runs, the newest of {newest}. "
+        f"Made by biasscope {__version__} from {words.runs(gathered)}, the newest of {newest}. "
         "It documents measurements; it is no legal advice and no statement of conformity.",
         "## Intended use",
         f"Of the model: {OPEN}",
-        "Of this card: to show what was measured of the model's stereotypes, on which texts, and how surely.",
+        f"Of this card: to show what was measured of the model's {_kind(parts)}, on which texts, and how "
+        "surely.",
         *["## Data", "\n".join(f"- {line}" for line in _data(parts))],
         *["## Method", METHOD],
         *["## Results", *_results(parts)],
@@ -75,6 +76,11 @@ def write(gathered: Gathered) -> str:
     return f"---\n{_front(parts)}---\n\n" + "\n\n".join(body) + "\n"
 
 
+def _kind(parts: Sequence[Part]) -> str:
+    """What was measured: stereotypes only where data say what is one."""
+    return "stereotypes" if any(part.data.bias for part in parts) else "preferences"
+
+
 def _front(parts: Sequence[Part]) -> str:
     """The YAML front matter; its values are JSON, which YAML contains."""
     lines = ["tags:", "- bias", "- biasscope", "model-index:"]
@@ -82,7 +88,7 @@ def _front(parts: Sequence[Part]) -> str:
         own = [result for part in parts if part.model == model and (result := _result(part))]
         lines += [f"- name: {_json(model)}", f"  results:{'' if own else ' []'}"]
         for result in own:
-            lines += [f"  - task: {_json({'type': 'text-generation', 'name': 'stereotypes'})}"]
+            lines += [f"  - task: {_json({'type': 'text-generation', 'name': result['kind']})}"]
             lines += [f"    dataset: {_json(result['dataset'])}", "    metrics:"]
             lines += [f"    - {_json(metric)}" for metric in result["metrics"]]
     return "".join(f"{line}\n" for line in lines)
@@ -93,7 +99,7 @@ def _result(part: Part) -> dict[str, Any] | None:
     rows = [] if part.baseline is None else list(_rows(part.baseline.summary))
     metrics = [_metric(row) for row in rows if row["estimate"] is not None]
     data = {"type": part.data.name, "name": part.data.name, "args": {"sha256": part.data.digest}}
-    return {"dataset": data, "metrics": metrics} if metrics else None
+    return {"dataset": data, "metrics": metrics, "kind": _kind([part])} if metrics else None
 
 
 def _rows(summary: pl.DataFrame) -> Iterator[dict[str, Any]]:

@@ -19,7 +19,7 @@ from biasscope.engine.store import files, shards
 from biasscope.engine.store.reproduce import relative
 from biasscope.engine.store.seals import DEPTH
 from biasscope.report import circuits, comparison, edges, formats, probes, sites, tables, words
-from biasscope.report.drawing import chromium, columns, figures
+from biasscope.report.drawing import chromium, columns, points
 from biasscope.report.edits import section as edits
 from biasscope.report.page import blocks, card, first_screen, glossary, models, pairing, views
 from biasscope.report.page.blocks import (
@@ -54,15 +54,8 @@ def write(
 
     UsageError: no browser that prints. PartialError where runs could not be read.
     """
-    program = chromium.check() if extras.pdf else ""
-    written, gallery = save(gathered, out, pairs)
-    page, screen = written[-1], Screen(quiet=extras.quiet)
-    if extras.pdf:
-        written.append(out.with_suffix(".pdf"))
-        files.write_bytes(written[-1], chromium.pdf(program, page, _title(gathered)))
-    if extras.card:
-        written.append(out.with_name(f"{out.stem}_card.md"))
-        files.write_bytes(written[-1], card.write(gathered).encode())
+    written, gallery = save(gathered, out, pairs, extras)
+    page, screen = out.with_suffix(".html"), Screen(quiet=extras.quiet)
     text = _say(gathered, gallery, written, chosen, pairs)
     if formats.form(chosen) is not Format.TABLE:
         screen.note(text)
@@ -71,11 +64,14 @@ def write(
     gathered.check()
 
 
-def save(gathered: Gathered, out: Path, pairs: Sequence[Pair] | None = None) -> tuple[list[Path], Gallery]:
-    """The report's two files, out.md and the page beside it, and its figures, all written.
+def save(
+    gathered: Gathered, out: Path, pairs: Sequence[Pair] | None = None, extras: Extras = Extras()
+) -> tuple[list[Path], Gallery]:
+    """The report's files, out.md, the page beside it and the extras that are files, and its figures, written.
 
-    `pairs`: those of its models, where they are known already.
+    `pairs`: those of its models, where they are known already. UsageError: no browser that prints.
     """
+    program = chromium.check() if extras.pdf else ""
     pairs = pairing.of_parts(gathered.parts) if pairs is None else pairs
     if out.suffix != ".md":
         raise UsageError(f"--out {out} must end in .md; the HTML page gets the same name with .html")
@@ -92,7 +88,14 @@ def save(gathered: Gathered, out: Path, pairs: Sequence[Pair] | None = None) -> 
     given |= {"views": views.embedded(gathered, shown), "script": Markup(script), "script_digest": digest}  # noqa: S704  ours
     files.write_bytes(page, blocks.render("html", **given).encode())
     gallery.sweep()
-    return [out, page], gallery
+    written = [out, page]
+    if extras.pdf:
+        written.append(out.with_suffix(".pdf"))
+        files.write_bytes(written[-1], chromium.pdf(program, page, given["title"]))
+    if extras.card:
+        written.append(out.with_name(f"{out.stem}_card.md"))
+        files.write_bytes(written[-1], card.write(gathered).encode())
+    return written, gallery
 
 
 def _cover(gathered: Gathered) -> list[tuple[str, str]]:
@@ -102,22 +105,23 @@ def _cover(gathered: Gathered) -> list[tuple[str, str]]:
     names = dict.fromkeys(part.data.name for part in gathered.parts)
     created = sorted(run.record.created[:10] for run in gathered.used)
     span = created[0] if created[0] == created[-1] else f"{created[0]} to {created[-1]}"
-    made = f"{len(gathered.used)} runs of {span}, biasscope {__version__}"
+    made = f"{words.runs(gathered)} of {span}; this report by biasscope {__version__}"
     return [*lines, ("Data", ", ".join(names)), ("Measured", made)]
 
 
 def _title(gathered: Gathered) -> str:
+    """What it is about; of bias only where data say what is one."""
     models = ", ".join(dict.fromkeys(part.model for part in gathered.parts))
-    return (
-        f"Where bias sits: {models} on {', '.join(dict.fromkeys(part.data.name for part in gathered.parts))}"
-    )
+    data = ", ".join(dict.fromkeys(part.data.name for part in gathered.parts))
+    about = "Where bias sits" if any(part.data.bias for part in gathered.parts) else "What a model prefers"
+    return f"{about}: {models} on {data}"
 
 
 def _lead(gathered: Gathered) -> list[str]:
     """What the report is made of."""
     newest = max(run.record.created for run in gathered.used)[:10]
-    runs = f"{len(gathered.used)} runs of biasscope {__version__}; the newest of {newest}."
-    return [f"{runs} Intervals are 95 %, over groups."]
+    made = f"Made by biasscope {__version__} from {words.runs(gathered)}, the newest of {newest}."
+    return [f"{made} Intervals are 95 %, over groups."]
 
 
 def _row(run: ReportRun) -> dict[str, Any]:
@@ -189,7 +193,7 @@ def _unmeasured(part: Part) -> Iterator[Block]:
     options = " --method exact --components resid_post --positions term,between,readout"
     lacking = {
         words.command("baseline", part): part.baseline is None,
-        words.command("patch", part, " --method exact"): not part.maps,
+        words.command("patch", part, " --method exact"): all(m.given for m in part.maps),
         words.command("patch", part, " --method edges"): not part.between and bool(part.maps),
         words.command("patch", part, options): not part.along,
         words.command("probe", part): not part.probes,
@@ -213,7 +217,7 @@ def _overview(parts: Sequence[Part], gallery: Gallery) -> Iterator[Block]:
     if rows and len(parts) > 1:
         says = "; ".join(f"{row['name']} {words.interval(row, row['unit'])}" for row in rows)
         named: Any = {"title": f"Clean models on {parts[0].data.name}", "unit": rows[0]["unit"]}
-        yield from pictures([gallery.picture("clean-models", figures.overview, rows, says, **named)])
+        yield from pictures([gallery.picture("clean-models", points.overview, rows, says, **named)])
 
 
 def _clean(parts: Sequence[Part], gallery: Gallery) -> Iterator[Block]:

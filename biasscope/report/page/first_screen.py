@@ -9,7 +9,7 @@ import polars as pl
 from biasscope.engine.schemas import NONE
 from biasscope.engine.statistics.inference.resampling import plural
 from biasscope.report import reliability, sites, words
-from biasscope.report.drawing import figures
+from biasscope.report.drawing import points
 from biasscope.report.page import verdict
 from biasscope.report.page.blocks import Block, Section
 from biasscope.report.page.gallery import Gallery, Picture
@@ -45,7 +45,7 @@ def _overview(found: Sequence[tuple[Part, Verdict | None]]) -> Table:
     """One line a model and data set: what was found, how strong, where."""
     rows = []
     for part, judged in found:
-        first = next(iter(part.shown), None)
+        first = part.first
         says = "not measured" if judged is None else judged.title
         strong = NONE if judged is None or judged.row["estimate"] is None else odds(judged.row)
         where = "not measured" if first is None else words.short_sites(first)
@@ -56,7 +56,7 @@ def _overview(found: Sequence[tuple[Part, Verdict | None]]) -> Table:
 def of(part: Part) -> Verdict | None:
     """The verdict on the clean model; None where it was not measured."""
     run = part.baseline
-    return None if run is None else verdict.of(run.summary, run.data, run.folder)
+    return None if run is None else verdict.of(run.summary, run.data, run.folder, run.record.subject)
 
 
 @dataclass(frozen=True)
@@ -69,17 +69,17 @@ class _Beside:
 
 def _block(part: Part, judged: Verdict | None, beside: _Beside, limits: str = "") -> Block:
     """The verdict of one part, with its two pictures and what no run shows."""
-    first, groups = sites.first(part), None if judged is None else _groups(part, judged, beside.gallery)
+    first, groups = part.first, None if judged is None else _groups(part, judged, beside.gallery)
     drawn = [] if groups is None else [groups]
     drawn += [] if first is None else [sites.heat_map(first, beside.parts, beside.gallery)]
-    points = [("Where", words.where(part)), ("How certain", _certain(part, judged, first))]
+    said = [("Where", words.where(part)), ("How certain", _certain(part, judged, first))]
     even = judged is not None and not judged.slope and judged.data.bias and judged.data.compares == "words"
     if limits := " ".join([limits] * bool(limits) + [FREQUENCY] * bool(even)):
-        points.append((NOT_SHOWN, limits))
+        said.append((NOT_SHOWN, limits))
     if judged is None:
         missing = f"Nothing is said of it without {words.command('baseline', part)}."
-        return Block("verdict", "The clean model was not measured.", [missing], pictures=drawn, points=points)
-    return Block("verdict", judged.title, judged.parts[1:], pictures=drawn, points=points)
+        return Block("verdict", "The clean model was not measured.", [missing], pictures=drawn, points=said)
+    return Block("verdict", judged.title, judged.parts[1:], pictures=drawn, points=said)
 
 
 def _certain(part: Part, judged: Verdict | None, first: Map | None) -> str:
@@ -105,12 +105,12 @@ def _groups(part: Part, judged: Verdict, gallery: Gallery) -> Picture | None:
         covariate, unit = data.covariate or ("covariate", "")
         known = pl.DataFrame({"group": list(judged.x), "x": list(judged.x.values())})
         means = judged.means.select("group", "n", "ci_low", "ci_high", y="mean")
-        points = known.join(means, on="group", maintain_order="left")
-        rows = points.select("group", "x", "y")
+        dots = known.join(means, on="group", maintain_order="left")
+        rows = dots.select("group", "x", "y")
         says = f"Run {run.key}: {rows.height} {plural(data.noun)}; line: the slope, with its 95 % band (HC3)."
         axes = f"{covariate}{f', {unit}' if unit else ''}", axis
-        picture = gallery.picture(name, figures.scatter, rows, says, title=title, axes=axes)
-        return replace(picture, view=f"{run.key}-groups", points=points)
+        picture = gallery.picture(name, points.scatter, rows, says, title=title, axes=axes)
+        return replace(picture, view=f"{run.key}-groups", points=dots)
     ends = (
         ", each with the 95 % interval over its own texts"
         if judged.means["ci_low"].is_not_null().any()
@@ -120,4 +120,4 @@ def _groups(part: Part, judged: Verdict, gallery: Gallery) -> Picture | None:
         f"Run {run.key}: means of {judged.means.height} {plural(data.noun)}{ends}; dashed: the mean of all."
     )
     named: Any = {"title": title, "axis": axis, "overall": judged.row["estimate"] or 0.0}
-    return gallery.picture(name, figures.dots, judged.means, says, **named)
+    return gallery.picture(name, points.dots, judged.means, says, **named)

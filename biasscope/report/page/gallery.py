@@ -13,7 +13,7 @@ import polars as pl
 
 from biasscope.console import safe_text
 from biasscope.engine.store import digests, files
-from biasscope.report.drawing import canvas, figures
+from biasscope.report.drawing import canvas, figures, points
 
 INDEX = "figures.json"
 """File of the folder: each figure's name → the digest of what it was drawn from."""
@@ -111,7 +111,7 @@ class Gallery:
 @functools.cache
 def _code() -> str:
     """What draws: with another version of our code or of matplotlib, figures are drawn again."""
-    ours = [digests.of_file(Path(str(module.__file__))) for module in (canvas, figures)]
+    ours = [digests.of_file(Path(str(module.__file__))) for module in (canvas, figures, points)]
     return digests.digest([*ours, importlib.metadata.version("matplotlib")])
 
 

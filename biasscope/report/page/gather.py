@@ -47,7 +47,7 @@ class Map:
         steps = self.run.record.params.get("steps")
         how += f" in {steps} steps" if steps else ""
         chosen = ", chosen sites" if self.partial else ""
-        return f"{SOURCES[self.source].title}, {how}{self.run.record.given}{chosen}"
+        return f"{SOURCES[self.source].title}, {how}{self.given}{chosen}"
 
     @property
     def estimated(self) -> bool:
@@ -58,6 +58,11 @@ class Map:
     def partial(self) -> bool:
         """Whether only chosen sites were measured."""
         return any(self.run.record.params.get(name) for name in ("top", "heads", "layers", "adaptive"))
+
+    @property
+    def given(self) -> str:
+        """What was replaced all the while, see `RunRecord`."""
+        return self.run.record.given
 
     @property
     def groups(self) -> int:
@@ -76,6 +81,8 @@ class Part:
     model: str
     model_option: str
     """What --model was."""
+    data_option: str
+    """What --dataset was."""
     data: DatasetPart
     """What the runs were measured on."""
     baseline: ReportRun | None
@@ -99,13 +106,19 @@ class Part:
     @property
     def shown(self) -> list[Map]:
         """The maps drawn: no estimates where all of the same sites were measured; as many as a row has."""
-        whole = {m.source for m in self.maps if not (m.estimated or m.partial or m.run.record.given)}
-        return [m for m in self.maps if not m.estimated or m.source not in whole][:ROW]
+        whole = {(m.source, m.given) for m in self.maps if not (m.estimated or m.partial)}
+        return [m for m in self.maps if not m.estimated or (m.source, m.given) not in whole][:ROW]
+
+    @property
+    def first(self) -> Map | None:
+        """The map of heads that stands on the first screen, of the clean model as what is said there."""
+        return next((m for m in self.shown if m.sites("z").height and not m.given), None)
 
     def measured(self, estimates: Map) -> Map | None:
         """The shown, measured map of chosen sites that stands before these estimates; None if none does."""
-        exact = (m for m in self.shown if not (m.estimated or m.run.record.given))
-        return next((m for m in exact if estimates.estimated and m.source == estimates.source), None)
+        exact = (m for m in self.shown if estimates.estimated and not m.estimated)
+        same = (estimates.source, estimates.given)
+        return next((m for m in exact if (m.source, m.given) == same), None)
 
 
 @dataclass(frozen=True)
@@ -190,7 +203,7 @@ def part(runs: Sequence[ReportRun]) -> Part:
     def place(m: Map) -> tuple[bool, bool, bool, int, bool, bool, int]:
         steps, costs = bool(m.run.record.params.get("steps")), m.ranked["specificity"].is_null().all()
         first = list(SOURCES).index(m.source)
-        return bool(m.run.record.given), m.estimated, m.partial, first, steps, costs, -m.ranked.height
+        return bool(m.given), m.estimated, m.partial, first, steps, costs, -m.ranked.height
 
     maps = sorted((m for run in runs if run.record.command in MAPS for m in _maps(run)), key=place)
     whole: dict[str, Map] = {}
@@ -201,6 +214,7 @@ def part(runs: Sequence[ReportRun]) -> Part:
     return Part(
         model=runs[0].model,
         model_option=reproduce.relative(str(runs[0].record.params.get("model", runs[0].model))),
+        data_option=reproduce.relative(reproduce.dataset(runs[0].record)),
         data=runs[0].data,
         baseline=next((run for run in of["baseline"] if not run.record.given), None),
         maps=list(whole.values()),

@@ -1,7 +1,6 @@
 """Two models on one data set: the sentence that answers which is less stereotyped, and the differences."""
 
 import itertools
-import math
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -16,7 +15,9 @@ from biasscope.engine.store.runs import DatasetPart
 from biasscope.engine.types import Site
 from biasscope.report import tables
 from biasscope.report.formats import records
+from biasscope.report.page.odds import exact
 from biasscope.report.page.pairing import Pair
+from biasscope.report.page.runs import ReportRun
 from biasscope.report.tables import Table, probability
 
 if TYPE_CHECKING:
@@ -29,6 +30,8 @@ CASES = {
     "weaker": "Yes, on these sentences",
     "stronger": "No, it is the other way round",
     "reversed": "No: it leans the other way now",
+    "against_less": "No: what leaned against the stereotype does so less",
+    "against_more": "It leans against the stereotype more",
     "open": "Not shown: the interval of the difference holds 0",
     "untestable": "Cannot be said",
 }
@@ -38,6 +41,8 @@ PLAIN = CASES | {
     "weaker": "Weaker",
     "stronger": "Stronger",
     "reversed": "The other way round",
+    "against_less": "Weaker",
+    "against_more": "Stronger",
     "open": "No difference is shown: its interval holds 0",
 }
 """The same where the data do not say that one side is a stereotype."""
@@ -47,27 +52,39 @@ def document(pair: Pair) -> dict[str, Any]:
     """The pair as programs read it."""
     about: dict[str, Any] = {"first": pair.first.key, "second": pair.second.key, "names": list(pair.names)}
     about |= {"dataset": pair.data.name, "kind": pair.kind, **vars(pair.matched)}
-    row = pair.headline
-    about |= {"case": None if row is None else case(row), "sentence": sentence(pair)}
+    about |= {"case": None if pair.headline is None else case(pair), "sentence": sentence(pair)}
     return {**about, "notes": list(pair.notes), "differences": list(records([pair.differences]))}
 
 
-def case(row: dict[str, Any]) -> str:
-    """Which of CASES a difference is; of SS the neutral value is 50, of all else 0."""
-    neutral = 50.0 if row["statistic"] == "ss" else 0.0
-    first, second = (
-        None if row[f"{side}_estimate"] is None else row[f"{side}_estimate"] - neutral
-        for side in ("first", "second")
-    )
-    if not paired.testable(row) or first is None or second is None:
+def case(pair: Pair) -> str:
+    """Which of CASES the headline is. Which way a run leans is said by its own interval: of SS the neutral
+    value is 50, of all else 0.
+    """
+    row = pair.headline
+    if row is None or not paired.testable(row):
         return "untestable"
     if row["ci_low"] == row["ci_high"] == 0:
         return "same"
     if row["ci_low"] <= 0 <= row["ci_high"]:
         return "open"
-    if first * second < 0:
+    leans = {_leans(run, row) for run in (pair.first, pair.second)}
+    if leans == {-1, 1}:
         return "reversed"
-    return "weaker" if abs(second) < abs(first) else "stronger"
+    lower = row["estimate"] < 0
+    if -1 in leans:
+        return "against_more" if lower else "against_less"
+    return "weaker" if lower else "stronger"
+
+
+def _leans(run: ReportRun, row: dict[str, Any]) -> int:
+    """1 or −1: the interval of a run's own statistic lies above or below its neutral value; 0: neither."""
+    neutral = 50.0 if row["statistic"] == "ss" else 0.0
+    own = run.summary.filter(pl.col("component").is_null(), subset="all", metric=row["metric"])
+    own = own.filter(pl.col("ci_low").is_not_null(), statistic=row["statistic"])
+    if own.is_empty():
+        return 0
+    low, high = own.select("ci_low", "ci_high").row(0)
+    return int(low > neutral) - int(high < neutral)
 
 
 def sentence(pair: Pair) -> str | None:
@@ -75,7 +92,7 @@ def sentence(pair: Pair) -> str | None:
     row = pair.headline
     if row is None:
         return None
-    which, (first, second) = case(row), pair.names
+    which, (first, second) = case(pair), pair.names
     start = (CASES if pair.data.bias else PLAIN)[which]
     asked = f"Is {second} less stereotyped than {first}? " if pair.data.bias else f"{second} beside {first}: "
     if which == "untestable":
@@ -93,7 +110,7 @@ def _change(row: dict[str, Any], data: DatasetPart) -> str:
     change += f" {row['unit']}{p}, over {row['n']} examples in {row['clusters']} groups"
     if row["statistic"] == "ss":
         return f"SS (50: neither side preferred) is {change}."
-    odds = f"{number(math.exp(second))} instead of {number(math.exp(first))}"
+    odds = f"{exact(second)} instead of {exact(first)}"
     if row["statistic"] == "slope":
         with_ = f"each standard deviation more of the {tables.on(data)}"
         return f"The slope is {change}; {with_} multiplies the odds of {data.sides[0]} by {odds}."
@@ -107,7 +124,11 @@ def _equals(p: float) -> str:
 def _cost(pair: Pair) -> str:
     """What became of the competence, or of LMS, in a sentence; empty where neither was measured."""
     whole = pair.differences.filter(subset="all")
-    for metric, statistic, name in (("competence", "mean", "Competence"), ("stereoset", "lms", "LMS")):
+    for metric, statistic, name in (
+        ("competence", "mean", "Competence"),
+        ("stereoset", "lms", "LMS"),
+        ("likelihood", "lms", "LMS"),
+    ):
         row = next(whole.filter(metric=metric, statistic=statistic).iter_rows(named=True), None)
         if row is not None and row["ci_low"] is not None and pair.kind == "baseline":
             ends = f"[{number(row['ci_low'])}, {number(row['ci_high'])}] {row['unit']}"

@@ -4,6 +4,8 @@ import math
 from collections.abc import Mapping
 from typing import Any
 
+from biasscope.engine.schemas import number
+
 MOST = 50.0
 """Nats beyond which the odds say nothing more."""
 LARGEST = 1000.0
@@ -25,6 +27,11 @@ def odds(row: Mapping[str, Any]) -> str:
 def factor(nats: float) -> str:
     """A number of times: "1.8 times"."""
     return f"{times(nats)} times"
+
+
+def exact(nats: float) -> str:
+    """e^nats with three digits, to be put beside another, as far as it is said at all (see `times`)."""
+    return number(math.exp(nats)) if abs(nats) <= math.log(LARGEST) else times(nats)
 
 
 def times(nats: float) -> str:

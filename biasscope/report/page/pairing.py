@@ -14,12 +14,12 @@ from biasscope.engine.statistics import paired, paired_scores
 from biasscope.engine.statistics.cells import partners
 from biasscope.engine.statistics.paired import Matched
 from biasscope.engine.statistics.paired_scores import Clean
-from biasscope.engine.store.runs import DatasetPart
+from biasscope.engine.store.runs import EDITED, DatasetPart
 from biasscope.engine.types import METRICS, Design
 from biasscope.report.page.gather import MAPS, Part, ReportRun
 from biasscope.report.page.runs import KIND
 
-FREE = ("given", "edit")
+FREE = ("given", EDITED)
 """Parameters in which two baselines may differ: that is what they are compared for."""
 MOST = 3
 """Models of which a report compares every two."""

@@ -24,7 +24,7 @@ KIND = (
 SIZE = (
     *("heads", "layers", "top", "by", "adaptive", "miss", "calibrate", "causal"),
     *("rounds", "mib", "sizes", "minimal", "target", "run", "group_by"),
-    *("kind", "doses", "at", "transfer", "text", "tokens", "random", "all_doses"),
+    *("kind", "doses", "at", "transfer", "text", "tokens", "random", "all_doses", "audit"),
 )
 """Those that make a larger or smaller one of the same kind: the largest, then the newest, is shown."""
 

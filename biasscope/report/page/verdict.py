@@ -92,8 +92,8 @@ class Verdict:
     """Group → covariate."""
     least: float | None = None
     """The smallest effect that would probably have been found; where none was."""
-    given: str = ""
-    """What is ablated all the while."""
+    subject: str = "this model"
+    """What it is about: the model as it is, or with what was replaced all the while."""
 
     @cached_property
     def case(self) -> Case:
@@ -112,7 +112,7 @@ class Verdict:
         first, second = self.data.sides
         positive = (self.row["estimate"] or 0) > 0
         text = table[self.case].format(
-            subject=f"the model with {self.given} ablated" if self.given else "this model",
+            subject=self.subject,
             bias=self.data.bias,
             does="repeats" if positive else "leans against",
             noun=self.data.noun,
@@ -272,8 +272,8 @@ def headline(summary: pl.DataFrame) -> dict[str, Any] | None:
     return None
 
 
-def of(summary: pl.DataFrame, data: DatasetPart, folder: Path, given: str = "") -> Verdict | None:
-    """The verdict of a finished baseline in `folder`; None where it has no target."""
+def of(summary: pl.DataFrame, data: DatasetPart, folder: Path, subject: str) -> Verdict | None:
+    """The verdict of a finished baseline in `folder`; `subject`: see `RunRecord`. None: it has no target."""
     row = headline(summary)
     if row is None:
         return None
@@ -283,10 +283,10 @@ def of(summary: pl.DataFrame, data: DatasetPart, folder: Path, given: str = "") 
     slope, least = row["statistic"] == "slope", None
     prompts = PROMPTS.to_frame() if prompts is None else prompts
     if scores is None:
-        return Verdict(row, data, prompts=prompts, x=x, given=given)
+        return Verdict(row, data, prompts=prompts, x=x, subject=subject)
     if case(row) is Case.NONE:
         least = groups.detectable(scores, x if slope else {}, seed=0)
-    return Verdict(row, data, groups.means(scores, prompts), prompts, x, least, given)
+    return Verdict(row, data, groups.means(scores, prompts), prompts, x, least, subject)
 
 
 def _table(folder: Path, name: str, data: DatasetPart) -> pl.DataFrame | None:

@@ -20,7 +20,7 @@ from biasscope.report.page.blocks import clean_text
 from biasscope.report.page.details import PLACE, Values, rounded
 from biasscope.report.page.gallery import Picture
 from biasscope.report.page.gather import Gathered, Map, Part, ReportRun
-from biasscope.report.tables import on
+from biasscope.report.tables import grows, on
 
 LARGEST = 900_000
 """Bytes of all that is embedded for one model; with its figures a page then stays below 3 MB."""
@@ -91,6 +91,7 @@ def view(part: Part, site_map: Map, detailed: int) -> dict[str, Any]:
     data = site_map.run.data
     facts = {"title": clean_text(site_map.name), "run": site_map.run.key, "model": clean_text(part.model)}
     facts |= {"data": clean_text(data.name), "noun": data.noun}
+    facts["grows"] = clean_text(grows(data, "slope"))
     statistics = [{"name": called, "unit": table["unit"][0]} for called, table in tables]
     chosen = _strongest(site_map, detailed)
     known, texts, unread = details.details(site_map, chosen)

@@ -5,13 +5,17 @@ import sys
 from collections.abc import Mapping
 from typing import Any
 
+import polars as pl
+
 from biasscope.engine.schemas import number
 from biasscope.engine.settings import Format
-from biasscope.engine.types import SOURCES
 from biasscope.report import formats
 from biasscope.report.drawing import columns
+from biasscope.report.page.odds import exact
 from biasscope.report.tables import Table
 
+PLACED = {"corrupt": "what it writes after the twin", "zero": "zeros"}
+"""Source → what stands in a head's place."""
 ANECDOTE = (
     "One prompt is an anecdote: other words may turn it round, and no interval can be given. "
     "`biasscope baseline --dataset occupations` measures 720 prompts."
@@ -27,9 +31,7 @@ def show(document: Mapping[str, Any], chosen: Format | None) -> None:
     elif chosen is Format.JSON:
         formats.write_json(document)
     else:
-        rows = document["heads"]
-        cells = [[str(value) for value in row.values()] for row in rows]
-        formats.listing("heads", rows, cells, chosen, columns=list(rows[0]))
+        formats.rows(pl.DataFrame(document["heads"]), chosen)
     sys.stdout.flush()
 
 
@@ -53,7 +55,7 @@ def preference(said: Mapping[str, Any]) -> str:
     """Which continuation is likelier, and how many times."""
     first, second = (side["text"] for side in said["continuations"])
     likely, other = (first, second) if said["target"] >= 0 else (second, first)
-    times = number(math.exp(abs(said["target"])))
+    times = exact(abs(said["target"]))
     return f"“{likely}” is {times} times as likely as “{other}” (target {number(said['target'])} nats)"
 
 
@@ -64,8 +66,8 @@ def _heads(document: Mapping[str, Any]) -> Table:
         [h["site"], number(h["effect"]), *([number(h["effect"] / total)] if total else [])]
         for h in document["heads"]
     ]
-    source = SOURCES[document["source"]]
-    notes = [f"change: of target, nats, with {source.noun} in its place; estimated from one gradient"]
+    placed = PLACED[document["source"]]
+    notes = [f"change: of target, nats, with {placed} in its place; estimated from one gradient"]
     notes += [f"share: of {number(total)} nats, the change of the whole prompt for its twin"] if total else []
     columns = ["head", "change", *(["share"] if total else [])]
     return Table("heads, by attribution", columns, [rows], [*notes, ANECDOTE])

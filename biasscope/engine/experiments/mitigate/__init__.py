@@ -2,6 +2,7 @@
 
 from collections import Counter
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 import polars as pl
@@ -9,6 +10,7 @@ import polars as pl
 from biasscope.engine.data import datasets
 from biasscope.engine.errors import DataError
 from biasscope.engine.experiments.circuit import halves
+from biasscope.engine.experiments.mitigate.audit import ESTIMATES, EXACT, Audit
 from biasscope.engine.experiments.mitigate.controls import Controls
 from biasscope.engine.experiments.mitigate.fitting import Fitting
 from biasscope.engine.experiments.mitigate.matching import Matching
@@ -56,7 +58,7 @@ def _facts(run: session.Running, data: Dataset) -> Dataset | None:
     """Prompts in which gender is a fact; None where the data are about something else."""
     if any(e.bias_type != "gender" for e in data.examples):
         return None
-    return datasets.load("definitional", run.options.data_dir)
+    return datasets.load(statistics.FACTUAL, run.options.data_dir)
 
 
 class Steps:
@@ -90,6 +92,10 @@ class Steps:
         names += self._text(main)
         if self.wanted.random:
             names += self._controls(main, about, chosen, judging)
+        if self.wanted.audit:
+            names += Audit(self.scan, self.judged, self.ranks, self.fit.heads, self.wanted.audit).measure(
+                main
+            )
         outside = len(self.scan.dataset.examples) - len(self.judged.dataset.examples)
         dropped = judging.dropped + Counter({"its group chose the edits": outside})
         self.scan.close(judging.examples, names, dropped, judging.partly)
@@ -144,5 +150,8 @@ def summary(scan: Scan, others: Sequence[Dataset]) -> pl.DataFrame:
         data.examples[0].dataset: Design(data.covariate, seed=seed) for data in (scan.dataset, *others)
     }
     study = statistics.Study(effects, edits, designs, frozenset(scan.journal.facts[JUDGED]), scan.run.slug)
+    units = scan.journal.facts["finished"]["units"]
+    if estimates := list(scan.journal.tables(ESTIMATES, units)):
+        study = replace(study, audit=scan.table(EXACT).collect(), estimates=pl.concat(estimates))
     with scan.run.phase("statistics"):
         return statistics.summarise(study)

@@ -142,7 +142,8 @@ class Fitting:
         y = np.array([label[group] for group in groups if group in label])
         if len(set(y.tolist())) < 2:
             raise DataError(
-                f"the choosing half of {self.here.dataset.name} has one value of its covariate alone"
+                f"the {self.here.dataset.name} has one value of its covariate alone: {kind} cannot be "
+                "fitted; take --kind mean or zero, or more groups"
             )
         x = layers[layer][known]
         if kind == "erase":
@@ -155,11 +156,12 @@ class Fitting:
 
     @cached_property
     def middle(self) -> float:
-        """What parts men's occupations from women's: 50 %, or the median of a covariate that is no share."""
-        (covariate, *_), groups = self.here.dataset.covariates, self.here.dataset.examples
-        if covariate.unit == "%":
-            return 50.0
-        return float(np.median([covariate.values[e.group] for e in groups if e.group in covariate.values]))
+        """What parts men's occupations from women's: 50 %, or the median of a covariate that is no share; the
+        mean where no group is on one side of those.
+        """
+        values = np.array(list(self.label().values()))
+        middle = 50.0 if self.here.dataset.covariates[0].unit == "%" else float(np.median(values))
+        return middle if values.min() <= middle < values.max() else float(values.mean())
 
     def label(self) -> dict[str, float]:
         """The covariate of the choosing half's groups."""

@@ -1,6 +1,8 @@
 """How an edit of a finished run leaves: as a recipe always, and in the forms that were asked for."""
 
-from collections.abc import Mapping, Sequence
+import contextlib
+import shutil
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -88,7 +90,7 @@ def leave(options: Measure, result: runs.Result, target: Target, voice: Voice) -
         raise DataError(f"{folder} holds another {target.name} than it measured; run the command again")
     target.folder.mkdir(parents=True, exist_ok=True)
     if place is not None:
-        with voice.hushed():
+        with voice.hushed(), _whole(left):
             _forms(left, place)
     recipe.write(left.recipe, target.folder / recipe.FILE)
     left.holds[recipe.FILE] = "the edit itself, for biasscope: --edit FILE"
@@ -128,16 +130,24 @@ def _forms(left: Left, place: Any) -> None:
             continue
         form = saving.FORMS[name]
         to = left.target.folder / form.file
-        form.write(place, to)
         left.holds[form.file] = form.holds
+        form.write(place, to)
         if name in ("weights", "ia3"):
-            apart = readback.difference(place, to, name, _examples())
-            if apart > readback.CLOSE:
-                raise DataError(
-                    f"--as {name}: what is read back differs from the edited model by {apart:.2g} nats (this "
-                    f"family cannot hold {left.target.name}); {place.alternative}"
-                )
-            left.apart[name] = apart
+            left.apart[name] = readback.check(place, to, name, _examples())
+
+
+@contextlib.contextmanager
+def _whole(left: Left) -> Iterator[None]:
+    """What is written within, or none of it: the folder is empty again where a form is refused."""
+    try:
+        yield
+    except BaseException:
+        for written in map(left.target.folder.joinpath, left.holds):
+            if written.is_dir():
+                shutil.rmtree(written)
+            else:
+                written.unlink(missing_ok=True)
+        raise
 
 
 def _examples() -> Sequence[Example]:

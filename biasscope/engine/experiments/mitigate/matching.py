@@ -124,7 +124,7 @@ class Matching:
         kinds = {own.name: "zero" if own.kind == "zero" else "mean" for own in self.controls.own}
         open_, sized = list(draws), dict[Draw, Dosed]()
         available = len(self.controls.others)
-        for k in [*(k for k in STEPS if k < available), available]:
+        for k in [*(k for k in STEPS if k < available), *([available] if available else [])]:
             singles = sorted({(kinds[name], draw) for name, draw in open_})
             sets = {
                 single: Edit(

@@ -11,6 +11,7 @@ from biasscope.engine.data import datasets
 from biasscope.engine.errors import DataError, UsageError
 from biasscope.engine.experiments.scans import selection
 from biasscope.engine.settings import KINDS, Measure
+from biasscope.engine.statistics.mitigate import FACTUAL
 from biasscope.engine.store import digests
 from biasscope.engine.types import Dataset
 
@@ -21,9 +22,11 @@ TRANSFER = {"winogender": "occupations", "occupations": "winogender"}
 """Data set → the one that an edit is judged on too, unless another is named."""
 PLACES = ("term", "last")
 SHORTEST = 200
-"""Characters of a paragraph of prose."""
+"""Characters that a paragraph of prose is longer than."""
 LONGEST = 16 * 2**20
 """Bytes of a text."""
+OTHER = "name other data"
+"""What to do where data are not to be judged on."""
 
 
 @dataclass(frozen=True)
@@ -42,6 +45,8 @@ class Wanted:
     tokens: int | None = None
     random: int = 20
     all_doses: bool = False
+    audit: int = 5
+    """How many heads of each model that is judged in full are measured anew; 0: none."""
 
     def __post_init__(self) -> None:
         if self.at not in PLACES:
@@ -56,10 +61,8 @@ class Wanted:
     def kinds(self, data: Dataset) -> tuple[str, ...]:
         """The kinds to fit. UsageError where one needs a covariate and the data have none."""
         graded = data.covariate is not None
-        if data.name == "definitional":
-            raise UsageError(
-                "gender is a fact in definitional: there is no stereotype to take away; take other data"
-            )
+        if data.name == FACTUAL:
+            raise UsageError(f"gender is a fact in {FACTUAL}: there is no stereotype to take away; {OTHER}")
         if self.kind is None:
             return ("mean", "erase") if graded else ("mean",)
         kinds = selection.parse_words("--kind", self.kind, tuple(KINDS))
@@ -111,14 +114,11 @@ class Wanted:
                 raise DataError(f"--text {self.text} cannot be read as UTF-8: {problem}") from problem
         parts = [" ".join(part.split()) for part in text.split("\n\n")]
         # rules, tables and headings are no prose
-        prose = [
-            part
-            for part in parts
-            if len(part) > 200 and sum(c.isalpha() or c == " " for c in part) > 0.9 * len(part)
-        ]
+        prose = [part for part in parts if len(part) > SHORTEST and _words(part)]
         if not prose:
             raise DataError(
-                f"--text {self.text} has no paragraph of prose (200 characters or more between empty lines)"
+                f"--text {self.text} has no paragraph of prose (more than {SHORTEST} characters between "
+                "empty lines, nine tenths of them letters); give a text with some"
             )
         return prose
 
@@ -127,19 +127,21 @@ class Wanted:
         name = self.transfer or TRANSFER.get(data.name, "none")
         if name == "none":
             return None
-        if name == data.name:
-            raise UsageError(f"--transfer {name} is the run's own data; name another data set, or none")
         try:
             other = datasets.read(name, options.data_dir, skip_invalid=options.skip_invalid)
         except DataError:
             if self.transfer is not None:
                 raise
             return None  # it was not downloaded, and nobody named it
+        if other.name == data.name:
+            raise UsageError(f"--transfer {name} is the run's own data, or called so; {OTHER}, or none")
         if (other.covariate is None) != (data.covariate is None):
             has, lacks = (other, data) if data.covariate is None else (data, other)
             raise UsageError(
                 f"--transfer {name}: {has.name} has a slope and {lacks.name} has not; name data of its kind"
             )
+        if other.name == FACTUAL:
+            raise UsageError(f"--transfer {name}: gender is a fact there, measured anyway; {OTHER}, or none")
         return datasets.drawn(other, min(len(data.examples), len(other.examples)), options.seed)
 
     def identity(self, data: Dataset, other: Dataset | None, facts: Dataset | None) -> Mapping[str, Any]:
@@ -148,6 +150,7 @@ class Wanted:
         asked: dict[str, Any] = {"kinds": kinds, "doses": {kind: self.doses_of(kind) for kind in kinds}}
         asked |= {"sizes": selection.parse_sizes(self.sizes), "layers": self.layers, "at": self.at}
         asked |= {"random": self.random, "all_doses": self.all_doses, "tokens": self.count}
+        asked |= {"audit": self.audit}
         asked["text"] = digests.digest(self.paragraphs)
         for name, part in (("transfer", other), ("facts", facts)):
             asked[name] = None if part is None else [part.name, part.digest, [e.id for e in part.examples]]

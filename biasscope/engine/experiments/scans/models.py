@@ -5,6 +5,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from biasscope.engine.errors import DataError
 from biasscope.engine.model import devices, loading, weights
 from biasscope.engine.model import shape as model_shape
 from biasscope.engine.model.edits import recipe
@@ -19,10 +20,10 @@ CONVERTED = 3.3e6
 
 def booted(weights: weights.Weights, options: Measure, voice: Voice) -> loading.LM:
     """The model with these weights, loaded and checked."""
-    from biasscope.engine.model import forward
+    from biasscope.engine.model import exactness
 
     voice.note(f"loading {options.model}" + (f", {weights.note}" if weights.note else ""))
-    return forward.check_packing(loading.boot(weights, device=options.device, dtype=options.dtype.value))
+    return exactness.check_packing(loading.boot(weights, device=options.device, dtype=options.dtype.value))
 
 
 def model(options: Measure, voice: Voice) -> loading.LM:
@@ -60,7 +61,20 @@ def edited(lm: loading.LM, edit: recipe.Recipe | None) -> loading.LM:
 
 def as_measured(lm: loading.LM, params: Mapping[str, Any]) -> loading.LM:
     """The model as a run with these parameters measured it: with its edit, if it had one."""
-    return edited(lm, recipe.read(Path(params["edit"])) if params.get("edit") else None)
+    return edited(lm, measured_edit(params))
+
+
+def measured_edit(params: Mapping[str, Any]) -> recipe.Recipe | None:
+    """The edit that stood in a run with these parameters. DataError where its file holds another by now."""
+    if not params.get("edit"):
+        return None
+    edit, known = recipe.read(Path(params["edit"])), params.get(runs.EDITED)
+    if known is not None and str(edit) != known:
+        raise DataError(
+            f"{params['edit']} holds the edit {edit}, the run was measured with {known}; put that file back, "
+            "or measure again"
+        )
+    return edit
 
 
 def described(lm: loading.LM) -> runs.ModelPart:

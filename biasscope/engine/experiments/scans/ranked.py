@@ -7,10 +7,10 @@ import polars as pl
 
 from biasscope.engine import schemas
 from biasscope.engine.errors import DataError
-from biasscope.engine.experiments.scans import session
+from biasscope.engine.experiments.scans import models, session
 from biasscope.engine.settings import Dtype, Measure
 from biasscope.engine.statistics import cells
-from biasscope.engine.store import cache, runs
+from biasscope.engine.store import cache, reproduce, runs
 from biasscope.engine.store.seals import Seal
 from biasscope.engine.types import SOURCES, Site
 
@@ -103,16 +103,9 @@ def find(o: Measure, name: str) -> RankedRun:
     source = next(name for name in SOURCES if name in available)
     taken = {name: params[name] for name in TAKEN if name in params} | {"dtype": Dtype(params["dtype"])}
     taken |= {"model": params["model"], "data_dir": Path(params["data_dir"])}
-    if o.edit is None and "edit" in params:
+    if o.edit is None and models.measured_edit(params) is not None:
         taken["edit"] = Path(params["edit"])
-    options = replace(o, dataset=[_dataset(record)], **taken)
+    options = replace(o, dataset=[reproduce.dataset(record)], **taken)
     twins = folder / "twins.parquet"
     partners = cells.partners(pl.read_parquet(twins)) if twins.is_file() else {}
     return RankedRun(record, folder, options, source, partners, stored.seal)
-
-
-def _dataset(record: runs.RunRecord) -> str:
-    """What `--dataset` was: the name of the run's data, or the path of their file."""
-    (part,) = record.datasets
-    files = [name for name in record.params["dataset"] if Path(name).name == part.source.get("file")]
-    return files[0] if files else part.name

@@ -16,6 +16,7 @@ from biasscope.engine.experiments.scans import selection, session
 from biasscope.engine.experiments.scans.session import Running
 from biasscope.engine.settings import memory
 from biasscope.engine.statistics import cells
+from biasscope.engine.statistics import reliability as trust
 from biasscope.engine.store import cache, journal, runs, seals
 from biasscope.engine.types import UNEDITED, Dataset, Design, Edit, Example, Site, Unit
 
@@ -272,6 +273,7 @@ class Scan:
         attention = self.journal.facts.get("patterns", {}).get("says", "")
         # of what an older version measured the words are those of now
         part = finished["part"] | self.words | {"reused": reused, "attention": attention}
+        part |= {"noise_floor": None if reliability is None else trust.floor(reliability)}
         self.run.keep(runs.DatasetPart.model_validate(part), self.key, summary, reliability)
 
 

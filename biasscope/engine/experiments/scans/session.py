@@ -21,7 +21,7 @@ from biasscope.engine.model import devices, loading, weights
 from biasscope.engine.model.edits import recipe
 from biasscope.engine.schemas import RELIABILITY
 from biasscope.engine.settings import SILENT, Forecast, Measure, Voice, clock
-from biasscope.engine.store import exports, files, journal, reproduce, runs, seals
+from biasscope.engine.store import exports, files, journal, locks, reproduce, runs, seals
 from biasscope.engine.store.runs import EDITED
 from biasscope.engine.types import Dataset
 
@@ -222,6 +222,8 @@ def start(
     """A running session: everything that can fail before the model is loaded has been tried."""
     engines.check(command, options, own or {})
     files.check_writable(options.output_dir)
+    if (network := locks.network(options.cache_dir)) and not options.no_cache:
+        voice.note(f"the cache is on {network}, a network: its runs are held by files that name the host")
     names = dict.fromkeys(options.dataset or datasets.default(options.data_dir))
     held = options.held
     loaded = list(held.datasets) or [_read(name, options) for name in names]
@@ -264,6 +266,7 @@ def identity(run: Running, dataset: Dataset, parameters: dict[str, Any]) -> dict
     model = {"name": run.options.model, "revision": run.weights.revision, "digest": run.weights.digest}
     how: dict[str, Any] = {name: getattr(run.options, name) for name in ("batch_size", "max_memory", "seed")}
     how |= {"dtype": run.options.dtype.value, "device": run.device}
+    how |= devices.in_identity(run.device, run.options.dtype.value)
     how |= {} if run.edit is None else {"edit": run.edit.digest}
     data = {"dataset": dataset.name, "content": dataset.digest, "examples": [e.id for e in dataset.examples]}
     return journal.identity(

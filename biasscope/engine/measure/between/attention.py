@@ -33,16 +33,19 @@ def output(
     return torch.einsum("rhij,rjhd->rihd", weights.to(v.dtype), per_head(lm, v))
 
 
-def twins(lm: LM, block: Block, points: Sequence[Site]) -> dict[Site, Tensor]:
-    """The twins' activations at whole hook points; of a pattern what it puts out with the prompts' values."""
+def twins(lm: LM, block: Block, points: Sequence[Site]) -> tuple[dict[Site, Tensor], forward.Readouts]:
+    """The twins' activations at whole hook points, of a pattern what it puts out with the prompts' values;
+    and what is read of the twins.
+    """
     rows = [Site(point.layer, "weights") for point in points if point.component == "pattern"]
-    seen, _ = forward.capture(lm, block.swapped(), [*_plain(points), *rows])
+    twin = block.swapped()
+    seen, logits = forward.capture(lm, twin, [*_plain(points), *rows])
     if rows:
         values, _ = forward.capture(lm, block, [replace(row, component="v") for row in rows])
         for row in rows:
             v = values[replace(row, component="v")]
             seen[replace(row, component="pattern")] = output(lm, seen.pop(row), v)
-    return seen
+    return seen, forward.read(twin, logits)
 
 
 def _plain(points: Sequence[Site]) -> list[Site]:

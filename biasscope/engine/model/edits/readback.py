@@ -7,6 +7,7 @@ from typing import Any
 
 import torch
 
+from biasscope.engine.errors import DataError
 from biasscope.engine.model import forward, tokens
 from biasscope.engine.model.edits.saving import Place
 from biasscope.engine.model.loading import LM
@@ -28,7 +29,25 @@ def difference(place: Place, folder: Path, form: str, examples: Sequence[Example
         reloaded = place.plain(folder)
     hooked = _hooked(replace(place.lm, edit=place.edit), examples)
     apart = [abs(_target(reloaded, place.lm, e) - hooked[e.id]) for e in examples if e.id in hooked]
-    return max(apart, default=0.0)
+    if not apart:
+        raise DataError(
+            f"--as {form}: the tokenizer of {place.lm.name} can score none of {len(examples)} prompts with "
+            "he and she, so what was written cannot be checked; use --as recipe"
+        )
+    return max(apart)
+
+
+def check(place: Place, folder: Path, form: str, examples: Sequence[Example]) -> float:
+    """That difference. DataError where it is more than `CLOSE`."""
+    apart = difference(place, folder, form, examples)
+    if apart <= CLOSE:
+        return apart
+    dtype = place.lm.dtype
+    why = f"this family cannot hold {place.edit.name}; {place.alternative}"
+    if dtype != "float32":
+        why = f"{dtype} rounds more than that; measure with --dtype float32, or use --as recipe"
+    differs = f"what is read back differs from the edited model by {apart:.2g} nats"
+    raise DataError(f"--as {form}: {differs} ({why})")
 
 
 def _hooked(lm: LM, examples: Sequence[Example]) -> dict[str, float]:

@@ -154,7 +154,7 @@ def _content(file: Path, text: str) -> dict[str, Any]:
         wrong
         or content.get("format") != FORMAT
         or content["kind"] not in KINDS
-        or "digest" not in content["model"]
+        or not {"name", "digest"} <= content["model"].keys()
     ):
         what = f"without {', '.join(wrong)}" if wrong else "of another format"
         raise DataError(f"--edit {file} holds an edit {what}; export it again with this version")

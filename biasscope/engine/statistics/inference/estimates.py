@@ -189,6 +189,13 @@ def _judged(table: Columns, tests: Iterator[list[Tests]], families: Sequence[Fam
     return table | {"q": resampling.screened(np.where(np.isnan(table["p_family"]), np.nan, table["p"]))}
 
 
+def named(columns: Columns, groups: NDArray[np.intp]) -> Columns:
+    """The columns with `carried_by` as the number of a group, given the group of each row of the cells."""
+    carried = columns["carried_by"]
+    known = np.isfinite(carried)
+    return columns | {"carried_by": np.where(known, groups[np.where(known, carried, 0).astype(int)], np.nan)}
+
+
 def caution(residual: Array, even: Array) -> Array:
     """Why an interval is less sure than it says, as a code; NaN where it is not."""
     with warnings.catch_warnings():

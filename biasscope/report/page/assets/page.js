@@ -156,7 +156,7 @@ function meaning(view, name) {
   if (name === "kl") return "kl: how far the next word's distribution moves";
   if (name === "competence") return "competence: rms change of how much sense the model sees";
   if (name === "shift") return `shift: towards ${view.sides[0]} in every ${view.noun} alike`;
-  if (name === "slope") return "blue: replaced, the slope is smaller; orange: larger";
+  if (name === "slope") return `orange: replaced, ${view.grows}; blue: less`;
   return `orange: replaced, the model leans more towards ${view.sides[0]}; blue: towards ${view.sides[1]}`;
 }
 
