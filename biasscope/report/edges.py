@@ -198,10 +198,16 @@ def section(parts: Sequence[Part], gallery: "Gallery") -> "Iterator[Block]":
                     else tables.effects(rows, run.data, run.file)
                     for rows in same
                 ]
-            of = f"{run.record.given} (run {run.key})"
+            of = f"{_how(run)} (run {run.key})"
             shown += [replace(each, title=f"{part.model}, {each.title}{of}") for each in found]
         yield from pictures(drawn)
         yield from (Block("table", table=each) for each in shown)
+
+
+def _how(run: ReportRun) -> str:
+    """What tells a run apart from another of its kind: over how many steps gradients are, what is replaced."""
+    steps = run.record.params.get("steps")
+    return (f", in {steps} steps" if steps else "") + str(run.record.given)
 
 
 def _picture(run: ReportRun, edges: pl.DataFrame, part: Part, gallery: "Gallery") -> "Picture":
@@ -210,7 +216,7 @@ def _picture(run: ReportRun, edges: pl.DataFrame, part: Part, gallery: "Gallery"
 
     source, position = SOURCES[edges["source"][0]].noun, edges["position"][0]
     where = "" if position == "all" else f", {position}"
-    title = f"Strongest edges: {part.model}{run.record.given}\n{part.data.name}, {source}{where}"
+    title = f"Strongest edges: {part.model}{_how(run)}\n{part.data.name}, {source}{where}"
     name = gallery.name("edges", part.model, part.data.name, edges["source"][0])
     says = f"Dashed: only estimated. {sentence(run, edges)}"
     return gallery.picture(name, figures.graph, lines(edges), says, title=title)
