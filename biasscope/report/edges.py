@@ -184,30 +184,34 @@ def section(parts: Sequence[Part], gallery: "Gallery") -> "Iterator[Block]":
             if "edges" in run.data.tables:
                 edges = pl.read_parquet(run.folder / "edges.parquet")
                 drawn.append(_picture(run, edges, part, gallery))
-                found = [strongest(run.summary, edges, run.placed)]
+                table = strongest(run.summary, edges, run.placed)
+                found = [replace(table, title=table.title + _steps(run))]
             elif "conditional" in run.data.tables:
                 changes = pl.read_parquet(run.folder / "conditional.parquet")
                 rows = run.summary.filter(method="conditional")
                 found = [hidden(changes, rows, run.placed)] if rows.height else []
             else:
                 same = run.summary.partition_by("method", "source", maintain_order=True)
-                of_neurons = "neurons" in run.data.tables
-                found = [
-                    neurons(rows, run.placed, run.file, run.folder)
-                    if of_neurons
-                    else tables.effects(rows, run.data, run.file)
-                    for rows in same
-                ]
-            of = f"{_how(run)} (run {run.key})"
+                found = [_inside(run, rows) for rows in same]
+            of = f"{run.record.given} (run {run.key})"
             shown += [replace(each, title=f"{part.model}, {each.title}{of}") for each in found]
         yield from pictures(drawn)
         yield from (Block("table", table=each) for each in shown)
 
 
-def _how(run: ReportRun) -> str:
-    """What tells a run apart from another of its kind: over how many steps gradients are, what is replaced."""
+def _inside(run: ReportRun, rows: pl.DataFrame) -> Table:
+    """Effects inside heads or MLPs by one method."""
+    if "neurons" in run.data.tables:
+        table = neurons(rows, run.placed, run.file, run.folder)
+    else:
+        table = tables.effects(rows, run.data, run.file)
+    return replace(table, title=table.title + _steps(run, rows["method"][0]))
+
+
+def _steps(run: ReportRun, method: str = "edges") -> str:
+    """Over how many steps the gradients are, where they are over any."""
     steps = run.record.params.get("steps")
-    return (f", in {steps} steps" if steps else "") + str(run.record.given)
+    return f", in {steps} steps" if steps and method != "exact" else ""
 
 
 def _picture(run: ReportRun, edges: pl.DataFrame, part: Part, gallery: "Gallery") -> "Picture":
@@ -216,7 +220,7 @@ def _picture(run: ReportRun, edges: pl.DataFrame, part: Part, gallery: "Gallery"
 
     source, position = SOURCES[edges["source"][0]].noun, edges["position"][0]
     where = "" if position == "all" else f", {position}"
-    title = f"Strongest edges: {part.model}{_how(run)}\n{part.data.name}, {source}{where}"
+    title = f"Strongest edges: {part.model}{_steps(run)}{run.record.given}\n{part.data.name}, {source}{where}"
     name = gallery.name("edges", part.model, part.data.name, edges["source"][0])
     says = f"Dashed: only estimated. {sentence(run, edges)}"
     return gallery.picture(name, figures.graph, lines(edges), says, title=title)
