@@ -24,7 +24,7 @@ demo: $(READY)
 
 # a file a worker, one worker a core: tiny models use one thread each
 test: $(READY)
-	OMP_NUM_THREADS=1 OPENBLAS_NUM_THREADS=1 $(BIN)/python -m pytest -n auto --dist loadfile
+	OMP_NUM_THREADS=1 OPENBLAS_NUM_THREADS=1 $(BIN)/python -m pytest -n auto --dist loadfile --no-loadscope-reorder
 
 torture: $(READY)
 	$(BIN)/python -m pytest -m torture

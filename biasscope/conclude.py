@@ -46,7 +46,7 @@ def mitigate(run: Run | str, *, progress: bool | None = None, **options: Any) ->
     if unknown := [name for name in options if name not in names]:
         raise TypeError(datasets.unknown("option of mitigate", unknown[0], names))
     given = {name: _option(name, str, value) for name, value in options.items()}
-    for name in {"doses", "layers"} & given.keys():
+    for name in {"sizes", "doses", "layers"} & given.keys():
         given[name] = None if given[name] is None else str(given[name])
     if given.get("text") is not None:
         given["text"] = Path(given["text"])

@@ -6,8 +6,8 @@ import io
 import os
 import sys
 import time
-from collections.abc import Collection, Iterable, Iterator
-from dataclasses import dataclass
+from collections.abc import Collection, Iterable, Iterator, Sequence
+from dataclasses import dataclass, field
 from typing import Any, TextIO
 
 from biasscope.engine.settings import Voice, clock
@@ -165,6 +165,8 @@ class Screen(Voice):
 
     quiet: bool = False
     verbose: bool = False
+    above: list[tuple[str, Sequence[tuple[str, str]]]] = field(default_factory=list)
+    """What stands above the bar: at most one title with its rows."""
 
     def note(self, text: str) -> None:
         """Write a line to stderr, unless quiet."""
@@ -179,7 +181,13 @@ class Screen(Voice):
         """The units, with progress shown: a bar on a terminal, else a plain line every few seconds."""
         if self.quiet or not units:
             return units
-        return _bar(units, label) if sys.stderr.isatty() else _lines(units, label)
+        return _bar(units, label, self.above) if sys.stderr.isatty() else _lines(units, label)
+
+    def standings(self, title: str, rows: Sequence[tuple[str, str]]) -> None:
+        """Show names with their numbers: above the bar on a terminal, else in a line."""
+        self.above[:] = [(title, rows)]
+        if not sys.stderr.isatty():
+            self.note(f"{title}: {', '.join(' '.join(row) for row in rows)}")
 
 
 def _lines(units: Collection[Any], label: str) -> Iterator[Any]:
@@ -192,8 +200,10 @@ def _lines(units: Collection[Any], label: str) -> Iterator[Any]:
             _stderr(f"{label}: {done}/{len(units)}, {rate:.3g}/s, {clock((len(units) - done) / rate)} left")
 
 
-def _bar(units: Collection[Any], label: str) -> Iterator[Any]:
-    from rich.console import Console
+def _bar(
+    units: Collection[Any], label: str, above: Sequence[tuple[str, Sequence[tuple[str, str]]]] = ()
+) -> Iterator[Any]:
+    from rich.console import Console, RenderableType
     from rich.progress import (
         BarColumn,
         MofNCompleteColumn,
@@ -203,7 +213,20 @@ def _bar(units: Collection[Any], label: str) -> Iterator[Any]:
         TextColumn,
         TimeRemainingColumn,
     )
+    from rich.table import Table
     from rich.text import Text
+
+    class Shown(Progress):
+        """The bar, and what stands above it."""
+
+        def get_renderables(self) -> Iterable[RenderableType]:
+            """Both."""
+            for title, rows in above:
+                table = Table(title=Text(safe_text(title)), title_justify="left", box=None, show_header=False)
+                for row in rows:
+                    table.add_row(*(Text(safe_text(cell)) for cell in row))
+                yield table
+            yield from super().get_renderables()
 
     class Rate(ProgressColumn):
         """Units a second."""
@@ -219,7 +242,7 @@ def _bar(units: Collection[Any], label: str) -> Iterator[Any]:
         Rate(),
         TimeRemainingColumn(),
     )
-    with Progress(*columns, console=Console(stderr=True), transient=True) as progress:
+    with Shown(*columns, console=Console(stderr=True), transient=True) as progress:
         yield from progress.track(units, description=safe_text(label))
 
 

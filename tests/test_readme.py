@@ -41,6 +41,7 @@ def home(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, dict[str, str]
     return folder, os.environ | small | {"PATH": f"{shim.parent}:{os.environ['PATH']}"}
 
 
+@pytest.mark.slow
 def test_the_commands_of_the_readme_run_in_order_and_its_report_stands(home):
     folder, environment = home
     if shutil.which("jq") is None:

@@ -40,11 +40,11 @@ def ablate(
     ] = None,
     adaptive: Annotated[
         bool,
-        options.option("--adaptive", "Down attribution's ranking until hardly any other can be in the top"),
+        options.option("--adaptive", "All sites on a few groups, on all those that may be in the --top (10)"),
     ] = False,
     miss: Annotated[
         float,
-        options.option("--miss", "Share of others that may exceed them (--adaptive)", min=0.001, max=0.5),
+        options.option("--miss", "Chance to give up a site of the top (--adaptive)", min=0.001, max=0.5),
     ] = 0.02,
     conditional: options.Conditional = False,
     rounds: options.Rounds = 3,
@@ -61,19 +61,20 @@ def ablate(
 
     if heads is not None and layers is not None:
         raise typer.BadParameter("give --heads or --layers, not both")
-    result = experiment.ablate(
-        o,
-        source=source,
-        heads=heads,
-        layers=layers,
-        top=top,
-        by=by,
-        given=given,
-        adaptive=adaptive,
-        miss=miss,
-        conditional=conditional,
-        rounds=rounds,
-        control=control,
-        voice=Screen(o.quiet, o.verbose),
-    )
+    with formats.showing_stopped(o, plot=plot):
+        result = experiment.ablate(
+            o,
+            source=source,
+            heads=heads,
+            layers=layers,
+            top=top,
+            by=by,
+            given=given,
+            adaptive=adaptive,
+            miss=miss,
+            conditional=conditional,
+            rounds=rounds,
+            control=control,
+            voice=Screen(o.quiet, o.verbose),
+        )
     formats.result(result, o, plot=plot)

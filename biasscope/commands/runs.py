@@ -91,6 +91,7 @@ def _row(stored: "Stored", model: str) -> dict[str, Any]:
             if params.get(n)
         ]
         told += [f"--{n}" for n in ("adaptive", "conditional") if params.get(n)]
+        told += [] if record.complete else ["stopped"]
         row |= {"how": " ".join(told), "created": record.created, "used": record.datasets[0].used}
         row |= {"layers": params.get("layers"), "limit": params.get("limit")}
     return {**row, "intact": record is not None, "seal": stored.seal, "path": str(stored.folder)}

@@ -5,6 +5,7 @@ they give sizes.
 import errno
 import shutil
 from pathlib import Path
+from typing import Any
 
 
 def in_bytes(count: float) -> str:
@@ -61,6 +62,14 @@ class DamagedError(BiasScopeError):
     """The cache holds corrupted files (checksum mismatch)."""
 
     exit_code = 12
+
+
+class Stopped(KeyboardInterrupt):
+    """Ctrl-C where what had been measured until then can be shown; it stands in its folder, marked so."""
+
+    def __init__(self, result: Any) -> None:
+        super().__init__()
+        self.result = result
 
 
 def unwritable(problem: OSError, file: Path, size: int = 0) -> BiasScopeError:

@@ -9,7 +9,7 @@ import re
 import sys
 import time
 import warnings
-from collections.abc import Callable, Collection, Iterable, Iterator
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass, fields
 from enum import StrEnum
 from pathlib import Path
@@ -201,6 +201,9 @@ class Voice:
     def track(self, units: Collection[Any], label: str) -> Iterable[Any]:
         """The units, with no progress shown."""
         return units
+
+    def standings(self, title: str, rows: Sequence[tuple[str, str]]) -> None:
+        """Show what is known so far, a name and its number a row, in the place of what was shown before."""
 
     @contextlib.contextmanager
     def hushed(self) -> Iterator[None]:

@@ -1,5 +1,6 @@
 """A result as it leaves the command: tables for people, data for programs, each on its stream."""
 
+import contextlib
 import json
 import sys
 from collections.abc import Iterable, Iterator, Sequence
@@ -12,8 +13,10 @@ import polars as pl
 import pyarrow.parquet as pq
 
 from biasscope.console import Screen, safe_text
+from biasscope.engine.errors import Stopped
 from biasscope.engine.schemas import SUMMARY
 from biasscope.engine.settings import Format, Measure
+from biasscope.engine.statistics.racing import METHOD
 from biasscope.engine.store import reproduce
 from biasscope.engine.store.cache import labelled
 from biasscope.engine.store.runs import DatasetPart, Result, RunRecord
@@ -46,9 +49,19 @@ def result(result: Result, options: Measure, *, plot: bool = False) -> None:
     if plot:
         draw_plots(result, sys.stdout if chosen is Format.TABLE else sys.stderr)
     sys.stdout.flush()
-    if result.record.datasets:  # a shard has no result yet
+    if result.record.datasets and result.record.complete:  # a shard has no result yet
         Screen(options.quiet).note(f"next: {reproduce.following(result.record)}")
     result.check()
+
+
+@contextlib.contextmanager
+def showing_stopped(options: Measure, *, plot: bool = False) -> Iterator[None]:
+    """Write what a measurement that Ctrl-C stops has until then, as `result` does; Ctrl-C goes on."""
+    try:
+        yield
+    except Stopped as stopped:
+        result(stopped.result, options, plot=plot)
+        raise
 
 
 def form(chosen: Format | None) -> Format:
@@ -170,23 +183,24 @@ def tables_of(result: Result) -> Iterator[tables.Table]:
             yield edited(edges.strongest(summary, stored_edges(part), part))
             yield from reliability.tables(summary.clear(), trusted)
         else:
-            own = summary.filter(dataset=part.name)
-            for rows in own.partition_by("method", "source", maintain_order=True):
-                if rows["method"][0] == "conditional":
-                    changes = pl.read_parquet(Path(part.path) / "conditional.parquet")
-                    yield edited(edges.hidden(changes, rows, part))
-                    continue
-                yield edited(_effects(rows, part, summary))
-            yield from reliability.tables(summary.filter(pl.col("method") != "conditional"), trusted)
+            yield from map(edited, _of_sites(summary, part, file))
+            single = summary.filter(pl.col("method").is_in(["conditional", METHOD]).not_())
+            yield from reliability.tables(single, trusted)
 
 
-def _effects(rows: pl.DataFrame, part: DatasetPart, summary: pl.DataFrame) -> tables.Table:
-    """The effects of one method and source, beside those on a control."""
-    file = f"{part.path}/summary.parquet"
-    if "neurons" in part.tables:
-        return edges.neurons(rows, part, file, Path(part.path))
-    control = summary.filter(pl.col("dataset") != part.name, source=rows["source"][0])
-    return tables.effects(rows, part, file, control)
+def _of_sites(summary: pl.DataFrame, part: DatasetPart, file: str) -> Iterator[tables.Table]:
+    """The tables of a dataset's effects, one for each method and source."""
+    own = summary.filter(dataset=part.name)
+    for rows in own.partition_by("method", "source", maintain_order=True):
+        if rows["method"][0] == "conditional":
+            yield edges.hidden(pl.read_parquet(Path(part.path) / "conditional.parquet"), rows, part)
+        elif rows["method"][0] == METHOD:
+            yield tables.raced(rows, part, file)
+        elif "neurons" in part.tables:
+            yield edges.neurons(rows, part, file, Path(part.path))
+        else:  # a control's rows follow
+            control = summary.filter(pl.col("dataset") != part.name, source=rows["source"][0])
+            yield tables.effects(rows, part, file, control)
 
 
 def show_tables(result: Result, stream: TextIO) -> None:
@@ -219,7 +233,8 @@ def draw_plots(result: Result, stream: TextIO) -> None:
             terminal.doses(edits.left_by_dose(summary), stream)
             continue
         own = summary.filter(pl.col("dataset") == summary["dataset"][0])
-        for rows in own.partition_by("method", "source", maintain_order=True):
+        drawn = own.filter(pl.col("method") != METHOD)
+        for rows in drawn.partition_by("method", "source", maintain_order=True):
             terminal.sites(rows, stream)
 
 

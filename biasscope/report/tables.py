@@ -162,6 +162,7 @@ def record(record: RunRecord) -> Table:
     }
     lines = [f"{name:<12} {value}" for name, value in {"run": part.run_key, **facts}.items()]
     lines += [f"{'warning':<12} {text}" for text in record.warnings]
+    lines += [] if record.complete else [f"{'stopped':<12} by Ctrl-C: the command below goes on"]
     return Table("", [], [], [*lines, f"{'again':<12} {record.reproduce}"])
 
 
@@ -190,6 +191,18 @@ def effects(
     notes = [*schemas.legend(marked), *([f"… {', '.join(more)} in {file}"] if more else [])]
     notes += of_summary(summary, data, columns)
     return Table(title, columns, sections, notes, SPARE, about(data))
+
+
+def raced(rows: pl.DataFrame, data: DatasetPart, file: str) -> Table:
+    """Sites that were not measured in all groups, the strongest first: their estimates, untested."""
+    shown = rows.head(SHOWN["heads"]).to_dicts()
+    body = [[str(_site(row)[0]), interval(row), str(row["clusters"])] for row in shown]
+    what = "slope" if rows["statistic"][0] == "slope" else "effect"
+    notes = [f"groups: how many of {data.groups} were seen; untested, interval: for other groups"]
+    notes += [f"… {rows.height - len(shown)} more in {file}"] if rows.height > len(shown) else []
+    columns = ["site", f"{what} [95 % interval]", "groups"]
+    title = f"{data.name}: measured in part, source {rows['source'][0]}"
+    return Table(title, columns, [body], notes)
 
 
 def _beside(summary: pl.DataFrame, slopes: bool, control: pl.DataFrame) -> list[tuple[str, pl.DataFrame]]:

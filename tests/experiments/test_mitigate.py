@@ -116,7 +116,8 @@ def test_an_audit_has_the_numbers_of_ablate_on_the_edited_model_and_on_the_model
     rows = [r for r in document["summary"] if r["subset"] == "audit" and r["layer"] == 1 and r["head"] == 2]
     found = {r["position"]: r["estimate"] for r in rows}
     assert found["clean"] == pytest.approx(-1.29, abs=0.02)
-    assert found["mean-1@1"] == pytest.approx(0, abs=1e-4)
+    assert not {"mean-1@1", "zero-1@1"} & found.keys()  # held at its mean, it has nothing to be replaced
+    assert found["project-1@1"] == pytest.approx(0, abs=0.02)
     assert found["steer-L3@1"] == pytest.approx(found["clean"], abs=0.05)
     mitigated(home, run, *SAME, "--export", "mean-2@1", "--to", tmp_path / "out")
     card = (tmp_path / "out" / "card.md").read_text(encoding="utf-8")
@@ -261,5 +262,7 @@ def test_the_api_makes_and_writes_an_edit_as_the_command_does(single, home, tmp_
     assert {file.name for file in files} == names and all(file.is_file() for file in files)
     with pytest.raises(UsageError, match="unknown edit 'mean-9@1'"):
         bs.export(run, "mean-9@1", tmp_path / "other")
+    with pytest.raises(UsageError, match="--sizes 9: the run has 16 heads"):
+        bs.mitigate(bs.load(single[0], home / "r", home / "c"), sizes=9)
     with pytest.raises(TypeError, match="unknown option of mitigate 'dose'"):
         bs.mitigate(run, dose=1)

@@ -114,6 +114,7 @@ def test_workers_give_the_bytes_of_one_process(run: str, engine: Kept, tmp_path:
 
 
 @FIVE_TIMES
+@pytest.mark.slow
 def test_no_fault_of_a_worker_loses_a_unit_and_what_cannot_be_had_is_named(
     again: int, engine: Kept, tmp_path: Path
 ):
@@ -138,6 +139,7 @@ def stored(folder: Path) -> list[str]:
 
 
 @FIVE_TIMES
+@pytest.mark.slow
 def test_a_dead_node_and_then_a_dead_coordinator_lose_nothing(again: int, tmp_path: Path):
     many = tmp_path / "many"
     options = ["--model", "planted:single", "--dataset", "occupations", "--limit", 96, "--engine", "ray"]

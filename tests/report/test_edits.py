@@ -3,11 +3,13 @@
 import re
 from pathlib import Path
 
+import polars as pl
 import pytest
 
 import biasscope
 from biasscope.engine.schemas import SUMMARY
 from biasscope.engine.store.runs import DatasetPart
+from biasscope.report.edits import tables
 from biasscope.report.edits.judged import Judged, sentences
 
 PART = {"name": "winogender", "digest": "", "source": {"url": "x"}, "found": 1, "used": 1, "not_drawn": 0}
@@ -125,3 +127,27 @@ def test_words_that_promise_too_much_stand_nowhere():
         assert not re.search(
             r"debias|unbiased|\bfair(er)?\b|remove[sd]? the bias|bias-free", text, re.IGNORECASE
         )
+
+
+def audit_row(position: str, head: int, estimate: float, p: float) -> dict:
+    site = {"component": "z", "layer": 1, "head": head, "position": position, "p_family": p}
+    return row("slope", estimate - 0.1, estimate, estimate + 0.1, "audit", **site)
+
+
+def test_an_audit_counts_stars_and_names_the_strongest_head_then_and_before():
+    before = [audit_row("clean", 2, -1.2, 0.01), audit_row("clean", 0, 0.05, 1.0)]
+    rows = [*before, audit_row("e", 0, 0.3, 0.02), audit_row("f", 2, -0.2, 0.5), audit_row("f", 0, 0.02, 1.0)]
+    summary = pl.DataFrame(rows, SUMMARY)
+    said = [each.sentence for each in tables.audited(summary)]
+    assert said[0] == (
+        "Audit of the edited model: heads with a star: 1 of 2 (before the edit 1); the strongest of 1 "
+        "measured is L1H0, 0.300* [0.200, 0.400] nats/SD (before 0.0500 [−0.050, 0.150]); the strongest "
+        "before was L1H2, −1.20* [−1.30, −1.10]."
+    )
+    table = tables.audit(summary, 2)
+    assert [cells[:3] for cells in table.sections[0]] == [
+        ["e", "1 (1)", "L1H0"],
+        ["f", "0 (1)", "L1H2"],
+        ["", "", "L1H0"],
+    ]
+    assert tables.audit(summary.filter(pl.col("subset") != "audit")) is None

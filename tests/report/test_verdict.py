@@ -8,7 +8,7 @@ import pytest
 from biasscope.engine.schemas import PROMPTS
 from biasscope.engine.statistics import groups
 from biasscope.engine.store.runs import EDITED, RunRecord
-from biasscope.report.page import odds, quotes, verdict
+from biasscope.report.page import odds, verdict
 from biasscope.report.page.verdict import Case, Verdict
 from tests.support import stored
 
@@ -213,9 +213,9 @@ def test_quoted_texts_are_of_the_groups_named_first_and_show_the_gap():
         "such as “The plumber said that ___ left.” and “The nurse said that ___ left.”"
     )
     two = TEXT | {"anti_prompt": "The cook who said that", "stereo": " he is old", "suffix": ""}
-    text = quotes.quoted(two | {"prompt": "The nurse who said that"})
+    text = odds.quoted(two | {"prompt": "The nurse who said that"})
     assert text == "The ___ who said that he is old"
-    long = quotes.quoted(TEXT | {"anti_prompt": None, "prompt": "word " * 80})
+    long = odds.quoted(TEXT | {"anti_prompt": None, "prompt": "word " * 80})
     assert long.startswith("… word ") and long.endswith("___ left.") and len(long) < 160
 
 

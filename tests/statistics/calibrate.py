@@ -18,6 +18,7 @@ from biasscope.engine.statistics.cells import Cells, standard
 from biasscope.engine.statistics.inference import estimates, resampling, slopes
 from biasscope.engine.statistics.inference.audit import MeanModel, SlopeModel, audit
 from biasscope.engine.statistics.inference.estimates import Family
+from tests.support import races
 
 HERE = Path(__file__).parent / "effects"
 DRAWS = 999
@@ -72,6 +73,7 @@ def marked(columns: dict[str, np.ndarray]) -> tuple[bool, bool]:
     """Whether anything passes the family-wise test, and whether anything is starred."""
     names = ("p_family", "ci_low", "ci_high", "carried_by", "caution")
     rows = pl.DataFrame({name: columns[name] for name in names}).fill_nan(None)
+    rows = rows.with_columns(pl.col("caution").replace_strict(estimates.CAUTIONS, return_dtype=pl.String))
     return bool((columns["p_family"] < schemas.LEVEL).any()), rows.select(schemas.starred().any()).item()
 
 
@@ -96,8 +98,12 @@ def slope_alarms(name: str, *, again: bool) -> Callable[[int], tuple[bool, bool]
     return one
 
 
-def top_alarms(exact: str, estimated: str, top: int) -> Callable[[int], tuple[bool, bool]]:
-    """One study of the slope at the sites that estimates of the same examples rank first."""
+def top_alarms(
+    exact: str, estimated: str, top: int, *, raced: bool = False
+) -> Callable[[int], tuple[bool, bool]]:
+    """One study of the slope at the sites that estimates of the same examples rank first, or that a race for
+    the first `top` places measured whole.
+    """
     (y, _, x), (guess, _, _) = stored(exact), stored(estimated)
 
     def one(seed: int) -> tuple[bool, bool]:
@@ -106,6 +112,9 @@ def top_alarms(exact: str, estimated: str, top: int) -> Callable[[int], tuple[bo
         m = y.shape[1]
         size = np.abs(slopes.line(standard(x)).slope(study.total[:, m:]))
         chosen = np.isin(np.arange(m), np.argsort(-size)[:top])
+        if raced:
+            effects = (races.effects(study.total[:, :m]), races.effects(study.total[:, m:]))
+            chosen = races.run(*effects, races.design(x, seed), {"k": top, "miss": 0.02}).whole
         own = np.hstack([chosen, np.zeros(m, bool)])
         family = Family(np.hstack([chosen, ~chosen]), own)
         return marked(
@@ -215,6 +224,9 @@ ALARMS = {
         )
         for n in (5, 10, 20)
     },
+    "slope, random signs, --adaptive, WinoGender": top_alarms(
+        "winogender_ablate_mean", "winogender_attribution_mean", 10, raced=True
+    ),
 }
 """What is simulated → one study by its seed."""
 

@@ -12,7 +12,7 @@ from biasscope.engine.statistics.inference.audit import SlopeModel, audit
 from tests.statistics import calibrate
 
 STUDIES = 200
-QUICK = [name for name in calibrate.ALARMS if not re.search(r"\(x, residual\)|--top (5|20)", name)]
+QUICK = [name for name in calibrate.ALARMS if not re.search(r"\(x, residual\)|--top (5|20)|--adaptive", name)]
 """The others are simulated by `make calibrate`."""
 
 

@@ -205,6 +205,7 @@ def test_whatever_write_fails_on_a_full_disk_nothing_is_torn_and_the_run_goes_on
     assert n > 5 and lab.tables() == unbroken.tables()
 
 
+@pytest.mark.slow
 def test_each_single_failing_write_of_a_finished_scan_leaves_a_whole_result(lab, unbroken):
     assert lab.run() == 0
     for n in range(1, 30):

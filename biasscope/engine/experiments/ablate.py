@@ -4,6 +4,8 @@ from collections.abc import Sequence
 from functools import partial
 from typing import Any
 
+import polars as pl
+
 from biasscope.engine.data import datasets
 from biasscope.engine.errors import UsageError
 from biasscope.engine.experiments import adaptive as down_ranking
@@ -48,6 +50,7 @@ def ablate(
     run = session.start("ablate", settings, own, voice)
     selection.early(models.shape(run.weights, run.options.model), gone, chosen)
     choice = {name: own[name] for name in ("top", "by", "adaptive", "miss")}
+    choice |= {"adaptive": "racing"} if adaptive else {}
     choice |= {"conditional": rounds} if conditional else {}
     choice |= {"heads": chosen.heads, "layers": chosen.layers, "given": list(map(str, gone))}
     facts = datasets.load(control, settings.data_dir) if control else None
@@ -73,7 +76,10 @@ def ablate(
         whole, trusted = _controlled(each) if facts else shown.aggregated(each, "effects", "exact")
         shown.prompts(each, "effects")
         shown.patterns(each, whole, partial(_standing, each, gone, EVERY[0] if source == "all" else source))
-        each.save(whole, down_ranking.reported(each, trusted) if adaptive else trusted)
+        if adaptive:
+            whole = pl.concat([whole, down_ranking.given_up(each, source)])
+            trusted = down_ranking.reported(each, trusted)
+        each.save(whole, trusted)
     return run.finish()
 
 

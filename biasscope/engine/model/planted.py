@@ -118,7 +118,7 @@ def tokenizer(known: Words) -> Any:
     return PreTrainedTokenizerFast(tokenizer_object=raw, eos_token=end, pad_token=end, unk_token=unknown)
 
 
-def _directions() -> "tuple[dict[str, Tensor], dict[str, Tensor]]":
+def _directions(width: int) -> "tuple[dict[str, Tensor], dict[str, Tensor]]":
     """Per feature, the row that writes it and the row that reads it: READ · WRITE = 1, and 0 for any other
     feature, noise and the mean.
     """
@@ -128,7 +128,7 @@ def _directions() -> "tuple[dict[str, Tensor], dict[str, Tensor]]":
     while len(rows) < HALF:
         rows = torch.kron(torch.tensor([[1.0, 1.0], [1.0, -1.0]]), rows)
     write = {
-        f: torch.cat([torch.zeros(WIDTH - HALF), row]) for f, row in zip(FEATURES, rows[1:], strict=False)
+        f: torch.cat([torch.zeros(width - HALF), row]) for f, row in zip(FEATURES, rows[1:], strict=False)
     }
     return write, {f: row / HALF for f, row in write.items()}
 
@@ -136,18 +136,14 @@ def _directions() -> "tuple[dict[str, Tensor], dict[str, Tensor]]":
 class Builder:
     """A GPT-2 of noise, into which `head` and `mlp` plant."""
 
-    def __init__(self, known: Words, seed: int) -> None:
+    def __init__(self, known: Words, seed: int, layers: int = LAYERS, heads: int = HEADS) -> None:
         import torch
         from transformers import GPT2Config, GPT2LMHeadModel
 
-        self.tokenizer, (self.write, self.read) = tokenizer(known), _directions()
-        shape: dict[str, Any] = {
-            "n_embd": WIDTH,
-            "n_layer": LAYERS,
-            "n_head": HEADS,
-            "n_inner": WIDTH,
-            "n_positions": 512,
-        }
+        self.width = heads * D_HEAD
+        self.tokenizer, (self.write, self.read) = tokenizer(known), _directions(self.width)
+        shape: dict[str, Any] = {"n_embd": self.width, "n_layer": layers, "n_head": heads}
+        shape |= {"n_inner": WIDTH, "n_positions": 512}
         config = GPT2Config(vocab_size=len(self.tokenizer), bos_token_id=0, eos_token_id=0, **shape)
         config.update({"layer_norm_epsilon": 2.0**30, "tie_word_embeddings": False})
         self.model = GPT2LMHeadModel(config).eval().requires_grad_(False)
@@ -163,9 +159,11 @@ class Builder:
         for block in net.h:
             for into, back in ((block.attn.c_attn, block.attn.c_proj), (block.mlp.c_fc, block.mlp.c_proj)):
                 into.weight[dims] = noise(HALF - 2, into.weight.shape[1], (HALF - 2) ** -0.5)
-                back.weight[:, dims] = noise(WIDTH, HALF - 2, 0.05)
+                rows = len(back.weight)
+                size = 0.05 * (WIDTH * LAYERS / (rows * layers)) ** 0.5  # noise that no depth makes grow
+                back.weight[:, dims] = noise(rows, HALF - 2, size)
                 for f in ("gender", "pronoun"):
-                    back.weight += noise(WIDTH, 1, NOISE / WIDTH**0.5) * self.write[f]
+                    back.weight += noise(rows, 1, NOISE / rows**0.5) * self.write[f]
         for word, side in SIDES.items():
             self.model.lm_head.weight[self._id(word)] = self.read["pronoun"] + side / 2 * self.read["gender"]
         for word, values in known.occupations.items():
@@ -192,14 +190,14 @@ class Builder:
         query: to the others) and moves features: each is read there and written here, as {feature: factor}.
         """
         attn, at = self.model.transformer.h[site.layer].attn, (site.head or 0) * D_HEAD
-        attn.c_attn.weight.view(WIDTH, 3, WIDTH)[:, :, at : at + D_HEAD] = 0
+        attn.c_attn.weight.view(self.width, 3, self.width)[:, :, at : at + D_HEAD] = 0
         attn.c_proj.weight[at : at + D_HEAD] = 0
         # a score of 16 · 16 / √16 = 64
-        attn.c_attn.bias[at], attn.c_attn.weight[:, WIDTH + at] = 16.0, 16.0 * self.read[key]
+        attn.c_attn.bias[at], attn.c_attn.weight[:, self.width + at] = 16.0, 16.0 * self.read[key]
         if unless is not None:
             attn.c_attn.weight[:, at] = -64.0 * self.read[unless]
         for j, (feature, writes) in enumerate(moves):
-            attn.c_attn.weight[:, 2 * WIDTH + at + j] = self.read[feature]
+            attn.c_attn.weight[:, 2 * self.width + at + j] = self.read[feature]
             attn.c_proj.weight[at + j] = sum(v * self.write[f] for f, v in writes.items())
 
     def mlp(self, site: Site, constant: float, *knots: tuple[float, float]) -> None:

@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import polars as pl
@@ -26,6 +27,15 @@ def subset(kind: str, value: object) -> str:
 def sites_of(rows: pl.DataFrame) -> list[Site]:
     """The site of each row."""
     return [Site(*row) for row in rows.select("layer", "component", "head").iter_rows()]
+
+
+def of_sites(rows: pl.DataFrame, sites: Sequence[Sequence[Any]], *, others: bool = False) -> pl.DataFrame:
+    """The rows of these sites (layer, component, head), or of all others."""
+    names = ("layer", "component", "head")
+    chosen = pl.DataFrame(list(sites), {name: rows.schema[name] for name in names}, orient="row")
+    return rows.join(
+        chosen, on=names, how="anti" if others else "semi", nulls_equal=True, maintain_order="left"
+    )
 
 
 @dataclass(frozen=True)

@@ -102,7 +102,8 @@ def summarise(study: Study) -> pl.DataFrame:
 
     method: the kind; position: the edit's name; source: the control, or the kind. Statistics: `slope` (or
     `mean` where there is no covariate): the change; `value`: what stands after it; `left`: its share of the
-    clean one; `mean` of target, competence and kl; `accuracy` and `gap` on facts; `nll` on text.
+    clean one; `mean` of target, competence and kl; `accuracy` and `gap` on facts; `nll` on text. Subset
+    `audit`: heads that were replaced in the model as it is (position `clean`) and in each edited one.
     """
     tables = [_of_subset(study, subset) for subset in (JUDGED, CHOOSING, TRANSFER)]
     tables += [_facts(study), _text(study), _controls(study), *_audits(study)]

@@ -256,11 +256,3 @@ def chosen(summary: pl.DataFrame, n: int, seed: int) -> tuple[list[Site], list[S
         rest = sorted(order[n:])
         others += [rest[i] for i in sorted(rng.permutation(len(rest))[:n])]
     return best, others
-
-
-def by_upper_bound(summary: pl.DataFrame) -> list[Site]:
-    """Sites by max(|ci_low|, |ci_high|) of their ranking statistic: which *could* be strongest."""
-    reach = pl.max_horizontal(pl.col("ci_low", "ci_high", "estimate").abs())
-    rows = ranking(summary).filter(schemas.single_sites())
-    rows = rows.sort(reach, *SITE, descending=[True] + [False] * len(SITE), nulls_last=True)
-    return sites_of(rows)

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from biasscope.engine.errors import DamagedError, UsageError
+from biasscope.engine.errors import DamagedError, DataError, UsageError
 from biasscope.engine.store import digests, files, journal, locks, reproduce, runs, seals
 from biasscope.engine.store.files import CONVERSION, slug
 from biasscope.engine.store.seals import Seal
@@ -204,6 +204,16 @@ def load(output: Path, name: str, cache: Path | None = None) -> tuple[Stored, ru
     if run.record is None:
         raise DamagedError(f"{run.folder} {run.damage}; rerun the command that made it")
     return run, run.record
+
+
+def whole(output: Path, name: str, cache: Path | None = None) -> tuple[Stored, runs.RunRecord]:
+    """`load` of a run to go on from. DataError where Ctrl-C stopped it."""
+    run, record = load(output, name, cache)
+    if not record.complete:
+        raise DataError(
+            f"{run.folder} was stopped before it was done; the same command goes on: {record.reproduce}"
+        )
+    return run, record
 
 
 def models(stored_runs: Collection[Stored]) -> dict[Path, str]:

@@ -59,6 +59,8 @@ def _studied(command: str, summary: pl.DataFrame) -> pl.DataFrame:
         # a control's rows follow
         summary = summary.filter(pl.col("dataset").eq_missing(summary["dataset"][0]))
         sources = summary["source"].unique().to_list()
+        # what a race gave up was not measured whole
+        summary = summary.filter(pl.col("method").ne_missing("raced"))
         return summary.filter(pl.col("source").eq_missing("mean" if "mean" in sources else sources[0]))
     return summary
 

@@ -10,14 +10,14 @@ from pathlib import Path
 from typing import Any
 
 import polars as pl
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import BaseModel, ConfigDict, SerializerFunctionWrapHandler, ValidationError, model_serializer
 
 from biasscope import __version__
 from biasscope.engine.errors import PartialError, not_finite
 from biasscope.engine.store import digests, files, shards
 from biasscope.engine.store.files import safe_name
 from biasscope.engine.store.shards import SCHEMA_VERSION
-from biasscope.engine.types import Compared
+from biasscope.engine.types import Compared, Dataset
 
 RECORD = "run.json"
 EDITED = "edited by"
@@ -116,6 +116,14 @@ class RunRecord(Strict):
     peak_rss_bytes: int
     warnings: list[str]
     datasets: list[DatasetPart]
+    complete: bool = True
+    """False where Ctrl-C stopped it; else it stands in no record."""
+
+    @model_serializer(mode="wrap")
+    def _shown(self, handler: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        """The record as a dictionary."""
+        fields: dict[str, Any] = handler(self)
+        return {name: value for name, value in fields.items() if name != "complete" or not value}
 
     @property
     def name(self) -> str:
@@ -157,6 +165,13 @@ class Result:
                 f"finished, but {lost} values are not finite and were left out; "
                 f"{not_finite(self.record.params['dtype'])}"
             )
+
+
+def words(data: Dataset) -> dict[str, Any]:
+    """What the data set calls its groups, sides and covariate, as the record has them."""
+    covariate = next(((c.name, c.unit) for c in data.covariates), None)
+    same = ("noun", "sides", "bias", "compares")
+    return {"covariate": covariate} | {name: getattr(data, name) for name in same}
 
 
 def versions() -> dict[str, str]:

@@ -41,6 +41,7 @@ SCHEMA_VERSION = 2
 SCHEMAS = {
     "effects": EFFECTS,
     "exact": EFFECTS,
+    "partial": EFFECTS,
     "aside": EFFECTS,
     "floor": EFFECTS,
     "conditional": CONDITIONAL,
@@ -68,8 +69,9 @@ SCHEMAS = {
     "summary": SUMMARY,
     "reliability": RELIABILITY,
 }
-"""Table → its columns; `exact`: what attribution is calibrated with, `control`: effects on the control;
-`audit`: of heads in edited models, `estimates`: of those that were not replaced.
+"""Table → its columns; `exact`: what attribution is calibrated with, `partial`: of sites that a race gave up,
+`control`: effects on the control; `audit`: of heads in edited models, `estimates`: of those that were not
+replaced.
 """
 
 

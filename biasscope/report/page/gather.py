@@ -12,7 +12,7 @@ from biasscope.engine.errors import DataError, PartialError
 from biasscope.engine.schemas import TOTAL
 from biasscope.engine.statistics import summary
 from biasscope.engine.store import reproduce
-from biasscope.engine.store.cache import Stored, finished, load, models
+from biasscope.engine.store.cache import Stored, finished, models, whole
 from biasscope.engine.store.runs import DatasetPart
 from biasscope.engine.types import INSIDE, SOURCES
 from biasscope.report.page.runs import MAPS, ReportRun, kind, read, size
@@ -145,29 +145,33 @@ def gather(output_dir: Path, wanted: Sequence[str], model: str | None, cache: Pa
 
     DataError where there is none, DamagedError where a named one is corrupted.
     """
-    named = {run.folder: run for run, _ in (load(output_dir, name, cache) for name in wanted)}
+    named = {run.folder: run for run, _ in (whole(output_dir, name, cache) for name in wanted)}
     stored = list(named.values()) or finished(output_dir, cache)
     called = models(stored)
     found = [(run, run.record) for run in stored if run.record and run.record.command in SHOWN]
-    whole = [read(run, record, called[run.folder]) for run, record in found]
-    for other in set(named) - {run.folder for run in whole}:
+    every = [read(run, record, called[run.folder]) for run, record in found]
+    done, stopped = ([run for run in every if run.record.complete == is_done] for is_done in (True, False))
+    for other in set(named) - {run.folder for run in done}:
         raise DataError(f"{other} is no run of {', '.join(SHOWN)}: a report does not show it; leave it out")
-    same = {run.model for run in whole if model is None or model in run.names}
-    shown = [run for run in whole if run.model in same]
+    same = {run.model for run in done if model is None or model in run.names}
+    shown = [run for run in done if run.model in same]
     if not shown:
-        there = ", ".join(sorted({run.model for run in whole}))
-        which = f" of model '{model}' (there are: {there})" if model and whole else ""
+        there = ", ".join(sorted({run.model for run in done}))
+        which = f" of model '{model}' (there are: {there})" if model and done else ""
         raise DataError(f"no finished run{which} under {output_dir}; `biasscope baseline` makes the first")
     together = itertools.groupby(sorted(shown, key=_place), _place)
     chosen = [_parts(list(runs), every=bool(wanted)) for _, runs in together]
     parts, left = [part for more, _ in chosen for part in more], [each for _, rest in chosen for each in rest]
+    left += [(run, "it was stopped; the same command goes on") for run in stopped if run.model in same]
     used = [run for run in shown if run.folder not in {other.folder for other, _ in left}]
     return Gathered(parts, used, left, [run for run in stored if run.record is None])
 
 
 def named(output_dir: Path, wanted: Sequence[str], cache: Path | None = None) -> list[ReportRun]:
     """The runs of these names, in their order. UsageError: there is none; DamagedError: it is corrupted."""
-    loaded = {run.folder: (run, record) for run, record in (load(output_dir, name, cache) for name in wanted)}
+    loaded = {
+        run.folder: (run, record) for run, record in (whole(output_dir, name, cache) for name in wanted)
+    }
     called = models([run for run, _ in loaded.values()])
     return [read(run, record, called[folder]) for folder, (run, record) in loaded.items()]
 

@@ -21,8 +21,7 @@ from biasscope.engine.statistics.cells import VALUE
 from biasscope.engine.statistics.inference import resampling
 from biasscope.engine.statistics.inference.resampling import plural
 from biasscope.engine.store.runs import DatasetPart
-from biasscope.report.page.odds import factor, odds, times
-from biasscope.report.page.quotes import QUOTED, quoted
+from biasscope.report.page.odds import QUOTED, factor, odds, quoted, times
 
 
 class Case(StrEnum):

@@ -72,9 +72,20 @@ class Audit:
             [_named(unit, ESTIMATES, edit) for unit in estimates], f"audit of {edit.name}", prefix=prefix
         )
         strongest = self._strongest(pl.concat(here.journal.tables(ESTIMATES, names)))
-        sweep = Sweep(sorted({*strongest, *first}), source, metrics=("target",))
+        chosen = sorted({*strongest, *first} - self._held(edit))
+        sweep = Sweep(chosen, source, metrics=("target",))
         units = [_named(unit, EXACT, edit) for unit in exact.units(lm, self.packed, sweep, here.batch)]
         return names + here.measure(units, f"audit of {edit.name}", prefix=prefix)
+
+    def _held(self, edit: Edit) -> set[Site]:
+        """The heads that the edit holds at what would replace them: rounding alone would be measured."""
+        return {
+            site
+            for site, affine in edit.at.items()
+            if affine.scale == 0
+            and affine.left is None
+            and (self.ranks.source == "mean" or not affine.vectors)
+        }
 
     def _source(self, lm: "LM", prefix: str) -> "Source":
         """What replaces a head, as in the run, made of the edited model."""

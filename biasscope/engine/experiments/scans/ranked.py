@@ -9,7 +9,7 @@ from biasscope.engine import schemas
 from biasscope.engine.errors import DataError
 from biasscope.engine.experiments.scans import models, session
 from biasscope.engine.settings import Dtype, Measure
-from biasscope.engine.statistics import cells
+from biasscope.engine.statistics import cells, racing
 from biasscope.engine.store import cache, reproduce, runs
 from biasscope.engine.store.seals import Seal
 from biasscope.engine.types import SOURCES, Site
@@ -65,6 +65,7 @@ class RankedRun:
         """Its heads and MLPs, in the model's order."""
         rows = pl.read_parquet(self.folder / "summary.parquet").filter(
             pl.col("source") == self.source,
+            pl.col("method") != racing.METHOD,
             pl.col("component").is_in(["z", "mlp_out"]),
             pl.col("position") == "all",
             schemas.single_sites(),
@@ -91,7 +92,7 @@ class RankedRun:
 
 def find(o: Measure, name: str) -> RankedRun:
     """The run of that name, and the options with which it is continued: its model, data, seed and numbers."""
-    stored, record = cache.load(o.output_dir, name, o.cache_dir)
+    stored, record = cache.whole(o.output_dir, name, o.cache_dir)
     folder, params = stored.folder, record.params
     edited = params.get("given") or params.get("direction") == "denoising"
     if record.command not in ("ablate", "patch") or edited:

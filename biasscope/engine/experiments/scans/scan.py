@@ -65,7 +65,7 @@ class Scan:
         path = self.run.folder(self.dataset.name, self.key)
         options = self.run.options
         record = None if options.no_cache or options.fresh else cache.stored(path, options.cache_dir).record
-        if record is None or record.datasets[0].run_key != self.key:
+        if record is None or not record.complete or record.datasets[0].run_key != self.key:
             return False
         if options.name and options.name != record.name:
             record = cache.renamed(path, record, options.name, options.cache_dir / "runs" / self.key)
@@ -111,14 +111,6 @@ class Scan:
             for reason, n in reasons.items():
                 self.warn(f"{n} of {len(every)} examples {what}: {reason}")
         return forest
-
-    @property
-    def words(self) -> dict[str, Any]:
-        """What the data set calls its groups, sides and covariate, as the record has them."""
-        data = self.dataset
-        covariate = next(((c.name, c.unit) for c in data.covariates), None)
-        same = ("noun", "sides", "bias", "compares")
-        return {"covariate": covariate} | {name: getattr(data, name) for name in same}
 
     @property
     def ungrouped(self) -> Design:
@@ -170,15 +162,6 @@ class Scan:
         inside = selection.inside(self.run.lm, given)
         return sources.removed(given, self.source("mean", self.forest(), inside, "given-"))
 
-    def beside_measured(self) -> pl.LazyFrame | None:
-        """EFFECTS of the estimated sites that were not measured; None where nothing chose among them."""
-        if "estimates" not in self.journal.facts:
-            return None
-        estimates = pl.concat(self.journal.tables("effects", self.journal.facts["estimates"]))
-        keys = ["source", "component", "layer", "head"]
-        own = self.table("effects").select(keys).unique()
-        return estimates.lazy().filter(metric="target").join(own, on=keys, how="anti", nulls_equal=True)
-
     def beside(self, dataset: Dataset, prefix: str = "") -> "Scan":
         """The same run measuring other prompts as well, in units of that prefix."""
         return replace(self, dataset=dataset, prefix=prefix)
@@ -211,7 +194,8 @@ class Scan:
         if pending and len(threads := self.journal.threads(engine.threads())) > 1:
             self.warn(journal.in_turn(threads))
         with self.run.phase("passes"):
-            forecast = session.forecast(self.run, len(pending)) if label else None
+            ends = label and not self.run.own.get("adaptive")  # a race has further stages
+            forecast = session.forecast(self.run, len(pending)) if ends else None
             for name, tables in engine.measured(self, pending, label or ""):
                 self.journal.put(name, tables)
                 if forecast:
@@ -226,6 +210,16 @@ class Scan:
         partly: Mapping[str, int] | None = None,
     ) -> None:
         """Record in the journal that all units are measured, and what the run is of."""
+        self.journal.set("finished", self.finished(used, units, dropped, partly))
+
+    def finished(
+        self,
+        used: Sequence[Example],
+        units: list[str],
+        dropped: Counter[str],
+        partly: Mapping[str, int] | None = None,
+    ) -> dict[str, Any]:
+        """What the run is of, where these units are all of it."""
         dataset = self.dataset
         units = [*(["twins"] if "twins" in self.journal.units else []), *units]
         part = runs.DatasetPart(
@@ -238,19 +232,25 @@ class Scan:
             dropped=dict(dataset.dropped + dropped),
             partly=dict(partly or {}),
             groups=len({e.group for e in used}),
-            **self.words,
+            **runs.words(dataset),
             per_token=any(e.per_token for e in used),
             units=len(units),
             threads=self.journal.facts.get("threads", []),
         )
         model = None if self.run.model is None else self.run.model.model_dump()
-        finished = {"part": part.model_dump(), "model": model, "warnings": self.run.warnings_of([part])}
-        self.journal.set("finished", {**finished, "batch_size": self.batch, "units": units})
+        about = {"part": part.model_dump(), "model": model, "warnings": self.run.warnings_of([part])}
+        return {**about, "batch_size": self.batch, "units": units}
 
     def table(self, name: str) -> pl.LazyFrame:
-        """Concatenate the table over all units, write it to the run's folder, and scan it."""
+        """Concatenate the table over all units, write it to the run's folder, and scan it.
+
+        `effects` and `partial` of a race: those of the sites measured in all groups, and those of the others.
+        """
         with self.run.phase("tables"):
-            frames = self.journal.tables(name, self.journal.facts["finished"]["units"])
+            stored, facts = "effects" if name == "partial" else name, self.journal.facts
+            frames = self.journal.tables(stored, facts["finished"]["units"])
+            if "settled" in facts and stored == "effects":
+                frames = (cells.of_sites(f, facts["settled"], others=name != stored) for f in frames)
             return self.run.write(self.run.folder(self.dataset.name, self.key), name, frames)
 
     def put(self, name: str, frame: pl.DataFrame) -> None:
@@ -272,7 +272,7 @@ class Scan:
         reused = min(self.before, len(finished["units"]))
         attention = self.journal.facts.get("patterns", {}).get("says", "")
         # of what an older version measured the words are those of now
-        part = finished["part"] | self.words | {"reused": reused, "attention": attention}
+        part = finished["part"] | runs.words(self.dataset) | {"reused": reused, "attention": attention}
         part |= {"noise_floor": None if reliability is None else trust.floor(reliability)}
         self.run.keep(runs.DatasetPart.model_validate(part), self.key, summary, reliability)
 

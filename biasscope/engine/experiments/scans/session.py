@@ -55,6 +55,8 @@ class Session:
     """Tokens × copies of a pass, as decided; None where nothing was decided."""
     lost: int = 0
     """Values left out of the present run because they are not finite."""
+    complete: bool = True
+    """Whether it measured all that it was asked for; False where Ctrl-C stopped it."""
     engine: engines.Engine = field(default_factory=engines.Serial)
     """What measures the parts."""
 
@@ -130,9 +132,8 @@ class Session:
         """Add a finished run to the result, and refresh the original study's files."""
         folder = Path(part.path)
         summary = pl.read_parquet(folder / "summary.parquet")
-        if not (
-            self.own.get("given") or self.options.edit
-        ):  # the original study never removed anything beforehand
+        # the original study never removed anything beforehand
+        if self.complete and not (self.own.get("given") or self.options.edit):
             effects = pl.scan_parquet(folder / "effects.parquet") if "effects" in part.tables else None
             study = self.options.output_dir / files.safe_name(self.slug)
             exports.export(study, self.command, part.name, summary, effects=effects, key=part.run_key)
@@ -147,7 +148,8 @@ class Session:
     def finish(self) -> runs.Result:
         """The result of all datasets; its `check` says whether values had to be left out."""
         self.engine.close()
-        self.voice.note(f"finished in {clock(sum(self.timing.values()))}")
+        how = "finished in" if self.complete else "stopped after"
+        self.voice.note(f"{how} {clock(sum(self.timing.values()))}")
         return runs.Result(self.record(self.parts), self.summaries, self.reliability, self.rows)
 
     def record(self, parts: list[runs.DatasetPart]) -> runs.RunRecord:
@@ -167,6 +169,7 @@ class Session:
             peak_rss_bytes=runs.peak_rss_bytes(),
             warnings=self.warnings_of(parts),
             datasets=parts,
+            complete=self.complete,
         )
         return record.model_copy(update={"reproduce": reproduce.of(record)})
 

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.stats import DegenerateDataWarning, bootstrap, false_discovery_control, hypergeom
+from scipy.stats import DegenerateDataWarning, bootstrap, false_discovery_control
 
 from biasscope.engine.schemas import LEVEL
 
@@ -240,35 +240,6 @@ def bca_interval(
         )
     low, high = float(result.confidence_interval.low), float(result.confidence_interval.high)
     return (low, high) if np.isfinite(low) and np.isfinite(high) else (np.nan, np.nan)
-
-
-def most_beyond(population: int, drawn: int, seen: int) -> int:
-    """The most of a population that may exceed a size, with 95 % confidence, if `seen` of `drawn` do.
-
-    Exact for draws without replacement (hypergeometric). With no exceedance it is below the binomial
-    population · (1 − 0.05^(1/drawn)).
-    """
-    low, high = seen, population - (drawn - seen)
-    while low < high:
-        middle = (low + high + 1) // 2
-        if hypergeom(population, middle, drawn).cdf(seen) > LEVEL:
-            low = middle
-        else:
-            high = middle - 1
-    return low
-
-
-def enough(population: int, miss: float) -> int:
-    """How many random members, none exceeding, show that under a share `miss` of the population exceed."""
-    low, high = 0, population
-    while low < high:
-        middle = (low + high) // 2
-        low, high = (
-            (low, middle)
-            if most_beyond(population, middle, 0) < max(1.0, miss * population)
-            else (middle + 1, high)
-        )
-    return low
 
 
 def few_clusters_note(clusters: int, noun: str = "term") -> str | None:
