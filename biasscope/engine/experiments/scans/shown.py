@@ -25,9 +25,20 @@ ones that are drawn.
 _DRAW = 7
 
 
+def _beside(scan: Scan, measured: pl.LazyFrame) -> pl.LazyFrame | None:
+    """EFFECTS of the estimated sites that were not measured; None where nothing chose among them."""
+    if "estimates" not in scan.journal.facts:
+        return None
+    estimates = pl.concat(scan.journal.tables("effects", scan.journal.facts["estimates"]))
+    keys = ["source", "component", "layer", "head"]
+    own = measured.select(keys).unique()
+    return estimates.lazy().filter(metric="target").join(own, on=keys, how="anti", nulls_equal=True)
+
+
 def aggregated(scan: Scan, table: str, method: str) -> Aggregates:
     """The aggregates of a table of effects: SUMMARY and RELIABILITY."""
-    effects, beside = scan.table(table), scan.beside_measured()
+    effects = scan.table(table)
+    beside = _beside(scan, effects)
     rounded = any("floor" in tables for tables in scan.journal.units.values())
     nothing = scan.table("floor") if rounded else None
     same: dict[str, Any] = {"model": scan.run.slug, "method": method, "design": scan.design, "beside": beside}
