@@ -12,7 +12,7 @@ from biasscope.engine.schemas import number
 from biasscope.engine.statistics import reliability, summary
 from biasscope.engine.statistics.cells import sites_of
 from biasscope.engine.statistics.racing import Race
-from biasscope.engine.statistics.reliability import Quantity
+from biasscope.engine.statistics.stability import Quantity, labelled
 from biasscope.engine.store import runs
 from biasscope.engine.types import Site
 
@@ -151,5 +151,5 @@ def reported(scan: Scan, trusted: pl.DataFrame) -> pl.DataFrame:
         Quantity("adaptive_miss", "share", sites, outcome["miss"]),
         Quantity("adaptive_threshold", outcome["unit"], sites, outcome["threshold"]),
     ]
-    rows = reliability.labelled(trusted.select(names).row(0, named=True), numbers)
+    rows = labelled(trusted.select(names).row(0, named=True), numbers)
     return pl.concat([trusted, reliability.table(rows)])
