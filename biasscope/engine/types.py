@@ -154,6 +154,8 @@ class Dataset:
     """What leaning to the first side is, as a sentence names it ("the occupational stereotype"); empty where
     the data do not say that it is a stereotype.
     """
+    templates: Mapping[str, str] = field(default_factory=dict)
+    """Example id → the sentence frame that it shares with examples of other groups, where there are such."""
     rule: str = "none"
     """How a counterfactual twin is made, by its name in `counterfactuals.RULES`."""
 
@@ -188,6 +190,8 @@ class Design:
     partners: Mapping[str, str] = field(default_factory=dict)
     """Group → the one group it is exchanged for: two that are each other's partner are one cluster."""
     seed: int = 0
+    templates: Mapping[str, str] = field(default_factory=dict)
+    """Example id → the sentence frame that it shares with other groups."""
 
 
 @dataclass(frozen=True)

@@ -2,6 +2,7 @@
 
 import itertools
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -9,6 +10,7 @@ import polars as pl
 
 from biasscope.engine.statistics.circuits import sized
 from biasscope.engine.statistics.inference import resampling
+from biasscope.engine.store.runs import DatasetPart
 from biasscope.engine.types import MEMBER, SOURCES, Site
 from biasscope.report.edges import ends as ends_of
 from biasscope.report.page.gather import Part, ReportRun
@@ -24,9 +26,15 @@ NAMED = 20
 """Sites of a set that are named; the rest is in the file."""
 
 
-def sets(summary: pl.DataFrame, of: str, noun: str, file: str, edges: pl.DataFrame | None = None) -> Table:
-    """f of the strongest sites (`edges`: GRAPH, where they are edges) kept alone and removed, random sets of
-    their size beside, and the areas.
+def elsewhere(params: Mapping[str, Any]) -> bool:
+    """Whether a file of edges was evaluated, whose groups chose none of them."""
+    return str(params["from"]).endswith(".json")
+
+
+def sets(summary: pl.DataFrame, part: DatasetPart, params: Mapping[str, Any], folder: Path) -> Table:
+    """f of the strongest sites kept alone and removed, random sets of their size beside, and the areas.
+
+    `params`: of the run, which lies in the folder.
     """
     f = {(row["method"], row["kind"], row["k"]): row for row in sized(summary).iter_rows(named=True)}
     sizes = [k for mode, kind, k in f if (mode, kind) == ("keep", "top")]
@@ -46,18 +54,22 @@ def sets(summary: pl.DataFrame, of: str, noun: str, file: str, edges: pl.DataFra
         rows = summary.filter(method=mode, statistic=name)
         areas.append(f"{name} {mode}: {share(next(rows.iter_rows(named=True), None))}")
     extent = f"{first['n']} examples, {first['clusters']} groups"
+    edges = graph(folder)
     what = "heads and MLPs" if edges is None else "edges"
-    title = f"{of}: sets of {what}, source {first['source']}, {extent}"
+    title = f"{part.name}: sets of {what}, source {first['source']}, {extent}"
     drawn = max((row["n"] for row in f.values() if row["kind"] == "random"), default=0)
+    chosen = "groups: those that did not choose the sites"
+    if elsewhere(params):
+        chosen = f"edges: those of {params['from']}, chosen elsewhere; groups: all"
     notes = [
-        f"groups: those that did not choose the sites; random: 5–95 % of {drawn} sets of that size",
+        f"{chosen}; random: 5–95 % of {drawn} sets of that size",
         f"f: 1 as the whole model, 0 as with all {what} replaced; – where these two may be equal",
         *[f"strongest first: {_sites(rows, edges)}" for rows in [sites("top", max(sizes))] if rows.height],
         *[f"* the minimal set, chosen on the other half: {_sites(sites('minimal', k))}" for k in small],
         *areas,
-        f"more in {file}",
+        f"more in {part.path}/summary.parquet",
     ]
-    note = resampling.few_clusters_note(first["clusters"], noun)
+    note = resampling.few_clusters_note(first["clusters"], part.noun)
     notes += [note] if note else []
     columns = ["k", "kept: f [95 %]", "random", "removed: f [95 %]", "random"]
     return Table(title, columns, [body, last] if last else [body], notes)
@@ -77,18 +89,25 @@ def _sites(rows: pl.DataFrame, edges: pl.DataFrame | None = None) -> str:
     return ", ".join(names[:NAMED]) + (f" and {len(names) - NAMED} more" if len(names) > NAMED else "")
 
 
+def kind(circuit: ReportRun) -> str:
+    """What its sets are of."""
+    return "sites" if graph(circuit.folder) is None else "edges"
+
+
 def sentence(circuit: ReportRun) -> str:
     """What keeping the strongest sites alone keeps, against random sets."""
     rows = list(sized(circuit.summary).filter(method="keep").iter_rows(named=True))
     tops = [row for row in rows if row["kind"] == "top" and row["estimate"] is not None]
     source = circuit.summary["source"].drop_nulls().to_list()[0]
-    kind = "sites" if graph(circuit.folder) is None else "edges"
-    start = f"Run {circuit.key}, sets of {kind} ({SOURCES[source].noun})"
+    what = kind(circuit)
+    start = f"Run {circuit.key}{circuit.record.given}, sets of {what} ({SOURCES[source].noun})"
     if not tops:
         return f"{start}: f is not given, because the whole model and none of it may not differ."
     last, end = tops[-1], ""
     kept = f"the {last['k']} strongest keep f = {interval(last)} of groups that did not choose them"
-    beats = _beats(tops, {row["k"]: row for row in rows if row["kind"] == "random"}, kind)
+    if elsewhere(circuit.record.params):
+        kept = f"the {last['k']} strongest of {circuit.record.params['from']} keep f = {interval(last)}"
+    beats = _beats(tops, {row["k"]: row for row in rows if row["kind"] == "random"}, what)
     for row in [row for row in rows if row["kind"] == "minimal"][:1]:
         confirmed = row["ci_low"] is not None and row["ci_low"] > 0
         doubt = "" if confirmed else ", which does not confirm it"
@@ -117,13 +136,13 @@ def section(parts: Sequence[Part], gallery: "Gallery") -> "Iterator[Block]":
     for part in parts:
         drawn, tables = [], []
         for run in part.circuits:
-            edges = graph(run.folder)
-            kind = "sites" if edges is None else "edges"
-            tables.append(sets(run.summary, part.name, part.data.noun, run.file, edges))
+            table = sets(run.summary, run.placed, run.record.params, run.folder)
+            tables.append(replace(table, title=f"{part.model}, {table.title}{run.record.given}"))
             if run.summary.filter(statistic="faithfulness")["estimate"].is_not_null().any():
                 source = run.summary["source"].drop_nulls().to_list()[0]
-                title = f"Sets of {kind}: {part.model}\n{part.data.name}, {SOURCES[source].noun}"
-                own = "" if edges is None else kind
+                title = f"Sets of {kind(run)}: {part.model}{run.record.given}\n"
+                title += f"{part.data.name}, {SOURCES[source].noun}"
+                own = "" if graph(run.folder) is None else kind(run)
                 name = gallery.name("sets", part.model, part.data.name, own, source)
                 drawn.append(
                     gallery.picture(name, figures.faithfulness, run.summary, sentence(run), title=title)

@@ -2,12 +2,15 @@
 
 import itertools
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import polars as pl
 
 from biasscope.engine import schemas
 from biasscope.engine.schemas import NONE, TOTAL
+from biasscope.engine.statistics.cells import sites_of
 from biasscope.engine.store.runs import DatasetPart
 from biasscope.engine.types import FINAL, SOURCES, Edge, Site
 from biasscope.report import tables
@@ -16,7 +19,7 @@ from biasscope.report.tables import Table
 
 if TYPE_CHECKING:
     from biasscope.report.page.blocks import Block
-    from biasscope.report.page.gallery import Gallery
+    from biasscope.report.page.gallery import Gallery, Picture
 
 SHOWN = 25
 """Rows of the table; the rest is in the file."""
@@ -59,27 +62,36 @@ def stars(edges: pl.DataFrame) -> str:
     return f"{edges.filter(schemas.starred()).height} of {edges.height} edges with a star"
 
 
+def _name(row: Mapping[str, Any]) -> str:
+    """An edge, and where on the prompt."""
+    return str(ends(row)) + ("" if row["position"] == "all" else f" {row['position']}")
+
+
 def _cells(row: dict[str, Any], *, exact: bool) -> list[str]:
-    name = str(ends(row)) + ("" if row["position"] == "all" else f" {row['position']}")
     measured = {"estimate": row["exact"], "ci_low": row["exact_low"], "ci_high": row["exact_high"]}
     plain = {"p_family": None, "carried_by": None, "caution": None}
     path = NONE if row["exact"] is None else tables.interval(measured | plain)
-    return [name, tables.interval(row), tables.probability(row["p_family"]), *([path] if exact else [])]
+    return [_name(row), tables.interval(row), tables.probability(row["p_family"]), *([path] if exact else [])]
 
 
 def hidden(found: pl.DataFrame, rows: pl.DataFrame, part: DatasetPart) -> Table:
-    """The sites whose effects change most once another is gone; `rows`: their SUMMARY."""
+    """The sites whose effects change once another is gone, with a star, then most; `rows`: their SUMMARY."""
     known = found.filter(pl.col("estimate").is_not_null())
-    shown = known.sort(pl.col("estimate").abs(), descending=True).head(BEHIND).to_dicts()
+    shown = known.sort("star", pl.col("estimate").abs(), descending=True).head(BEHIND).to_dicts()
     slopes = rows["statistic"][0] == "slope"
     cells = [_change(row) for row in shown]
     new = found.filter("star", ~pl.col("alone_star").fill_null(value=False)).height
     gone = found.select("gone_layer", "gone_component", "gone_head").n_unique()
     change = f"change of {'slope' if slopes else 'effect'} [95 %]"
     columns = ["site", "behind", "round", "alone", change, "p_family"]
-    title = f"{part.name}: once others are gone, source {rows['source'][0]}, {gone} sites removed in turn"
+    last = int(found["round"].to_numpy().max())
+    title = f"{part.name}: once others are gone, source {rows['source'][0]}, {gone} sites removed in turn, "
+    title += f"{last} round{'' if last == 1 else 's'}"
     notes = [*schemas.legend(shown)]
-    notes.append("change: effect with the site behind which it stands zeroed − effect alone; all one family")
+    notes.append(
+        "change: effect with the site behind which it stands zeroed − effect alone; one family, those with a "
+        "star first"
+    )
     notes.append(f"{new} changes have a star at sites without one alone; in {part.path}/conditional.parquet")
     notes += tables.of_summary(rows, part, columns)
     return Table(title, columns, [cells], notes, ("p_family", "round"))
@@ -90,6 +102,21 @@ def _change(row: dict[str, Any]) -> list[str]:
     alone = schemas.number(row["alone"]) + (schemas.STAR if row["alone_star"] else " ")
     cells = [*map(str, places), str(row["round"]), alone]
     return [*cells, tables.interval(row), tables.probability(row["p_family"])]
+
+
+def neurons(rows: pl.DataFrame, part: DatasetPart, file: str, folder: Path) -> Table:
+    """The strongest neurons, and how many of all have a star; `rows`: their SUMMARY by one method."""
+    table = tables.effects(rows, part, file)
+    if rows["method"][0] == "exact":
+        return table
+    every = pl.read_parquet(folder / "neurons.parquet")
+    found = every.filter(schemas.starred())
+    shown = [
+        f"{site} {schemas.number(row)}" for site, row in zip(sites_of(found), found["estimate"], strict=True)
+    ]
+    named = f": {', '.join(shown[:SHOWN])}" if shown else ""
+    note = f"{found.height} of {every.height} neurons with a star{named}; all in {part.path}/neurons.parquet"
+    return replace(table, notes=[*table.notes, note])
 
 
 def lines(edges: pl.DataFrame) -> pl.DataFrame:
@@ -133,7 +160,7 @@ def _height(site: Site) -> float:
 def sentence(run: ReportRun, edges: pl.DataFrame) -> str:
     """How many edges have a star, the strongest of them, and how estimates and path patching agree."""
     some = edges.filter(schemas.starred()).head(3).to_dicts()
-    named = ", ".join(str(ends(row)) for row in some)
+    named = ", ".join(_name(row) for row in some)
     text = f"Run {run.key}: {stars(edges)}" + (f", the strongest {named}" if some else "")
     if run.reliability is not None:
         rows = run.reliability.filter(quantity="calibration_spearman")
@@ -141,30 +168,59 @@ def sentence(run: ReportRun, edges: pl.DataFrame) -> str:
         if again.height:
             row = again.row(0, named=True)
             text += f"; with groups drawn again {row['estimate']:.0%} of the starred set is the same"
+        rows = rows.filter(pl.col("estimate").is_not_null())  # of one drawn edge there is no ρ
         if rows.height:
             text += f"; of {rows['n'][0]} random ones path patching agrees with ρ = {rows['estimate'][0]:.2f}"
     return text + "."
 
 
 def section(parts: Sequence[Part], gallery: "Gallery") -> "Iterator[Block]":
-    """The strongest edges as a graph, and what sites do once others are gone."""
-    from biasscope.report.drawing import figures
+    """The strongest edges as a graph, what sites do once others are gone, what is inside heads."""
     from biasscope.report.page.blocks import Block, pictures
 
     for part in parts:
-        drawn, found = [], []
+        drawn, shown = list["Picture"](), list[Table]()
         for run in part.between:
-            over_edges = "edges" in run.data.tables
-            table = pl.read_parquet(run.folder / f"{'edges' if over_edges else 'conditional'}.parquet")
-            if over_edges:
-                source = SOURCES[table["source"][0]].noun
-                title = f"Strongest edges: {part.model}\n{part.data.name}, {source}"
-                says = f"Dashed: only estimated. {sentence(run, table)}"
-                name = gallery.name("edges", part.model, part.data.name, table["source"][0])
-                drawn.append(gallery.picture(name, figures.graph, lines(table), says, title=title))
-                found.append(strongest(run.summary, table, run.data))
-            else:
+            if "edges" in run.data.tables:
+                edges = pl.read_parquet(run.folder / "edges.parquet")
+                drawn.append(_picture(run, edges, part, gallery))
+                table = strongest(run.summary, edges, run.placed)
+                found = [replace(table, title=table.title + _steps(run))]
+            elif "conditional" in run.data.tables:
+                changes = pl.read_parquet(run.folder / "conditional.parquet")
                 rows = run.summary.filter(method="conditional")
-                found += [hidden(table, rows, run.data)] if rows.height else []
+                found = [hidden(changes, rows, run.placed)] if rows.height else []
+            else:
+                same = run.summary.partition_by("method", "source", maintain_order=True)
+                found = [_inside(run, rows) for rows in same]
+            of = f"{run.record.given} (run {run.key})"
+            shown += [replace(each, title=f"{part.model}, {each.title}{of}") for each in found]
         yield from pictures(drawn)
-        yield from (Block("table", table=each) for each in found)
+        yield from (Block("table", table=each) for each in shown)
+
+
+def _inside(run: ReportRun, rows: pl.DataFrame) -> Table:
+    """Effects inside heads or MLPs by one method."""
+    if "neurons" in run.data.tables:
+        table = neurons(rows, run.placed, run.file, run.folder)
+    else:
+        table = tables.effects(rows, run.data, run.file)
+    return replace(table, title=table.title + _steps(run, rows["method"][0]))
+
+
+def _steps(run: ReportRun, method: str = "edges") -> str:
+    """Over how many steps the gradients are, where they are over any."""
+    steps = run.record.params.get("steps")
+    return f", in {steps} steps" if steps and method != "exact" else ""
+
+
+def _picture(run: ReportRun, edges: pl.DataFrame, part: Part, gallery: "Gallery") -> "Picture":
+    """The graph of the strongest edges at the run's first position."""
+    from biasscope.report.drawing import figures
+
+    source, position = SOURCES[edges["source"][0]].noun, edges["position"][0]
+    where = "" if position == "all" else f", {position}"
+    title = f"Strongest edges: {part.model}{_steps(run)}{run.record.given}\n{part.data.name}, {source}{where}"
+    name = gallery.name("edges", part.model, part.data.name, edges["source"][0])
+    says = f"Dashed: only estimated. {sentence(run, edges)}"
+    return gallery.picture(name, figures.graph, lines(edges), says, title=title)

@@ -171,7 +171,7 @@ def tables_of(result: Result) -> Iterator[tables.Table]:
         elif record.command == "probe":
             yield edited(probes.probes(summary, part.name, part.noun, file, record.params["split"]))
         elif record.command == "circuit":
-            yield edited(circuits.sets(summary, part.name, part.noun, file, circuits.graph(Path(part.path))))
+            yield edited(circuits.sets(summary, part, record.params, Path(part.path)))
         elif record.command == "mitigate":
             yield edited(edits.judged(summary, part, file))
             yield edits.curve(summary)
@@ -196,6 +196,8 @@ def _of_sites(summary: pl.DataFrame, part: DatasetPart, file: str) -> Iterator[t
             yield edges.hidden(pl.read_parquet(Path(part.path) / "conditional.parquet"), rows, part)
         elif rows["method"][0] == METHOD:
             yield tables.raced(rows, part, file)
+        elif "neurons" in part.tables:
+            yield edges.neurons(rows, part, file, Path(part.path))
         else:  # a control's rows follow
             control = summary.filter(pl.col("dataset") != part.name, source=rows["source"][0])
             yield tables.effects(rows, part, file, control)

@@ -23,7 +23,7 @@ def tables(summary: pl.DataFrame, reliability: pl.DataFrame) -> Iterator[Table]:
         if table.sections[0]:
             yield table
     said = (family(reliability), false_alarms(reliability), noise_floor(reliability))
-    if lines := [text for text in said if text]:
+    if lines := [*(text for text in said if text), *stable(reliability)]:
         yield Table("", [], [], lines)
 
 
@@ -43,6 +43,23 @@ def false_alarms(reliability: pl.DataFrame) -> str | None:
     shares = " to ".join(f"{100 * row['estimate']:.0f} % ({label})" for label, row in rows.items() if row)
     start = "in data like these without any effect a star appears in"
     return f"{start} {shares} of studies" if shares else None
+
+
+def stable(reliability: pl.DataFrame) -> list[str]:
+    """How much of the starred set stands when groups are drawn again; which star hangs on one template."""
+    lines = []
+    known = reliability.filter(pl.col("estimate").is_not_null())
+    # heads and MLPs, or the only family of a run over others
+    for row in known.filter(quantity="bootstrap_jaccard").head(1).iter_rows(named=True):
+        band = f"5–95 %: {100 * row['low']:.0f} to {100 * row['high']:.0f}"
+        same = f"{100 * row['estimate']:.0f} % in common with this one ({band})"
+        lines.append(f"drawn again, groups give a set of stars that has {same}")
+    for row in known.filter(quantity="template_jaccard").head(1).iter_rows(named=True):
+        hang = known.filter(quantity="template_lost").group_by("component", maintain_order=True)
+        named = [f"{name} without {', '.join(rows['against'])}" for (name,), rows in hang]
+        some = f"no star without one of the {row['n']} templates: {'; '.join(named)}"
+        lines.append(some if named else f"every star stands without any one of the {row['n']} templates")
+    return lines
 
 
 def noise_floor(reliability: pl.DataFrame) -> str | None:
@@ -85,6 +102,7 @@ def sentences(site_map: Map) -> list[str]:
         splits = f"5–95 % of splits: {low} to {high}; {again.luck:.1f} by luck"
         lines.append(f"{text} of the groups ({splits})")
     lines += [text for text in (false_alarms(_own(site_map)), noise_floor(_own(site_map))) if text]
+    lines += stable(_own(site_map))
     return [f"Run {site_map.run.key}: {line}." for line in lines]
 
 

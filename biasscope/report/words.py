@@ -97,6 +97,8 @@ def found_sites(site_map: Map, beside: Map | None = None) -> str:
     if few := resampling.few_clusters_note(site_map.groups, "group"):
         return f"{start}: not testable, {few}."
     passed, every = significant(site_map, component), site_map.sites(component).height
+    if not every:
+        return f"{start}: no head and no MLP was measured."
     if passed.is_empty():
         least = reliability.detectable(site_map)
         size = f"An effect of {number(least)} {site_map.unit} or more"
@@ -186,7 +188,9 @@ def recovery(site_map: Map) -> str | None:
     share = next(first.iter_rows(named=True), None)
     text = f"Run {site_map.run.key}: exchanging the whole prompt for its twin changes it by "
     text += interval(whole, site_map.unit)
-    if share is None or share["recovered"] is None:
+    if share is None:
+        return text + "."
+    if share["recovered"] is None:
         return text + "; no share recovered is given, because that interval holds 0."
     if share["recovered_low"] is not None and share["recovered_low"] <= 0 <= share["recovered_high"]:
         return f"{text}; no single head is shown to recover a share of it."

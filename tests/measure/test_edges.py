@@ -26,7 +26,7 @@ def scored(lm, forest, *, steps=None, name="corrupt"):
     graph = edges.stream(lm)
     nodes = sorted({sources.whole(site) for site in graph.ups})
     sweep = sources.Sweep(nodes, sources.source(name, lm, forest, nodes), metrics=("target",))
-    parts = [edges.Scores(graph, block, sweep, steps).of(block.owner >= 0) for block in forest.blocks]
+    parts = [edges.Scores(graph, block, sweep, steps).of(block.owner >= 0)[0] for block in forest.blocks]
     of = [e.id for block in forest.blocks for e in forest.members(block)[0]]
     return graph, dict(zip(of, torch.cat(parts), strict=True)), sweep
 

@@ -37,7 +37,7 @@ def test_the_columns_are_those_of_few_sites(graded):
     family = [Family(everything, everything)]
     cells, x = sums.cells(), np.arange(K, dtype=float)
     with draws.few():
-        statistic, found = edges.judged(sums, design(graded=graded), M)
+        statistic, found, _ = edges.judged(sums, design(graded=graded), M)
         wanted = (
             estimates.slope(cells, x, np.arange(K), 3, family) if graded else estimates.mean(cells, 3, family)
         )
@@ -63,7 +63,7 @@ def test_who_carries_a_finding_is_the_group_that_carries_it_among_few_sites(grad
     few = Measured(pl.DataFrame({"head": range(40)}), GROUPS, sums.cells(), [Family(every, every)],
                    covariate(GROUPS, own), clusters(GROUPS, pairs))  # fmt: skip
     with draws.few():
-        _, found = edges.judged(sums, own, 40)
+        _, found, _ = edges.judged(sums, own, 40)
         _, wanted = next(statistics("target", few, 3))
     known = np.isfinite(wanted["carried_by"]) & np.isfinite(found["carried_by"])
     assert known.sum() > 2 and (found["carried_by"][known] == wanted["carried_by"][known]).all()
@@ -71,7 +71,7 @@ def test_who_carries_a_finding_is_the_group_that_carries_it_among_few_sites(grad
 
 def test_only_the_strongest_and_what_passes_have_an_interval():
     with draws.few():
-        _, found = edges.judged(made(), design(graded=False), 3)
+        _, found, _ = edges.judged(made(), design(graded=False), 3)
     strongest = set(np.argsort(-abs(found["estimate"]))[:3])
     assert set(np.flatnonzero(np.isfinite(found["ci_low"]))) == strongest | set(
         np.flatnonzero(found["p_family"] < 0.05)
@@ -84,7 +84,7 @@ def test_what_is_rounding_beside_the_largest_is_not_tested():
     sums.total[:, 5] = 1e-9 * np.arange(K) * sums.n
     with draws.few():
         for graded in (True, False):
-            _, found = edges.judged(sums, design(graded=graded), M)
+            _, found, _ = edges.judged(sums, design(graded=graded), M)
             assert np.isnan(found["p_family"][5]) and np.isnan(found["p"][5])
             assert np.isfinite(found["p_family"][4])
 
@@ -100,22 +100,40 @@ def test_sums_of_blocks_add_up_over_groups():
     assert sums.means.tolist() == [[5, 0], [1, 4 / 3]]
 
 
-def test_a_sure_star_is_the_same_when_groups_are_drawn_again_and_one_at_the_edge_is_not():
+def again(values: np.ndarray, *, graded: bool) -> tuple[float, float, float]:
+    sums, how = edges.Sums(GROUPS, np.ones(K), values), design(graded=graded)
+    with draws.few():
+        _, found, critical = edges.judged(sums, how, M)
+        assert (found["p_family"] < 0.05).any()
+        return edges.again(sums, how, found, critical)
+
+
+@pytest.mark.parametrize("graded", [True, False])
+def test_a_sure_star_is_the_same_when_groups_are_drawn_again_and_one_at_the_edge_is_not(graded):
+    """Sure: beyond the critical value in every draw, though half of them give less than this run."""
     rng = np.random.default_rng(0)
     sure, edge = rng.normal(size=(K, M)), rng.normal(size=(K, M))
-    sure[:, 0] += 20
-    edge[:, :8] += 0.95
-    for values, lowest, highest in ((sure, 0.99, 1.0), (edge, 0.0, 0.9)):
-        sums = edges.Sums(GROUPS, np.ones(K), values)
-        with draws.few():
-            _, found = edges.judged(sums, design(graded=False), M)
-            assert (found["p_family"] < 0.05).any()
-            assert lowest <= edges.again(sums, design(graded=False), found)[1] <= highest
+    signal = 20 * np.linspace(-1.7, 1.7, K) if graded else 20
+    sure[:, 0] += signal
+    sure[:, 1] += signal
+    edge[:, :8] += 0.9 * np.linspace(-1.7, 1.7, K)[:, None] if graded else 0.95
+    low, middle, _ = again(sure, graded=graded)
+    assert low > 0.3 and middle > 0.6
+    assert again(edge, graded=graded)[1] <= 0.9
+
+
+@pytest.mark.parametrize("graded", [True, False])
+def test_what_is_rounding_never_counts_when_groups_are_drawn_again(graded):
+    values = np.random.default_rng(0).normal(size=(K, M))
+    values[:, 0] += 20 * np.linspace(-1.7, 1.7, K) if graded else 20
+    alone = again(values, graded=graded)
+    tiny = 1e-9 * values[:, :1].repeat(40, 1)
+    assert again(np.hstack([values, tiny]), graded=graded) == alone
 
 
 def test_below_six_clusters_there_is_no_interval_and_no_p():
     few = made().rows(np.arange(K) < 5)
-    _, found = edges.judged(few, design(graded=False), M)
+    _, found, _ = edges.judged(few, design(graded=False), M)
     assert np.isnan(found["p_family"]).all() and np.isnan(found["ci_low"]).all()
     assert np.isfinite(found["estimate"]).all()
 
@@ -130,6 +148,6 @@ def test_nulls_rarely_have_a_star_however_many_they_are():
             values = rng.normal(size=(60, 8)) @ rng.normal(size=(8, 700)) + rng.normal(size=(60, 700))
             sums = edges.Sums([f"g{i:02}" for i in range(60)], np.ones(60), values)
             x = {f"g{i:02}": float(v) for i, v in enumerate(rng.normal(size=60))}
-            _, found = edges.judged(sums, Design(x, seed=0), 5)
+            _, found, _ = edges.judged(sums, Design(x, seed=0), 5)
             alarms += bool((found["p_family"] < 0.05).any())
     assert alarms <= 4

@@ -17,7 +17,8 @@ RNG = np.random.default_rng
 
 
 def assess(effects, share=None, **more):
-    return reliability.assess(effects, model="m", method="exact", design=Design(share), **more)
+    summary = summarise(effects, model="m", method="exact", design=Design(share), **more)
+    return reliability.assess(effects, summary, design=Design(share), **more)
 
 
 def value(frame, quantity, column="estimate", **wanted):

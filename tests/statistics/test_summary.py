@@ -419,6 +419,6 @@ def test_720_sites_of_1000_examples_take_seconds():
     effects = table(values, groups=groups)
     start = time.process_time()
     frame = summary(effects, shares(60))
-    trusted = reliability.assess(effects, model="m", method="exact", design=Design(shares(60)))
-    assert (frame.height, trusted.height) == (720 * 3, 11)
+    trusted = reliability.assess(effects, frame, design=Design(shares(60)))
+    assert (frame.height, trusted.height) == (720 * 3, 12)
     assert time.process_time() - start < 20

@@ -2,6 +2,9 @@
 own hooks.
 """
 
+from functools import lru_cache
+from typing import Any
+
 import torch
 from torch import Tensor
 
@@ -160,6 +163,13 @@ def all_attributions(lm: LM, example: Example, points: list[Site]) -> Tensor:
     return torch.stack([-(kept[p.hook] * kept[p.hook].grad).detach().sum((0, 1, 3)) for p in points])
 
 
+@lru_cache(maxsize=8)
+def _cached(bridge: Any, ids: tuple[int, ...]) -> Any:
+    """Everything that a prompt sets off: the same for each of its edges."""
+    with torch.no_grad():
+        return bridge.run_with_cache(torch.tensor([ids]))[1]
+
+
 def path(lm: LM, prompts: tuple[str, str], filler: str, edge: Edge, eps: Tensor) -> Tensor:
     """log p of a filler where one input alone reads a prompt's stream with `eps` times the change that a node
     would make in its twin.
@@ -170,8 +180,7 @@ def path(lm: LM, prompts: tuple[str, str], filler: str, edge: Edge, eps: Tensor)
     reads = down.component in ("q", "k", "v")
     entered = Site(down.layer, "attn_in" if reads else down.component).hook
     whole = Site(up.layer, up.component).hook
-    with torch.no_grad():
-        here, twin = (lm.bridge.run_with_cache(torch.tensor([t]))[1] for t in (ids, there))
+    here, twin = (_cached(lm.bridge, tuple(tokens)) for tokens in (ids, there))
     change = eps * (twin[whole] - here[whole])
     if up.component == "z":
         moved = here[whole].clone()

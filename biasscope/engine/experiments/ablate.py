@@ -10,7 +10,7 @@ from biasscope.engine.data import datasets
 from biasscope.engine.errors import UsageError
 from biasscope.engine.experiments import adaptive as down_ranking
 from biasscope.engine.experiments.between import conditional as behind
-from biasscope.engine.experiments.scans import aggregates, models, scan, selection, session, shown
+from biasscope.engine.experiments.scans import models, scan, selection, session, shown
 from biasscope.engine.experiments.scans.scan import Scan
 from biasscope.engine.settings import SILENT, Control, Measure, Ranking, Replaced, Voice
 from biasscope.engine.statistics import comparison, summary
@@ -73,7 +73,7 @@ def ablate(
             continue
         if not each.complete:  # a shard's run: the others measure the rest
             continue
-        whole, trusted = _controlled(each) if facts else aggregates.aggregated(each, "effects", "exact")
+        whole, trusted = _controlled(each) if facts else shown.aggregated(each, "effects", "exact")
         shown.prompts(each, "effects")
         shown.patterns(each, whole, partial(_standing, each, gone, EVERY[0] if source == "all" else source))
         if adaptive:
@@ -156,7 +156,7 @@ def _on_control(
 
 def _controlled(each: Scan) -> scan.Aggregates:
     """The aggregates of an exact scan with a control, which gives every site's specificity."""
-    whole, trusted = aggregates.aggregated(each, "effects", "exact")
+    whole, trusted = shown.aggregated(each, "effects", "exact")
     effects, design = each.table("control"), Design(seed=each.run.options.seed)
     with each.run.phase("statistics"):
         control = summary.summarise(effects, model=each.run.slug, method="exact", design=design)

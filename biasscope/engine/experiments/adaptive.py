@@ -12,7 +12,7 @@ from biasscope.engine.schemas import number
 from biasscope.engine.statistics import reliability, summary
 from biasscope.engine.statistics.cells import sites_of
 from biasscope.engine.statistics.racing import Race
-from biasscope.engine.statistics.reliability import Quantity
+from biasscope.engine.statistics.stability import Quantity, labelled
 from biasscope.engine.store import runs
 from biasscope.engine.types import Site
 
@@ -67,10 +67,10 @@ def measure(scan: Scan, every: Sequence[Site], source_name: str, k: int, miss: f
     try:
         for look, seen in enumerate(race.looks):
             sweep(race.racing, race.groups(race.looks[look - 1] if look else 0, seen), f"look-{look:02}")
+            scan.run.voice.standings(*_standings(scan, race, seen))
             ahead = race.ahead(look)
             sweep(ahead, race.groups(seen), f"rest-{look:02}")
             race.settle(ahead)
-            scan.run.voice.standings(*_standings(scan, race, seen))
             if not race.racing.any():
                 break
     except KeyboardInterrupt:
@@ -151,5 +151,5 @@ def reported(scan: Scan, trusted: pl.DataFrame) -> pl.DataFrame:
         Quantity("adaptive_miss", "share", sites, outcome["miss"]),
         Quantity("adaptive_threshold", outcome["unit"], sites, outcome["threshold"]),
     ]
-    rows = reliability.labelled(trusted.select(names).row(0, named=True), numbers)
+    rows = labelled(trusted.select(names).row(0, named=True), numbers)
     return pl.concat([trusted, reliability.table(rows)])

@@ -27,7 +27,7 @@ from biasscope.engine.statistics import circuits as faithfulness
 from biasscope.engine.statistics import summary as aggregates
 from biasscope.engine.statistics.inference import resampling
 from biasscope.engine.store import runs
-from biasscope.engine.types import Site
+from biasscope.engine.types import MEMBER, Site
 
 SIZES = "1,2,5,10,20,50"
 
@@ -44,12 +44,19 @@ def circuit(
 ) -> runs.Result:
     """How much of the bias of that run, or file of edges, its strongest sites carry, on other groups."""
     if run.endswith(".json"):
+        if minimal or mib is not None:
+            option = "--minimal" if minimal else "--mib"
+            raise UsageError(f"a file of edges is only evaluated: leave out {option}, or give a run")
         return exchange.circuit(settings, run, sizes or between.SIZES, voice)
     ranks = find(settings, run)
     if mib is not None and not ranks.over_edges:
         raise UsageError("--mib writes edges; give a run of patch --method edges")
     if ranks.over_edges and minimal:
         raise UsageError("--minimal leaves out sites one by one; a run over edges has too many: leave it out")
+    if ranks.over_edges and "all" not in (positions := ranks.record.params["positions"].split(",")):
+        raise UsageError(
+            f"{ranks.folder} has edges at --positions {','.join(positions)} alone; take one at all positions"
+        )
     sizes = sizes or (between.SIZES if ranks.over_edges else SIZES)
     wanted, goal = selection.parse_sizes(sizes), target if minimal else None
     options = {"from": run, "sizes": sizes, "minimal": minimal, "target": goal}
@@ -59,10 +66,11 @@ def circuit(
         if not each.complete:
             measure(each, ranks, wanted, goal)
         each.save(summary(each))
-        if mib is not None:
-            largest = [row[2] for row in each.journal.facts["circuit"]["ranked"]]
-            exchange.write(Path(mib), ranks.record, ranks.folder, largest)
-    return running.finish()
+    result = running.finish()
+    if mib is not None:
+        largest = result.summaries[0].filter(pl.col("statistic") == MEMBER)["head"].to_list()
+        exchange.write(Path(mib), ranks.record, ranks.folder, largest)
+    return result
 
 
 def measure(scan: Scan, ranked_run: RankedRun, sizes: Sequence[int], target: float | None) -> None:

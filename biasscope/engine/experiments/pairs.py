@@ -10,8 +10,12 @@ from biasscope.engine.settings import SILENT, Measure, Voice
 from biasscope.engine.store import files
 
 
-def pairs(settings: Measure, *, acdc: Path | None = None, voice: Voice = SILENT) -> list[dict[str, Any]]:
-    """A row per prompt; pairs that fit are also written as the original study's ACDC files into `acdc`."""
+def pairs(
+    settings: Measure, *, acdc: Path | None = None, mib: Path | None = None, voice: Voice = SILENT
+) -> list[dict[str, Any]]:
+    """A row per prompt; pairs that fit are also written into the folders `acdc`, as the original study's ACDC
+    files, and `mib`, as tasks of EAP-IG and MIB.
+    """
     from biasscope.engine.model import twins
 
     run = session.start("pairs", settings, voice=voice)
@@ -37,6 +41,11 @@ def pairs(settings: Measure, *, acdc: Path | None = None, voice: Voice = SILENT)
             file = acdc / f"{files.safe_name(dataset.name)}_acdc_pairs.json"
             files.write_json(file, twins.acdc(run.lm, dataset.examples, kept))
             voice.note(f"{dataset.name}: pairs written to {file}")
+        if mib is not None:
+            mib.mkdir(parents=True, exist_ok=True)
+            file, task = mib / f"{files.safe_name(dataset.name)}.csv", twins.task(run.lm, dataset, kept)
+            files.write_bytes(file, task.write_csv().encode())
+            voice.note(f"{dataset.name}: {task.height} pairs with fillers of one token written to {file}")
     if not any(row["kept"] for row in rows):
         reasons = ", ".join(f"{n} × {reason}" for reason, n in missing.most_common())
         raise DataError(f"no example has a twin: {reasons}; try another --model or --dataset")

@@ -12,7 +12,7 @@ from biasscope.engine.errors import UsageError
 from biasscope.engine.experiments.between import edges, neurons
 from biasscope.engine.experiments.between import mib as exchange
 from biasscope.engine.experiments.between.edges import Asked
-from biasscope.engine.experiments.scans import aggregates, models, scan, selection, session, shown
+from biasscope.engine.experiments.scans import models, scan, selection, session, shown
 from biasscope.engine.experiments.scans.scan import Scan
 from biasscope.engine.schemas import SUMMARY
 from biasscope.engine.settings import SILENT, Direction, Dtype, Measure, Method, Patched, Voice
@@ -51,8 +51,8 @@ def patch(
         )
     estimates = bool(steps or calibrate)
     _refuse(method, wanted, estimates=estimates, ranged=ranged, given=bool(given))
-    if mib is not None and (method != "edges" or len(settings.dataset or []) > 1):
-        raise UsageError("--mib writes the edges of one dataset: it needs --method edges and one --dataset")
+    if mib is not None:
+        exchange.refuse_other_edges(method, settings, at)
     where = {"components": wanted, "layers": choice.layers, "positions": at}
     gone = selection.parse_sites("--given", given) if given else ()
     own = {"method": method, "source": source, "direction": direction, "steps": steps, "calibrate": calibrate}
@@ -77,7 +77,7 @@ def patch(
             _measure(each, own, where, gone)
         if not each.complete:  # a shard's run: the others measure the rest
             continue
-        whole, trusted = aggregates.aggregated(each, "effects", method)
+        whole, trusted = shown.aggregated(each, "effects", method)
         shown.prompts(each, "effects")
         shown.patterns(each, whole, partial(each.standing, gone))
         each.save(*(_calibration(each, whole, trusted, calibrate) if calibrate else (whole, trusted)))

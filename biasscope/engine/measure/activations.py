@@ -84,12 +84,10 @@ def units(lm: LM, texts: Sequence[Text], component: str, position: str, edit: Ed
 
 def attention(lm: LM, ids: Sequence[int], head: Site) -> Float[Tensor, "dest_pos src_pos"]:
     """The weights with which a head attends, a row per token: each sums to 1 over the tokens up to it."""
-    kept: list[Tensor] = []
     # its last token is read, not predicted: the 0 behind it stands for nothing
     block = pack([[Scored((*ids, 0), len(ids), 0)]], [(0,)], "all", False)
-    with torch.no_grad():
-        forward.run(lm, block, {f"blocks.{head.layer}.attn.hook_pattern": kept.append})
-    return kept[0][0, head.head].float().cpu()
+    row = Site(head.layer, "weights")
+    return forward.capture(lm, block, [row])[0][row][0, head.head].float().cpu()
 
 
 def _finite(read: Callable[[Block], dict[str, pl.DataFrame]], block: Block) -> dict[str, pl.DataFrame]:

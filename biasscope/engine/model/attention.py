@@ -56,7 +56,7 @@ def readouts(
         return hook
 
     layers = sorted({head.layer for head in heads})
-    hooks = {f"blocks.{layer}.attn.hook_pattern": keep(layer) for layer in layers}
+    hooks = {Site(layer, "weights").hook: keep(layer) for layer in layers}
     with torch.no_grad():
         forward.run(lm, block, {**forward.overwrites([puts]), **hooks})
     return {head: seen[head.layer][:, head.head] for head in heads if head.layer in seen}

@@ -76,6 +76,28 @@ def acdc(lm: LM, examples: Sequence[Example], kept: Mapping[str, Twin]) -> list[
     ]
 
 
+def task(lm: LM, dataset: Dataset, kept: Mapping[str, Twin]) -> pl.DataFrame:
+    """The pairs as EAP-IG and MIB's circuit track read a task: prompt, twin, and the token that is right.
+
+    Right is the first side's, unless the partner has more of the covariate: a circuit's score is then how far
+    the model follows the stereotype, and does not cancel over twins. Fillers of several tokens are left out.
+    """
+    if any(e.anti_prompt is not None for e in dataset.examples):
+        raise UsageError(
+            "--mib has pairs of one prompt and two continuations; these examples have two prompts"
+        )
+    rows, values = [], dataset.covariate or {}
+    for e in dataset.examples:
+        each = [s.ids[s.first :] for s in continuations(lm, e, e.sides)[:2] if isinstance(s, Scored)]
+        if e.id not in kept or [len(ids) for ids in each] != [1, 1]:
+            continue
+        twin, tokens = kept[e.id], [ids[0] for ids in each]
+        turned = values.get(e.group, 0.0) < values.get(twin.partner, 0.0)
+        rows.append((e.prompt, twin.prompt, *(tokens[::-1] if turned else tokens), e.group, twin.partner))
+    names = ("clean", "corrupted", "correct_idx", "incorrect_idx", "group", "partner")
+    return pl.DataFrame(rows, names, orient="row")
+
+
 def _side(lm: LM, example: Example, prompt: str, term: str) -> dict[str, Any]:
     """One prompt with the filler of the stereotype (“he”): its tokens, and both fillers' after the prompt."""
     each = continuations(lm, example, example.exchanged(prompt))

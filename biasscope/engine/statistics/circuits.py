@@ -17,7 +17,7 @@ from biasscope.engine.statistics import summary
 from biasscope.engine.statistics.cells import measured, standard
 from biasscope.engine.statistics.inference import resampling
 from biasscope.engine.statistics.inference.resampling import Array
-from biasscope.engine.statistics.reliability import weighted
+from biasscope.engine.statistics.stability import weighted
 from biasscope.engine.types import MEMBER, NO_SITE, Design, Site
 
 Interval = tuple[float, float, float]

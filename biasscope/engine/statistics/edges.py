@@ -12,11 +12,12 @@ import polars as pl
 from numpy.typing import NDArray
 
 from biasscope.engine.schemas import LEVEL
-from biasscope.engine.statistics import cells
+from biasscope.engine.statistics import cells, stability
 from biasscope.engine.statistics.cells import Cells, numbered, standard
 from biasscope.engine.statistics.inference import estimates, resampling, slopes
 from biasscope.engine.statistics.inference.estimates import Columns
 from biasscope.engine.statistics.inference.resampling import FEW, MIN_CLUSTERS, Array, Means, Null
+from biasscope.engine.statistics.stability import Stars
 from biasscope.engine.types import Design
 
 DRAWS = 5_000
@@ -27,7 +28,6 @@ FLAT, NOTHING = 1e-10, 1e-12
 """A spread (sum of squares) below these shares of the member's own size, or of the largest member's, is
 rounding: scores are single precision.
 """
-BOOTSTRAPS = 100
 _AT_ONCE = 16_000_000
 """Largest `draw member` product held at once, in single precision (64 MB)."""
 
@@ -95,18 +95,20 @@ def estimate(sums: Sums, design: Design) -> Array:
     return slopes.line(standard(x[known])).slope(sums.rows(known).means)
 
 
-def judged(sums: Sums, design: Design, strongest: int = STRONGEST) -> tuple[str, Columns]:
-    """The statistic that ranks, and the columns of `estimates.NUMBERS` over all members, one family."""
+def judged(sums: Sums, design: Design, strongest: int = STRONGEST) -> tuple[str, Columns, float]:
+    """The statistic that ranks, the columns of `estimates.NUMBERS` over all members, one family, and the |t|
+    from which on p_family is below 0.05 (NaN: too few clusters).
+    """
     x = graded(sums, design)
     here = sums.n > 0 if x is None else np.isfinite(x)
     kept = sums.rows(here)
     labels = clustered(kept, design)
     if x is None:
-        statistic, columns = "mean", _means(kept, labels, design.seed, strongest)
+        statistic, (columns, critical) = "mean", _means(kept, labels, design.seed, strongest)
     else:
         line_of = standard(x[np.isfinite(x)]), labels
-        statistic, columns = "slope", _slopes(kept, line_of, design.seed, strongest)
-    return statistic, estimates.named(columns, np.flatnonzero(here))
+        statistic, (columns, critical) = "slope", _slopes(kept, line_of, design.seed, strongest)
+    return statistic, estimates.named(columns, np.flatnonzero(here)), critical
 
 
 def clustered(sums: Sums, design: Design) -> NDArray[np.intp]:
@@ -127,13 +129,15 @@ def _varied(residual: Array, values: Array) -> NDArray[np.intp]:
     return np.flatnonzero((residual**2).sum(0) > np.maximum(FLAT * size, NOTHING * size.max()))
 
 
-def _slopes(sums: Sums, line_of: tuple[Array, NDArray[np.intp]], seed: int, strongest: int) -> Columns:
+def _slopes(
+    sums: Sums, line_of: tuple[Array, NDArray[np.intp]], seed: int, strongest: int
+) -> tuple[Columns, float]:
     """Columns of slopes on x by clusters: permutations of HC3 |t|, the largest of all members."""
     (x, labels), y = line_of, sums.means
     line, table = slopes.line(x, labels), _empty(sums, labels)
     table["estimate"] = line.slope(y)
     if labels.max() + 1 < MIN_CLUSTERS:
-        return table
+        return table, np.nan
     count = min(DRAWS, resampling.DRAWS)
     centred = (y - y.mean(0)).astype(np.float32)
     varied = _varied(y - y.mean(0), y)
@@ -147,16 +151,16 @@ def _slopes(sums: Sums, line_of: tuple[Array, NDArray[np.intp]], seed: int, stro
     table["ci_low"][chosen], table["ci_high"][chosen] = line.interval(y[:, chosen], seed)
     residual = y[:, chosen] - np.outer(x, table["estimate"][chosen])
     table["caution"][chosen] = estimates.caution(residual, np.ones(len(chosen)))
-    return table
+    return table, critical
 
 
-def _means(sums: Sums, labels: NDArray[np.intp], seed: int, strongest: int) -> Columns:
+def _means(sums: Sums, labels: NDArray[np.intp], seed: int, strongest: int) -> tuple[Columns, float]:
     """Columns of means over examples: the studentised cluster bootstrap, the largest of all members."""
     merged, table = sums.cells().merged(labels), _empty(sums, labels)
     table["estimate"] = sums.total.sum(0) / sums.n.sum()
     k = len(merged.n)
     if k < MIN_CLUSTERS:
-        return table
+        return table, np.nan
     count = min(DRAWS, resampling.DRAWS)
     error = resampling.mean_error(merged.total, merged.n)
     varied = _varied(Means(merged.total, merged.n).residual, merged.total)
@@ -184,7 +188,7 @@ def _means(sums: Sums, labels: NDArray[np.intp], seed: int, strongest: int) -> C
     table["ci_low"][chosen], table["ci_high"][chosen] = ends
     even = np.full(len(chosen), merged.n[:, 0].sum() ** 2 / (merged.n[:, 0] ** 2).sum() / k)
     table["caution"][chosen] = estimates.caution(every.residual[:, chosen], even)
-    return table
+    return table, critical
 
 
 def _judge(table: Columns, members: NDArray[np.intp], null: Null) -> float:
@@ -226,33 +230,16 @@ def _chosen(table: Columns, strongest: int) -> NDArray[np.intp]:
     return np.union1d(order, np.flatnonzero(table["p_family"] < LEVEL))
 
 
-def again(sums: Sums, design: Design, columns: Columns) -> tuple[float, float, float]:
+def again(sums: Sums, design: Design, columns: Columns, critical: float) -> tuple[float, float, float]:
     """How far the same members have a star when clusters are drawn again: 5 %, median and 95 % of Jaccard.
 
     Of each draw: those that reach this run's critical |t| there and have a star here, of all that do one of
-    both. NaN where none has a star, or there are too few clusters.
+    both; what was not tested does neither. NaN where none has a star, or there are too few clusters.
     """
     low, high = columns["ci_low"], columns["ci_high"]
     passing = (columns["p_family"] < LEVEL) & ((low > 0) | (high < 0)) & np.isnan(columns["carried_by"])
-    if not passing.any():
-        return np.nan, np.nan, np.nan
     x = graded(sums, design)
     kept = sums.rows(sums.n > 0 if x is None else np.isfinite(x))
-    labels = clustered(kept, design)
-    w = resampling.weights(int(labels.max()) + 1, design.seed, BOOTSTRAPS)
-    if x is None:
-        merged = kept.cells().merged(labels)
-        means = Means(merged.total, merged.n)
-        estimate, error = means.estimate, resampling.mean_error(merged.total, merged.n)
-        shift, variance = means.deviations(w, slice(None))
-    else:
-        line, y = slopes.line(standard(x[np.isfinite(x)]), labels), kept.means
-        estimate, error = line.slope(y), line.error(y)
-        residual = y - np.outer(line.per, estimate)
-        shift, variance = line.draws(w)[0].deviations(line, residual - residual.mean(0))
-    with np.errstate(divide="ignore", invalid="ignore"):
-        critical = np.nanmin(np.abs(estimate / error)[passing])
-        there = np.abs((estimate + shift) / np.sqrt(variance)) >= critical
-    shared = (there & passing).sum(1) / (there | passing).sum(1)
-    ends: tuple[float, float, float] = tuple(np.quantile(shared, [0.05, 0.5, 0.95]).tolist())
-    return ends
+    stars = Stars(passing, np.isfinite(columns["p_family"]), critical)
+    line = None if x is None else x[np.isfinite(x)]
+    return stability.again(kept.cells(), clustered(kept, design), line, stars, design.seed)

@@ -16,24 +16,26 @@ RELIABILITY rows, one per number and kind of site (or family); `quantity` is one
   `against`, over the same clusters;
 - `noise_floor`: in less than float32, the rms over layers and draws of the ranking statistic of passes in
   which nothing was replaced and the residual stream only rounded anew; low, high: 5 and 95 % of its size;
-- `bootstrap_jaccard` (edges, neurons): how far the same ones have a star when groups are drawn again;
+- `bootstrap_jaccard`: how far the same members of a family have a star when groups are drawn again (Jaccard
+  over 100 draws: median, 5 and 95 %); `template_jaccard`: when a sentence frame that groups share is left
+  out (over the n frames: median, least and most); `template_lost`: t of a starred site (`component` names it)
+  without the frame in `against`, where that is below the critical |t| (`high`); null without any star;
 - `calibration_…`: attribution against exact effects, see `calibration`.
 """
 
 import itertools
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from typing import Any, NamedTuple
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
 
 import numpy as np
 import polars as pl
 from numpy.typing import NDArray
-from scipy.stats import rankdata
 
 from biasscope.engine import schemas
 from biasscope.engine.schemas import RELIABILITY, TOTAL
+from biasscope.engine.statistics import stability
 from biasscope.engine.statistics.cells import (
     SITE,
-    Cells,
     Family,
     Measured,
     alike,
@@ -45,46 +47,35 @@ from biasscope.engine.statistics.cells import (
 from biasscope.engine.statistics.inference import estimates
 from biasscope.engine.statistics.inference.audit import MeanModel, Model, SlopeModel, audit
 from biasscope.engine.statistics.inference.resampling import MIN_CLUSTERS, Array
+from biasscope.engine.statistics.stability import Quantity, labelled, shared_top, spearman
 from biasscope.engine.statistics.summary import BIAS, estimated, estimates_of, parts, ranking, unit
 from biasscope.engine.types import Design, Site
-
-SPLITS = 100
-MIN_SPLIT = 8
-"""Below this many clusters a half says nothing."""
-TOP = 10
-_SPLIT = 4
-
-
-class Quantity(NamedTuple):
-    """One number of RELIABILITY."""
-
-    quantity: str
-    unit: str
-    n: int
-    estimate: float | None
-    low: float | None = None
-    high: float | None = None
 
 
 def assess(
     effects: pl.DataFrame | pl.LazyFrame,
+    summary: pl.DataFrame,
     *,
-    model: str,
-    method: str,
     design: Design = Design(),
     beside: pl.LazyFrame | None = None,
 ) -> pl.DataFrame:
-    """RELIABILITY of EFFECTS: of target's slope (if any) and mean, per dataset, source and kind of site."""
+    """RELIABILITY of EFFECTS: of target's slope (if any) and mean, per dataset, source and kind of site.
+
+    `summary`: the effects' SUMMARY, whose stars are meant.
+    """
     rows: list[dict[str, Any]] = []
     for dataset, _, part in parts(effects):
         metric = next(m for m in BIAS if m in set(part.select(pl.col("metric").unique()).collect()["metric"]))
         site_effects = measured(part, metric, design, beside)
-        label = {"model": model, "method": method, "dataset": dataset, "metric": metric}
+        own = summary.filter(dataset=dataset)
+        same = own.row(0, named=True)
+        label = {name: same[name] for name in ("model", "method", "dataset")} | {"metric": metric}
         needed = np.full((2, site_effects.sites.height), np.nan)
         for family in site_effects.families or ():
             kind = {"component": family.name, "heads": False}
             audited = _audited(site_effects, family, needed, design.seed)
             rows += labelled({**label, "statistic": site_effects.statistic, **kind}, audited)
+        rows += _stable(part.filter(metric=metric), site_effects, own, design)
         for statistic in _ranking_statistics(site_effects):
             same, kinds = {**label, "statistic": statistic}, list(_kinds(site_effects))
             for kind, where in kinds:
@@ -96,6 +87,41 @@ def assess(
                     agreement = _agreement(ranked.filter(where), ranked.filter(there))
                     rows += labelled({**same, **kind, "against": other["source"]}, agreement)
     return table(rows)
+
+
+def _stable(
+    effects: pl.LazyFrame, site_effects: Measured, summary: pl.DataFrame, design: Design
+) -> Iterator[dict[str, Any]]:
+    """Rows of which sites keep their star when groups are drawn again, and when a template is left out."""
+    ranks, statistic = ranking(summary), site_effects.statistic
+    stars = ranks.select("source", *SITE, star=schemas.starred())
+    sites = site_effects.sites.join(
+        stars, on=["source", *SITE], how="left", nulls_equal=True, maintain_order="left"
+    )
+    starred = sites["star"].fill_null(False).to_numpy()
+    label = ranks.row(0, named=True) | {"source": None, "heads": False}
+    cells, cluster, x = site_effects.over(statistic)
+    left_out = dict(stability.without_templates(effects, site_effects, design.templates))
+    for family, of in stability.of_sites(site_effects, starred, design.seed):
+        low, middle, high = stability.again(cells, cluster, x, of, design.seed)
+        numbers = [Quantity("bootstrap_jaccard", "share", stability.BOOTSTRAPS, middle, low, high)]
+        if left_out and of.starred.any():
+            shared = of.shared(np.stack(list(left_out.values())))
+            ends = (float(np.quantile(shared, q)) for q in (0.5, 0, 1))
+            numbers.append(Quantity("template_jaccard", "share", len(left_out), *ends))
+        yield from labelled({**label, "component": family}, numbers)
+        for template, t in left_out.items():
+            for site in np.flatnonzero(of.lost(t)):
+                name = _named(sites[int(site)], several=sites["source"].n_unique() > 1)
+                number = Quantity("template_lost", "t", len(left_out), float(abs(t[site])), None, of.critical)
+                yield from labelled({**label, "component": name, "against": template}, [number])
+
+
+def _named(site: pl.DataFrame, *, several: bool) -> str:
+    """A site, its position where that is not all of the prompt, and its source where there are several."""
+    (of,), row = sites_of(site), site.row(0, named=True)
+    where = [] if row["position"] == "all" else [row["position"]]
+    return " ".join([str(of), *where, *([row["source"]] if several else [])])
 
 
 def noise_floor(nothing: pl.DataFrame, *, model: str, method: str, design: Design = Design()) -> pl.DataFrame:
@@ -113,11 +139,6 @@ def floor(reliability: pl.DataFrame) -> float | None:
     """The noise floor of a run; None where it has none."""
     values = reliability.filter(pl.col("quantity") == "noise_floor")["estimate"]
     return values[0] if values.len() else None
-
-
-def labelled(label: Mapping[str, Any], numbers: Iterable[Quantity]) -> list[dict[str, Any]]:
-    """The numbers as rows, with what is the same for all of them."""
-    return [{**label, **number._asdict()} for number in numbers]
 
 
 def _kinds(site_effects: Measured) -> Iterator[tuple[dict[str, Any], NDArray[np.bool_]]]:
@@ -186,64 +207,15 @@ def _of_kind(
             middle = float(np.median(known)) if known.size else None
             yield Quantity(quantity, unit(BIAS[0], statistic), int(where.sum()), middle)
     cells, cluster, x = site_effects.over(statistic)
-    yield from split(cells.sites(where), cluster, None if x is None else standard(x), seed)
-
-
-def split(cells: Cells, cluster: NDArray[np.intp], x: Array | None, seed: int) -> Iterator[Quantity]:
-    """What one half of the clusters repeats of the other."""
-    k, m = int(cluster.max()) + 1, cells.n.shape[1]
-    rho, share = np.full(SPLITS, np.nan), np.full(SPLITS, np.nan)
-    if k >= MIN_SPLIT and m > 2:
-        rng = np.random.default_rng((seed, _SPLIT))
-        half = rng.permuted(np.tile(np.arange(k) < k // 2, (SPLITS, 1)), axis=1)[:, cluster].astype(float)
-        first, second = (weighted(cells, w, x) for w in (half, 1 - half))
-        rho, share = _spearman(first, second), _shared(first, second)
-    for quantity, values, of in (("split_spearman", rho, "rho"), ("split_top10", share, "share")):
-        known = values[np.isfinite(values)]
-        low, middle, high = np.quantile(known, [0.05, 0.5, 0.95]).tolist() if known.size else (None,) * 3
-        yield Quantity(quantity, of, SPLITS, middle, low, high)
-    yield Quantity("split_top10_chance", "share", m, TOP / m if m > TOP else None)
-
-
-def weighted(cells: Cells, w: Array, x: Array | None) -> Array:
-    """The statistic of each site when each group counts w times, `draw site`: slope on x, or mean."""
-    with np.errstate(divide="ignore", invalid="ignore"):
-        if x is None:
-            return (w @ cells.total) / (w @ cells.n)
-        here, y = (cells.n > 0).astype(float), np.nan_to_num(cells.means())
-        size, sx, sy = w @ here, w @ (here * x[:, None]), w @ y
-        sxy, sxx = w @ (y * x[:, None]), w @ (here * x[:, None] ** 2)
-        return (sxy - sx * sy / size) / (sxx - sx**2 / size)
-
-
-def _spearman(first: Array, second: Array) -> Array:
-    """Spearman's ρ of each row; NaN where a row has fewer than 3 sites or does not vary."""
-    rho = np.full(len(first), np.nan)
-    for i, (a, b) in enumerate(zip(first, second, strict=True)):
-        both = np.isfinite(a) & np.isfinite(b)
-        if both.sum() > 2 and np.ptp(a[both]) > 0 and np.ptp(b[both]) > 0:
-            rho[i] = np.corrcoef(rankdata(a[both]), rankdata(b[both]))[0, 1]
-    return rho
-
-
-def _shared(first: Array, second: Array) -> Array:
-    """The share of the 10 largest |values| that each two rows have in common; NaN up to 10 sites."""
-    if first.shape[1] <= TOP:
-        return np.full(len(first), np.nan)
-    top_first, top_second = (
-        np.argsort(-np.nan_to_num(np.abs(v)), axis=1, kind="stable")[:, :TOP] for v in (first, second)
-    )
-    return np.array(
-        [len(set(a) & set(b)) / TOP for a, b in zip(top_first.tolist(), top_second.tolist(), strict=True)]
-    )
+    yield from stability.split(cells.sites(where), cluster, None if x is None else standard(x), seed)
 
 
 def _agreement(first: pl.DataFrame, second: pl.DataFrame) -> Iterator[Quantity]:
     """How far two rankings of the same sites agree."""
     both = first.join(second, on=SITE, how="inner", nulls_equal=True, maintain_order="left")
     a, b = (both[name].cast(pl.Float64).to_numpy()[None] for name in ("estimate", "estimate_right"))
-    yield Quantity("agreement_spearman", "rho", both.height, float(_spearman(a, b)[0]))
-    yield Quantity("agreement_top10", "share", both.height, float(_shared(a, b)[0]))
+    yield Quantity("agreement_spearman", "rho", both.height, float(spearman(a, b)[0]))
+    yield Quantity("agreement_top10", "share", both.height, float(shared_top(a, b)[0]))
 
 
 def calibration(estimated: pl.DataFrame, exact: pl.DataFrame, others: Sequence[Site]) -> pl.DataFrame:
@@ -269,12 +241,12 @@ def calibration(estimated: pl.DataFrame, exact: pl.DataFrame, others: Sequence[S
         at_random = known.filter([site in drawn for site in sites_of(known)])
         a, b = at_random["estimate"].to_numpy(), at_random["exact"].to_numpy()
         n = at_random.select(SITE[:3]).n_unique()
-        numbers = {"spearman": ("rho", float(_spearman(a[None], b[None])[0]))} if n else {}
+        numbers = {"spearman": ("rho", float(spearman(a[None], b[None])[0]))} if n else {}
         numbers |= {"sign": ("share", float((np.sign(a) == np.sign(b)).mean()))} if n else {}
         numbers |= {"largest": (unit(BIAS[0], label["statistic"]), float(np.abs(b).max()))} if n else {}
         numbers["exceed"] = ("share", 0.0 if known.height == part.height else 1 - 0.05 ** (1 / n))
         if known.height == part.height:
             every = known["estimate"].to_numpy()[None], known["exact"].to_numpy()[None]
-            numbers["recall10"] = ("share", float(_shared(*every)[0]))
+            numbers["recall10"] = ("share", float(shared_top(*every)[0]))
         rows += labelled(label, [Quantity(f"calibration_{k}", of, n, v) for k, (of, v) in numbers.items()])
     return table(rows)

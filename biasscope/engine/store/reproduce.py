@@ -71,12 +71,19 @@ def of(record: RunRecord, *, document: bool = False) -> str:
 def following(record: RunRecord) -> str:
     """The command that comes next, of a run of one data set or several: of the first."""
     key = record.datasets[0].run_key[:8]
-    if record.command in ("ablate", "patch") and not record.params.get("given"):
+    if record.command in ("ablate", "patch") and _ranks(record.params):
         return _beside(f"biasscope circuit --from {key}", record)
     if record.command == "baseline" and record.model is not None and not record.params.get("given"):
         kept = {name: value for name, value in record.params.items() if name in DEFAULTS and name != "name"}
         return command("ablate", kept | {"top": 20})
     return _beside("biasscope report", record)
+
+
+def _ranks(params: Mapping[str, Any]) -> bool:
+    """Whether `circuit` takes the run: over edges, or over heads or MLPs, at all positions."""
+    sites = {"z", "mlp_out"} & set(str(params.get("components", "z")).split(","))
+    whole = "all" in str(params.get("positions", "all")).split(",")
+    return bool(sites) and whole and not params.get("given") and params.get("direction") != "denoising"
 
 
 def _beside(text: str, record: RunRecord) -> str:

@@ -45,6 +45,8 @@ class ModelPart(Strict):
     start_token: str | None
     layers: int
     heads: int
+    d_model: int | None = None
+    """The width of the residual stream; None in runs of older versions."""
 
 
 class DatasetPart(Strict):

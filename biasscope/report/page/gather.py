@@ -14,7 +14,7 @@ from biasscope.engine.statistics import summary
 from biasscope.engine.store import reproduce
 from biasscope.engine.store.cache import Stored, finished, models, whole
 from biasscope.engine.store.runs import DatasetPart
-from biasscope.engine.types import SOURCES
+from biasscope.engine.types import INSIDE, SOURCES
 from biasscope.report.page.runs import MAPS, ReportRun, kind, read, size
 
 ROW = 3
@@ -94,7 +94,7 @@ class Part:
     circuits: list[ReportRun]
     mitigations: list[ReportRun] = field(default_factory=list)
     between: list[ReportRun] = field(default_factory=list)
-    """Runs over edges, and scans with sites removed in turn."""
+    """Runs over edges or inside heads and MLPs, and scans with sites removed in turn."""
     edited: list[ReportRun] = field(default_factory=list)
     """Baselines of the model in which something was replaced all the while."""
 
@@ -226,9 +226,14 @@ def part(runs: Sequence[ReportRun]) -> Part:
         probes=sorted(of["probe"], key=lambda run: bool(run.record.given)),
         circuits=of["circuit"],
         mitigations=of["mitigate"],
-        between=[run for name in MAPS for run in of[name] if BETWEEN & run.data.tables.keys()],
+        between=[run for name in MAPS for run in of[name] if _between(run)],
         edited=[run for run in of["baseline"] if run.record.given],
     )
+
+
+def _between(run: ReportRun) -> bool:
+    components = str(run.record.params.get("components") or "z").split(",")
+    return bool(BETWEEN & run.data.tables.keys()) or set(components) <= INSIDE.keys()
 
 
 def _split(site_map: Map) -> bool:
@@ -240,7 +245,7 @@ def _maps(run: ReportRun) -> list[Map]:
     maps = []
     for rows in own.partition_by("method", "source", maintain_order=True):
         ranked = summary.ranking(rows).filter(pl.col("component") != TOTAL, schemas.single_sites())
-        if rows["method"][0] in ("edges", "conditional"):
+        if rows["method"][0] in ("edges", "conditional") or set(ranked["component"]) <= INSIDE.keys():
             continue
         tested = ranked["p_family"].is_not_null().any() or rows["method"][0] == own["method"][0]
         if ranked.height and tested:  # the exact effects of --calibrate are no map

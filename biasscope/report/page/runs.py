@@ -67,6 +67,11 @@ class ReportRun:
         """What it was measured on."""
         return self.record.datasets[0]
 
+    @property
+    def placed(self) -> DatasetPart:
+        """The same with its folder from the results folder on."""
+        return self.data.model_copy(update={"path": "/".join(self.folder.parts[-DEPTH:])})
+
 
 def size(run: ReportRun) -> tuple[int, int, str, str]:
     """What the shown one of a kind has most of: sites, then examples; then it is the newest."""

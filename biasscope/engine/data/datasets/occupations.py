@@ -66,6 +66,7 @@ def read(name: str, data_dir: Path, *, skip_invalid: bool = False) -> Dataset:
         digests.of_examples(examples),
         len(examples),
         record=ORIGIN.record(),
+        templates={e.id: e.id.rpartition(".")[2] for e in examples},
         **about(examples),
     )
 

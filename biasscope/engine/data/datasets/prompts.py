@@ -22,7 +22,8 @@ NAMES: tuple[str, ...] = ()
 ORIGIN = Origin(name="file", credit="the user's file", licence="the user's", host="file")
 NOUNS = ("cluster", "occupation")
 """Names of the group's column that say what a group is."""
-
+TEMPLATE = "template"
+"""The column of one's own that names the sentence frame which prompts of several groups share."""
 
 SHORT = 20
 """Characters of a continuation that names a side in a sentence."""
@@ -70,6 +71,7 @@ def of_sheet(sheet: Sheet, name: str, *, skip_invalid: bool = False, no_space: b
         dropped,
         (*_notes(columns, examples), *notes),
         covariates=covariates,
+        templates={e.id: str(e.meta[TEMPLATE]) for e in examples if TEMPLATE in e.meta},
         noun=_noun(columns),
         sides=_sides(columns, examples),
         bias="the stereotypes that the file names" if _stereotyped(columns) else "",

@@ -63,11 +63,7 @@ def measure(each: Scan, sites: Sequence[Site], source_name: str, rounds: int) ->
             gone.append(Behind(site, number))
         if not candidates:
             break
-        with each.run.phase("statistics"):
-            changed = pl.concat(_change(each, before, behind) for behind in gone)
-            rows = summary.summarise(
-                changed, model=each.run.slug, method="conditional", design=each.ungrouped
-            )
+        rows = _changes(each, before, gone)
         known = {behind.site for behind in gone}
         candidates = [site for site in _stars(rows) if site not in known][:MOST]
     each.journal.set(
@@ -142,7 +138,7 @@ def aggregated(each: Scan) -> Aggregates:
     with each.run.phase("statistics"):
         design, slug = each.ungrouped, each.run.slug
         alone = summary.summarise(effects, model=slug, method="exact", design=design)
-        trusted = reliability.assess(effects, model=slug, method="exact", design=design)
+        trusted = reliability.assess(effects, alone, design=design)
     if not gone:
         each.warn("no site has a star alone, by attribution or patched with its twin: nothing was removed")
         return alone, trusted

@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from functools import reduce
 from typing import TYPE_CHECKING, Literal
 
 import numpy as np
@@ -12,7 +13,7 @@ from biasscope.engine.experiments.scans.scan import Scan
 from biasscope.engine.schemas import EDGES, GRAPH, SUMMARY
 from biasscope.engine.settings import Direction, Patched
 from biasscope.engine.statistics import edges as statistics
-from biasscope.engine.statistics import reliability, summary
+from biasscope.engine.statistics import reliability, stability, summary
 from biasscope.engine.statistics.edges import Sums
 from biasscope.engine.statistics.inference.estimates import Columns
 from biasscope.engine.types import EDGE, Edge, Site, Unit
@@ -66,12 +67,12 @@ def _measure(each: Scan, asked: Asked) -> None:
     forest, name = asked.forest(each, "example")
     nodes = sorted({whole(site) for site in graph.ups})
     sweep = Sweep(nodes, each.source(name, forest, nodes), asked.positions, ("target",))
-    drawn = Unit("graph", lambda: {"graph": graph_of(graph.edges)})
-    names = each.measure([drawn], None)
+    named = Unit("graph", lambda: {"graph": graph_of(graph.edges)})
+    names = each.measure([named], None)
     names += each.measure(edges.units(graph, forest, sweep, asked.steps), f"edges ({name})")
     if asked.calibrate:
-        estimates = _estimates(each, names, asked.positions)
-        numbers = sorted({n for part in _drawn(each, estimates, asked.calibrate) for n in part})
+        estimates = sizes(each, names, asked.positions)
+        numbers = sorted({n for part in drawn(each, estimates, asked.calibrate) for n in part})
         units = paths.units(graph, forest, [graph.edges[n] for n in numbers], sweep, each.batch)
         names += each.measure(units, f"path patching ({name})", prefix="exact-", table="exact")
     each.close(forest.examples, names, forest.dropped, forest.partly)
@@ -91,42 +92,44 @@ def sums_of(each: Scan, names: Sequence[str], position: str) -> Sums:
     return Sums.of(list(each.journal.tables("groups", names)), position)
 
 
-def _estimates(each: Scan, names: Sequence[str], positions: Sequence[str]) -> np.ndarray:
-    """The largest |estimate| of each edge over the positions."""
+def sums_at(each: Scan, names: Sequence[str], positions: Sequence[str]) -> Sums:
+    """The sums over groups at each position, beside each other."""
+    first, *others = (sums_of(each, names, position) for position in positions)
+    return reduce(Sums.beside, others, first)
+
+
+def sizes(each: Scan, names: Sequence[str], positions: Sequence[str]) -> np.ndarray:
+    """The largest |estimate| of each member over the positions."""
     with each.run.phase("statistics"):
         values = [statistics.estimate(sums_of(each, names, p), each.ungrouped) for p in positions]
         return np.abs(np.stack(values)).max(0)
 
 
-def _drawn(each: Scan, size: np.ndarray, n: int) -> tuple[list[int], list[int]]:
-    """The numbers of the n strongest edges, and of n random ones of the others."""
+def drawn(each: Scan, size: np.ndarray, n: int, stream: int = _RANDOM) -> tuple[list[int], list[int]]:
+    """The numbers of the n strongest members, and of n random ones of the others."""
     order = np.argsort(-size, kind="stable")
-    rng = np.random.default_rng((each.run.options.seed, _RANDOM))
+    rng = np.random.default_rng((each.run.options.seed, stream))
     others = np.sort(order[n:])
-    drawn = others[np.sort(rng.permutation(len(others))[:n])]
-    return order[:n].tolist(), drawn.tolist()
+    return order[:n].tolist(), others[np.sort(rng.permutation(len(others))[:n])].tolist()
 
 
 def _save(each: Scan, asked: Asked) -> None:
     """Aggregate the edges; write EDGES, and the strongest ones' SUMMARY."""
     names, graph = each.journal.facts["finished"]["units"], each.journal.get("graph", "graph")
     with each.run.phase("statistics"):
-        sums = [sums_of(each, names, position) for position in asked.positions]
-        whole = sums[0]
-        for other in sums[1:]:
-            whole = whole.beside(other)
+        whole = sums_at(each, names, asked.positions)
         source = next(each.journal.tables("groups", names))["source"][0]
-        statistic, columns = statistics.judged(whole, each.design, SHOWN)
+        statistic, columns, critical = statistics.judged(whole, each.design, SHOWN)
         label = {"model": each.run.slug, "dataset": each.dataset.name, "subset": "all", "method": "edges"}
         label |= {"metric": "target", "statistic": statistic, "unit": summary.unit("target", statistic)}
         rows = summary.table(_places(graph, asked.positions, source), columns, label, whole.groups)
         every = summary.ranked(rows)
-        trusted = repeated(whole, each, every, columns)
+        trusted = repeated(whole, each, every, (columns, critical))
     warn_lost(each, names)
     exact = None
     if asked.calibrate:
-        size = _estimates(each, names, asked.positions)
-        exact, agreement = _exact(each, every, _drawn(each, size, asked.calibrate)[1])
+        size = sizes(each, names, asked.positions)
+        exact, agreement = _exact(each, every, drawn(each, size, asked.calibrate)[1])
         trusted = pl.concat([trusted, agreement])
     each.run.write(each.run.folder(each.dataset.name, each.key), "edges", [_table(every, graph, exact)])
     shown = [every.head(SHOWN), *([] if exact is None else [exact])]
@@ -140,19 +143,22 @@ def _places(graph: pl.DataFrame, positions: Sequence[str], source: str) -> pl.Da
     return pl.concat(named.with_columns(position=pl.lit(position)) for position in positions)
 
 
-def repeated(sums: Sums, each: Scan, every: pl.DataFrame, columns: Columns) -> pl.DataFrame:
-    """RELIABILITY: how many the family has, what half of the groups repeats, and what groups drawn again."""
+def repeated(sums: Sums, each: Scan, every: pl.DataFrame, test: tuple[Columns, float]) -> pl.DataFrame:
+    """RELIABILITY: how many the family has, what half of the groups repeats, and what groups drawn again.
+
+    `test`: the columns and the critical |t| of `statistics.judged`.
+    """
     x = statistics.graded(sums, each.design)
     kept = sums if x is None else sums.rows(np.isfinite(x))
     clusters = statistics.clustered(kept, each.design)
     line = None if x is None else statistics.standard(x[np.isfinite(x)])
     label = {name: every[name][0] for name in ("model", "dataset", "method", "source", "metric", "statistic")}
     label |= {"component": every["component"][0], "heads": False}
-    size = reliability.Quantity("family_sites", "sites", every.height, float(every.height))
-    halves = reliability.split(kept.cells(), clusters, line, each.run.options.seed)
-    low, middle, high = statistics.again(sums, each.design, columns)
-    stable = reliability.Quantity("bootstrap_jaccard", "share", statistics.BOOTSTRAPS, middle, low, high)
-    return reliability.table(reliability.labelled(label, [size, *halves, stable]))
+    size = stability.Quantity("family_sites", "sites", every.height, float(every.height))
+    halves = stability.split(kept.cells(), clusters, line, each.run.options.seed)
+    low, middle, high = statistics.again(sums, each.design, *test)
+    stable = stability.Quantity("bootstrap_jaccard", "share", stability.BOOTSTRAPS, middle, low, high)
+    return reliability.table(stability.labelled(label, [size, *halves, stable]))
 
 
 def total(each: Scan, names: Sequence[str], every: pl.DataFrame) -> pl.DataFrame:
@@ -173,8 +179,7 @@ def _exact(each: Scan, every: pl.DataFrame, others: Sequence[int]) -> tuple[pl.D
         exact = summary.summarise(effects, model=each.run.slug, method="exact", design=each.design)
         gone = (pl.lit(None, SUMMARY[name]).alias(name) for name in ("p_family", "q", "carried_by"))
         exact = exact.with_columns(gone)
-        drawn = set(others)
-        sites = [Site(layer, EDGE, n) for layer, n in _numbers(every) if n in drawn]
+        sites = [Site(layer, EDGE, n) for layer, n in _numbers(every) if n in set(others)]
         return exact, reliability.calibration(every, exact, sites)
 
 

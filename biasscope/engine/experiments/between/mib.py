@@ -1,8 +1,8 @@
 """Circuits of others: the graph format of EAP-IG and of the MIB benchmark's circuit track, written and read.
 
-A file holds `cfg`, `nodes` (name → whether it is in the circuit) and `edges` (name → score, in_graph). There
-keys and values are named by query heads: of grouped queries each head of a group has an equal share of its
-key's (or value's) score.
+A file holds `cfg`, `nodes` (name → in_graph) and `edges` (name → score, in_graph). There keys and values are
+named by query heads: of grouped queries each head of a group has an equal share of its key's (or value's)
+score.
 """
 
 import json
@@ -17,7 +17,7 @@ from biasscope.engine.errors import DataError, UsageError
 from biasscope.engine.experiments.between import circuits
 from biasscope.engine.experiments.scans import selection, session
 from biasscope.engine.experiments.scans.scan import scans
-from biasscope.engine.settings import Measure, Voice
+from biasscope.engine.settings import Measure, Method, Voice
 from biasscope.engine.store import digests, files, runs
 from biasscope.engine.types import FINAL, Edge, Site
 
@@ -59,20 +59,33 @@ def graph(edges: pl.DataFrame, model: runs.ModelPart, chosen: Sequence[int]) -> 
             found[name] = {"score": score, "in_graph": row["edge"] in inside}
             for node in (name.split("->")[0], name.split("->")[1].split("<")[0]):
                 nodes[node] = nodes.get(node, False) or row["edge"] in inside
-    cfg: dict[str, Any] = {
+    cfg = {
+        "model_name": model.name,
         "n_layers": model.layers,
         "n_heads": model.heads,
         "n_key_value_heads": model.heads // group,
+        "d_model": model.d_model,
+        "parallel_attn_mlp": "a0.h0->m0" not in found,
     }
-    cfg |= {"model_name": model.name, "parallel_attn_mlp": "a0.h0->m0" not in found}
-    return {"cfg": cfg, "nodes": nodes, "edges": found}
+    return {"cfg": cfg, "nodes": {name: {"in_graph": kept} for name, kept in nodes.items()}, "edges": found}
+
+
+def refuse_other_edges(method: Method, settings: Measure, positions: Sequence[str]) -> None:
+    """Raise UsageError where a run does not give the edges of one data set over all positions."""
+    if method != "edges" or len(settings.dataset or []) > 1 or "all" not in positions:
+        raise UsageError(
+            "--mib writes the edges of one dataset over all positions: it needs --method edges, one "
+            "--dataset and 'all' among --positions"
+        )
 
 
 def write(path: Path, record: runs.RunRecord, folder: Path, chosen: Sequence[int] | None = None) -> None:
     """Write a run's edges; in the circuit are the chosen ones, else those with a star."""
     edges = pl.read_parquet(folder / "edges.parquet")
-    if record.model is None:
-        raise DataError(f"{folder} does not name its model; measure it again")
+    if record.model is None or record.model.d_model is None:
+        raise DataError(
+            f"{folder} does not tell its model's width (an older version); measure it again: --fresh"
+        )
     inside = edges.filter(schemas.starred())["edge"].to_list() if chosen is None else chosen
     files.write_json(path, graph(edges, record.model, inside))
 

@@ -5,10 +5,18 @@ There are too many for a row per example: as of edges, sums over groups are kept
 
 from collections.abc import Sequence
 
-import numpy as np
 import polars as pl
 
-from biasscope.engine.experiments.between.edges import Asked, repeated, sums_of, total, warn_lost
+from biasscope.engine import schemas
+from biasscope.engine.experiments.between.edges import (
+    Asked,
+    drawn,
+    repeated,
+    sizes,
+    sums_at,
+    total,
+    warn_lost,
+)
 from biasscope.engine.experiments.scans.scan import Scan
 from biasscope.engine.schemas import SUMMARY
 from biasscope.engine.statistics import edges as statistics
@@ -16,7 +24,7 @@ from biasscope.engine.statistics import reliability, summary
 from biasscope.engine.types import Site
 
 SHOWN = 100
-"""Neurons in the summary; all of them stand in the table `neurons`."""
+"""Neurons in the summary, beside those with a star; all of them stand in the table `neurons`."""
 _RANDOM = 53
 
 
@@ -28,23 +36,21 @@ def patch(each: Scan, asked: Asked, layers: Sequence[int] | None) -> None:
     order = [Site(layer, "neuron", n) for layer, width in each.journal.facts["neurons"] for n in range(width)]
     source = next(each.journal.tables("groups", names))["source"][0]
     with each.run.phase("statistics"):
-        sums = [sums_of(each, names, position) for position in asked.positions]
-        whole = sums[0]
-        for other in sums[1:]:
-            whole = whole.beside(other)
-        statistic, columns = statistics.judged(whole, each.design, SHOWN)
-        label = {
-            "model": each.run.slug,
-            "dataset": each.dataset.name,
-            "subset": "all",
+        whole = sums_at(each, names, asked.positions)
+        statistic, columns, critical = statistics.judged(whole, each.design, SHOWN)
+        label = {"model": each.run.slug, "dataset": each.dataset.name, "subset": "all"}
+        label |= {
             "method": "attribution",
+            "metric": "target",
+            "statistic": statistic,
+            "unit": summary.unit("target", statistic),
         }
-        label |= {"metric": "target", "statistic": statistic, "unit": summary.unit("target", statistic)}
         places = pl.concat(_places(order, position, source) for position in asked.positions)
         every = summary.ranked(summary.table(places, columns, label, whole.groups))
-        trusted = repeated(whole, each, every, columns)
+        trusted = repeated(whole, each, every, (columns, critical))
     warn_lost(each, names)
-    shown = [total(each, names, every), every.head(SHOWN)]
+    rest = every.slice(SHOWN).filter(schemas.starred())
+    shown = [total(each, names, every), every.head(SHOWN), rest]
     if asked.calibrate:
         exact, agreement = _exact(each, every, asked)
         shown.append(exact)
@@ -74,27 +80,13 @@ def _measure(each: Scan, asked: Asked, layers: Sequence[int] | None) -> None:
     names = each.measure(attribution.group_units(lm, forest, sweep, asked.steps), f"attribution ({name})")
     each.journal.set("neurons", [[point.layer, lm.d_mlp] for point in points])
     if asked.calibrate:
-        size = _sizes(each, names, asked.positions)
-        chosen = [n for part in _drawn(each, size, asked.calibrate) for n in part]
+        size = sizes(each, names, asked.positions)
+        chosen = [n for part in drawn(each, size, asked.calibrate, _RANDOM) for n in part]
         some = sorted(Site(points[n // lm.d_mlp].layer, "neuron", n % lm.d_mlp) for n in chosen)
         measured = Sweep(some, sweep.source, asked.positions, ("target",))
         units = exact.units(lm, forest, measured, each.batch)
         names += each.measure(units, f"exact ({name})", prefix="exact-", table="exact")
     each.close(forest.examples, names, forest.dropped, forest.partly)
-
-
-def _sizes(each: Scan, names: Sequence[str], positions: Sequence[str]) -> np.ndarray:
-    with each.run.phase("statistics"):
-        values = [statistics.estimate(sums_of(each, names, p), each.ungrouped) for p in positions]
-        return np.abs(np.stack(values)).max(0)
-
-
-def _drawn(each: Scan, size: np.ndarray, n: int) -> tuple[list[int], list[int]]:
-    """The numbers of the n strongest, and of n random ones of the others."""
-    order = np.argsort(-size, kind="stable")
-    others = np.sort(order[n:])
-    rng = np.random.default_rng((each.run.options.seed, _RANDOM))
-    return order[:n].tolist(), others[rng.permutation(len(others))[:n]].tolist()
 
 
 def _exact(each: Scan, every: pl.DataFrame, asked: Asked) -> tuple[pl.DataFrame, pl.DataFrame]:

@@ -79,7 +79,7 @@ def measured_edit(params: Mapping[str, Any]) -> recipe.Recipe | None:
 
 def described(lm: loading.LM) -> runs.ModelPart:
     """The model as the record shows it."""
-    names = ("name", "revision", "digest", "tokenizer_digest", "dtype", "device", "note", "packed")
+    names = ("name", "revision", "digest", "tokenizer_digest", "dtype", "device", "note", "packed", "d_model")
     same = {name: getattr(lm, name) for name in names}
     token = None if lm.start is None else lm.tokenizer.convert_ids_to_tokens(lm.start)
     return runs.ModelPart(**same, start_token=token, layers=lm.n_layers, heads=lm.n_heads)

@@ -115,7 +115,8 @@ class Scan:
     @property
     def ungrouped(self) -> Design:
         """The design in which each group is a cluster of its own."""
-        return Design(self.dataset.covariate, seed=self.run.options.seed)
+        data = self.dataset
+        return Design(data.covariate, seed=self.run.options.seed, templates=data.templates)
 
     @property
     def design(self) -> Design:

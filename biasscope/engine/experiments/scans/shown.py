@@ -1,16 +1,16 @@
-"""What is kept of a run so that its effects can be looked at: its prompts, and where its first heads look."""
+"""What is made of a measured scan: its aggregates, its prompts, and where its first heads look."""
 
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import polars as pl
 
 from biasscope.engine import schemas
-from biasscope.engine.experiments.scans.scan import Scan
-from biasscope.engine.schemas import PROMPTS
-from biasscope.engine.statistics import summary
+from biasscope.engine.experiments.scans.scan import Aggregates, Scan
+from biasscope.engine.schemas import PROMPTS, RELIABILITY
+from biasscope.engine.statistics import baseline, reliability, summary
 from biasscope.engine.types import UNEDITED, Edit, Example, Site
 
 if TYPE_CHECKING:
@@ -23,6 +23,38 @@ EVERY, MOVED, DRAWN = 500, 50, 400
 ones that are drawn.
 """
 _DRAW = 7
+
+
+def _beside(scan: Scan, measured: pl.LazyFrame) -> pl.LazyFrame | None:
+    """EFFECTS of the estimated sites that were not measured; None where nothing chose among them."""
+    if "estimates" not in scan.journal.facts:
+        return None
+    estimates = pl.concat(scan.journal.tables("effects", scan.journal.facts["estimates"]))
+    keys = ["source", "component", "layer", "head"]
+    own = measured.select(keys).unique()
+    return estimates.lazy().filter(metric="target").join(own, on=keys, how="anti", nulls_equal=True)
+
+
+def aggregated(scan: Scan, table: str, method: str) -> Aggregates:
+    """The aggregates of a table of effects: SUMMARY and RELIABILITY."""
+    effects = scan.table(table)
+    beside = _beside(scan, effects)
+    rounded = any("floor" in tables for tables in scan.journal.units.values())
+    nothing = scan.table("floor") if rounded else None
+    same: dict[str, Any] = {"model": scan.run.slug, "method": method, "design": scan.design, "beside": beside}
+    with scan.run.phase("statistics"):
+        wanted = scan.run.options.assess
+        if wanted and (warning := baseline.nothing_to_find(effects, scan.ungrouped)):
+            scan.warn(warning)
+        noise = RELIABILITY.to_frame()
+        if nothing is not None:
+            own = {name: same[name] for name in ("model", "method", "design")}
+            noise = reliability.noise_floor(nothing.collect(), **own)
+        whole = summary.doubted(summary.summarise(effects, **same), reliability.floor(noise))
+        if not wanted:
+            return whole, noise
+        trusted = reliability.assess(effects, whole, design=scan.design, beside=beside)
+        return whole, pl.concat([trusted, noise])
 
 
 def prompts(each: Scan, table: str) -> None:

@@ -6,7 +6,7 @@ adds to the stream · ∂target/∂(the stream as v reads it), the gradient take
 products; what is kept are sums over the examples of a group, never examples × edges.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
 
@@ -41,10 +41,11 @@ def stream(lm: LM) -> Stream:
             f"edges cannot be measured in {lm.name} ({lm.family}): {type(error).__name__}: {error}"
         ) from error
     if off > TOLERANCE:
+        models = "use a GPT-2, GPT-Neo, Llama, Gemma 3, Qwen or GPT-NeoX model"
         raise DataError(
             f"edges cannot be measured in {lm.name} ({lm.family}): those of a node sum to another value than "
-            f"the node's own, by {off:.2g} of the largest; use a GPT-2, GPT-Neo, Llama, Gemma 3, Qwen or "
-            "GPT-NeoX model"
+            f"the node's own, by {off:.2g} of the largest; "
+            f"{models if lm.dtype == 'float32' else f'{lm.dtype} is too coarse: take --dtype float32'}"
         )
     return graph
 
@@ -70,7 +71,7 @@ def _unexplained(graph: Stream) -> float:
     sweep = Sweep(nodes, zero, metrics=("target",))
     scores = Scores(graph, block, sweep)
     summed = torch.zeros(len(scores.owners), len(graph.ups))
-    for up, column in zip((e.up for e in graph.edges), scores.of(block.owner >= 0).T, strict=True):
+    for up, column in zip((e.up for e in graph.edges), scores.of(block.owner >= 0)[0].T, strict=True):
         summed[:, graph.ups.index(up)] += column
     _, acts, grads = attribution.gradients(lm, block, nodes, sweep)
     whole = []
@@ -102,7 +103,8 @@ class Scores:
         self.owners = torch.bincount(owner[owner >= 0], minlength=len(self.block.examples)).tolist()
         nodes = sorted({sources.whole(site) for site in self.graph.ups})
         raw = [Site(layer, "attn_raw") for layer in layers if self.graph.after(layer) is not None]
-        self.acts, _ = forward.capture(lm, self.block, [*nodes, *raw])
+        self.acts, logits = forward.capture(lm, self.block, [*nodes, *raw])
+        self.clean = defined(self.sweep.metrics[0], forward.read(self.block, logits))
 
     def _flat(self, act: Tensor) -> Tensor:
         """An activation at the nodes of examples, sorted by example."""
@@ -125,28 +127,26 @@ class Scores:
                 rows.append(self._flat(moved)[None])
         return torch.cat(rows)
 
-    def of(self, part: Tensor) -> Float[Tensor, "example edge"]:
-        """The scores, per example, of replacing what the nodes of a part add."""
-        changes = self.changes(part)
+    def of(self, *parts: Tensor) -> list[Float[Tensor, "example edge"]]:
+        """The scores, per example, of replacing what the nodes of each part add."""
+        # copied together once, not for every input that reads it
+        changes = [[own.flatten(1) for own in self.changes(part).split(self.owners, 1)] for part in parts]
         puts = [{}] if self.steps is None else attribution.line(self.graph.lm, self.block, self.steps)
-        scores = torch.zeros(len(self.owners), len(self.graph.edges))
+        scores = [torch.zeros(len(self.owners), len(self.graph.edges)) for _ in parts]
         for standing in puts:
             column = 0
             for above, pulled in self._inputs(standing):
-                column = self._multiply(changes[:above], pulled, scores, column)
-        return scores / (self.steps or 1)
+                for change, each in zip(changes, scores, strict=True):
+                    self._multiply([own[:above] for own in change], pulled, each, column)
+                column += above * len(pulled)
+        return [each / (self.steps or 1) for each in scores]
 
-    def _multiply(self, changes: Tensor, pulled: Tensor, scores: Tensor, column: int) -> int:
-        """Add the products of some nodes and inputs to the scores from a column on; the column after them."""
-        first, width = 0, len(changes) * len(pulled)
-        for example, size in enumerate(self.owners):
-            nodes = slice(first, first + size)
-            product = (
-                pulled[:, nodes].reshape(len(pulled), -1) @ changes[:, nodes].reshape(len(changes), -1).T
-            )
-            scores[example, column : column + width] += product.flatten().cpu()
-            first += size
-        return column + width
+    def _multiply(
+        self, changes: Sequence[Float[Tensor, "up flat"]], pulled: Tensor, scores: Tensor, column: int
+    ) -> None:
+        """Add the products of some nodes and inputs to the scores from a column on; changes: by example."""
+        for row, own, read in zip(scores, changes, pulled.split(self.owners, 1), strict=True):
+            row[column : column + len(own) * len(read)] += (read.flatten(1) @ own.T).flatten().cpu()
 
     def _inputs(self, standing: forward.Puts) -> Iterator[tuple[int, Float[Tensor, "input node d_model"]]]:
         """∂target/∂ what inputs read, in the graph's order, with how many nodes they have above them."""
@@ -194,16 +194,11 @@ def groups(
     parts = {position: forest.where(block, position) for position in wanted.positions}
     everything = block.owner >= 0
     tables = []
-    has = ~np.ma.getmaskarray(_target(graph.lm, block, wanted))
-    for position, part in parts.items():
-        values = scores.of(everything if part is None else everything & part).numpy()
+    has = ~np.ma.getmaskarray(scores.clean)
+    every = scores.of(*(everything if part is None else everything & part for part in parts.values()))
+    for position, values in zip(parts, (each.numpy() for each in every), strict=True):
         if not np.isfinite(values[has]).all() and len(block.examples) > 1:
             alone = [groups(graph, forest, single, wanted, steps) for single in block.alone()]
             return pl.concat(alone)
         tables.append(summed(forest, block, (wanted.source.name, position), values, has))
     return pl.concat(tables)
-
-
-def _target(lm: LM, block: Block, wanted: Sweep) -> np.ma.MaskedArray:
-    with torch.no_grad():
-        return defined(wanted.metrics[0], forward.read(block, forward.run(lm, block, {})))

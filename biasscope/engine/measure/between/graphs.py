@@ -6,7 +6,7 @@ own; all edges of a set at once, in one forward pass that rebuilds what every in
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from functools import partial
+from functools import lru_cache, partial
 
 import numpy as np
 import polars as pl
@@ -149,25 +149,19 @@ class Pass:
         return new + self.graph.bias(layer, name).to(act.dtype)
 
 
-def run(graph: Stream, block: Block, source: Source, sets: Sequence[Edges]) -> Tensor:
-    """The logits of a pass in which each copy has its set of edges replaced."""
-    here = Pass(graph, block, source, sets)
-    with torch.no_grad():
-        clean = forward.clean(graph.lm, block)
-        return forward.run(graph.lm, block, here.hooks(), copies=len(sets), layer=0, start=clean)
-
-
 def units(
     graph: Stream, forest: Forest, wanted: Sequence[Edges], source: Source, batch: int | None = None
 ) -> list[Unit]:
     """EFFECTS of the sets (component `set`, position: its name) by row block and as many sets as a pass."""
     size = loading.batch_size(graph.lm, batch)
+    start = lru_cache(maxsize=1)(partial(forward.clean, graph.lm))
 
     def compute(sets: Sequence[Edges], block: Block) -> dict[str, pl.DataFrame]:
+        clean, hooks = start(block), Pass(graph, block, source, sets).hooks()
         with torch.no_grad():
-            before = {METRIC: defined(METRIC, forward.read(block, forward.run(graph.lm, block, {})))}
-        readouts = forward.read(block, run(graph, block, source, sets))
-        after = {METRIC: METRICS[METRIC].fn(readouts).cpu().numpy()}
+            logits = forward.run(graph.lm, block, hooks, copies=len(sets), layer=0, start=clean)
+        before = {METRIC: defined(METRIC, clean.readouts)}
+        after = {METRIC: METRICS[METRIC].fn(forward.read(block, logits)).cpu().numpy()}
         places = [(SET, some.name) for some in sets]
         return {"effects": effects(forest, block, source.name, places, before, after)}
 

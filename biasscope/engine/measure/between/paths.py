@@ -55,14 +55,11 @@ class Clean:
         raw = self.acts[Site(up.layer, "attn_raw")]
         return norm(raw + written) - norm(raw)
 
-    def puts(self, edges: Sequence[Edge], part: Tensor | None) -> forward.Puts:
-        """What stands at the inputs of edges that are replaced together; those of one input add up."""
-        by_down: dict[Site, Tensor] = {}
-        for edge in edges:
-            entered = by_down.get(edge.down)
-            before = self.acts[_entered(edge.down)] if entered is None else entered
-            by_down[edge.down] = before + self.added(edge.up, part).view_as(before)
-        return {down: forward.Put(self._read(down, entered)) for down, entered in by_down.items()}
+    def puts(self, edge: Edge, part: Tensor | None) -> forward.Puts:
+        """What stands at the input of an edge that is replaced."""
+        clean = self.acts[_entered(edge.down)]
+        entered = clean + self.added(edge.up, part).view_as(clean)
+        return {edge.down: forward.Put(self._read(edge.down, entered))}
 
     def _read(self, down: Site, entered: Tensor) -> Tensor:
         """What an input is, given the stream that enters its norm."""
@@ -99,7 +96,7 @@ def units(
         places = by_layer[layer]
         with torch.no_grad():
             for first in range(0, len(places), copies):
-                edits = [here.puts([edge], parts[p]) for edge, p in places[first : first + copies]]
+                edits = [here.puts(edge, parts[p]) for edge, p in places[first : first + copies]]
                 readouts = forward.edited(graph.lm, block, here.start, edits)
                 after.append(METRICS["target"].fn(readouts).cpu().numpy())
         before = {"target": defined("target", here.start.readouts)}
