@@ -222,7 +222,8 @@ def _bar(
         def get_renderables(self) -> Iterable[RenderableType]:
             """Both."""
             for title, rows in above:
-                table = Table(title=Text(safe_text(title)), title_justify="left", box=None, show_header=False)
+                yield Text(safe_text(title))
+                table = Table(box=None, show_header=False)
                 for row in rows:
                     table.add_row(*(Text(safe_text(cell)) for cell in row))
                 yield table

@@ -1,5 +1,6 @@
 """The only place that talks to a person says it safely, and on the right stream."""
 
+import io
 import json
 import math
 import sys
@@ -64,6 +65,21 @@ def test_quiet_progress_says_nothing(capsys, monkeypatch):
     monkeypatch.setattr(console, "EVERY", 0.0)
     assert list(console.Screen(quiet=True).track([1, 2], "work")) == [1, 2]
     assert capsys.readouterr() == ("", "")
+
+
+def test_what_is_known_so_far_is_a_line_in_a_log_and_stands_above_the_bar_on_a_terminal(capsys, monkeypatch):
+    rows = [("L0.mlp", "−0.677"), ("L24.mlp", "−0.435 ± 0.492")]
+    console.Screen().standings("9 of 60 groups", rows)
+    assert capsys.readouterr().err == "9 of 60 groups: L0.mlp −0.677, L24.mlp −0.435 ± 0.492\n"
+    terminal = io.StringIO()
+    terminal.isatty = lambda: True
+    monkeypatch.setattr(sys, "stderr", terminal)
+    monkeypatch.setenv("TERM", "xterm")
+    screen = console.Screen()
+    screen.standings("9 of 60 groups", rows)
+    list(screen.track([1], "work"))
+    shown = terminal.getvalue()
+    assert shown.index("9 of 60 groups") < shown.index("−0.435 ± 0.492") < shown.index("work")
 
 
 def test_libraries_cannot_write_to_stdout_while_hushed(capsys):

@@ -172,6 +172,13 @@ def test_the_difference_that_the_card_gives_is_found_where_there_is_one(tiny, ti
     assert readback.difference(place, tmp_path / "out", "weights", said) < 1e-4
     other = replace(place, edit=made(lm, "zero"))
     assert readback.difference(other, tmp_path / "out", "weights", said) > 1e-3
+    with pytest.raises(DataError, match="nats .this family cannot hold zero; "):
+        readback.check(other, tmp_path / "out", "weights", said)
+    rounded = replace(other, lm=replace(lm, dtype="bfloat16"))
+    with pytest.raises(DataError, match="bfloat16 rounds more than that"):
+        readback.check(rounded, tmp_path / "out", "weights", said)
+    with pytest.raises(DataError, match="no example kept"):
+        readback.check(place, tmp_path / "out", "weights", [])
 
 
 def test_a_recipe_is_the_measured_edit(tiny, tmp_path):

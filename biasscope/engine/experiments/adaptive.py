@@ -67,10 +67,10 @@ def measure(scan: Scan, every: Sequence[Site], source_name: str, k: int, miss: f
     try:
         for look, seen in enumerate(race.looks):
             sweep(race.racing, race.groups(race.looks[look - 1] if look else 0, seen), f"look-{look:02}")
+            scan.run.voice.standings(*_standings(scan, race, seen))
             ahead = race.ahead(look)
             sweep(ahead, race.groups(seen), f"rest-{look:02}")
             race.settle(ahead)
-            scan.run.voice.standings(*_standings(scan, race, seen))
             if not race.racing.any():
                 break
     except KeyboardInterrupt:

@@ -41,10 +41,11 @@ def stream(lm: LM) -> Stream:
             f"edges cannot be measured in {lm.name} ({lm.family}): {type(error).__name__}: {error}"
         ) from error
     if off > TOLERANCE:
+        models = "use a GPT-2, GPT-Neo, Llama, Gemma 3, Qwen or GPT-NeoX model"
         raise DataError(
             f"edges cannot be measured in {lm.name} ({lm.family}): those of a node sum to another value than "
-            f"the node's own, by {off:.2g} of the largest; use a GPT-2, GPT-Neo, Llama, Gemma 3, Qwen or "
-            "GPT-NeoX model"
+            f"the node's own, by {off:.2g} of the largest; "
+            f"{models if lm.dtype == 'float32' else f'{lm.dtype} is too coarse: take --dtype float32'}"
         )
     return graph
 

@@ -29,11 +29,6 @@ def difference(place: Place, folder: Path, form: str, examples: Sequence[Example
         reloaded = place.plain(folder)
     hooked = _hooked(replace(place.lm, edit=place.edit), examples)
     apart = [abs(_target(reloaded, place.lm, e) - hooked[e.id]) for e in examples if e.id in hooked]
-    if not apart:
-        raise DataError(
-            f"--as {form}: the tokenizer of {place.lm.name} can score none of {len(examples)} prompts with "
-            "he and she, so what was written cannot be checked; use --as recipe"
-        )
     return max(apart)
 
 
