@@ -28,7 +28,7 @@ NAMED = 20
 
 def elsewhere(params: Mapping[str, Any]) -> bool:
     """Whether a file of edges was evaluated, whose groups chose none of them."""
-    return str(params["from"]).endswith(".json")
+    return str(params.get("from")).endswith(".json")
 
 
 def sets(summary: pl.DataFrame, part: DatasetPart, params: Mapping[str, Any], folder: Path) -> Table:
