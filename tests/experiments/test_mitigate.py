@@ -264,5 +264,7 @@ def test_the_api_makes_and_writes_an_edit_as_the_command_does(single, home, tmp_
         bs.export(run, "mean-9@1", tmp_path / "other")
     with pytest.raises(UsageError, match="--sizes 9: the run has 16 heads"):
         bs.mitigate(bs.load(single[0], home / "r", home / "c"), sizes=9)
+    with pytest.raises(UsageError, match="--audit -1 is no number"):
+        bs.mitigate(run, audit=-1)
     with pytest.raises(TypeError, match="unknown option of mitigate 'dose'"):
         bs.mitigate(run, dose=1)

@@ -57,6 +57,9 @@ class Wanted:
             selection.parse_layers(self.layers)
         if self.doses is not None:
             selection.parse_doses(self.doses, real=self.kind == "steer")
+        counts = {"--random": self.random, "--audit": self.audit, "--tokens": self.tokens or 0}
+        if wrong := [f"{name} {n}" for name, n in counts.items() if n < 0]:
+            raise UsageError(f"{wrong[0]} is no number; take 0 or more")
 
     def kinds(self, data: Dataset) -> tuple[str, ...]:
         """The kinds to fit. UsageError where one needs a covariate and the data have none."""
