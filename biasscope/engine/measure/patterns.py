@@ -3,6 +3,7 @@
 from collections.abc import Callable, Collection, Mapping
 from functools import partial
 
+import numpy as np
 import polars as pl
 
 from biasscope.engine.measure.effects import Tables, soundly
@@ -34,16 +35,14 @@ def _patterns(lm: LM, forest: Forest, wanted: Wanted, edit: Edit, block: Block) 
     examples, of = forest.members(block)
     paths = [block.paths[local].nonzero()[:, 0] for local in of]
     texts = [_tokens(lm, example) for example in examples]
-    frames = [
-        text.with_columns(
-            layer=pl.lit(head.layer, pl.Int32),
-            head=pl.lit(head.head, pl.Int32),
-            weight=pl.Series(rows[local, path].numpy(), dtype=pl.Float32),
-        )
-        for head, rows in weights.items()
-        for example, local, path, text in zip(examples, of, paths, texts, strict=True)
-        if example.id in wanted[head]
-    ]
+    frames = []
+    for head, rows in weights.items():
+        kept = [n for n, example in enumerate(examples) if example.id in wanted[head]]
+        if kept:
+            looked = np.concatenate([rows[of[n], paths[n]].numpy() for n in kept])
+            here = {"layer": pl.lit(head.layer, pl.Int32), "head": pl.lit(head.head, pl.Int32)}
+            words = pl.concat([texts[n] for n in kept])
+            frames.append(words.with_columns(**here, weight=pl.Series(looked, dtype=pl.Float32)))
     table = pl.concat(frames) if frames else PATTERNS.to_frame()
     return {"patterns": table.select(PATTERNS.names())}
 
