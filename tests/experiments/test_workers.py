@@ -116,12 +116,13 @@ def test_workers_give_the_bytes_of_one_process(run: str, engine: Kept, tmp_path:
 @FIVE_TIMES
 @pytest.mark.slow
 def test_no_fault_of_a_worker_loses_a_unit_and_what_cannot_be_had_is_named(
-    again: int, engine: Kept, tmp_path: Path
+    again: int, engine: Kept, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ):
     ablate.ablate(settings(tmp_path / "one"))
     units = [line for line in stored(tmp_path / "one") if line.startswith("mean-")]
     faulty.plan(dies=units[0], hangs=units[1], raises=units[2], poison=units[3])
-    asked = settings(tmp_path / "many", replace(engine, deadline=20.0))
+    monkeypatch.setattr(engine, "deadline", 20.0)
+    asked = settings(tmp_path / "many", engine)
     with pytest.raises(PartialError, match=f"2 of {len(units)} parts could not be measured") as failed:
         ablate.ablate(asked)
     assert f"cannot compute {units[2]}" in str(failed.value) and "3 workers died with it" in str(failed.value)
