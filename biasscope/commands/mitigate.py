@@ -103,7 +103,19 @@ def mitigate(
     from biasscope.report.edits import card
 
     voice = Screen(o.quiet, o.verbose)
-    asked = wanted.Wanted(kind, sizes, doses, layers, at, transfer, text, tokens, random, all_doses, audit)
+    asked = wanted.Wanted(
+        kind=kind,
+        sizes=sizes,
+        doses=doses,
+        layers=layers,
+        at=at,
+        transfer=transfer,
+        text=text,
+        tokens=tokens,
+        random=random,
+        all_doses=all_doses,
+        audit=audit,
+    )
     target = leave.Target.of(export, form, to)
     result = mitigate(o, source_run, wanted=asked, voice=voice)
     if target is not None:
