@@ -17,7 +17,7 @@ from safetensors.numpy import load_file, save_file
 from biasscope import cli
 from biasscope.engine.errors import DamagedError
 from biasscope.engine.schemas import number
-from biasscope.engine.store import reproduce, seals
+from biasscope.engine.store import reproduce, runs, seals
 from biasscope.engine.store.seals import Seal
 from biasscope.report.page import gather
 from tests.support.cli import SMALL, biasscope
@@ -93,11 +93,12 @@ def test_two_models_that_start_at_once_share_no_name_and_each_finds_its_own_agai
 
 
 def test_without_an_index_a_folder_belongs_to_the_model_of_its_earliest_run(tmp_path: Path):
-    for key, digest, day in (("aaaa", TWO, 2), ("bbbb", ONE, 1)):
+    assert "." in runs.now()  # two small runs end within one second
+    for key, digest, second in (("aaaa", TWO, "01.5"), ("bbbb", ONE, "01")):
         folder = tmp_path / "ckpt/d/baseline" / key
         folder.mkdir(parents=True)
         (folder / "run.json").write_text(
-            json.dumps({"created": f"2026-01-0{day}", "model": {"digest": digest}})
+            json.dumps({"created": f"2026-01-01T00:00:{second}+00:00", "model": {"digest": digest}})
         )
     assert [seals.claim(tmp_path, "ckpt", digest) for digest in (TWO, ONE)] == ["ckpt·a1c2", "ckpt"]
 
