@@ -86,7 +86,7 @@ def _sites(rows: pl.DataFrame, edges: pl.DataFrame | None = None) -> str:
     known = {} if edges is None else {row["edge"]: ends_of(row) for row in edges.iter_rows(named=True)}
     sites = rows.select("layer", "component", "head").iter_rows()
     names = [str(known.get(row[2]) or Site(*row)) for row in sites]
-    return ", ".join(names[:NAMED]) + (f" and {len(names) - NAMED} more" if len(names) > NAMED else "")
+    return resampling.listed(names, NAMED)
 
 
 def kind(circuit: ReportRun) -> str:

@@ -7,10 +7,13 @@ import polars as pl
 
 from biasscope.engine import schemas
 from biasscope.engine.schemas import NONE, RELIABILITY, number
+from biasscope.engine.statistics.inference.resampling import listed
 from biasscope.engine.types import EDGE, POSITIONS
 from biasscope.report.page.gather import LISTED, Map
 from biasscope.report.tables import INSIDE, Overlap, Table, overlap
 
+NAMED = 4
+"""Sites, and templates of one, that a sentence names."""
 KINDS = {"z": "z (whole)", "mlp_out": "MLPs", EDGE: "edges"} | INSIDE
 
 
@@ -56,8 +59,10 @@ def stable(reliability: pl.DataFrame) -> list[str]:
         lines.append(f"drawn again, groups give a set of stars that has {same}")
     for row in known.filter(quantity="template_jaccard").head(1).iter_rows(named=True):
         hang = known.filter(quantity="template_lost").group_by("component", maintain_order=True)
-        named = [f"{name} without {', '.join(rows['against'])}" for (name,), rows in hang]
-        some = f"no star without one of the {row['n']} templates: {'; '.join(named)}"
+        named = [
+            f"{name} without {listed(rows['against'].to_list(), NAMED, ' or ')}" for (name,), rows in hang
+        ]
+        some = f"no star without one of the {row['n']} templates: {listed(named, NAMED, '; ')}"
         lines.append(some if named else f"every star stands without any one of the {row['n']} templates")
     return lines
 

@@ -156,14 +156,13 @@ def where(part: Part) -> str:
     if few := resampling.few_clusters_note(site_map.groups, "group"):
         return f"Not testable, {few} (run {site_map.run.key})."
     passed, every = significant(site_map), site_map.sites("z").height
-    names = ", ".join(site(row) for row in passed.head(NAMED).iter_rows(named=True))
+    names = resampling.listed([site(row) for row in passed.iter_rows(named=True)], NAMED)
     how = f"{site_map.name}; run {site_map.run.key}"
     if passed.is_empty():
         return f"No single one of {every} heads is shown to change this when replaced ({how})."
-    more = f" and {passed.height - NAMED} more" if passed.height > NAMED else ""
     change = "is estimated to change" if site_map.estimated else "changes" if passed.height == 1 else "change"
     change = change.replace("is estimated", "are estimated") if passed.height > 1 else change
-    return f"{passed.height} of {every} heads {change} this when replaced: {names}{more} ({how})."
+    return f"{passed.height} of {every} heads {change} this when replaced: {names} ({how})."
 
 
 def both(part: Part) -> list[str]:

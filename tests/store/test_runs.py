@@ -1,6 +1,7 @@
 """A run's folder: whole or not there, strict, and inside the chosen folder."""
 
 import errno
+import itertools
 import json
 import math
 import os
@@ -10,7 +11,9 @@ import pytest
 from pydantic import ValidationError
 
 from biasscope.engine.errors import BiasScopeError, DataError, UsageError
+from biasscope.engine.experiments.scans import session
 from biasscope.engine.schemas import EFFECTS
+from biasscope.engine.settings import SILENT, Measure
 from biasscope.engine.store import exports, files, runs
 from tests.support.stored import record, rows, save
 
@@ -65,6 +68,18 @@ def test_the_record_takes_no_nan_and_no_unknown_field(tmp_path):
         record(tmp_path, timing={"passes": math.nan})
     with pytest.raises(ValidationError):
         record(tmp_path, surprise=1)
+
+
+def test_the_seconds_of_a_phase_within_another_are_the_inner_one_s_alone(monkeypatch):
+    clock = itertools.count()  # a second a look
+    monkeypatch.setattr(session.time, "monotonic", lambda: float(next(clock)))
+    run = session.Session(command="c", options=Measure(), own={}, voice=SILENT, slug="m")
+    with run.phase("passes"):
+        with run.phase("tokens"):
+            pass
+        with run.phase("passes"):
+            pass
+    assert run.timing == {"tokens": 1, "passes": 4} and sum(run.timing.values()) == 5
 
 
 @pytest.mark.parametrize(

@@ -165,7 +165,8 @@ class Race:
         self.error = np.sqrt(((share + constant) ** 2).sum(0))
         spread = np.sqrt((share**2).sum(0))
         # no site is taken to be surer than the typical one: few groups may be alike by chance
-        floor = np.median(spread[self.racing]) if self.racing.any() else 0.0
+        known = spread[self.racing & np.isfinite(beyond)]
+        floor = np.median(known) if known.size else 0.0
         # a slope is over groups, a mean over examples
         here, all_of = ((c.n > 0 if self.z is not None else c.n).sum(0) for c in (difference, whole))
         left = np.sqrt(1 - here / np.maximum(all_of, here).clip(1))

@@ -43,7 +43,9 @@ class Session:
     slug: str
     """The model's name in files and tables."""
     model: runs.ModelPart | None = None
+    begun: float = field(default_factory=time.monotonic)
     timing: dict[str, float] = field(default_factory=dict)
+    """Phase → seconds; those of `store`, writing and checking, are part of the others'."""
     warnings: dict[str, str] = field(default_factory=dict)
     """Text → the dataset that it is about; empty: all of them."""
     parts: list[runs.DatasetPart] = field(default_factory=list)
@@ -62,11 +64,15 @@ class Session:
 
     @contextlib.contextmanager
     def phase(self, name: str) -> Iterator[None]:
-        """Time a block of code under that name, with the libraries silenced; the record has the seconds."""
-        start = time.monotonic()
+        """Time a block of code under that name, with the libraries silenced; the record has the seconds.
+
+        Those of a phase within another are the inner one's alone.
+        """
+        start, others = time.monotonic(), sum(self.timing.values())
         with self.voice.hushed():
             yield
-        self.timing[name] = self.timing.get(name, 0.0) + time.monotonic() - start
+        inner = sum(self.timing.values()) - others
+        self.timing[name] = self.timing.get(name, 0.0) + time.monotonic() - start - inner
 
     def warn(self, text: str, dataset: str = "") -> None:
         """Show a warning once, and keep it for the record of the dataset that it is about, or of all."""
@@ -149,7 +155,7 @@ class Session:
         """The result of all datasets; its `check` says whether values had to be left out."""
         self.engine.close()
         how = "finished in" if self.complete else "stopped after"
-        self.voice.note(f"{how} {clock(sum(self.timing.values()))}")
+        self.voice.note(f"{how} {clock(time.monotonic() - self.begun)}")
         return runs.Result(self.record(self.parts), self.summaries, self.reliability, self.rows)
 
     def record(self, parts: list[runs.DatasetPart]) -> runs.RunRecord:
@@ -245,6 +251,7 @@ def start(
         own=own,
         voice=voice,
         slug=files.slug(options.model),
+        begun=begun,
         timing={"model": time.monotonic() - begun},
         weights=weights,
         device=devices.device_type(options.device),

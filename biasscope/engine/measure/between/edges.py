@@ -7,7 +7,7 @@ products; what is kept are sums over the examples of a group, never examples × 
 """
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 
 import numpy as np
@@ -176,21 +176,22 @@ def units(graph: Stream, forest: Forest, wanted: Sweep, steps: int | None = None
     """GROUPS of all edges in pieces of one row block; with a twin as source the total effect as well."""
 
     def compute(block: Block) -> dict[str, pl.DataFrame]:
-        table = groups(graph, forest, block, wanted, steps)
-        whole = {"effects": total(graph.lm, forest, block, wanted)} if wanted.source.twin else {}
-        return {"groups": table, **whole}
+        scores = Scores(graph, block, wanted, steps)
+        tables = {"groups": groups(scores, forest)}
+        if wanted.source.twin:
+            known = dict(zip(wanted.metrics, [scores.clean], strict=True))
+            tables["effects"] = total(graph.lm, forest, block, wanted, known)
+        return tables
 
     return [Unit(f"B{number:05}", partial(compute, block)) for number, block in enumerate(forest.blocks)]
 
 
-def groups(
-    graph: Stream, forest: Forest, block: Block, wanted: Sweep, steps: int | None = None
-) -> pl.DataFrame:
+def groups(scores: Scores, forest: Forest) -> pl.DataFrame:
     """GROUPS of a block: of each group the scores of all edges, summed over its examples.
 
     Where a score is not finite, each example is measured alone, and those whose own is not are left out.
     """
-    scores = Scores(graph, block, wanted, steps)
+    block, wanted = scores.block, scores.sweep
     parts = {position: forest.where(block, position) for position in wanted.positions}
     everything = block.owner >= 0
     tables = []
@@ -198,7 +199,6 @@ def groups(
     every = scores.of(*(everything if part is None else everything & part for part in parts.values()))
     for position, values in zip(parts, (each.numpy() for each in every), strict=True):
         if not np.isfinite(values[has]).all() and len(block.examples) > 1:
-            alone = [groups(graph, forest, single, wanted, steps) for single in block.alone()]
-            return pl.concat(alone)
+            return pl.concat(groups(replace(scores, block=single), forest) for single in block.alone())
         tables.append(summed(forest, block, (wanted.source.name, position), values, has))
     return pl.concat(tables)

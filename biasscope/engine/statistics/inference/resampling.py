@@ -254,3 +254,8 @@ def plural(noun: str) -> str:
     """Several of what a group is called: "terms", "pairs of words"."""
     first, of, rest = noun.partition(" of ")
     return f"{first}s{of}{rest}"
+
+
+def listed(names: Sequence[str], most: int, between: str = ", ") -> str:
+    """The first of some names, and how many more there are: "a, b and 4 more"."""
+    return between.join(names[:most]) + (f" and {len(names) - most} more" if len(names) > most else "")
