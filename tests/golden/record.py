@@ -18,7 +18,7 @@ STORED = Path(__file__).with_name("record.json")
 CLOCK = (
     (r'"timing": ?\{[^}]*\}', '"timing": "‹seconds›"'),
     (r'"peak_rss_bytes": ?\d+', '"peak_rss_bytes": "‹bytes›"'),
-    (r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d(\+00:00|Z)?", "‹time›"),
+    (r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d(\.\d+)?(\+00:00|Z)?", "‹time›"),
     (r"\d{4}-\d\d-\d\d", "‹day›"),
 )
 """What differs between two runs of the same code."""

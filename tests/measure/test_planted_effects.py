@@ -12,6 +12,7 @@ from biasscope.engine.measure import attribution, exact, sources
 from biasscope.engine.model import planted, tokens
 from biasscope.engine.statistics.summary import ranking, summarise
 from biasscope.engine.types import Design
+from tests.statistics import planted_nulls
 
 KNOWN = planted.words()
 
@@ -32,16 +33,19 @@ def test_every_hand_worked_effect_is_found_in_every_prompt_with_the_noise_in_pla
     assert lm.packed
     checked = 0
     for source in ("zero", "corrupt", "mean"):
-        for role, site in planted.SITES.items():
-            expected = worked(kind, role, source, partners)
-            if expected is None or (role == "factual" and kind != "single"):
-                continue
-            found = exact.sweep(
-                lm,
-                forest,
-                sources.Sweep([site], sources.source(source, lm, forest, [site]), metrics=("target",)),
-            ).filter(layer=site.layer)
-            difference = found["effect"].to_numpy() - np.array([expected[g] for g in found["group"]])
+        expected = {
+            site: effects
+            for role, site in planted.SITES.items()
+            if role != "factual" or kind == "single"
+            if (effects := worked(kind, role, source, partners)) is not None
+        }
+        sites = sorted(expected)
+        measured = sources.source(source, lm, forest, sites)
+        whole = exact.sweep(lm, forest, sources.Sweep(sites, measured, metrics=("target",)))
+        for site in sites:
+            own = whole.filter(layer=site.layer, component=site.component)
+            found = own.filter(pl.col("head").eq_missing(pl.lit(site.head)))
+            difference = found["effect"].to_numpy() - [expected[site][g] for g in found["group"]]
             # the mean of a forest is one number for all prompts: what is left must be the same everywhere
             assert np.abs(difference - (difference.mean() if source == "mean" else 0)).max() < 1e-5
             checked += 1
@@ -108,22 +112,24 @@ def test_a_rescan_without_the_first_head_reveals_its_backup(lab):
     )
 
 
-def test_nulls_alarm_at_most_as_often_as_they_may_and_every_strength_is_found(lab):
-    null = [s for s in sources.sites(lab("graded")[0], ["z"]) if s not in planted.strengths()]
-    shares = datasets.load("occupations", None).covariate
-    alarms, seeds = 0, 24
+def test_nulls_alarm_at_most_as_often_as_they_may_and_every_strength_is_found():
+    data = datasets.load("occupations", None, limit=planted_nulls.PROMPTS)
+    strengths, alarms, seeds = planted.strengths(), 0, 24
     for seed in range(seeds):
-        lm, forest, _ = lab("graded", seed)
-        sites = sources.sites(lm, ["z"]) if seed < 3 else null
-        effects = exact.sweep(lm, forest, sources.Sweep(sites, sources.zero(lm), metrics=("target",)))
+        lm = planted_nulls.model(seed)
+        every = sources.sites(lm, ["z"])
+        sites = every if seed < 3 else [s for s in every if s not in strengths]
+        sweep = sources.Sweep(sites, sources.zero(lm), metrics=("target",))
+        effects = exact.sweep(lm, tokens.forest(lm, data.examples), sweep)
         rows = effects.filter(
-            ~pl.concat_str("layer", "head").is_in([f"{s.layer}{s.head}" for s in planted.strengths()])
+            ~pl.concat_str("layer", "head").is_in([f"{s.layer}{s.head}" for s in strengths])
         )
-        summary = summarise(rows, model="m", method="exact", design=Design(shares)).filter(statistic="slope")
+        design = Design(data.covariate)
+        summary = summarise(rows, model="m", method="exact", design=design).filter(statistic="slope")
         alarms += summary["p_family"].min() < 0.05
         if seed < 3:
-            whole = summarise(effects, model="m", method="exact", design=Design(shares))
-            assert verify.auroc(whole, list(planted.strengths())) == 1.0
+            whole = summarise(effects, model="m", method="exact", design=design)
+            assert verify.auroc(whole, list(strengths)) == 1.0
     assert alarms <= 3  # 5 % of 24 is 1.2; more than 3 has a chance of 3 %
 
 

@@ -19,7 +19,7 @@ from biasscope.engine import schemas
 from biasscope.engine.data import datasets
 from biasscope.engine.experiments.between.conditional import KEYS, MOST
 from biasscope.engine.measure import exact, sources
-from biasscope.engine.model import forward, planted, tokens, twins, weights
+from biasscope.engine.model import exactness, planted, tokens, twins, weights
 from biasscope.engine.model.loading import LM, boot
 from biasscope.engine.schemas import EFFECTS
 from biasscope.engine.statistics.cells import partners, sites_of
@@ -38,7 +38,7 @@ def model(seed: int) -> LM:
     with tempfile.TemporaryDirectory() as folder:
         for part in planted.build("graded", WORDS, seed=seed):
             part.save_pretrained(folder)
-        return forward.check_packing(
+        return exactness.check_packing(
             boot(weights.Weights("graded", Path(folder), None, "0" * 64), device="cpu")
         )
 
