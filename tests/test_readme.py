@@ -1,5 +1,5 @@
-"""Every command of the README runs as it stands there, with a small planted GPT-2 in the place of gpt2 and
-few examples.
+"""Every command of the README runs as it stands there, with a model that has a stereotype in the place of
+gpt2 and few examples.
 """
 
 import os
@@ -7,12 +7,14 @@ import re
 import shutil
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
 import biasscope as bs
 from biasscope.engine.data import prompt_columns
+from tests.support import warm
 
 ROOT = Path(__file__).parents[1]
 README = (ROOT / "README.md").read_text(encoding="utf-8")
@@ -25,20 +27,15 @@ SNIPPETS = [block for kind, block in BLOCKS if kind == "python"]
 
 
 @pytest.fixture(scope="module")
-def home(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, dict[str, str]]:
-    """A folder to work in and an environment whose `biasscope` takes a model that has a stereotype for
-    gpt2.
-    """
+def home(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Path, dict[str, str]]]:
+    """A folder to work in and an environment whose `biasscope` has its libraries loaded."""
     folder = tmp_path_factory.mktemp("home")
     (folder / "bin").mkdir()
-    shim = folder / "bin" / "biasscope"
-    shim.write_text(
-        f"#!{sys.executable}\nimport sys\nfrom biasscope import cli\n"
-        f"sys.argv = [{MODEL!r} if a == 'gpt2' else a for a in sys.argv]\ncli.main()\n"
-    )
-    shim.chmod(0o755)
+    path = f"{warm.program(folder / 'bin').parent}:{os.environ['PATH']}"
     small = {"BIASSCOPE_LIMIT": "24", "BIASSCOPE_CACHE_DIR": str(folder / "cache"), "HF_HUB_OFFLINE": "1"}
-    return folder, os.environ | small | {"PATH": f"{shim.parent}:{os.environ['PATH']}"}
+    environment = os.environ | small | {"PATH": path}
+    with warm.serving(folder / "bin", environment):
+        yield folder, environment
 
 
 @pytest.mark.slow
@@ -49,7 +46,7 @@ def test_the_commands_of_the_readme_run_in_order_and_its_report_stands(home):
     assert len(COMMANDS) >= 5
     for command in COMMANDS:
         done = subprocess.run(
-            ["bash", "-o", "pipefail", "-c", command],
+            ["bash", "-o", "pipefail", "-c", re.sub(r"\bgpt2\b", MODEL, command)],
             cwd=folder,
             env=environment,
             capture_output=True,

@@ -12,7 +12,7 @@ from biasscope.engine.measure import attribution, exact, sources
 from biasscope.engine.model import planted, tokens
 from biasscope.engine.statistics.summary import ranking, summarise
 from biasscope.engine.types import Design
-from tests.statistics import planted_nulls
+from tests.support.tiny_models import graded
 
 KNOWN = planted.words()
 
@@ -113,10 +113,10 @@ def test_a_rescan_without_the_first_head_reveals_its_backup(lab):
 
 
 def test_nulls_alarm_at_most_as_often_as_they_may_and_every_strength_is_found():
-    data = datasets.load("occupations", None, limit=planted_nulls.PROMPTS)
+    data = datasets.load("occupations", None, limit=60)
     strengths, alarms, seeds = planted.strengths(), 0, 24
     for seed in range(seeds):
-        lm = planted_nulls.model(seed)
+        lm = graded(seed)
         every = sources.sites(lm, ["z"])
         sites = every if seed < 3 else [s for s in every if s not in strengths]
         sweep = sources.Sweep(sites, sources.zero(lm), metrics=("target",))

@@ -7,7 +7,6 @@ scan by each source and of the changes of a conditional scan, 60 prompts a seed,
 
 import logging
 import sys
-import tempfile
 import warnings
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -19,28 +18,19 @@ from biasscope.engine import schemas
 from biasscope.engine.data import datasets
 from biasscope.engine.experiments.between.conditional import KEYS, MOST
 from biasscope.engine.measure import exact, sources
-from biasscope.engine.model import exactness, planted, tokens, twins, weights
-from biasscope.engine.model.loading import LM, boot
+from biasscope.engine.model import planted, tokens, twins
+from biasscope.engine.model.loading import LM
 from biasscope.engine.schemas import EFFECTS
 from biasscope.engine.statistics.cells import partners, sites_of
 from biasscope.engine.statistics.summary import ranking, summarise
 from biasscope.engine.types import Dataset, Design, Edit, Site
+from tests.support.tiny_models import graded
 
 SEEDS, PROMPTS = 200, 60
 SOURCES = ("zero", "mean", "corrupt")
 CONDITIONAL = "conditional (zero)"
 WORDS = planted.words()
 PLANTED = frozenset(planted.strengths())
-
-
-def model(seed: int) -> LM:
-    """The planted model with this noise."""
-    with tempfile.TemporaryDirectory() as folder:
-        for part in planted.build("graded", WORDS, seed=seed):
-            part.save_pretrained(folder)
-        return exactness.check_packing(
-            boot(weights.Weights("graded", Path(folder), None, "0" * 64), device="cpu")
-        )
 
 
 def starred(effects: pl.DataFrame, design: Design) -> list[Site]:
@@ -99,7 +89,7 @@ def main(first: int, last: int) -> None:
     alarms: dict[str, list[list[str]]] = {}
     hits: dict[str, list[float]] = {}
     for seed in range(first, last):
-        for name, sites in scans(model(seed), data):
+        for name, sites in scans(graded(seed), data):
             alarms.setdefault(name, []).append([str(site) for site in sites if site not in PLANTED])
             hits.setdefault(name, []).append(len(PLANTED & set(sites)) / len(PLANTED))
     sys.stdout.write(

@@ -1,10 +1,15 @@
 """Tiny models of every family with seeded random weights, and a tokenizer trained on a few sentences."""
 
+import tempfile
 from pathlib import Path
 
 import torch
 import transformers as hf
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
+
+from biasscope.engine.model import planted, weights
+from biasscope.engine.model.exactness import check_packing
+from biasscope.engine.model.loading import LM, boot
 
 WORDS = 512
 LLAMA_LIKE = {
@@ -102,6 +107,14 @@ def tiny_tokenizer() -> hf.PreTrainedTokenizerFast:
         trainers.BpeTrainer(vocab_size=400, special_tokens=["<|endoftext|>"], initial_alphabet=alphabet),
     )
     return hf.PreTrainedTokenizerFast(tokenizer_object=raw, eos_token="<|endoftext|>")
+
+
+def graded(seed: int) -> LM:
+    """planted:graded with this noise."""
+    with tempfile.TemporaryDirectory() as folder:
+        for part in planted.build("graded", planted.words(), seed=seed):
+            part.save_pretrained(folder)
+        return check_packing(boot(weights.Weights("graded", Path(folder), None, "0" * 64), device="cpu"))
 
 
 def save_tiny(family: str, folder: Path) -> Path:

@@ -1,5 +1,5 @@
 """A process that has imported everything and forks one child per command, so that many short runs can be
-started and killed.
+started and killed, and a line of a shell can call `biasscope` often: `program` writes what it calls.
 
 Reads JSON lines: {"args", "err", "log", "pause", "fail", "threads"} starts `biasscope ARGS` and answers its
 pid; {"wait": pid} answers its exit code, negative for a signal. The child writes a line to `log` per measured
@@ -10,10 +10,16 @@ is n.
 import errno
 import json
 import os
+import signal
+import socket
+import subprocess
 import sys
 import time
+import traceback
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 import torch
 import transformer_lens.model_bridge  # noqa: F401  with transformers' GPT-2 what takes longest
@@ -30,6 +36,17 @@ from biasscope.engine.store.journal import Journal
 from tests.support import draws
 
 WARM = (session, ablate, baseline, patch, attribution, forward, loading, clean, summary, tokens)
+
+
+CALL = """import json, os, socket, sys
+with socket.socket(socket.AF_UNIX) as server:
+    server.connect({socket!r})
+    asked = dict(arguments=sys.argv[1:], folder=os.getcwd(), environment=dict(os.environ))
+    socket.send_fds(server, [json.dumps(asked).encode()], [0, 1, 2])
+    code = server.recv(1)
+sys.exit(code[0] if code else 1)
+"""
+"""What the program on the PATH does: hand over its streams, and end as the command ended."""
 
 
 def child(task: dict[str, Any]) -> None:
@@ -55,21 +72,75 @@ def child(task: dict[str, Any]) -> None:
 
     Journal.put, os.fsync = logged, full
     torch.set_num_threads(task.get("threads", 1))
-    sys.argv = ["biasscope", *task["args"]]
-    code: Any = 1
+    os._exit(code_of(task["args"]))
+
+
+def code_of(arguments: list[str]) -> int:
+    """The exit code of a command run in this process."""
+    sys.argv = ["biasscope", *arguments]
     try:
         cli.main()
-        code = 0
     except SystemExit as leaving:
-        code = leaving.code or 0
+        return int(leaving.code or 0)
+    except BaseException:  # noqa: BLE001  a child goes no further than its command
+        traceback.print_exc()
+        return 1
     finally:
         sys.stderr.flush()
-        os._exit(code)
+    return 0
+
+
+def program(folder: Path) -> Path:
+    """A `biasscope` to put on the PATH; it needs `serving(folder)`."""
+    shim = folder / "biasscope"
+    shim.write_text(f"#!{sys.executable} -S\n{CALL.format(socket=str(folder / 'socket'))}")
+    shim.chmod(0o755)
+    return shim
+
+
+@contextmanager
+def serving(folder: Path, environment: Mapping[str, str]) -> Iterator[None]:
+    """While it lasts the program in that folder answers."""
+    command = [sys.executable, "-m", "tests.support.warm", str(folder / "socket")]
+    process = subprocess.Popen(command, env=dict(environment), stdout=subprocess.PIPE)
+    try:
+        assert process.stdout and process.stdout.readline() == b"ready\n"
+        yield
+    finally:
+        process.kill()
+        process.wait()
+
+
+def serve(where: str) -> NoReturn:
+    """Run each call that comes with its own streams, folder and environment, several at once."""
+    signal.signal(signal.SIGCHLD, signal.SIG_IGN)
+    with socket.socket(socket.AF_UNIX) as server:
+        server.bind(where)
+        server.listen()
+        sys.stdout.write("ready\n")
+        sys.stdout.flush()
+        while True:
+            call, _ = server.accept()
+            if os.fork() == 0:
+                signal.signal(signal.SIGCHLD, signal.SIG_DFL)
+                message, streams, *_ = socket.recv_fds(call, 1 << 20, 3)
+                task = json.loads(message)
+                for number, stream in enumerate(streams):
+                    os.dup2(stream, number)
+                sys.stdin, sys.stdout, sys.stderr = open(0), open(1, "w"), open(2, "w")  # noqa: SIM115
+                os.chdir(task["folder"])
+                os.environ.clear()
+                os.environ.update(task["environment"])
+                call.sendall(bytes([code_of(task["arguments"])]))
+                os._exit(0)
+            call.close()
 
 
 def main() -> None:
-    """Answer until the input ends."""
+    """Answer calls at the socket that is named, or until the input ends."""
     torch.set_num_threads(1)
+    if len(sys.argv) > 1:
+        serve(sys.argv[1])
     # what is killed and resumed is not about how certain its numbers are
     with draws.few():
         answer_all()
