@@ -7,6 +7,8 @@ from pathlib import Path
 
 from jaxtyping import install_import_hook
 
+from tests.support import shapes
+
 os.environ |= {
     "HF_HUB_OFFLINE": "1",
     "HF_HUB_DISABLE_TELEMETRY": "1",
@@ -15,7 +17,7 @@ os.environ |= {
 }
 CHECKED = [f"biasscope.engine.model.{m}" for m in ("packing", "tokens", "forward", "metrics")]
 CHECKED += [f"biasscope.engine.measure.{m}" for m in ("effects", "sources", "exact", "attribution")]
-install_import_hook(CHECKED, "beartype.beartype")  # shapes are checked in tests only
+install_import_hook(CHECKED, f"{shapes.__name__}.checked")  # shapes are checked in tests only
 
 import pytest  # noqa: E402
 import torch  # noqa: E402
