@@ -73,3 +73,15 @@ def test_without_stars_or_shared_templates_nothing_is_said_of_them():
     with draws.few():
         summary = summarise(noise, model="m", method="exact", design=design(True))
         assert stable(reliability.assess(noise, summary, design=design(True))) == []
+
+
+def test_more_sites_than_fit_a_sentence_are_counted():
+    columns = {"quantity": "template_lost", "component": "L0H0", "against": [f"t{i}" for i in range(6)]}
+    lost = pl.DataFrame(columns | {"estimate": 1.0})
+    others = [lost.head(1).with_columns(component=pl.lit(f"L0H{i}")) for i in range(1, 6)]
+    row = pl.DataFrame({"quantity": ["template_jaccard"], "estimate": [0.5], "n": [7]})
+    (line,) = stable(pl.concat([lost, *others, row], how="diagonal"))
+    assert line == (
+        "no star without one of the 7 templates: L0H0 without t0 or t1 or t2 or t3 or 2 more; "
+        "L0H1 without t0; L0H2 without t0; L0H3 without t0; 2 more"
+    )

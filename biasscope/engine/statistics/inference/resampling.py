@@ -257,5 +257,6 @@ def plural(noun: str) -> str:
 
 
 def listed(names: Sequence[str], most: int, between: str = ", ") -> str:
-    """The first of some names, and how many more there are: "a, b and 4 more"."""
-    return between.join(names[:most]) + (f" and {len(names) - most} more" if len(names) > most else "")
+    """The first of some names, and how many more there are: "a, b and 4 more", "a; b; 4 more"."""
+    last = " and " if between == ", " else between
+    return between.join(names[:most]) + (f"{last}{len(names) - most} more" if len(names) > most else "")
