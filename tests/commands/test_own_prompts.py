@@ -49,6 +49,12 @@ def test_rows_by_a_column_are_the_means_of_its_values(call: Any) -> None:
     assert "--group-by verb" in document["run"]["reproduce"]
 
 
+def test_a_slope_that_is_not_found_has_a_verdict_where_some_groups_have_no_covariate(call: Any) -> None:
+    without = [r | {"group": f"a {r['group']}", "id": f"a {r['id']}", "share": ""} for r in ROWS]
+    (verdict,) = call("baseline", [*ROWS, *without])["verdict"]
+    assert verdict["case"] == "none" and "With each 1.71 more in the share" in verdict["sentence"]
+
+
 @pytest.mark.parametrize(("kinds", "has"), [(("neg", "nonneg"), True), (("neg", "positive"), False)])
 def test_a_preference_is_of_questions_in_both_polarities_alone(
     call: Any, kinds: tuple[str, str], has: bool

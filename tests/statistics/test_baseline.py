@@ -50,6 +50,16 @@ def winogender(n=20):
     return pl.DataFrame(scores, schema=SCORES, orient="row"), data, share
 
 
+def test_a_group_without_a_covariate_has_none_and_no_place_in_the_slope():
+    scores, data, share = winogender()
+    some = {group: men for group, men in share.items() if group > "g03"}
+    data = dataset(data.examples, covariates=(Covariate("share of men", "%", some),), noun="occupation")
+    frame = baseline.baseline(scores, data, model="m", design=Design(some))
+    known = rows(frame, metric="covariate")["estimate"]
+    assert known.null_count() == 4 and known.is_nan().sum() == 0
+    assert rows(frame, subset="all", metric="target", statistic="slope")["clusters"].item() == 16
+
+
 def test_baseline_correlations_have_the_sign_of_the_stereotype():
     scores, data, share = winogender()
     noisy = scores.with_columns(

@@ -84,6 +84,7 @@ def baseline(
     if dataset.covariates:
         subsets = [subset(dataset.noun, group) for group in groups]
         known = pl.DataFrame({"subset": subsets, "estimate": covariate(groups, design)})
+        known = known.with_columns(pl.col("estimate").fill_nan(None))
         label = {**labels, "metric": COVARIATE, "statistic": "mean", "unit": dataset.covariates[0].unit}
         tables.append(table(known, {}, label))
     return pl.concat(tables).sort(
