@@ -119,6 +119,17 @@ def test_attribution_file_names_hook_points_and_heads_as_the_original_study(tmp_
     }
 
 
+def test_the_original_studys_files_hold_no_edges_no_parts_of_heads_and_nothing_behind_a_head(tmp_path):
+    z = {"component": "z", "layer": 5, "head": 3}
+    others = [{**z, "component": component, "estimate": 9.0} for component in ("edge", "pattern", "neuron")]
+    (file,) = exports.export(tmp_path, "patch", "d", rows({**z, "estimate": 0.5}, *others))
+    assert json.loads(file.read_text()) == {"blocks.5.attn.hook_z.3": 0.5}
+    assert exports.export(tmp_path, "patch", "d", rows(*others)) == []
+    behind = {**z, "method": "conditional", "position": "behind L1H0", "estimate": 9.0}
+    exports.export(tmp_path, "ablate", "d", rows({**z, "estimate": 0.5}, behind))
+    assert json.loads((tmp_path / "head_ablations_d.json").read_text()) == {"5_3": 0.5}
+
+
 def test_ablation_files_hold_the_mean_effect_on_target_by_head_and_by_layer(tmp_path):
     head, mlp = {"component": "z", "layer": 5, "head": 3}, {"component": "mlp_out", "layer": 7}
     exports.export(

@@ -15,7 +15,7 @@ from biasscope.engine.errors import DataError
 from biasscope.engine.schemas import TOTAL
 from biasscope.engine.store import locks
 from biasscope.engine.store.files import safe_name, write_json
-from biasscope.engine.types import Site
+from biasscope.engine.types import COMPONENTS, Site
 
 NUMBERS = {("target", "mean"): "baseline", ("target", "slope"): "slope"} | {
     ("stereoset", s): s for s in ("lms", "ss", "icat")
@@ -52,15 +52,16 @@ def export(
 def _studied(command: str, summary: pl.DataFrame) -> pl.DataFrame:
     """The original study's rows: of `patch` the estimates over all positions, of `ablate` one source."""
     if command == "patch":
-        return summary.filter(
-            pl.col("method").ne_missing("exact"), pl.col("position").fill_null("all") == "all"
-        )
+        # it knew no parts of heads and MLPs, and no edges
+        known = pl.col("component").is_in([*COMPONENTS, TOTAL])
+        everywhere = pl.col("position").fill_null("all") == "all"
+        return summary.filter(known, everywhere, pl.col("method").ne_missing("exact"))
     if command == "ablate":
         # a control's rows follow
         summary = summary.filter(pl.col("dataset").eq_missing(summary["dataset"][0]))
         sources = summary["source"].unique().to_list()
-        # what a race gave up was not measured whole
-        summary = summary.filter(pl.col("method").ne_missing("raced"))
+        # what a race gave up was not measured whole; behind a head that is gone, effects are others
+        summary = summary.filter(~pl.col("method").is_in(["raced", "conditional"]).fill_null(False))
         return summary.filter(pl.col("source").eq_missing("mean" if "mean" in sources else sources[0]))
     return summary
 
