@@ -126,6 +126,8 @@ def test_a_pattern_has_no_mean(tiny, examples):
     lm = tiny("gpt2")
     with pytest.raises(UsageError, match="an attention pattern has no mean"):
         sources.source("mean", lm, tokens.forest(lm, examples), [Site(0, "pattern", 0)])
+    with pytest.raises(UsageError, match="an attention pattern has no mean"):  # as a scan stores them
+        sources.means(lm, tokens.forest(lm, examples), [Site(0, "pattern", 0)])
 
 
 def test_keys_of_heads_that_are_replaced_all_the_while_do_nothing(tiny, examples):

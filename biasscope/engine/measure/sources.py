@@ -189,12 +189,17 @@ def source(name: str, lm: LM, forest: Forest, wanted: Sequence[Site], seed: int 
     }
     if name not in make:
         raise UsageError(f"no source '{name}'; choose from: {', '.join(make)}")
-    if name in ("mean", "resample") and any(site.component == "pattern" for site in wanted):
+    if name == "resample":
+        _refuse_patterns(name, wanted)
+    return make[name]()
+
+
+def _refuse_patterns(name: str, wanted: Sequence[Site]) -> None:
+    if any(site.component == "pattern" for site in wanted):
         raise UsageError(
             f"an attention pattern has no {name}: its rows are as long as the text before them; take "
             "--source corrupt or zero"
         )
-    return make[name]()
 
 
 def means(lm: LM, forest: Forest, wanted: Sequence[Site], track: Track = silent) -> pl.DataFrame:
@@ -203,6 +208,7 @@ def means(lm: LM, forest: Forest, wanted: Sequence[Site], track: Track = silent)
     Depth 0 has its own mean (the first position is an attention sink, far from all others); all other nodes
     share one. Examples whose own pass is not finite are left out, and counted.
     """
+    _refuse_patterns("mean", wanted)
     points = sorted({Site(s.layer, s.component) for s in wanted})
     sums, left_out = _Sums(), 0
     for block in track(list(forest.blocks), "means"):
