@@ -111,17 +111,23 @@ class Run:
         return pl.concat(map(pl.read_parquet, parts))
 
     def top(self, n: int = 10) -> pl.DataFrame:
-        """The n rows that rank first, of heads and MLPs with their marks (`*`: a star) where sites are
-        ranked.
+        """The n rows that rank first: of heads and MLPs, else of other sites or of edges, with their
+        marks (`*`: a star).
 
         Only columns that hold something.
         """
-        rows = self.summary
-        if self.record.command in ("ablate", "patch"):
+        from biasscope.report import rankings
+
+        if self._edges:
+            rows = rankings.named(self.table("edges").head(n))
+        elif self.record.command in ("ablate", "patch"):
             # not the control's
-            own = rows.filter(pl.col("dataset").is_in([part.name for part in self.record.datasets]))
-            rows = _ranked(summary.ranking(own).filter(schemas.heads_and_mlps()))
-        rows = rows.head(n)
+            own = self.summary.filter(pl.col("dataset").is_in([part.name for part in self.record.datasets]))
+            ranked = summary.ranking(own)
+            single = ranked.filter(schemas.heads_and_mlps())
+            rows = rankings.named((single if single.height else ranked).head(n))
+        else:
+            rows = self.summary.head(n)
         return rows.select(name for name in rows.columns if set(rows[name]) - {"", None})
 
     def prompts(self, site: str | Site, n: int = 10) -> pl.DataFrame:
@@ -182,10 +188,11 @@ class Run:
         named = [f"{i} {word}" for i, word in enumerate(words)]
         return pl.DataFrame({"token": named} | dict(zip(named, weights.T.tolist(), strict=True)))
 
-    def plot(self, component: Literal["z", "mlp_out"] = "z") -> Plot:
-        """The report's figure: a heat map of heads (or bars of MLPs), probes by layer, a circuit's curve.
-        UsageError where it has none.
+    def plot(self, component: Literal["z", "mlp_out", "q", "k", "v", "pattern"] = "z") -> Plot:
+        """The report's figure: a heat map of heads or of what is in them (bars of MLPs), the strongest
+        edges, probes by layer, a circuit's curve. UsageError where it has none.
         """
+        from biasscope.report import edges
         from biasscope.report.drawing import figures
 
         rows, title = (
@@ -196,11 +203,15 @@ class Run:
             return Plot(figures.probes(rows, title=title))
         if self.record.command == "circuit":
             return Plot(figures.faithfulness(rows, title=title))
-        ranked = summary.ranking(rows).filter(
-            schemas.single_sites(), pl.col("component") == component, pl.col("source") == rows["source"][0]
-        )
+        if self._edges:
+            return Plot(figures.graph(edges.lines(self.table("edges")), title=title))
+        kind = ["dataset", "method", "source"]  # not the control's, nor what was measured beside it
+        every = summary.ranking(rows.filter(pl.col(name) == rows[name][0] for name in kind))
+        ranked = every.filter(schemas.single_sites(), pl.col("component") == component)
         if self.record.command not in ("ablate", "patch") or ranked.is_empty():
-            raise UsageError(f"a run of {self.record.command} has no figure of {component}")
+            there = ", ".join(every["component"].drop_nulls().unique(maintain_order=True))
+            has = f"; it has: {there}" if there else ""
+            raise UsageError(f"a run of {self.record.command} has no figure of {component}{has}")
         if ranked["position"].n_unique() > 1:
             raise UsageError(
                 "a run with several positions has no one map of heads; bs.report([run]) draws it along the "
@@ -210,6 +221,10 @@ class Run:
             return Plot(figures.bars(ranked, title=title, unit=ranked["unit"][0]))
         largest = max(ranked["estimate"].abs().max() or 0.0, 1e-9)
         return Plot(figures.heat_map(ranked, title=title, largest=largest, unit=ranked["unit"][0]))
+
+    @property
+    def _edges(self) -> bool:
+        return any("edges" in part.tables for part in self.record.datasets)
 
     def _head(self, site: str | Site) -> Site:
         """The head of that name. UsageError where it is another site."""
@@ -268,21 +283,6 @@ class Run:
         from biasscope.report import formats
 
         return "".join(formats.html(table) for table in formats.tables_of(self._result))
-
-
-def _ranked(rows: pl.DataFrame) -> pl.DataFrame:
-    """The rows of sites as people read them: the site by its name, its marks, and what differs between
-    rows.
-    """
-    several = [name for name in ("dataset", "method", "source", "position") if rows[name].n_unique() > 1]
-    shown = ["statistic", "unit", "n", "clusters", "estimate", "ci_low", "ci_high", "p_family", "carried_by"]
-    shown += ["recovered", "specificity"]
-    named = [
-        (str(Site(row["layer"], row["component"], row["head"])), schemas.mark(row))
-        for row in rows.iter_rows(named=True)
-    ]
-    sites = pl.DataFrame(named, {"site": pl.String, "mark": pl.String}, orient="row")
-    return pl.concat([sites, rows.select(*several, *shown)], how="horizontal")
 
 
 def _site(site: str | Site) -> Site:

@@ -156,6 +156,28 @@ def test_top_holds_only_what_says_something(ablated):
     assert not {"model", "recovered", "layer"} & set(top.columns)
 
 
+def test_runs_of_edges_and_of_parts_of_heads_have_a_top_and_figures(places):
+    asked = {"limit": 12, "source": "mean", **places}
+    between = bs.patch("planted:single", "occupations", method="edges", calibrate=2, **asked)
+    assert set(between.top(2)["edge"]) == {"L1H2 → logits", "embed → L1KV2.v"}
+    assert between.plot().figure.axes
+    inside = bs.patch("planted:single", "occupations", components=["q", "v"], **asked)
+    assert inside.top(1)["site"].to_list() == ["L1KV2.v"] and inside.plot("v").figure.axes
+    with pytest.raises(UsageError, match="no figure of z; it has: v, q"):
+        inside.plot()
+
+
+def test_a_map_is_of_what_was_asked_not_of_its_control_or_of_what_lies_behind_a_head(places):
+    asked = {"limit": 40, "source": "zero", **places}
+    plain, *others = (
+        bs.ablate("planted:redundant", "occupations", **asked, **more)
+        for more in ({}, {"control": "definitional"}, {"conditional": True, "rounds": 1})
+    )
+    assert any("conditional" in part.tables for part in others[1].record.datasets)
+    values = [run.plot().figure.axes[0].images[0].get_array().data for run in (plain, *others)]
+    assert (values[1] == values[0]).all() and (values[2] == values[0]).all()
+
+
 def test_the_prompts_of_a_site_are_sorted_by_what_it_does_to_them(ablated):
     found = ablated.prompts("L1H2", 4)
     assert found["effect"].abs().is_sorted(descending=True) and found["prompt"].null_count() == 0
