@@ -65,7 +65,7 @@ def runs(
     stored = cache.finished(output_dir, cache_dir)
     models = cache.models(stored)
     names = cache.names(stored)
-    rows = [_row(each, models[each.folder]) | {"name": names.get(each.model)} for each in stored]
+    rows = [_row(each, models[each.folder]) | {"name": names.get(each.named)} for each in stored]
     columns = ["run", "command", "model", "dataset", "how", "created"]
     cells = [[*(str(row[name]) for name in columns[:-1]), _minute(row["created"])] for row in rows]
     for cell, row in zip(cells, rows, strict=True):

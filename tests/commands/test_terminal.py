@@ -13,7 +13,7 @@ from biasscope.engine.data import datasets
 from biasscope.engine.experiments import check
 from biasscope.engine.model import weights
 from biasscope.engine.store import reproduce
-from tests.support import terminal
+from tests.support import edits, terminal
 from tests.support.cli import biasscope
 
 pytestmark = pytest.mark.usefixtures("few_draws")
@@ -156,6 +156,16 @@ def test_a_finished_run_is_renamed_by_its_command_and_its_key_stays(home):
     )
     assert "--name after" in again["reproduce"]
     biasscope("ablate", *call, "--layers", 1, "--name", "before", "-q")
+
+
+def test_the_name_of_an_edited_model_is_not_that_of_the_model_without_the_edit(tmp_path, few_draws):
+    where = ["-o", tmp_path / "r", "--cache-dir", tmp_path / "c"]
+    call = ["baseline", "-m", "planted:single", "-d", "occupations", "--limit", 12, *where, "-q"]
+    biasscope(*call, "--edit", edits.without_a_decoy(tmp_path / "c"), "--name", "edited")
+    biasscope(*call)
+    rows = json.loads(biasscope("runs", "ls", *where, "--json")[1])
+    assert {(row["name"], "--edit" in row["how"]) for row in rows} == {("edited", True), (None, False)}
+    assert {row["model"] for row in rows} == {"edited (planted-single)", "planted-single"}
 
 
 def test_every_data_set_and_short_name_is_listed():

@@ -191,6 +191,11 @@ class Stored:
         folders = {files.safe_name(name): name for name in seals.names(slug(used.name), used.digest)}
         return folders.get(place.name, slug(used.name)), used.digest
 
+    @property
+    def named(self) -> tuple[str, str, str]:
+        """What a --name is of: its model, and the edit that stands in it."""
+        return *self.model, str(self.record.params.get(runs.EDITED) or "") if self.record else ""
+
 
 def stored(folder: Path, cache: Path | None = None) -> Stored:
     """The run in that folder; `cache`: where its seal is looked for too."""
@@ -224,14 +229,16 @@ def models(stored_runs: Collection[Stored]) -> dict[Path, str]:
     called = seals.distinct(run.model for run in order)
     labels = names(stored_runs)
     return {
-        run.folder: labelled(labels.get(run.model), called.get(run.model, run.model[0]))
+        run.folder: labelled(labels.get(run.named), called.get(run.model, run.model[0]))
         for run in stored_runs
     }
 
 
-def names(stored_runs: Collection[Stored]) -> dict[tuple[str, str], str]:
-    """Model → what the user calls it: the newest --name of any of its runs is that of all."""
-    named = sorted((run.record.created, run.model, run.record.name) for run in stored_runs if run.record)
+def names(stored_runs: Collection[Stored]) -> dict[tuple[str, str, str], str]:
+    """Model and edit (`Stored.named`) → what the user calls it: the newest --name of any of its runs is that
+    of all.
+    """
+    named = sorted((run.record.created, run.named, run.record.name) for run in stored_runs if run.record)
     return {model: name for _, model, name in named if name}
 
 
