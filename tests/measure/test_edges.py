@@ -3,6 +3,7 @@ ones.
 """
 
 import random
+from dataclasses import replace
 
 import numpy as np
 import polars as pl
@@ -14,7 +15,8 @@ from biasscope.engine.errors import DataError
 from biasscope.engine.measure import attribution, effects, exact, sources
 from biasscope.engine.measure.between import edges, graphs, paths
 from biasscope.engine.model import planted
-from biasscope.engine.types import FINAL, Edge, Site
+from biasscope.engine.model.edits.affine import Affine
+from biasscope.engine.types import FINAL, Edge, Edit, Site
 from tests.support import slow
 from tests.support.examples import PAIRS, paired
 
@@ -128,6 +130,15 @@ def test_a_model_that_its_graph_does_not_explain_is_refused_by_name(tiny):
             edges.stream(lm)
     finally:
         scaled.remove()
+
+
+def test_an_edit_of_the_stream_is_named_as_what_edges_do_not_go_with(tiny):
+    lm = tiny("gpt2")
+    one = torch.nn.functional.one_hot(torch.tensor(5), 48).float()
+    map_ = Affine(left=one, right=one)
+    edited = replace(lm, edit=Edit({Site(2, "resid_pre"): map_}, "erase-L2@1", "erase"))
+    with pytest.raises(DataError, match="erase-L2@1 stands between what writes .*: leave out --edit"):
+        edges.stream(edited)
 
 
 def test_planted_edges_come_first_and_are_exact(lab):

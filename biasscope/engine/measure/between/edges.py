@@ -41,13 +41,20 @@ def stream(lm: LM) -> Stream:
             f"edges cannot be measured in {lm.name} ({lm.family}): {type(error).__name__}: {error}"
         ) from error
     if off > TOLERANCE:
-        models = "use a GPT-2, GPT-Neo, Llama, Gemma 3, Qwen or GPT-NeoX model"
         raise DataError(
             f"edges cannot be measured in {lm.name} ({lm.family}): those of a node sum to another value than "
-            f"the node's own, by {off:.2g} of the largest; "
-            f"{models if lm.dtype == 'float32' else f'{lm.dtype} is too coarse: take --dtype float32'}"
+            f"the node's own, by {off:.2g} of the largest; {_instead(lm)}"
         )
     return graph
+
+
+def _instead(lm: LM) -> str:
+    """What to do where the graph does not explain a model."""
+    if any(site.component not in ("z", "mlp_out") for site in lm.edit.at):
+        return f"{lm.edit.name} stands between what writes the stream and what reads it: leave out --edit"
+    if lm.dtype != "float32":
+        return f"{lm.dtype} is too coarse: take --dtype float32"
+    return "use a GPT-2, GPT-Neo, Llama, Gemma 3, Qwen or GPT-NeoX model"
 
 
 def _few(lm: LM) -> Block:
