@@ -51,6 +51,11 @@ def test_the_same_top_is_found_with_less_work_and_what_was_given_up_is_said(scan
     assert effects.select(site).n_unique() == len(measured)
 
 
+def test_a_race_that_gives_nothing_up_says_so_and_names_no_chance(scan):
+    _, _, err = scan("--adaptive", "--top", 20)
+    assert "all 20 sites measured in all groups" in err and "but for a chance" not in err
+
+
 def test_a_stopped_race_shows_what_it_has_can_be_read_and_goes_on(scan, monkeypatch):
     def impatient(_screen, title, rows):
         raise KeyboardInterrupt

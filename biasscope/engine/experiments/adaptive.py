@@ -123,6 +123,9 @@ def _conclude(scan: Scan, race: Race) -> None:
     outcome = {"whole": whole, "sites": m, "work": race.work, "threshold": race.threshold}
     scan.journal.set("adaptive", {**outcome, "k": race.k, "miss": race.miss, "unit": race.unit})
     scan.journal.set("settled", [[s.layer, s.component, s.head] for s in race.sites(race.whole)])
+    if whole == m:
+        scan.warn(f"all {m} sites measured in all groups: none could be given up earlier")
+        return
     scan.warn(
         f"{whole} of {m} sites measured in all groups, the others in some: {100 * race.work:.0f} % of a full "
         f"scan; a site of places 1 to {race.k} is among them but for a chance of {100 * race.miss:.3g} % "

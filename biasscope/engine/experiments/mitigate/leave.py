@@ -41,7 +41,8 @@ class Target:
         if name is None or folder is None:
             raise UsageError("--export NAME and --to FOLDER go together; --as says in which forms")
         if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
-            raise UsageError(f"--to {folder} is not empty; give a new folder")
+            what = "not empty" if folder.is_dir() else "a file"
+            raise UsageError(f"--to {folder} is {what}; give a new folder")
         if "ia3" in chosen:
             from biasscope.engine.model.edits import saving
 
