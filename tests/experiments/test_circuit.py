@@ -54,6 +54,16 @@ def test_circuit_finds_on_one_half_what_holds_on_the_other_and_single_ablation_m
     assert code == 2 and "nothing is called 'ffffffff'" in err
 
 
+@pytest.mark.parametrize(("other", "own"), [("--model", "planted:single"), ("--dataset", "occupations")])
+def test_a_circuit_of_a_run_refuses_another_model_and_other_data(tmp_path, other, own):
+    where = ("-o", tmp_path / "r", "--cache-dir", tmp_path / "c", "--json")
+    scan = ("--model", "planted:single", "--dataset", "occupations", "--limit", 60)
+    run = ("--from", ranked("ablate", *scan, *where), "--sizes", 1)
+    code, _, err = biasscope("circuit", *run, other, "planted:graded", *where, ok=False)
+    assert code == 2 and f"is a run with {other} {own}; leave {other} out" in err
+    biasscope("circuit", *run, *scan, *where)  # as its record says to repeat it
+
+
 def test_circuit_stops_early_where_all_sites_together_do_nothing_and_a_rerun_says_so_at_once(tmp_path):
     where = ("-o", tmp_path / "r", "--cache-dir", tmp_path / "c", "--json")
     scan = ("ablate", "--model", "planted:single", "--dataset", "occupations", *where)

@@ -2,11 +2,12 @@
 
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import polars as pl
 
 from biasscope.engine import schemas
-from biasscope.engine.errors import DataError
+from biasscope.engine.errors import DataError, UsageError
 from biasscope.engine.experiments.scans import models, session
 from biasscope.engine.settings import Dtype, Measure
 from biasscope.engine.statistics import cells, racing
@@ -100,6 +101,16 @@ def find(o: Measure, name: str) -> RankedRun:
             f"{folder} cannot rank sites for a circuit; take a run of ablate (without --given) or patch "
             "(noising)"
         )
+    asked: dict[str, tuple[Any, Any, Any]] = {
+        "--model": (o.model, Measure.model, params["model"]),
+        "--dataset": (o.dataset, None, [reproduce.dataset(record)]),
+    }
+    for option, (given, default, own) in asked.items():
+        if given not in (default, own):
+            found = own if isinstance(own, str) else ", ".join(own)
+            raise UsageError(
+                f"--from {name} is a run with {option} {found}; leave {option} out, or scan again"
+            )
     available = set(pl.read_parquet(folder / "summary.parquet", columns=["source"])["source"])
     source = next(name for name in SOURCES if name in available)
     taken = {name: params[name] for name in TAKEN if name in params} | {"dtype": Dtype(params["dtype"])}
