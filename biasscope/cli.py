@@ -107,9 +107,11 @@ class Folder(TyperGroup):
                 traceback.print_exception(error)
             console.error(str(error))
             raise typer.Exit(error.exit_code) from error
-        except KeyboardInterrupt:
-            console.error(f"Ctrl-C; {KEPT}", "stopped")
-            raise typer.Exit(130) from None
+        except KeyboardInterrupt as stopped:
+            code = getattr(stopped, "code", 130)
+            if code == 130:  # at SIGTERM its handler has said so
+                console.error(f"Ctrl-C; {KEPT}", "stopped")
+            raise typer.Exit(code) from None
         except OSError as problem:
             raise typer.Exit(_stdout_failed(problem)) from None
 

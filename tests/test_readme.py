@@ -31,9 +31,8 @@ def home(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Path, dict[
     """A folder to work in and an environment whose `biasscope` has its libraries loaded."""
     folder = tmp_path_factory.mktemp("home")
     (folder / "bin").mkdir()
-    path = f"{warm.program(folder / 'bin').parent}:{os.environ['PATH']}"
     small = {"BIASSCOPE_LIMIT": "24", "BIASSCOPE_CACHE_DIR": str(folder / "cache"), "HF_HUB_OFFLINE": "1"}
-    environment = os.environ | small | {"PATH": path}
+    environment = os.environ | small | {"PATH": f"{folder / 'bin'}:{os.environ['PATH']}"}
     with warm.serving(folder / "bin", environment):
         yield folder, environment
 

@@ -65,11 +65,13 @@ class DamagedError(BiasScopeError):
 
 
 class Stopped(KeyboardInterrupt):
-    """Ctrl-C where what had been measured until then can be shown; it stands in its folder, marked so."""
+    """Ctrl-C or SIGTERM where what had been measured until then can be shown; it stands in its folder, marked
+    so. `code`: the exit code.
+    """
 
-    def __init__(self, result: Any) -> None:
+    def __init__(self, result: Any, code: int = 130) -> None:
         super().__init__()
-        self.result = result
+        self.result, self.code = result, code
 
 
 def unwritable(problem: OSError, file: Path, size: int = 0) -> BiasScopeError:

@@ -56,7 +56,7 @@ def result(result: Result, options: Measure, *, plot: bool = False) -> None:
 
 @contextlib.contextmanager
 def showing_stopped(options: Measure, *, plot: bool = False) -> Iterator[None]:
-    """Write what a measurement that Ctrl-C stops has until then, as `result` does; Ctrl-C goes on."""
+    """Write what a measurement that is stopped has until then, as `result` does; the stop goes on."""
     try:
         yield
     except Stopped as stopped:

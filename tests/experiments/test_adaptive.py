@@ -51,15 +51,17 @@ def test_the_same_top_is_found_with_less_work_and_what_was_given_up_is_said(scan
     assert effects.select(site).n_unique() == len(measured)
 
 
-def test_a_stopped_race_shows_what_it_has_can_be_read_and_goes_on(scan, monkeypatch):
+@pytest.mark.parametrize(("stop", "code"), [(KeyboardInterrupt(), 130), (SystemExit(143), 143)])
+def test_a_stopped_race_shows_what_it_has_can_be_read_and_goes_on(scan, monkeypatch, stop, code):
     def impatient(_screen, title, rows):
-        raise KeyboardInterrupt
+        raise stop
 
     with monkeypatch.context() as patch:
         patch.setattr(console.Screen, "standings", impatient)
-        code, out, err = scan("--adaptive", "--top", 3, "--json", ok=False)
+        left, out, err = scan("--adaptive", "--top", 3, "--json", ok=False)
         stopped = json.loads(out)
-        assert code == 130 and "stopped: Ctrl-C" in err and stopped["run"]["complete"] is False
+        assert left == code and ("stopped: Ctrl-C" in err) == (code == 130)
+        assert stopped["run"]["complete"] is False
         assert "measured in part" in scan("--adaptive", "--top", 3, "--format", "table", ok=False)[1]
     rows, folder = stopped["summary"], stopped["run"]["datasets"][0]["path"]
     assert len(rows) == 20 and next(iter(slopes(stopped, "raced"))) == ("z", 2, 1)

@@ -1,5 +1,5 @@
 """A process that has imported everything and forks one child per command, so that many short runs can be
-started and killed, and a line of a shell can call `biasscope` often: `program` writes what it calls.
+started and killed, and a line of a shell can call `biasscope` often: see `serving`.
 
 Reads JSON lines: {"args", "err", "log", "pause", "fail", "threads"} starts `biasscope ARGS` and answers its
 pid; {"wait": pid} answers its exit code, negative for a signal. The child writes a line to `log` per measured
@@ -14,6 +14,7 @@ import signal
 import socket
 import subprocess
 import sys
+import tempfile
 import time
 import traceback
 from collections.abc import Iterator, Mapping
@@ -90,25 +91,22 @@ def code_of(arguments: list[str]) -> int:
     return 0
 
 
-def program(folder: Path) -> Path:
-    """A `biasscope` to put on the PATH; it needs `serving(folder)`."""
-    shim = folder / "biasscope"
-    shim.write_text(f"#!{sys.executable} -S\n{CALL.format(socket=str(folder / 'socket'))}")
-    shim.chmod(0o755)
-    return shim
-
-
 @contextmanager
 def serving(folder: Path, environment: Mapping[str, str]) -> Iterator[None]:
-    """While it lasts the program in that folder answers."""
-    command = [sys.executable, "-m", "tests.support.warm", str(folder / "socket")]
-    process = subprocess.Popen(command, env=dict(environment), stdout=subprocess.PIPE)
-    try:
-        assert process.stdout and process.stdout.readline() == b"ready\n"
-        yield
-    finally:
-        process.kill()
-        process.wait()
+    """While it lasts, a `biasscope` in that folder answers."""
+    with tempfile.TemporaryDirectory() as short:  # the name of a socket may not be long
+        where = str(Path(short) / "socket")
+        program = folder / "biasscope"
+        program.write_text(f"#!{sys.executable} -S\n{CALL.format(socket=where)}")
+        program.chmod(0o755)
+        command = [sys.executable, "-m", "tests.support.warm", where]
+        process = subprocess.Popen(command, env=dict(environment), stdout=subprocess.PIPE)
+        try:
+            assert process.stdout and process.stdout.readline() == b"ready\n"
+            yield
+        finally:
+            process.kill()
+            process.wait()
 
 
 def serve(where: str) -> NoReturn:
@@ -117,6 +115,7 @@ def serve(where: str) -> NoReturn:
     with socket.socket(socket.AF_UNIX) as server:
         server.bind(where)
         server.listen()
+        server.settimeout(600)  # whoever asked may have been killed
         sys.stdout.write("ready\n")
         sys.stdout.flush()
         while True:

@@ -44,8 +44,8 @@ def estimated(scan: Scan, every: Sequence[Site], sources: Sequence[str]) -> pl.D
 def measure(scan: Scan, every: Sequence[Site], source_name: str, k: int, miss: float) -> None:
     """Measure what is not stored yet, until it is known which sites are the k strongest.
 
-    Each is among those measured on all groups with a chance of 1 − `miss`. Stopped: at Ctrl-C, once there is
-    something to show.
+    Each is among those measured on all groups with a chance of 1 − `miss`. Stopped: at Ctrl-C or SIGTERM,
+    once there is something to show.
     """
     from biasscope.engine.measure import exact
     from biasscope.engine.measure.sources import Sweep
@@ -73,12 +73,12 @@ def measure(scan: Scan, every: Sequence[Site], source_name: str, k: int, miss: f
             race.settle(ahead)
             if not race.racing.any():
                 break
-    except KeyboardInterrupt:
+    except (KeyboardInterrupt, SystemExit) as leaving:
         if not race.examples.any():
             raise
         whole = race.table(race.examples > 0, _labels(scan, source_name))
         _keep(scan, whole, scan.finished(forest.examples, names, forest.dropped, forest.partly))
-        raise Stopped(scan.run.finish()) from None
+        raise Stopped(scan.run.finish(), getattr(leaving, "code", 130)) from None
     _conclude(scan, race)
     scan.close(forest.examples, names, forest.dropped, forest.partly)
 
