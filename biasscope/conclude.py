@@ -13,6 +13,7 @@ from biasscope.engine.experiments.mitigate import leave, wanted
 from biasscope.engine.experiments.mitigate import mitigate as measured
 from biasscope.engine.settings import SILENT, Measure
 from biasscope.notebook import Run
+from biasscope.report import comparison
 from biasscope.report.comparison import Comparison
 from biasscope.report.edits import card
 from biasscope.report.page import gather, pairing
@@ -72,13 +73,11 @@ def compare(*compared: Run | str, top: int = 10, output_dir: Where = DEFAULTS.ou
 
     As `biasscope compare`; a table in a notebook. DataError where no two of the runs can be compared.
     """
-    from biasscope.report import rankings as experiments
-
     names, folder = _names(compared), Path(output_dir)
-    rankings, used = experiments.rankings(names, folder)
+    rankings, used = comparison.measured(names, folder)
     pairs, why = pairing.pairs(gather.named(folder, names))
     if len(rankings) < 2 and not pairs:
-        experiments.refuse_one(rankings, why)
+        comparison.refuse_one(rankings, why)
     return Comparison(pairs, rankings, used, top)
 
 

@@ -116,16 +116,16 @@ class Run:
 
         Only columns that hold something.
         """
-        from biasscope.report import rankings
+        from biasscope.report import edges
 
         if self._edges:
-            rows = rankings.named(self.table("edges").head(n))
+            rows = edges.named(self.table("edges").head(n))
         elif self.record.command in ("ablate", "patch"):
             # not the control's
             own = self.summary.filter(pl.col("dataset").is_in([part.name for part in self.record.datasets]))
             ranked = summary.ranking(own)
             single = ranked.filter(schemas.heads_and_mlps())
-            rows = rankings.named((single if single.height else ranked).head(n))
+            rows = edges.named((single if single.height else ranked).head(n))
         else:
             rows = self.summary.head(n)
         return rows.select(name for name in rows.columns if set(rows[name]) - {"", None})

@@ -37,15 +37,14 @@ def compare(
     """Compare two models (or edits) on the same data, paired; rankings of sites across data and methods."""
     from biasscope.console import Screen
     from biasscope.report import comparison, gate
-    from biasscope.report import rankings as runs_of
     from biasscope.report.page import gather, pairing
 
     gates = gate.Gates.parse(fail_if, fail_if_untestable)
-    rankings, used = runs_of.rankings(runs, output_dir, cache_dir)
+    rankings, used = comparison.measured(runs, output_dir, cache_dir)
     named = gather.named(output_dir, runs, cache_dir)
     pairs, why = pairing.pairs(named)
     if len(rankings) < 2 and not pairs:
-        runs_of.refuse_one(rankings, why)
+        comparison.refuse_one(rankings, why)
     for text in why:
         Screen().warn(text)
     compared = comparison.Comparison(pairs, rankings, used, top)

@@ -13,8 +13,8 @@ from biasscope.engine.statistics.inference import resampling
 from biasscope.engine.store.runs import DatasetPart
 from biasscope.engine.types import MEMBER, SOURCES, Site
 from biasscope.report.edges import ends as ends_of
+from biasscope.report.numbers import ends, span
 from biasscope.report.page.gather import Part, ReportRun
-from biasscope.report.probes import ends, share
 from biasscope.report.tables import Table
 from biasscope.report.words import interval
 
@@ -47,12 +47,12 @@ def sets(summary: pl.DataFrame, part: DatasetPart, params: Mapping[str, Any], fo
     body = []
     for k in sizes:
         both = ((f[mode, "top", k], f[mode, "random", k]) for mode in ("keep", "remove"))
-        body.append([str(k), *(cell for own, random in both for cell in (share(own), ends(random)))])
-    last = [[f"{k}*", share(f["keep", "minimal", k]), "", "", ""] for k in small]
+        body.append([str(k), *(cell for own, random in both for cell in (span(own), ends(random)))])
+    last = [[f"{k}*", span(f["keep", "minimal", k]), "", "", ""] for k in small]
     areas = []
     for mode, name in itertools.product(("keep", "remove"), ("area", "area_abs")):
         rows = summary.filter(method=mode, statistic=name)
-        areas.append(f"{name} {mode}: {share(next(rows.iter_rows(named=True), None))}")
+        areas.append(f"{name} {mode}: {span(next(rows.iter_rows(named=True), None))}")
     extent = f"{first['n']} examples, {first['clusters']} groups"
     edges = graph(folder)
     what = "heads and MLPs" if edges is None else "edges"
@@ -104,9 +104,11 @@ def sentence(circuit: ReportRun) -> str:
     if not tops:
         return f"{start}: f is not given, because the whole model and none of it may not differ."
     last, end = tops[-1], ""
-    kept = f"the {last['k']} strongest keep f = {interval(last)} of groups that did not choose them"
-    if elsewhere(circuit.record.params):
-        kept = f"the {last['k']} strongest of {circuit.record.params['from']} keep f = {interval(last)}"
+    params = circuit.record.params
+    given = elsewhere(params)
+    of, among = (f" of {params['from']}", "") if given else ("", " in groups that did not choose them")
+    many = f"the {last['k']} strongest{of} keep" if last["k"] > 1 else f"the strongest{of} keeps"
+    kept = f"{many} f = {interval(last)}{among}"
     beats = _beats(tops, {row["k"]: row for row in rows if row["kind"] == "random"}, what)
     for row in [row for row in rows if row["kind"] == "minimal"][:1]:
         confirmed = row["ci_low"] is not None and row["ci_low"] > 0
@@ -124,7 +126,8 @@ def _beats(tops: Sequence[Mapping[str, Any]], random: Mapping[int, Mapping[str, 
     if not better:
         return "no size is shown to keep more than random sets"
     onwards = better == [row["k"] for row in tops if row["k"] >= better[0]]
-    sizes = f"from {better[0]} {kind} on" if onwards else f"at {', '.join(map(str, better))} {kind}"
+    named = kind.removesuffix("s") if better == [1] or (onwards and better[0] == 1) else kind
+    sizes = f"from {better[0]} {named} on" if onwards else f"at {', '.join(map(str, better))} {named}"
     return f"more than random sets {sizes}"
 
 

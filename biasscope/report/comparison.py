@@ -4,13 +4,16 @@ import operator
 import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import polars as pl
 
+from biasscope.engine.errors import DataError
 from biasscope.engine.schemas import DIFFERENCES, NONE, number
 from biasscope.engine.settings import Format
 from biasscope.engine.statistics import comparison
+from biasscope.engine.store import cache, reproduce
 from biasscope.engine.store.seals import Seal
 from biasscope.engine.store.shards import SCHEMA_VERSION
 from biasscope.report import formats
@@ -24,6 +27,7 @@ if TYPE_CHECKING:
     from biasscope.report.page.gallery import Gallery, Picture
     from biasscope.report.page.pairing import Pair
 
+COMPARED = ("baseline", "ablate", "patch")
 NAMES = {"z": "heads"} | {name: kind for name, kind in KINDS.items() if name != "z"}
 SHOWN = 20
 SIGNIFICANT = (
@@ -34,6 +38,42 @@ SIGNIFICANT = (
 
 KEYED = pl.Schema({"first": pl.String, "second": pl.String} | dict(DIFFERENCES))
 """DIFFERENCES of several pairs of runs."""
+
+
+def measured(
+    names: Sequence[str], output_dir: Path, cache_dir: Path | None = None
+) -> tuple[list[comparison.Ranking], list[dict[str, Any]]]:
+    """The rankings of those runs that rank sites, and all runs as a document shows them. DataError: one is of
+    another kind.
+    """
+    ranked: list[comparison.Ranking] = []
+    used: list[dict[str, Any]] = []
+    named = {
+        stored.folder: (stored, record)
+        for stored, record in (cache.load(output_dir, name, cache_dir) for name in names)
+    }
+    models = cache.models([stored for stored, _ in named.values()])
+    for folder, (stored, record) in named.items():
+        if record.command not in COMPARED:
+            raise DataError(
+                f"{folder} is a run of `{record.command}`; compare runs of {', '.join(COMPARED)}: of one "
+                "kind for two models, or rankings of sites"
+            )
+        if record.command != "baseline":
+            summary = pl.read_parquet(folder / "summary.parquet").with_columns(model=pl.lit(models[folder]))
+            layers = 0 if record.model is None else record.model.layers
+            ranked += comparison.rankings(folder.name, layers, summary)
+        used.append(
+            {"run": folder.name, "path": str(folder), "seal": stored.seal, "reproduce": reproduce.of(record)}
+        )
+    return ranked, used
+
+
+def refuse_one(ranked: Sequence[comparison.Ranking], why: Sequence[str]) -> None:
+    """Raise DataError: there is nothing to compare; `why` no two runs pair up."""
+    alone = f"one ranking alone cannot be compared: {', '.join(comparison.labels(ranked))}" if ranked else ""
+    reasons = "; ".join([*([alone] if alone else []), *why]) or "no two runs are of one kind on one data set"
+    raise DataError(f"{reasons}; give two runs or more of the same data")
 
 
 def show_tables(rankings: Sequence[comparison.Ranking], document: dict[str, Any]) -> list[Table]:
@@ -48,11 +88,7 @@ def show_tables(rankings: Sequence[comparison.Ranking], document: dict[str, Any]
         kind = NAMES.get(row["component"], row["component"])
         return [f"{letters[row['first']]}, {letters[row['second']]}", kind, number(row["spearman"])]
 
-    body = []
-    for row in document["pairs"]:
-        shared = overlap(row["shared"], row["top"], row["expected"])
-        chance = probability(row["p_shared"]) if shared else NONE
-        body.append([*start(row), str(shared or NONE), chance, str(row["significant_both"])])
+    body = [[*start(row), *_common(row)] for row in document["pairs"]]
     columns, tables = ["runs", "sites", "ρ"], []
     if body:
         about = {"signif.": SIGNIFICANT}
@@ -72,6 +108,13 @@ def show_tables(rankings: Sequence[comparison.Ranking], document: dict[str, Any]
     elif body:
         tables.append(Table("significant in all", [], [], ["no site has a star in every run"]))
     return tables
+
+
+def _common(row: Mapping[str, Any]) -> list[str]:
+    """What two rankings share: of their strongest beside luck, with its p, and of the starred sites."""
+    shared = overlap(row["shared"], row["top"], row["expected"])
+    chance = probability(row["p_shared"]) if shared else NONE
+    return [str(shared or NONE), chance, str(row["significant_both"])]
 
 
 def _letter(index: int) -> str:
@@ -179,11 +222,7 @@ def agreement(gathered: Gathered, gallery: "Gallery") -> "list[Section]":
         models = dict.fromkeys(m.run.model for m in drawn_maps)
         of = {name: [row for row in pairs if maps[row["first"]].run.model == name] for name in models}
         drawn = [_shared(name, rows, gallery) for name, rows in of.items() if rows]
-        body = []
-        for r in pairs:
-            shared = str(overlap(r["shared"], r["top"], r["expected"]) or NONE)
-            last = [shared, probability(r["p_shared"]), str(r["significant_both"])]
-            body.append([f"{r['first']}, {r['second']}", number(r["spearman"]), *last])
+        body = [[f"{r['first']}, {r['second']}", number(r["spearman"]), *_common(r)] for r in pairs]
         columns = ["maps", "ρ, all heads", "top shared", "p", "signif. in both"]
         blocks += [Block("pictures", pictures=drawn), Block("table", table=Table("", columns, [body], notes))]
     if depths:

@@ -14,6 +14,7 @@ from biasscope.engine.statistics.cells import sites_of
 from biasscope.engine.store.runs import DatasetPart
 from biasscope.engine.types import FINAL, SOURCES, Edge, Site
 from biasscope.report import tables
+from biasscope.report.numbers import rest
 from biasscope.report.page.gather import Part, ReportRun
 from biasscope.report.tables import Table
 
@@ -21,6 +22,10 @@ if TYPE_CHECKING:
     from biasscope.report.page.blocks import Block
     from biasscope.report.page.gallery import Gallery, Picture
 
+EDGE = (
+    "edge: what an input reads of a head, an MLP or the embedding, directly; estimated by gradients; "
+    "L1KV2.v: the values that key-value head 2 of layer 1 reads"
+)
 SHOWN = 25
 """Rows of the table; the rest is in the file."""
 DRAWN = 30
@@ -35,6 +40,21 @@ def ends(row: Mapping[str, Any]) -> Edge:
     return Edge(up, down)
 
 
+def named(rows: pl.DataFrame) -> pl.DataFrame:
+    """Rows of SUMMARY about sites, or of EDGES, as people read them: the site or edge by its name, its marks,
+    and what differs between rows.
+    """
+    what, of = ("edge", ends) if "edge" in rows.columns else ("site", None)
+    names = sites_of(rows) if of is None else map(of, rows.iter_rows(named=True))
+    marks = [schemas.mark(row) for row in rows.iter_rows(named=True)]
+    differ = [n for n in ("dataset", "method", "source", "position") if n in rows.columns]
+    shown: list[str] = [name for name in differ if rows[name].n_unique() > 1]
+    shown += ["statistic", "unit", "n", "clusters", "estimate", "ci_low", "ci_high", "p_family", "carried_by"]
+    shown += [name for name in ("recovered", "specificity", "exact") if name in rows.columns]
+    first = pl.DataFrame({what: list(map(str, names)), "mark": marks}, {what: pl.String, "mark": pl.String})
+    return pl.concat([first, rows.select(shown)], how="horizontal")
+
+
 def strongest(summary: pl.DataFrame, edges: pl.DataFrame, part: DatasetPart) -> Table:
     """The strongest edges: estimate and interval, and what path patching gave where it was measured."""
     rows = edges.head(SHOWN).to_dicts()
@@ -47,10 +67,8 @@ def strongest(summary: pl.DataFrame, edges: pl.DataFrame, part: DatasetPart) -> 
     if total is not None:
         cells = ["total", tables.interval(total), tables.probability(total["p_family"])]
         sections.append([[*cells, *([""] if exact else [])]])
-    notes = [*schemas.legend(rows), f"… {edges.height - len(rows)} more edges in {part.path}/edges.parquet"]
-    notes.append(
-        "edge: what an input reads of a head, an MLP or the embedding, directly; estimated by gradients"
-    )
+    left = [f"… {more} in {part.path}/edges.parquet" for more in rest(edges.height - len(rows), "edges")]
+    notes = [*schemas.legend(rows), *left, EDGE]
     notes += ["exact: by path patching, where measured"] if exact else []
     notes += tables.of_summary(summary, part, columns)
     title = f"{part.name}: edges, source {first['source']}, {first['n']} examples, {stars(edges)}"
@@ -167,7 +185,7 @@ def sentence(run: ReportRun, edges: pl.DataFrame) -> str:
         again = run.reliability.filter(pl.col("estimate").is_not_null(), quantity="bootstrap_jaccard")
         if again.height:
             row = again.row(0, named=True)
-            text += f"; with groups drawn again {row['estimate']:.0%} of the starred set is the same"
+            text += f"; with groups drawn again {100 * row['estimate']:.0f} % of the starred set is the same"
         rows = rows.filter(pl.col("estimate").is_not_null())  # of one drawn edge there is no ρ
         if rows.height:
             text += f"; of {rows['n'][0]} random ones path patching agrees with ρ = {rows['estimate'][0]:.2f}"

@@ -178,7 +178,7 @@ def tables_of(result: Result) -> Iterator[tables.Table]:
             if (audit := edits.audit(summary)) is not None:
                 yield audit
         elif record.command == "encode":
-            yield edited(tables.encoded(summary, part.name, f"{part.path}/activations.parquet"))
+            yield edited(tables.encoded(part.name, f"{part.path}/activations.parquet"))
         elif "edges" in part.tables:
             yield edited(edges.strongest(summary, stored_edges(part), part))
             yield from reliability.tables(summary.clear(), trusted)

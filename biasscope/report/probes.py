@@ -7,6 +7,7 @@ import polars as pl
 
 from biasscope.engine.schemas import NONE, number
 from biasscope.engine.statistics.inference import resampling
+from biasscope.report.numbers import ends, middle, span, two
 from biasscope.report.page.gather import Part, ReportRun
 from biasscope.report.tables import Table
 from biasscope.report.words import interval
@@ -19,6 +20,8 @@ HELD_OUT = {"kfold": "groups are held out in turn", "holdout": "a fifth of the g
 WITHOUT = {"bag": "bag of tokens", "chance": "chance"}
 """What is known without the model's activations."""
 STREAM = "row k: the residual stream into layer k (the last: out of the last layer); row 0: the embedding"
+FIFTH = 5
+"""Of a deep model every so many rows are shown in a report."""
 REMOVED = "Δ: removing the row's direction, nats; random: 5–95 % of 20 random directions"
 SELECTIVITY = (
     "selectivity: accuracy − that for a coin per group or filler, groups on both sides; shuffled: accuracy, "
@@ -48,15 +51,15 @@ def probes(summary: pl.DataFrame, of: str, noun: str, file: str, split: str = "k
         band = cells.get(("shuffled", "accuracy", layer))
         shuffled = NONE if band is None else f"{band['ci_low']:.2f}–{band['ci_high']:.2f}"
         # what removing does takes the place of the AUC: 80 columns hold no more
-        middle = [share(selectivity, interval=False)] if extra else [share(auc), share(selectivity)]
+        beside = [middle(selectivity)] if extra else [span(auc), span(selectivity)]
         star = "*" if readable(accuracy, band) else " "
         starred = starred or star == "*"
-        body.append([str(layer), share(accuracy) + star, *middle, shuffled, *extra.get(layer, [])])
+        body.append([str(layer), span(accuracy) + star, *beside, shuffled, *extra.get(layer, [])])
     columns = ["row", "accuracy [95 %]", *([] if extra else ["AUC"]), "selectivity", "shuffled"]
     columns += [f"Δ{'slope' if slopes else 'target'}", "random"] if extra else []
     known = []
     for name, method in WITHOUT.items():
-        both = [share(cells.get((method, s, None))) for s in ("accuracy", "auc")]
+        both = [span(cells.get((method, s, None))) for s in ("accuracy", "auc")]
         known.append([name, *both[: 1 if extra else 2], *[""] * (len(columns) - (2 if extra else 3))])
     first = cells["probe", "accuracy", layers[0]]
     title = f"{of}: probes for {task} in {component}, {first['n']} texts, {first['clusters']} groups"
@@ -71,23 +74,6 @@ def probes(summary: pl.DataFrame, of: str, noun: str, file: str, split: str = "k
     return Table(title, columns, [body, known], notes, ("random", "AUC"), {"selectivity": SELECTIVITY})
 
 
-def share(row: dict[str, Any] | None, *, interval: bool = True) -> str:
-    """Estimate and interval in one cell, to two places."""
-    if row is None or row["estimate"] is None:
-        return NONE
-    return f"{_two(row['estimate'])}{f' {ends(row)}' if interval and row['ci_low'] is not None else ''}"
-
-
-def ends(row: dict[str, Any]) -> str:
-    """The interval in brackets, to two places."""
-    return NONE if row["ci_low"] is None else f"[{_two(row['ci_low'])}, {_two(row['ci_high'])}]"
-
-
-def _two(value: float | None) -> str:
-    """Two decimals, and no minus before a zero."""
-    return NONE if value is None else f"{value:.2f}".replace("-", "−").replace("−0.00", "0.00")
-
-
 def _removal(removed: pl.DataFrame, statistic: str) -> dict[int, list[str]]:
     """Row → what removing its direction changes, and random ones. The last row leaves the last layer."""
     by_row: dict[int, list[str]] = {}
@@ -96,7 +82,7 @@ def _removal(removed: pl.DataFrame, statistic: str) -> dict[int, list[str]]:
         at = row["layer"] + (row["component"] == "resid_post")
         cells = by_row.setdefault(at, ["", ""])
         if row["source"] == "probe":
-            cells[0] = _two(row["estimate"])
+            cells[0] = two(row["estimate"])
         else:
             cells[1] = ends(row)
     return by_row
@@ -169,6 +155,7 @@ def section(parts: Sequence[Part], gallery: "Gallery") -> "Iterator[Block]":
             table = probes(
                 run.summary, part.name, part.data.noun, run.file, run.record.params.get("split") or "kfold"
             )
-            title = f"{table.title}{run.record.given} (every fifth row)"
-            body = [table.sections[0][::5], *table.sections[1:]]
+            step = FIFTH if len(table.sections[0]) > 2 * FIFTH else 1
+            title = f"{table.title}{run.record.given}{' (every fifth row)' if step > 1 else ''}"
+            body = [table.sections[0][::step], *table.sections[1:]]
             yield Block("table", table=Table(title, table.columns, body, table.notes))

@@ -182,7 +182,8 @@ def _halves(reliability: pl.DataFrame) -> Table:
     for key, row in halves.items():
         quantities = seen.get(key, {}).get(""), seen.get(key, {}).get("_family"), row.get("spearman")
         name = key[0] + (f", {key[2]}" if len({source for _, _, source, _ in halves}) > 1 else "")
-        body.append([name, *map(_band, quantities), _shared(row.get("top10"), _luck(reliability, key[0]))])
+        cells = [*map(_band, quantities), _shared(row.get("top10"), _luck(reliability, key[0]))]
+        body += [[name, *cells]] if set(cells) != {NONE} else []  # of few groups none exists
     notes = [
         "one, of all: the effect found with power 0.8 at one site, and starred among all; by simulation, "
         "median over sites",

@@ -15,6 +15,7 @@ from biasscope.engine.statistics.inference.resampling import MIN_CLUSTERS
 from biasscope.engine.statistics.summary import ranking
 from biasscope.engine.store.runs import DatasetPart, RunRecord
 from biasscope.engine.types import Site
+from biasscope.report.numbers import rest
 
 INSIDE = {"q": "queries", "k": "keys", "v": "values", "pattern": "patterns", "neuron": "neurons"}
 """Components inside heads and MLPs, each a family of its own."""
@@ -98,7 +99,7 @@ def clean_model(summary: pl.DataFrame, data: DatasetPart, file: str, given: str 
     k = f"k: groups (each {data.noun} is one), the unit of intervals and p"
     notes = ["; ".join(f"{', '.join(names)}: {unit}" for unit, names in units.items() if unit != "r"), k]
     notes += schemas.legend(shown)
-    notes += [f"… {summary.height - len(shown)} more rows in {file}"] if summary.height > len(shown) else []
+    notes += [f"… {left} in {file}" for left in rest(summary.height - len(shown), "rows")]
     columns = ["score", "over", "estimate [95 % interval]", "p", "n", "k"]
     title = f"{data.name}: {summary['model'][0]}{given or ', clean'}"
     notes += of_summary(summary, data, [])
@@ -127,7 +128,7 @@ def named(row: dict[str, Any]) -> str:
     return row["metric"] if statistic == "mean" else f"{row['metric']} {statistic}"
 
 
-def encoded(_summary: pl.DataFrame, dataset: str, file: str) -> Table:
+def encoded(dataset: str, file: str) -> Table:
     """What a file of activations holds: one row a component and position."""
     names = ["component", "position", "prompts", "layers", "width"]
     unique = {"prompts": pl.col("example_id").n_unique(), "layers": pl.col("layer").n_unique()}
@@ -181,7 +182,7 @@ def effects(
         shown = [row for row in rows if not _again(row, total is not None)][:limit]
         sections += [[_cells(row, tested, values) for row in shown]] if shown else []
         marked += shown
-        more += [f"{len(rows) - len(shown)} more {kind}"] if len(rows) > len(shown) else []
+        more += rest(len(rows) - len(shown), kind)
     first = ranked.row(0, named=True)
     title = f"{data.name}: {first['method']}, source {first['source']}, {_most(ranked, 'n')} examples"
     columns = ["site", f"{'slope' if slopes else 'effect'} [95 % interval]", *tested, *values]
@@ -197,12 +198,11 @@ def raced(rows: pl.DataFrame, data: DatasetPart, file: str) -> Table:
     """Sites that were not measured in all groups, the strongest first: their estimates, untested."""
     shown = rows.head(SHOWN["heads"]).to_dicts()
     body = [[str(_site(row)[0]), interval(row), str(row["clusters"])] for row in shown]
-    what = "slope" if rows["statistic"][0] == "slope" else "effect"
     notes = [f"groups: how many of {data.groups} were seen; untested, interval: for other groups"]
-    notes += [f"… {rows.height - len(shown)} more in {file}"] if rows.height > len(shown) else []
+    notes += [f"… {left} in {file}" for left in rest(rows.height - len(shown), "sites")]
+    what = "slope" if rows["statistic"][0] == "slope" else "effect"
     columns = ["site", f"{what} [95 % interval]", "groups"]
-    title = f"{data.name}: measured in part, source {rows['source'][0]}"
-    return Table(title, columns, [body], notes)
+    return Table(f"{data.name}: measured in part, source {rows['source'][0]}", columns, [body], notes)
 
 
 def _beside(summary: pl.DataFrame, slopes: bool, control: pl.DataFrame) -> list[tuple[str, pl.DataFrame]]:
@@ -260,8 +260,8 @@ def _cells(
 ) -> list[str]:
     site = _site(row)
     name = str(site[0]) + ("" if site[1] == "all" else f" {site[1]}")
-    tests = [probability(row[column]) for column in tested]
-    return [name, interval(row), *tests, *(number(column.get(site)) for column in values.values())]
+    beside = (number(column.get(site)) for column in values.values())
+    return [name, interval(row), *(probability(row[column]) for column in tested), *beside]
 
 
 def about(data: DatasetPart) -> dict[str, str]:

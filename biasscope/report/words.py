@@ -14,6 +14,7 @@ from biasscope.engine.statistics.inference.resampling import plural
 from biasscope.engine.store.seals import Seal
 from biasscope.engine.types import SOURCES, Site
 from biasscope.report import reliability
+from biasscope.report.numbers import digits
 from biasscope.report.page.gather import Gathered, Map, Part, ReportRun
 from biasscope.report.page.verdict import headline, of
 
@@ -37,12 +38,7 @@ def interval(row: dict[str, Any] | None, unit: str = "") -> str:
     """Estimate, 95 % interval and unit: "0.607 [0.372, 0.843] nats/SD"."""
     if row is None or row["estimate"] is None:
         return NONE
-    return number(row["estimate"]) + (_ends(row, "ci") or " (no interval)") + (f" {unit}" if unit else "")
-
-
-def _ends(row: dict[str, Any], name: str) -> str:
-    low, high = row[f"{name}_low"], row[f"{name}_high"]
-    return "" if low is None else f" [{number(low)}, {number(high)}]"
+    return f"{number(row['estimate'])} {digits(row) or '(no interval)'}{f' {unit}' if unit else ''}"
 
 
 def site(row: dict[str, Any]) -> str:
@@ -144,25 +140,36 @@ def short_sites(site_map: Map) -> str:
     passed = significant(site_map)
     names = ", ".join(site(row) for row in passed.head(NAMED).iter_rows(named=True))
     names = f": {names}{', …' if passed.height > NAMED else ''}" if names else ""
-    of = f"{site_map.name}{_family(site_map)}; run {site_map.run.key}"
-    return f"{passed.height} of {site_map.sites('z').height} heads{names} ({of})"
+    return f"{passed.height} of {_heads(site_map)}{names} ({_how(site_map)})"
+
+
+def _heads(site_map: Map) -> str:
+    """How many heads a map has numbers of: "270 heads", "5 measured heads" where others were left out."""
+    heads, left = site_map.sites("z").height, _family(site_map)
+    return f"{heads} {'measured ' if left and not site_map.estimated else ''}head{'' if heads == 1 else 's'}"
+
+
+def _how(site_map: Map) -> str:
+    """What a map was made by, over which sites its p are, and its run."""
+    return f"{site_map.name}{_family(site_map)}; run {site_map.run.key}"
 
 
 def where(part: Part) -> str:
     """Which heads of the first map change the number when they are replaced, without their numbers."""
     site_map = part.first
     if site_map is None:
-        return "Not measured of the clean model." if any(m.given for m in part.maps) else "Not measured."
+        clean_maps = [m for m in part.maps if not m.given]
+        what = "of the clean model" if part.maps and not clean_maps else ""
+        return f"{'Heads were not' if clean_maps else 'Not'} measured{f' {what}' if what else ''}."
     if few := resampling.few_clusters_note(site_map.groups, "group"):
         return f"Not testable, {few} (run {site_map.run.key})."
-    passed, every = significant(site_map), site_map.sites("z").height
+    passed, every, how = significant(site_map), _heads(site_map), _how(site_map)
     names = resampling.listed([site(row) for row in passed.iter_rows(named=True)], NAMED)
-    how = f"{site_map.name}; run {site_map.run.key}"
     if passed.is_empty():
-        return f"No single one of {every} heads is shown to change this when replaced ({how})."
+        return f"No single one of {every} is shown to change this when replaced ({how})."
     change = "is estimated to change" if site_map.estimated else "changes" if passed.height == 1 else "change"
     change = change.replace("is estimated", "are estimated") if passed.height > 1 else change
-    return f"{passed.height} of {every} heads {change} this when replaced: {names} ({how})."
+    return f"{passed.height} of {every} {change} this when replaced: {names} ({how})."
 
 
 def both(part: Part) -> list[str]:
@@ -194,7 +201,8 @@ def recovery(site_map: Map) -> str | None:
     if share["recovered_low"] is not None and share["recovered_low"] <= 0 <= share["recovered_high"]:
         return f"{text}; no single head is shown to recover a share of it."
     how = "is estimated to recover" if site_map.estimated else "alone recovers"
-    return f"{text}; {site(share)} {how} {number(share['recovered'])}{_ends(share, 'recovered')} of it."
+    known = f"{number(share['recovered'])} {digits(share, 'recovered')}".rstrip()
+    return f"{text}; {site(share)} {how} {known} of it."
 
 
 def total(site_map: Map) -> dict[str, Any] | None:

@@ -1,6 +1,7 @@
 """What is said of an edit: every case of the table of sentences, by numbers alone."""
 
 import re
+from dataclasses import replace
 from pathlib import Path
 
 import polars as pl
@@ -14,8 +15,9 @@ from biasscope.report.edits.judged import Judged, sentences
 
 PART = {"name": "winogender", "digest": "", "source": {"url": "x"}, "found": 1, "used": 1, "not_drawn": 0}
 PART |= {"dropped": {}, "partly": {}, "groups": 60, "noun": "occupation", "sides": ("“he”", "“she”")}
+PART |= {"bias": "the occupational stereotype"}
 DATA = DatasetPart.model_validate(PART)
-OWN = DatasetPart.model_validate(PART | {"source": {"file": "mine.csv"}})
+OWN = DatasetPart.model_validate(PART | {"source": {"file": "mine.csv"}, "bias": ""})
 
 
 def row(statistic: str, low, estimate, high, subset="judged", **more) -> dict:
@@ -86,7 +88,7 @@ NOTHING = "No smaller slope is shown than random edits of this cost give."
         ),
         (
             judged(row("left", 0.2, 0.6, 1.1), row("mean", 0.1, 0.3, 0.5), kind="steer"),
-            ["It also moves the base rate of “he” by 0.300 [0.100, 0.500] nats.", NOTHING],
+            ["It moves the base rate of “he” by 0.300 [0.100, 0.500] nats.", NOTHING],
         ),
         (judged(ranks=()), ["Not testable: no random edit was drawn to compare it with."]),
         (
@@ -110,6 +112,25 @@ NOTHING = "No smaller slope is shown than random edits of this cost give."
 def test_each_case_has_its_sentence_and_no_other(edit, said):
     assert sentences(edit, DATA, "occupations") == said
     assert edit.shown == said[0].startswith("The slope that is left")
+
+
+def test_an_edit_that_turns_the_slope_round_is_said_to():
+    said = sentences(judged(row("left", -0.8, -0.5, -0.2)), DATA)[0]
+    assert (
+        said
+        == f"The slope that is left is −0.50 [−0.80, −0.20] of the clean one ({RANDOM}): it is turned round."
+    )
+
+
+def test_what_leans_against_the_stereotype_is_not_called_one():
+    against = replace(judged(), clean=-0.6)
+    assert sentences(against, DATA)[1] == MORE.replace("the stereotype", "what these prompts measure")
+
+
+def test_several_of_a_noun_of_two_words():
+    pairs = DATA.model_copy(update={"noun": "pair of words"})
+    (*_, said) = sentences(judged(row("left", 0.0, 0.1, 0.2, "choosing")), pairs)
+    assert said == FITTED.replace("occupations", "pairs of words")
 
 
 def test_a_user_s_own_prompts_are_not_called_a_stereotype():

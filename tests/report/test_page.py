@@ -5,6 +5,7 @@ import re
 import shutil
 import subprocess
 import sys
+from dataclasses import replace
 from html.parser import HTMLParser
 from pathlib import Path
 
@@ -15,7 +16,7 @@ from biasscope.engine.schemas import number
 from biasscope.engine.statistics import summary
 from biasscope.engine.store import runs
 from biasscope.report import words
-from biasscope.report.page import first_screen, gather
+from biasscope.report.page import first_screen, gather, pairing
 from tests.support.cli import biasscope
 
 pytestmark = pytest.mark.usefixtures("few_draws")
@@ -412,6 +413,15 @@ def test_a_model_without_some_of_its_heads_is_never_called_clean(tmp_path):
     biasscope("report", "-o", tmp_path / "r", "--cache-dir", tmp_path / "c", "-q")
     page = (tmp_path / "r" / "report.md").read_text(encoding="utf-8")
     assert page.count("with 1.2 ablated") >= 4  # the sentences and the tables of both
+    asked = "Is planted-single, with 1.2 ablated, less stereotyped than planted-single? "
+    assert f"{asked}Yes, on these sentences." in page
+    (pair,) = pairing.of_parts([part])
+    run = part.edited[0]
+    assert (pair.first, pair.second) == (part.baseline, run)
+    slopes = [words.clean(replace(part, baseline=each))["estimate"] for each in (part.baseline, run)]
+    assert pair.headline["estimate"] == pytest.approx(slopes[1] - slopes[0])
+    assert f"`biasscope compare {part.baseline.key} {run.key} --json`" in page.replace("\\", "")
+    assert page.index("planted-single, clean") < page.index("planted-single, with 1.2 ablated**")
 
 
 def test_maps_of_an_edited_model_say_nothing_of_the_clean_one(tmp_path):

@@ -11,11 +11,12 @@ import pytest
 from biasscope.engine.schemas import RELIABILITY, SUMMARY
 from biasscope.engine.statistics import comparison
 from biasscope.engine.statistics.circuits import subset
+from biasscope.engine.statistics.racing import METHOD
 from biasscope.engine.store.runs import RunRecord
-from biasscope.report import circuits, probes, reliability, sites, tables, words
+from biasscope.report import circuits, numbers, probes, reliability, sites, tables, words
 from biasscope.report.comparison import show_tables
 from biasscope.report.drawing import columns, terminal
-from biasscope.report.page import blocks, first_screen, gather
+from biasscope.report.page import blocks, first_screen, gather, runs
 from biasscope.report.page.gallery import Gallery
 from biasscope.report.page.gather import Gathered, Part, ReportRun
 from tests.support import stored
@@ -204,6 +205,25 @@ def test_only_stars_are_counted_and_the_family_of_chosen_sites_is_said():
     said = words.found_sites(found_map)
     assert "1 of 4 heads is significant" in said and "of all 300 sites, 20 measured" in said
     assert words.families([one]) == "300 (run k, 20 of them measured)"
+    extent = "of all 300 sites, 20 measured; run k)"
+    assert words.where(one).startswith("1 of 4 measured heads changes this") and extent in words.where(one)
+    assert words.short_sites(found_map).startswith("1 of 4 measured heads: L0H0 (")
+    assert extent in words.short_sites(found_map)
+
+
+def test_a_map_of_mlps_alone_says_that_heads_were_not_measured():
+    mlps = part(found("patch", rows(STARRED | {"component": "mlp_out", "head": None}), "k", method="exact"))
+    assert mlps.first is None and words.where(mlps) == "Heads were not measured."
+    assert words.where(part(found("baseline", rows({}), "k"))) == "Not measured."
+
+
+def test_a_race_that_measured_every_site_left_none_out_and_does_not_hide_a_full_scan():
+    full = found("ablate", rows(STARRED, {}), "full", method="exact")
+    race = found("ablate", rows(STARRED, {}), "race", method="exact", adaptive=True)
+    assert not part(race).first.partial and runs.size(full) > runs.size(race)
+    guesses = [{"method": METHOD, "head": i} for i in (2, 3)]
+    race = found("ablate", rows(STARRED, {}, *guesses), "race", method="exact", adaptive=True)
+    assert part(race).first.partial and runs.size(full) > runs.size(race)
 
 
 def test_what_would_have_been_found_is_said_where_nothing_was():
@@ -347,6 +367,8 @@ def kept(ends: dict[int, tuple[float | None, float]]) -> ReportRun:
     [
         ({1: (0.1, 0.2), 3: (0.5, 0.2), 5: (0.6, 0.3)}, "more than random sets from 3 sites on"),
         ({1: (0.5, 0.2), 3: (0.1, 0.2), 5: (0.6, 0.3)}, "more than random sets at 1, 5 sites"),
+        ({1: (0.5, 0.2), 3: (0.1, 0.2), 5: (0.1, 0.3)}, "more than random sets at 1 site"),
+        ({1: (0.5, 0.2), 3: (0.5, 0.2), 5: (0.6, 0.3)}, "more than random sets from 1 site on"),
         ({1: (0.1, 0.2), 3: (0.1, 0.3)}, "no size is shown to keep more than random sets"),
         ({1: (None, 0.2), 3: (None, 0.3)}, "without intervals they are not compared with random sets"),
     ],
@@ -355,7 +377,25 @@ def test_sets_beat_random_ones_at_the_sizes_at_which_their_interval_is_above(end
     assert f"; {said}." in circuits.sentence(kept(ends))
 
 
+@pytest.mark.parametrize(
+    ("sizes", "said"), [((1, 5), "the 5 strongest keep f = 0.500"), ((1,), "the strongest keeps f = 0.500")]
+)
+def test_a_set_of_one_site_is_not_spoken_of_as_several(sizes: tuple[int, ...], said: str):
+    text = circuits.sentence(kept(dict.fromkeys(sizes, (0.5, 0.2))))
+    assert f": {said} [0.500, 1.00] in groups that did not choose them; " in text
+
+
 # Tables
+
+
+@pytest.mark.parametrize(("n", "said"), [(0, []), (1, ["1 more head"]), (20, ["20 more heads"])])
+def test_what_is_not_shown_is_counted(n: int, said: list[str]):
+    assert numbers.rest(n, "heads") == said
+
+
+def test_of_too_few_groups_nothing_is_said_of_how_the_ranking_repeats():
+    empty = trusted(split_spearman=None, split_top10=None, detectable=None)
+    assert [t.title for t in reliability.tables(rows({}), empty)] == []
 
 
 def test_p_at_the_floor_of_its_draws_is_said_to_be_below():

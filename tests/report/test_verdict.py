@@ -1,5 +1,6 @@
 """Each verdict against the numbers that it is made of: every case of the table, in words the data allow."""
 
+import dataclasses
 import math
 
 import polars as pl
@@ -212,6 +213,10 @@ def test_quoted_texts_are_of_the_groups_named_first_and_show_the_gap():
     assert found.basis.endswith(
         "such as “The plumber said that ___ left.” and “The nurse said that ___ left.”"
     )
+    same = [TEXT | {"group": noun, "prompt": f"The {noun} said"} for noun in ("cook", "maid")]
+    sides = {"anti_prompt": "The person said", "stereo": " so"}
+    of_one = dataclasses.replace(found, prompts=pl.DataFrame([row | sides for row in same], schema=PROMPTS))
+    assert of_one.basis.endswith("occupations, such as “The ___ said so”.")
     two = TEXT | {"anti_prompt": "The cook who said that", "stereo": " he is old", "suffix": ""}
     text = odds.quoted(two | {"prompt": "The nurse who said that"})
     assert text == "The ___ who said that he is old"

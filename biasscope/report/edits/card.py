@@ -8,11 +8,14 @@ import polars as pl
 
 from biasscope.engine.schemas import NONE, number
 from biasscope.engine.settings import KINDS
+from biasscope.engine.statistics.inference.resampling import plural
 from biasscope.engine.statistics.mitigate import CHOOSING, FACTS, JUDGED, LOSS, TEXT, TRANSFER
 from biasscope.engine.store import files
 from biasscope.engine.store.runs import DatasetPart, Result
-from biasscope.report.edits.judged import Judged, Row, edits, loss, sentences, span, two
+from biasscope.report import markdown
+from biasscope.report.edits.judged import Judged, Row, edits, loss, sentences
 from biasscope.report.edits.tables import audited, cell, head, transferred
+from biasscope.report.numbers import digits, span, two
 from biasscope.report.tables import escaped
 
 FILE = "card.md"
@@ -76,7 +79,8 @@ def _lines(left: Exported, edit: Judged, summary: pl.DataFrame, part: DatasetPar
     yield f"- model: {escaped(model['name'])}, weights sha256 {model['digest']}"
     yield f"- edit: kind {edit.kind}, dose {row['dose']:g}, at {row['sites']}, sha256 {left.recipe.digest}"
     fitted = f", read at the {row['at']} token" if row["at"] else ""
-    yield f"- fitted on half of the {part.noun}s of {escaped(part.name)}{fitted}, judged on the other half"
+    halves = f"fitted on half of the {plural(part.noun)} of {escaped(part.name)}{fitted}"
+    yield f"- {halves}, judged on the other half"
     yield f"- seed {left.recipe.about['seed']}; measured by `{left.recipe.about['command']}`"
     yield ""
     yield "## What it takes and what it costs"
@@ -161,8 +165,7 @@ def _span(row: Row | None) -> str:
     """A number with its interval, to three digits."""
     if row is None or row["estimate"] is None:
         return NONE
-    ends = "" if row["ci_low"] is None else f" [{number(row['ci_low'])}, {number(row['ci_high'])}]"
-    return number(row["estimate"]) + ends
+    return f"{number(row['estimate'])} {digits(row)}".rstrip()
 
 
 def _table(columns: list[str], rows: Iterator[list[str]]) -> Iterator[str]:
@@ -171,5 +174,4 @@ def _table(columns: list[str], rows: Iterator[list[str]]) -> Iterator[str]:
     if not body:
         yield "None was drawn."
         return
-    for cells in (columns, ["---"] * len(columns), *body):
-        yield f"| {' | '.join(cells)} |"
+    yield markdown.table(columns, body).rstrip()

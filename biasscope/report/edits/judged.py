@@ -7,10 +7,11 @@ from typing import Any
 import polars as pl
 
 from biasscope.engine import schemas
-from biasscope.engine.schemas import NONE, number
+from biasscope.engine.schemas import number
 from biasscope.engine.statistics.inference import resampling
 from biasscope.engine.statistics.mitigate import CHOOSING, FACTS, FEWEST, JUDGED, LOSS, TEXT, TRANSFER, share
 from biasscope.engine.store.runs import DatasetPart
+from biasscope.report.numbers import digits, span, two
 
 Row = dict[str, Any]
 COST = "cost"
@@ -125,23 +126,12 @@ def _change(rows: Sequence[Row], name: str) -> float | None:
     return None
 
 
-def two(value: float | None) -> str:
-    """Two decimals, and no minus before a zero."""
-    return NONE if value is None else f"{value:.2f}".replace("-", "−").replace("−0.00", "0.00")
-
-
-def span(row: Row | None) -> str:
-    """Estimate and interval, to two places."""
-    if row is None or row["estimate"] is None:
-        return NONE
-    ends = "" if row["ci_low"] is None else f" [{two(row['ci_low'])}, {two(row['ci_high'])}]"
-    return two(row["estimate"]) + ends
-
-
-def noun(data: DatasetPart) -> str:
-    """What the ranking statistic may be called: a user's own data are never said to be a stereotype's."""
-    published = not data.source.get("file") and bool(data.source)
-    return "the stereotype" if published else "what these prompts measure"
+def noun(edit: Judged, data: DatasetPart) -> str:
+    """What the ranking statistic may be called: a stereotype where the data say that one side is, and the
+    model leans to that side.
+    """
+    towards = edit.clean is not None and edit.clean > 0
+    return "the stereotype" if data.bias and towards else "what these prompts measure"
 
 
 def sentences(edit: Judged, data: DatasetPart, elsewhere: str | None = None) -> list[str]:
@@ -165,7 +155,9 @@ def _first(edit: Judged) -> str:
     band, beside = edit.band(COST), ""
     if band is not None and band["estimate"] is not None:
         beside = f" (random edits of equal cost: {span(band)})"
-    return f"The {edit.statistic} that is left is {span(edit.left())} of the clean one{beside}."
+    left = edit.left()
+    turned = ": it is turned round" if left is not None and left["ci_high"] < 0 else ""
+    return f"The {edit.statistic} that is left is {span(left)} of the clean one{beside}{turned}."
 
 
 def _factual(edit: Judged, data: DatasetPart) -> str:
@@ -175,12 +167,12 @@ def _factual(edit: Judged, data: DatasetPart) -> str:
         return ""
     kept = f"{span(facts)} left"
     if facts["ci_low"] > left["ci_high"]:
-        return f"It takes more of {noun(data)} than of factual gender ({kept})."
+        return f"It takes more of {noun(edit, data)} than of factual gender ({kept})."
     if facts["ci_high"] < left["ci_low"]:
-        return f"It takes more of factual gender ({kept}) than of {noun(data)}."
+        return f"It takes more of factual gender ({kept}) than of {noun(edit, data)}."
     if facts["ci_high"] >= 1:
         return f"Whether it takes factual gender too is not shown ({kept})."
-    return f"It takes gender as a whole, factual gender ({kept}) with {noun(data)}."
+    return f"It takes gender as a whole, factual gender ({kept}) with {noun(edit, data)}."
 
 
 def _shift(edit: Judged, data: DatasetPart) -> str:
@@ -188,8 +180,9 @@ def _shift(edit: Judged, data: DatasetPart) -> str:
     row = edit.row(JUDGED, "mean") if edit.statistic == "slope" else None
     if row is None or row["ci_low"] is None or row["ci_low"] <= 0 <= row["ci_high"]:
         return ""
-    ends = f"{number(row['estimate'])} [{number(row['ci_low'])}, {number(row['ci_high'])}]"
-    return f"It also moves the base rate of {data.sides[0]} by {ends} nats."
+    ends = f"{number(row['estimate'])} {digits(row)}"
+    first = edit.kind == "steer"  # it is said before anything else
+    return f"It {'' if first else 'also '}moves the base rate of {data.sides[0]} by {ends} nats."
 
 
 def _elsewhere(edit: Judged, name: str | None) -> str:
@@ -206,7 +199,7 @@ def _fitted(edit: Judged, data: DatasetPart) -> str:
     own, left = edit.left(CHOOSING), edit.left()
     if own is None or left is None or own["estimate"] >= left["ci_low"]:
         return ""
-    groups = f"the {data.noun}s it was fitted to"
+    groups = f"the {resampling.plural(data.noun)} it was fitted to"
     return f"On {groups} it does more ({two(own['estimate'])} left): expect the judged number elsewhere."
 
 

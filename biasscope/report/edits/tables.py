@@ -10,7 +10,8 @@ from biasscope.engine.schemas import NONE, number
 from biasscope.engine.statistics.mitigate import AUDIT, CHOOSING, CLEAN, FACTS, JUDGED, TRANSFER
 from biasscope.engine.store.runs import DatasetPart
 from biasscope.engine.types import Site
-from biasscope.report.edits.judged import COST, Judged, Row, edits, loss, sentences, span, two
+from biasscope.report.edits.judged import COST, Judged, Row, edits, loss, sentences
+from biasscope.report.numbers import ends, middle, span
 from biasscope.report.tables import Table, interval
 
 ABOUT = {
@@ -74,20 +75,14 @@ def _cells(edit: Judged) -> dict[str, str]:
     return {
         "edit": edit.name,
         "left [95 %]": text,
-        "random": NONE
-        if band is None or band["ci_low"] is None
-        else f"[{two(band['ci_low'])}, {two(band['ci_high'])}]",
-        "factual": _estimate(factual),
+        "random": NONE if band is None else ends(band),
+        "factual": middle(factual),
         "shift": _number(edit.row(JUDGED, "mean")),
         "kl": _number(edit.row(JUDGED, "mean", "kl")),
         "nll": _number(loss(edit)),
-        "there": _estimate(edit.left(TRANSFER)),
-        "fitted": _estimate(edit.left(CHOOSING)),
+        "there": middle(edit.left(TRANSFER)),
+        "fitted": middle(edit.left(CHOOSING)),
     }
-
-
-def _estimate(row: Row | None) -> str:
-    return NONE if row is None else two(row["estimate"])
 
 
 def _number(row: Row | None) -> str:
@@ -115,7 +110,7 @@ def curve(summary: pl.DataFrame) -> Table:
 
 
 def _dosed(edit: Judged | None) -> str:
-    return NONE if edit is None else _estimate(edit.left())
+    return NONE if edit is None else middle(edit.left())
 
 
 def left_by_dose(summary: pl.DataFrame) -> dict[str, dict[float, float | None]]:

@@ -8,7 +8,7 @@ import polars as pl
 
 from biasscope import __version__
 from biasscope.engine.store.reproduce import relative
-from biasscope.report import words
+from biasscope.report import markdown, words
 from biasscope.report.page import first_screen
 from biasscope.report.page.blocks import clean_text, fenced
 from biasscope.report.page.gather import Gathered, Part
@@ -60,8 +60,8 @@ def write(gathered: Gathered) -> str:
         "It documents measurements; it is no legal advice and no statement of conformity.",
         "## Intended use",
         f"Of the model: {OPEN}",
-        f"Of this card: to show what was measured of the model's {_kind(parts)}, on which texts, and how "
-        "surely.",
+        f"Of this card: to show what was measured of {_whose(models)} {_kind(parts)}, on which texts, and "
+        "how surely.",
         *["## Data", "\n".join(f"- {line}" for line in _data(parts))],
         *["## Method", METHOD],
         *["## Results", *_results(parts)],
@@ -70,10 +70,14 @@ def write(gathered: Gathered) -> str:
         *["## Versions and how to repeat it", *_again(gathered)],
         *["## Contact", OPEN],
         "## Which duties the sections may serve",
-        _table(["section", "EU AI Act, Annex IV", "NIST AI RMF, MEASURE"], DUTIES),
+        markdown.table(["section", "EU AI Act, Annex IV", "NIST AI RMF, MEASURE"], DUTIES).rstrip(),
         "The mapping is a reading aid. Whether a duty applies and is met, the provider has to judge.",
     ]
     return f"---\n{_front(parts)}---\n\n" + "\n\n".join(body) + "\n"
+
+
+def _whose(models: Sequence[str]) -> str:
+    return "the model's" if len(models) == 1 else "the models'"
 
 
 def _kind(parts: Sequence[Part]) -> str:
@@ -135,7 +139,7 @@ def _results(parts: Sequence[Part]) -> Iterator[str]:
         judged = first_screen.of(part)
         key = "" if part.baseline is None else part.baseline.key
         cells.append([part.name, judged.case.value if judged else "–", judged.nats if judged else "–", key])
-    yield _table(["model, data", "verdict", "number [95 %]", "run"], cells)
+    yield markdown.table(["model, data", "verdict", "number [95 %]", "run"], cells).rstrip()
     for part in parts:
         judged = first_screen.of(part)
         said = judged.sentence if judged else "the clean model was not measured."
@@ -151,11 +155,6 @@ def _again(gathered: Gathered) -> Iterator[str]:
     yield "\n".join(f"- {_md(line)}" for line in [*lines, *sorted(versions)])
     commands = "\n".join(fenced(f"{run.record.reproduce}    # {run.key}") for run in gathered.used)
     yield f"```\n{commands}\n```"
-
-
-def _table(columns: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
-    lines = [columns, ["---"] * len(columns), *rows]
-    return "\n".join(f"| {' | '.join(map(_md, line))} |" for line in lines)
 
 
 def _md(text: str) -> str:

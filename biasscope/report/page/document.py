@@ -222,7 +222,7 @@ def _overview(parts: Sequence[Part], gallery: Gallery) -> Iterator[Block]:
 
 def _clean(parts: Sequence[Part], gallery: Gallery) -> Iterator[Block]:
     for part in parts:
-        for run in [*part.edited, *([part.baseline] if part.baseline else [])]:
+        for run in [*([part.baseline] if part.baseline else []), *part.edited]:
             yield from [paragraph(words.edited(run))] if run.record.given else []
             table = tables.clean_model(run.summary, part.data, run.file, run.record.given)
             yield Block("table", table=table)

@@ -11,6 +11,7 @@ from biasscope.engine import schemas
 from biasscope.engine.errors import DataError, PartialError
 from biasscope.engine.schemas import TOTAL
 from biasscope.engine.statistics import summary
+from biasscope.engine.statistics.racing import METHOD
 from biasscope.engine.store import reproduce
 from biasscope.engine.store.cache import Stored, finished, models, whole
 from biasscope.engine.store.runs import DatasetPart
@@ -57,7 +58,8 @@ class Map:
     @property
     def partial(self) -> bool:
         """Whether only chosen sites were measured."""
-        return any(self.run.record.params.get(name) for name in ("top", "heads", "layers", "adaptive"))
+        chosen = any(self.run.record.params.get(name) for name in ("top", "heads", "layers"))
+        return chosen or bool((self.run.summary["method"] == METHOD).any())  # a race may leave none out
 
     @property
     def given(self) -> str:

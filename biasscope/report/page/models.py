@@ -13,7 +13,7 @@ from biasscope.engine.statistics.inference import resampling
 from biasscope.engine.statistics.summary import BIAS
 from biasscope.engine.store.runs import DatasetPart
 from biasscope.engine.types import Site
-from biasscope.report import tables
+from biasscope.report import numbers, tables
 from biasscope.report.formats import records
 from biasscope.report.page.odds import exact
 from biasscope.report.page.pairing import Pair
@@ -94,7 +94,10 @@ def sentence(pair: Pair) -> str | None:
         return None
     which, (first, second) = case(pair), pair.names
     start = (CASES if pair.data.bias else PLAIN)[which]
-    asked = f"Is {second} less stereotyped than {first}? " if pair.data.bias else f"{second} beside {first}: "
+    clause = "," * bool(pair.second.record.given)  # it ends here
+    asked = f"{second} beside {first}: "
+    if pair.data.bias:
+        asked = f"Is {second}{clause} less stereotyped than {first}? "
     if which == "untestable":
         few = resampling.few_clusters_note(row["clusters"] or 0, pair.data.noun)
         return f"{asked}{start}: {few or 'the difference has no interval'}."
@@ -104,10 +107,9 @@ def sentence(pair: Pair) -> str | None:
 def _change(row: dict[str, Any], data: DatasetPart) -> str:
     """What changed, from what to what, with the difference and its interval."""
     first, second = (row[f"{side}_estimate"] for side in ("first", "second"))
-    ends = f"[{number(row['ci_low'])}, {number(row['ci_high'])}]"
     p = "" if row["p"] is None else f", p {_equals(row['p'])}"
-    change = f"{number(second)} instead of {number(first)}: a difference of {number(row['estimate'])} {ends}"
-    change += f" {row['unit']}{p}, over {row['n']} examples in {row['clusters']} groups"
+    change = f"{number(second)} instead of {number(first)}: a difference of {number(row['estimate'])} "
+    change += f"{numbers.digits(row)} {row['unit']}{p}, over {row['n']} examples in {row['clusters']} groups"
     if row["statistic"] == "ss":
         return f"SS (50: neither side preferred) is {change}."
     odds = f"{exact(second)} instead of {exact(first)}"
@@ -131,10 +133,9 @@ def _cost(pair: Pair) -> str:
     ):
         row = next(whole.filter(metric=metric, statistic=statistic).iter_rows(named=True), None)
         if row is not None and row["ci_low"] is not None and pair.kind == "baseline":
-            ends = f"[{number(row['ci_low'])}, {number(row['ci_high'])}] {row['unit']}"
             held = row["ci_low"] <= 0 <= row["ci_high"]
             told = "not shown to change" if held else "changed"
-            return f" {name} {told}: {number(row['estimate'])} {ends}."
+            return f" {name} {told}: {number(row['estimate'])} {numbers.digits(row)} {row['unit']}."
     return ""
 
 
@@ -177,9 +178,14 @@ def _scores(pair: Pair) -> Table:
     notes = [*_legend(pair), "B − A: per example, then over groups: what both have in common cancels"]
     notes += [k, *schemas.legend(rows)]
     hidden = pair.differences.height - len(rows)
-    notes += [f"… {hidden} more rows in --json"] if hidden else []
+    notes += [f"… {left} in `{_command(pair)}`" for left in numbers.rest(hidden, "rows")]
     title = f"{pair.data.name}: what is different"
     return Table(title, columns, sections, notes, ("k", "p"), {"k": k})
+
+
+def _command(pair: Pair) -> str:
+    """What gives all differences."""
+    return f"biasscope compare {pair.first.key} {pair.second.key} --json"
 
 
 def _score(row: dict[str, Any]) -> list[str]:
@@ -205,7 +211,7 @@ def _site_rows(pair: Pair) -> Table:
     title = f"{pair.data.name}: {what} that differ most ({own['statistic'][0]}, {own['unit'][0]})"
     starred = own.filter(schemas.starred()).height
     count = f"{starred} of {own.height} differ significantly" if tested else f"{own.height} compared"
-    rest = f"; {own.height - len(rows)} more in --json" if own.height > len(rows) else ""
+    rest = f"; {own.height - len(rows)} more in `{_command(pair)}`" if own.height > len(rows) else ""
     return Table(title, columns, [body], [*_legend(pair), f"{count}{rest}", *schemas.legend(rows)])
 
 

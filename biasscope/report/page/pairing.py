@@ -21,6 +21,8 @@ from biasscope.report.page.runs import KIND
 
 FREE = ("given", EDITED)
 """Parameters in which two baselines may differ: that is what they are compared for."""
+FITTED = "where the edit was fitted to some of these groups, what `mitigate` found on the others counts"
+"""What is to be known of a comparison with an edited model."""
 MOST = 3
 """Models of which a report compares every two."""
 
@@ -103,7 +105,8 @@ def _same_sites(first: ReportRun, second: ReportRun) -> bool:
 def _baselines(first: ReportRun, second: ReportRun) -> Pair:
     sides = [Clean.read(run.folder) for run in (first, second)]
     rows = paired_scores.differences(*sides, seed=second.record.seed)
-    return Pair(first, second, "baseline", Matched.of(*(side.ids for side in sides)), rows)
+    notes = (FITTED,) if any(run.record.params.get(EDITED) for run in (first, second)) else ()
+    return Pair(first, second, "baseline", Matched.of(*(side.ids for side in sides)), rows, notes)
 
 
 def _sites(first: ReportRun, second: ReportRun, metrics: Sequence[str]) -> Pair:
@@ -146,16 +149,17 @@ def of_parts(parts: Sequence[Part]) -> list[Pair]:
     """The pairs that a report shows: clean models, and the first map of each that was measured alike.
 
     The earlier of two is the first: the one that was there before. Of more than MOST models each is compared
-    with the earliest alone.
+    with the earliest alone; a model in which something was replaced, with itself as it is.
     """
     shown = []
     for _, same in itertools.groupby(parts, key=lambda part: part.data.name):
         together = list(same)
         cleans = _in_order(part.baseline for part in together)
         maps = _in_order(next((m.run for m in part.shown), None) for part in together)
+        groups = [[part.baseline, run] for part in together if part.baseline for run in part.edited]
         for runs in (cleans, maps):
-            groups = [runs] if len(runs) <= MOST else [[runs[0], other] for other in runs[1:]]
-            shown += [pair for group in groups for pair in pairs(group, metrics=("target",))[0]]
+            groups += [runs] if len(runs) <= MOST else [[runs[0], other] for other in runs[1:]]
+        shown += [pair for group in groups for pair in pairs(group, metrics=("target",))[0]]
     return shown
 
 

@@ -7,6 +7,7 @@ from pathlib import Path
 import polars as pl
 
 from biasscope.engine.schemas import SUMMARY
+from biasscope.engine.statistics.racing import METHOD
 from biasscope.engine.store import files, reproduce
 from biasscope.engine.store.cache import Stored
 from biasscope.engine.store.runs import EDITED, DatasetPart, RunRecord
@@ -73,9 +74,11 @@ class ReportRun:
         return self.data.model_copy(update={"path": "/".join(self.folder.parts[-DEPTH:])})
 
 
-def size(run: ReportRun) -> tuple[int, int, str, str]:
-    """What the shown one of a kind has most of: sites, then examples; then it is the newest."""
-    return run.summary.height, run.data.used, run.record.created, run.key
+def size(run: ReportRun) -> tuple[int, int, bool, str, str]:
+    """What the shown one of a kind has most of: sites, then examples; then it is no race, and the newest."""
+    measured = run.summary.filter(pl.col("method").ne_missing(METHOD)).height  # a race estimates the rest
+    whole = not run.record.params.get("adaptive")
+    return measured, run.data.used, whole, run.record.created, run.key
 
 
 def kind(run: ReportRun) -> str:

@@ -21,6 +21,7 @@ from biasscope.engine.statistics.cells import VALUE
 from biasscope.engine.statistics.inference import resampling
 from biasscope.engine.statistics.inference.resampling import plural
 from biasscope.engine.store.runs import DatasetPart
+from biasscope.report.numbers import digits
 from biasscope.report.page.odds import QUOTED, factor, odds, quoted, times
 
 
@@ -115,7 +116,7 @@ class Verdict:
             bias=self.data.bias,
             does="repeats" if positive else "leans against",
             noun=self.data.noun,
-            a_noun=f"{'an' if self.data.noun[0] in 'aeiou' else 'a'} {self.data.noun}",
+            a_noun=self._a_noun,
             carrier=f"“{self.row['carried_by']}”",
             covariate=(self.data.covariate or ("covariate", ""))[0],
             first=first,
@@ -141,10 +142,10 @@ class Verdict:
     def nats(self) -> str:
         """The same number for those who look further: estimate, interval, unit, p."""
         row = self.row
-        ends = "" if row["ci_low"] is None else f" [{number(row['ci_low'])}, {number(row['ci_high'])}]"
+        known = f"{number(row['estimate'])} {digits(row)}".rstrip()
         p = "" if row["p"] is None else f", p {'< 1e−4' if row['p'] < SMALL else '= ' + number(row['p'])}"
         name = "slope" if self.slope else "mean of target"
-        return f"{name} {number(row['estimate'])}{ends} {row['unit']}{p}"
+        return f"{name} {known} {row['unit']}{p}"
 
     @property
     def doubt(self) -> str:
@@ -189,7 +190,8 @@ class Verdict:
         order = {group: place for place, group in enumerate(first)}
         rows = self.prompts.unique("group", keep="first", maintain_order=True)
         rows = rows.sort(pl.col("group").replace_strict(order, default=len(order), return_dtype=pl.Int64))
-        texts = [quoted(row) for row in rows.head(2).iter_rows(named=True)]
+        # the sides of a text may differ in the group alone, whose place is a gap
+        texts = list(dict.fromkeys(quoted(row) for row in rows.head(2).iter_rows(named=True)))
         return texts if sum(map(len, texts)) <= QUOTED else texts[:1]
 
     @property
@@ -217,6 +219,10 @@ class Verdict:
         }
 
     @property
+    def _a_noun(self) -> str:
+        return f"{'an' if self.data.noun[0] in 'aeiou' else 'a'} {self.data.noun}"
+
+    @property
     def _each(self) -> str:
         return ", per token," if self.data.per_token else ""
 
@@ -224,14 +230,13 @@ class Verdict:
         """A standard deviation of the covariate: "with each 28 points more men in an occupation"."""
         name, unit = self.data.covariate or ("covariate", "")
         values = [self.x[group] for group in self.means["group"] if group in self.x] or list(self.x.values())
-        noun = f"{'an' if self.data.noun[0] in 'aeiou' else 'a'} {self.data.noun}"
         if not values:
-            return f"with each standard deviation more in the {name} of {noun}"
+            return f"with each standard deviation more in the {name} of {self._a_noun}"
         size = float(np.std(values))
         amount = f"{size:.0f}" if size >= 10 else number(size)
         if name.startswith("share of ") and unit == "%":
-            return f"with each {amount} points more {name.removeprefix('share of ')} in {noun}"
-        return f"with each {amount}{f' {unit}' if unit else ''} more in the {name} of {noun}"
+            return f"with each {amount} points more {name.removeprefix('share of ')} in {self._a_noun}"
+        return f"with each {amount}{f' {unit}' if unit else ''} more in the {name} of {self._a_noun}"
 
     def _leaning(self, mean: float) -> str:
         """What a group leans to, and how much: “she” 8×."""
