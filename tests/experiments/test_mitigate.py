@@ -227,6 +227,19 @@ def test_a_file_may_be_called_text_and_its_covariate_be_yes_or_no(tmp_path):
     assert sizes == {"judged": 8, "choosing": 8}
 
 
+def test_where_the_clean_number_may_be_0_it_is_said_and_no_random_edit_is_made(tmp_path):
+    """Every second word the other way round: the mean is about 0."""
+    words = [f"{a}{b}" for a in "bcdfghkl" for b in ("aker", "iner")]
+    sides = [{"a": "he", "b": "she"}, {"a": "she", "b": "he"}] * 8
+    rows = [row(prompt=f"The {w} said that", group=w, **side) for w, side in zip(words, sides, strict=True)]
+    run = ranked(tmp_path, "planted:single", "-d", write(tmp_path / "even.csv", as_csv(rows)))
+    document, folder = mitigated(tmp_path, run, "--kind", "mean", "--sizes", 1)
+    assert set(pl.read_parquet(folder / "edits.parquet")["role"]) == {"own"}
+    (said,) = [text for text in document["warnings"] if "half that judges" in text]
+    assert "may be 0" in said and said.endswith("no random ones are made")
+    assert all("Not testable: the interval of the clean mean" in v["verdict"] for v in document["verdicts"])
+
+
 @pytest.mark.parametrize(
     ("name", "message"),
     [("winogender.csv", "is the run's own data, or called so"), ("definitional", "gender is a fact there")],

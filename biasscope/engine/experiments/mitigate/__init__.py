@@ -19,6 +19,7 @@ from biasscope.engine.experiments.scans import session
 from biasscope.engine.experiments.scans.ranked import RankedRun, find
 from biasscope.engine.experiments.scans.scan import Scan, scans
 from biasscope.engine.settings import KINDS, SILENT, Measure, Voice
+from biasscope.engine.statistics import baseline
 from biasscope.engine.statistics import mitigate as statistics
 from biasscope.engine.store import runs
 from biasscope.engine.types import Dataset, Design, Edit, Unit
@@ -82,7 +83,8 @@ class Steps:
         names = [f"{self.choosing.prefix}fits"]
         names += self._effects(self.choosing, self.choosing.forest(), own, "edits, choosing half")
         chosen = names[1:]
-        names += self._effects(self.judged, judging, own, "edits, judged half")
+        judged = self._effects(self.judged, judging, own, "edits, judged half")
+        names += judged
         main = [edit for edit in own if edit.dose in self.wanted.main(edit.kind)]
         if other is not None:
             names += self._transferred(other, main)
@@ -90,7 +92,7 @@ class Steps:
             here = self.scan.beside(facts, "facts-")
             names += self._effects(here, here.forest(), main, "edits, facts")
         names += self._text(main)
-        if self.wanted.random:
+        if self.wanted.random and not self._nothing_to_lower(judged):
             names += self._controls(main, about, chosen, judging)
         if self.wanted.audit:
             names += Audit(self.scan, self.judged, self.ranks, self.fit.heads, self.wanted.audit).measure(
@@ -105,6 +107,13 @@ class Steps:
 
         units = edits.units(here.run.lm, forest, wanted, self.scan.batch)
         return here.measure(units, label, prefix="own-")
+
+    def _nothing_to_lower(self, judged: Sequence[str]) -> bool:
+        """Whether the clean number on the half that judges may be 0: said, for then no edit has a verdict."""
+        effects = pl.concat(self.scan.journal.tables("effects", judged)).lazy()
+        if why := baseline.nothing_to_find(effects, self.judged.ungrouped):
+            self.scan.warn(f"the half that judges: {why}; edits have no verdict, and no random ones are made")
+        return why is not None
 
     def _transferred(self, other: Dataset, main: Sequence[Edit]) -> list[str]:
         """The edits' effects on other data, without the groups that they were fitted to."""
