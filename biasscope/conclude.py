@@ -76,9 +76,9 @@ def compare(*compared: Run | str, top: int = 10, output_dir: Where = DEFAULTS.ou
     names, folder = _names(compared), Path(output_dir)
     rankings, used = comparison.measured(names, folder)
     pairs, why = pairing.pairs(gather.named(folder, names))
-    if len(rankings) < 2 and not pairs:
-        comparison.refuse_one(rankings, why)
-    return Comparison(pairs, rankings, used, top)
+    made = Comparison(pairs, rankings, used, top)
+    made.refuse_empty(why)
+    return made
 
 
 def _continued(run: Run | str) -> tuple[Measure, Run]:

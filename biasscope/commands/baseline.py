@@ -49,6 +49,8 @@ def baseline(
         raise UsageError(f"{option} does not go with --predictions: no model is loaded that could be edited")
     if predictions is not None and group_by is not None:
         raise UsageError("--group-by does not go with --predictions, whose rows are StereoSet's")
+    if gates.conditions and o.shard:
+        raise UsageError("--fail-if judges a whole run: leave it out with --shard, and gate what is merged")
     voice = Screen(o.quiet, o.verbose)
     result = (
         experiment.baseline(o, given=given, group_by=group_by, voice=voice)

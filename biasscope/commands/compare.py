@@ -43,10 +43,9 @@ def compare(
     rankings, used = comparison.measured(runs, output_dir, cache_dir)
     named = gather.named(output_dir, runs, cache_dir)
     pairs, why = pairing.pairs(named)
-    if len(rankings) < 2 and not pairs:
-        comparison.refuse_one(rankings, why)
+    compared = comparison.Comparison(pairs, rankings, used, top)
+    compared.refuse_empty(why)
     for text in why:
         Screen().warn(text)
-    compared = comparison.Comparison(pairs, rankings, used, top)
     comparison.show(compared, options.Format.JSON if json else format)
     gates.judge(gate.of_runs(named, pairs), Screen())

@@ -69,13 +69,6 @@ def measured(
     return ranked, used
 
 
-def refuse_one(ranked: Sequence[comparison.Ranking], why: Sequence[str]) -> None:
-    """Raise DataError: there is nothing to compare; `why` no two runs pair up."""
-    alone = f"one ranking alone cannot be compared: {', '.join(comparison.labels(ranked))}" if ranked else ""
-    reasons = "; ".join([*([alone] if alone else []), *why]) or "no two runs are of one kind on one data set"
-    raise DataError(f"{reasons}; give two runs or more of the same data")
-
-
 def show_tables(rankings: Sequence[comparison.Ranking], document: dict[str, Any]) -> list[Table]:
     """The tables of a comparison; each ranking has a letter, which the first table explains."""
     letters = {ranking.name: _letter(i) for i, ranking in enumerate(rankings)}
@@ -155,6 +148,16 @@ class Comparison:
     def agreement(self) -> pl.DataFrame:
         """Of each two rankings of one model, a kind of site a row: ρ, the shared top, and what luck gives."""
         return pl.DataFrame(comparison.pairs(self.rankings, self.top), infer_schema_length=None)
+
+    def refuse_empty(self, why: Sequence[str]) -> None:
+        """Raise DataError where there is nothing to compare; `why` no two runs pair up."""
+        if self.pairs or comparison.pairs(self.rankings, self.top) or comparison.depths(self.rankings):
+            return
+        alone = len(self.rankings) == 1
+        problem = "one ranking alone cannot be compared" if alone else "they rank no sites of one kind"
+        ranked = [f"{problem}: {'; '.join(comparison.labels(self.rankings))}"] if self.rankings else []
+        reasons = "; ".join([*ranked, *why]) or "no two runs are of one kind on one data set"
+        raise DataError(f"{reasons}; give two runs or more of the same data")
 
     def document(self) -> dict[str, Any]:
         """All of it, as programs read it."""

@@ -49,6 +49,11 @@ def test_a_number_that_does_not_exist_fails_only_where_that_was_wanted(run):
     assert code == 6 and "not testable" in err
 
 
+def test_a_share_of_a_run_is_not_judged(run):
+    code, _, err = run("baseline", "--shard", "1/2", "--fail-if", "slope > 5")
+    assert code == 2 and "gate what is merged" in " ".join(err.split())
+
+
 def test_report_and_compare_are_gates_too(run):
     run("baseline")
     assert run("report", "--fail-if", "occupations.slope > 0.5")[0] == 6

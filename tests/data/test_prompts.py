@@ -28,6 +28,7 @@ def test_every_form_of_the_same_rows_has_the_same_examples_and_digest(tmp_path: 
     )
     assert first.covariates == (Covariate("share", "", {"nurse": 10.42, "baker": 60.0}),)
     assert first.examples[3].meta == {"source": "Ärzteblatt | <b>5</b>"} and first.examples[3].per_token
+    assert [n for n in first.notes if n.startswith("1 of 4 rows are per token, the others sums")]
     assert (found.name, found.found, found.rule, found.noun) == ("mine", 4, "none", "group")
 
 

@@ -23,6 +23,7 @@ def test_compare_reads_runs_by_key_and_refuses_what_ranks_nothing(tmp_path):
             ("ablate", ("--source", "all")),
             ("patch", ("--components", "z,mlp_out")),
             ("baseline", ()),
+            ("patch", ("--method", "edges")),
         )
     ]
     document = json.loads(
@@ -39,6 +40,8 @@ def test_compare_reads_runs_by_key_and_refuses_what_ranks_nothing(tmp_path):
     assert code == 4 and "give two runs or more" in err
     code, _, err = biasscope("compare", keys[1], "-o", tmp_path / "r", ok=False)
     assert code == 4 and "cannot be compared" in err
+    code, _, err = biasscope("compare", keys[1], keys[3], "-o", tmp_path / "r", ok=False)
+    assert code == 4 and "rank no sites of one kind" in err and "100 edges" in " ".join(err.split())
 
 
 @pytest.fixture(scope="module")

@@ -16,7 +16,7 @@ from biasscope.engine import schemas
 from biasscope.engine.schemas import SUMMARY, TOTAL
 from biasscope.engine.statistics.cells import SITE
 from biasscope.engine.statistics.summary import ranking
-from biasscope.engine.types import Site
+from biasscope.engine.types import EDGE, Site
 
 DEPTHS = 10
 """Slices of relative depth in which models are compared."""
@@ -145,7 +145,8 @@ def _key(row: Mapping[str, Any]) -> tuple[Any, ...]:
 def labels(rankings: Sequence[Ranking]) -> Iterator[str]:
     """What each ranking is of, for people."""
     for ranked in rankings:
-        yield f"{ranked.name}: {ranked.model}, {ranked.dataset}, {ranked.rows.height} sites"
+        what = "edges" if (ranked.rows["component"] == EDGE).all() else "sites"
+        yield f"{ranked.name}: {ranked.model}, {ranked.dataset}, {ranked.rows.height} {what}"
 
 
 def specificity(summary: pl.DataFrame, control: pl.DataFrame) -> pl.DataFrame:

@@ -103,6 +103,11 @@ def _notes(columns: Columns, examples: Sequence[Example]) -> list[str]:
         notes.append("without a column `group` each distinct prompt is one: prompts count as independent")
     if columns.others:
         notes.append(f"other columns, kept for --group-by: {', '.join(columns.others)}")
+    if 0 < (each := sum(e.per_token for e in examples)) < len(examples):
+        notes.append(
+            f"{each} of {len(examples)} rows are per token, the others sums: a mean over both mixes two "
+            "units; give each kind a file of its own"
+        )
     same = len(examples) - len({repr(replace(example, id="")) for example in examples})
     return [*notes, *([f"{same} rows are equal to another one but for the id"] if same else [])]
 
