@@ -137,6 +137,16 @@ def test_a_file_of_edges_was_chosen_elsewhere_and_the_table_says_so(run, setting
         assert any("strongest first: " in note and PLANTED[0] in note for note in table.notes)
 
 
+def test_a_file_of_edges_of_another_model_is_said_to_be_so(run, settings, tmp_path):
+    document = json.loads(run[1].read_text())
+    document["cfg"]["model_name"] = "gpt2"
+    (tmp_path / "other.json").write_text(json.dumps(document))
+    said = [
+        circuit(settings, str(file), sizes="10").record.warnings for file in (run[1], tmp_path / "other.json")
+    ]
+    assert ["says it is of gpt2" in " ".join(texts) for texts in said] == [False, True]
+
+
 def test_one_drawn_edge_has_no_correlation_and_the_sentence_none(settings, few_draws):
     result = patch(settings, method="edges", calibrate=1)
     (part,) = result.record.datasets

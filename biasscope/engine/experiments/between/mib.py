@@ -90,8 +90,9 @@ def write(path: Path, record: runs.RunRecord, folder: Path, chosen: Sequence[int
     files.write_json(path, graph(edges, record.model, inside))
 
 
-def read(path: Path, stream: "Stream") -> tuple[list[int], int]:
-    """The graph's edges, those of the file's circuit first and each by |score|, and how many those are.
+def read(path: Path, stream: "Stream") -> tuple[list[int], int, str]:
+    """The graph's edges, those of the file's circuit first and each by |score|, how many those are, and the
+    model that the file says it is of, where it does.
 
     DataError where the file is no such graph, or of another architecture.
     """
@@ -99,6 +100,7 @@ def read(path: Path, stream: "Stream") -> tuple[list[int], int]:
         document = json.loads(path.read_text(encoding="utf-8"))
         given: Mapping[str, Mapping[str, Any]] = document["edges"]
         values = {name: (bool(e["in_graph"]), abs(e.get("score") or 0.0)) for name, e in given.items()}
+        owner = str(document.get("cfg", {}).get("model_name") or "")
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         raise DataError(
             f"{path} is no graph of EAP-IG or MIB ({type(error).__name__}: {error}); it holds cfg, nodes and "
@@ -114,7 +116,7 @@ def read(path: Path, stream: "Stream") -> tuple[list[int], int]:
         parts = [values.get(name, (False, 0.0)) for name in same]
         keys.append((any(inside for inside, _ in parts), sum(score for _, score in parts)))
     order = sorted(range(len(keys)), key=lambda n: (not keys[n][0], -keys[n][1], n))
-    return order, sum(inside for inside, _ in keys)
+    return order, sum(inside for inside, _ in keys), owner
 
 
 def circuit(settings: Measure, file: str, sizes: str, voice: Voice) -> runs.Result:
@@ -130,7 +132,10 @@ def circuit(settings: Measure, file: str, sizes: str, voice: Voice) -> runs.Resu
     digest = digests.of_file(path)
     for each in scans(running, **{**options, "from": digest, "sizes": list(wanted)}):
         if not each.complete:
-            order, inside = read(path, edges.stream(each.run.lm))
+            order, inside, owner = read(path, edges.stream(each.run.lm))
+            own = each.run.lm.name
+            if owner and files.slug(owner).lower() != files.slug(own).lower():
+                each.warn(f"{file} says it is of {owner}; its edges are measured in {own}")
             source = "mean" if each.dataset.rule == "none" else "corrupt"
             halves = circuits.Halves(each, each, source, None, order)
             every = sorted({*wanted, *([inside] if inside else [])})
