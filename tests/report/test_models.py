@@ -51,6 +51,10 @@ CASES = {
         {"first_estimate": -0.3, "second_estimate": -0.6},
         "? It leans against the stereotype more.",
     ),
+    "neither": (
+        {"first_estimate": 0.1, "second_estimate": -0.1, "estimate": -0.2, "ci_low": -0.3, "ci_high": -0.1},
+        "? They differ, but neither is shown to lean to a side. The slope is −0.100 instead of 0.100",
+    ),
     "open": ({"ci_high": 0.01}, "? Not shown: the interval of the difference holds 0."),
     "same": (
         {"second_estimate": 0.6, "estimate": 0.0, "ci_low": 0.0, "ci_high": 0.0},

@@ -32,6 +32,7 @@ CASES = {
     "reversed": "No: it leans the other way now",
     "against_less": "No: what leaned against the stereotype does so less",
     "against_more": "It leans against the stereotype more",
+    "neither": "They differ, but neither is shown to lean to a side",
     "open": "Not shown: the interval of the difference holds 0",
     "untestable": "Cannot be said",
 }
@@ -68,6 +69,8 @@ def case(pair: Pair) -> str:
     if row["ci_low"] <= 0 <= row["ci_high"]:
         return "open"
     leans = {_leans(run, row) for run in (pair.first, pair.second)}
+    if leans == {0}:
+        return "neither"
     if leans == {-1, 1}:
         return "reversed"
     lower = row["estimate"] < 0
