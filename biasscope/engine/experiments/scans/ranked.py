@@ -2,7 +2,6 @@
 
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
 
 import polars as pl
 
@@ -91,6 +90,18 @@ class RankedRun:
         return " or ".join(ways or ["take a run with another --source or dataset"])
 
 
+def _refuse_others(o: Measure, name: str, model: str, dataset: str) -> None:
+    """Raise UsageError where another model or dataset is asked for than the run's; a worker is given its part
+    of the data.
+    """
+    others = {"--model": (model, o.model != Measure.model and Path(o.model) != Path(model))}
+    if o.dataset and not o.held.datasets:
+        others["--dataset"] = dataset, [Path(given).name for given in o.dataset] != [Path(dataset).name]
+    for option, (own, differs) in others.items():
+        if differs:
+            raise UsageError(f"--from {name} is a run with {option} {own}; leave {option} out, or scan again")
+
+
 def find(o: Measure, name: str) -> RankedRun:
     """The run of that name, and the options with which it is continued: its model, data, seed and numbers."""
     stored, record = cache.whole(o.output_dir, name, o.cache_dir)
@@ -101,16 +112,7 @@ def find(o: Measure, name: str) -> RankedRun:
             f"{folder} cannot rank sites for a circuit; take a run of ablate (without --given) or patch "
             "(noising)"
         )
-    asked: dict[str, tuple[Any, Any, Any]] = {
-        "--model": (o.model, Measure.model, params["model"]),
-        "--dataset": (o.dataset, None, [reproduce.dataset(record)]),
-    }
-    for option, (given, default, own) in asked.items():
-        if given not in (default, own):
-            found = own if isinstance(own, str) else ", ".join(own)
-            raise UsageError(
-                f"--from {name} is a run with {option} {found}; leave {option} out, or scan again"
-            )
+    _refuse_others(o, name, params["model"], reproduce.dataset(record))
     available = set(pl.read_parquet(folder / "summary.parquet", columns=["source"])["source"])
     source = next(name for name in SOURCES if name in available)
     taken = {name: params[name] for name in TAKEN if name in params} | {"dtype": Dtype(params["dtype"])}
