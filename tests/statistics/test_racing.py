@@ -96,6 +96,16 @@ def test_each_beginning_of_the_order_is_balanced_and_groups_without_a_covariate_
     assert len({tuple(order) for order in orders}) == 40
 
 
+def test_sites_of_which_nothing_is_known_make_no_other_surer():
+    """Of ten sites six have no finite value; one of the others happens to be the same in all groups seen."""
+    values = np.random.default_rng(0).normal(size=(24, 10))
+    values[:, 9] = 0.5
+    exact = races.effects(values)
+    race = Race.of(races.effects(0 * values), races.design(None), 3, 0.05)
+    race.look(exact.filter(pl.col("head") >= 6, pl.col("group").is_in(list(race.groups(0, 6)))))
+    assert race.half[9] > 0.5 * np.median(race.half[6:9]) > 0.1
+
+
 def test_few_groups_are_seen_at_once():
     assert racing.looks(60)[0] == racing.FIRST and racing.looks(60)[-1] == 60
     assert racing.looks(2 * racing.FIRST - 1) == [2 * racing.FIRST - 1]
